@@ -1,0 +1,106 @@
+# Everything here works on a fresh clone with python3 (>= 3.11), its venv module and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lint chaos bench lock install uninstall clean
+
+help:
+	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
+	@echo "make test       the whole test suite"
+	@echo "make lint       ruff, mypy, import rules"
+	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
+	@echo "make bench      the benchmark against the floor and a task queue"
+	@echo "make install    put the service where systemd finds it (as root; DESTDIR and PREFIX are honoured)"
+	@echo "make uninstall  take it away again"
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "llm-routerd needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(STAMP)
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		--extra embedded --extra dev pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		--extra embedded -c requirements-dev.lock pyproject.toml -o requirements.lock
+	echo 'hatchling>=1.27' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		-c requirements-dev.lock - -o requirements-build.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+
+# Installing as a service; systemd/README.md says what goes where.
+PREFIX ?= /opt/llm-routerd
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(SYSCONFDIR)/systemd/system
+BINDIR ?= /usr/local/bin
+ROOT := $(abspath $(DESTDIR)$(PREFIX))
+MARK := .installed-by-make
+# With DESTDIR nothing on this machine is told, or stopped.
+SYSTEMCTL := $(if $(DESTDIR),:,[ ! -d /run/systemd/system ] || systemctl)
+
+.PHONY: install-venv install-units
+
+install: install-venv install-units
+	@$(SYSTEMCTL) daemon-reload
+	@echo "Installed.  Next: llm-routerd check, then systemctl enable --now llm-routerd (or restart it)"
+
+# umask: the service runs as a user of its own, which must be able to read what root's umask may hide.
+install-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "llm-routerd needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.base_prefix.startswith(("/home/", "/root/")))' || \
+		{ echo "$(PYTHON) lives in a home directory, where the service may not look: set PYTHON=/usr/bin/python3"; exit 1; }
+	@[ ! -e "$(ROOT)" ] || [ -e "$(ROOT)/$(MARK)" ] || \
+		{ echo "$(ROOT) exists and was not made by this: name another PREFIX, or remove it"; exit 1; }
+	umask 022 && $(PYTHON) -m venv --clear "$(ROOT)" && touch "$(ROOT)/$(MARK)"
+	rm -rf build/install && mkdir -p build/install
+	$(ROOT)/bin/pip install --quiet --disable-pip-version-check --require-hashes \
+		--target build/install/tools -r requirements-build.lock
+	PYTHONPATH=build/install/tools $(ROOT)/bin/pip wheel --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --wheel-dir build/install .
+	umask 022 && $(ROOT)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	umask 022 && $(ROOT)/bin/pip install --quiet --disable-pip-version-check --no-deps build/install/*.whl
+	rm -rf build/install
+	@# Scripts name their interpreter by its path, which under DESTDIR is not the one they will have.
+	@[ -z "$(DESTDIR)" ] || grep -rlIF "$(ROOT)" "$(ROOT)/bin" "$(ROOT)/pyvenv.cfg" | xargs sed -i 's|$(ROOT)|$(PREFIX)|g'
+
+install-units:
+	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(SYSCONFDIR)/llm-routerd" "$(ROOT)/share/llm-routerd"
+	for unit in llm-routerd.service llm-routerd@.service; do \
+		sed 's|@PREFIX@|$(PREFIX)|g' "systemd/$$unit" > "$(DESTDIR)$(UNITDIR)/$$unit" && \
+		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit" || exit 1; \
+	done
+	ln -sfn "$(PREFIX)/bin/llm-routerd" "$(DESTDIR)$(BINDIR)/llm-routerd"
+	install -m 644 systemd/config.toml systemd/llm-routerd.env.example systemd/users.acl systemd/README.md \
+		"$(ROOT)/share/llm-routerd"
+	@# What somebody may have edited is never overwritten; the new samples are in share/.
+	[ -e "$(DESTDIR)$(SYSCONFDIR)/llm-routerd/config.toml" ] || \
+		install -m 644 systemd/config.toml "$(DESTDIR)$(SYSCONFDIR)/llm-routerd/config.toml"
+	[ -e "$(DESTDIR)$(SYSCONFDIR)/llm-routerd/llm-routerd.env" ] || \
+		install -m 600 systemd/llm-routerd.env.example "$(DESTDIR)$(SYSCONFDIR)/llm-routerd/llm-routerd.env"
+
+uninstall:
+	-@$(SYSTEMCTL) stop llm-routerd.service 'llm-routerd@*.service'
+	-@$(SYSTEMCTL) disable llm-routerd.service llm-routerd@.service
+	rm -f "$(DESTDIR)$(UNITDIR)/llm-routerd.service" "$(DESTDIR)$(UNITDIR)/llm-routerd@.service"
+	[ "$$(readlink "$(DESTDIR)$(BINDIR)/llm-routerd")" != "$(PREFIX)/bin/llm-routerd" ] || \
+		rm "$(DESTDIR)$(BINDIR)/llm-routerd"
+	rm -rf "$(ROOT)/share/llm-routerd"
+	[ ! -e "$(ROOT)/$(MARK)" ] || rm -rf "$(ROOT)"
+	@$(SYSTEMCTL) daemon-reload
+	@echo "Uninstalled.  Kept: $(DESTDIR)$(SYSCONFDIR)/llm-routerd, keys in /etc/credstore, data in /var/lib/llm-routerd"

@@ -1,0 +1,22 @@
+"""A daemon that takes LLM requests from a Redis stream and answers them local-first.
+
+`Router` is the same router in-process; `llm_routerd.client.Client` speaks to the daemon.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm_routerd.router import NoAnswerError, Router
+
+__all__ = ["NoAnswerError", "Router"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the router when it is asked for: the command line and the client do without it."""
+    if name in __all__:
+        from llm_routerd import router  # noqa: PLC0415 - see above
+
+        return getattr(router, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

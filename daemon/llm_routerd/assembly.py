@@ -1,0 +1,53 @@
+"""Puts the parts together; the only place that knows which class stands behind which protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llm_routerd.backends.factory import Backends
+from llm_routerd.core.parsing import RequestParser
+from llm_routerd.core.pricing import Pricing
+from llm_routerd.core.refusal import RefusalDetector
+from llm_routerd.core.schema import SchemaCache
+from llm_routerd.executor import Executor
+
+if TYPE_CHECKING:
+    import random
+
+    from llm_routerd.config.tree import Config
+    from llm_routerd.core.health import Health
+
+
+def make_parser(config: Config) -> RequestParser:
+    """The parser of requests, with its own cache of compiled schemas."""
+    return RequestParser(max_request_bytes=config.daemon.max_request_bytes, schemas=SchemaCache())
+
+
+def make_executor(config: Config, *, health: Health, rng: random.Random, consumer: str = "") -> Executor:
+    """The executor of a configuration; prices are unknown until `get_ready`.
+
+    Raises:
+        ConfigError: a deployment's address is none.
+    """
+    return Executor(
+        config,
+        backends=Backends(config.deployments),
+        health=health,
+        pricing=Pricing(config.deployments.values()),
+        refusals=RefusalDetector(config.refusal.mode, config.refusal.patterns),
+        rng=rng,
+        consumer=consumer,
+    )
+
+
+async def get_ready(executor: Executor) -> tuple[str, ...]:
+    """Do what can wait until a daemon serves: load prices, litellm, and local models into memory.
+
+    Returns the names of the cloud deployments whose price is not known.
+    """
+    executor.warm()
+    pricing = executor.pricing
+    unpriced = await asyncio.to_thread(pricing.load)
+    await executor.backends.preload()
+    return unpriced

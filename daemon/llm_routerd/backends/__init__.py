@@ -1,0 +1,1 @@
+"""The calls to models: one module per wire protocol, each of them a `protocol.Backend`."""

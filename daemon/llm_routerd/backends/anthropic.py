@@ -1,0 +1,193 @@
+"""Anthropic's `/v1/messages`: named server-sent events, ended by `message_stop`.
+
+Called directly and not through litellm: there a stream that was cut looks like a whole one (its
+`message_start` carries usage already), and the built-in default chain would need 190 MB for an import.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llm_routerd.backends import faults
+from llm_routerd.backends.anthropic_request import messages_request
+from llm_routerd.backends.endpoint import Endpoint, converted
+from llm_routerd.backends.exchange import exchange
+from llm_routerd.backends.sse import EventAnswer
+from llm_routerd.backends.usage import count, mapping
+from llm_routerd.core.call import Delta, Finish, ProbeReport
+from llm_routerd.core.errors import BackendError
+from llm_routerd.core.outcome import AttemptCode, Usage
+from llm_routerd.core.toolcalls import ToolCallAssembler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    import aiohttp
+
+    from llm_routerd.backends.transport import Transport
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.core.call import Call
+
+_DEFAULT_BASE = "https://api.anthropic.com"
+_FINISH_REASONS = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "refusal",
+}
+
+
+class AnthropicBackend:
+    """One model of Anthropic's API, or of a server that speaks it."""
+
+    def __init__(self, deployment: Deployment, transport: Transport) -> None:
+        self._deployment = deployment
+        self._transport = transport
+        self._endpoint = Endpoint(deployment, default_base=_DEFAULT_BASE, strip=("/messages", "/v1"))
+        self._messages_url = self._endpoint.url("/v1/messages")
+        key = deployment.api_key
+        self._headers = self._endpoint.headers(
+            {"anthropic-version": "2023-06-01", **({"x-api-key": key} if key else {})}
+        )
+
+    def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        """See `Backend.stream`."""
+        answer = AnthropicAnswer()
+        return exchange(partial(self._ask, call, answer), answer)
+
+    async def _ask(self, call: Call, answer: AnthropicAnswer) -> aiohttp.ClientResponse:
+        request = converted(messages_request, self._deployment, call)
+        answer.by_tool = request.answers_by_tool
+        return await self._transport.post(
+            self._messages_url,
+            request.body,
+            headers=self._endpoint.traced(self._headers, call.traceparent),
+            connect_seconds=call.connect_seconds,
+        )
+
+    async def probe(self) -> ProbeReport:
+        """See `Backend.probe`."""
+        name = self._deployment.model_name
+        try:
+            await self._transport.get_json(
+                self._endpoint.url(f"/v1/models/{name}"),
+                headers=self._headers,
+                connect_seconds=self._deployment.connect_timeout,
+            )
+        except BackendError as error:
+            if error.code is AttemptCode.NOT_FOUND:
+                return ProbeReport(ok=False, detail=f"answers, but has no model {name}")
+            return ProbeReport(ok=False, detail=error.reason)
+        return ProbeReport(ok=True, detail="answers and knows the model")
+
+    async def warm(self) -> None:
+        """See `Backend.warm`: there is nothing to load."""
+
+
+class AnthropicAnswer(EventAnswer):
+    """The answer so far.  Whole once `message_stop` has come.
+
+    `by_tool`: the answer is the input of the tool that the model was made to call, and read as text.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_tool = False
+        self._tool_calls = ToolCallAssembler()
+        self._usage: dict[str, Any] = {}
+        self._stop_reason: str | None = None
+
+    def take(self, payloads: list[bytes]) -> Delta | Finish | None:
+        """See `EventAnswer.take`.  Kinds of events that are not known are passed over, as the API asks."""
+        text: list[str] = []
+        reasoning: list[str] = []
+        progress = False
+        for payload in payloads:
+            event = orjson.loads(payload)
+            kind = event.get("type")
+            if kind == "content_block_delta":
+                delta = event["delta"]
+                if (piece := delta.get("text")) is not None:
+                    text.append(piece)
+                elif (piece := delta.get("thinking")) is not None:
+                    reasoning.append(piece)
+                elif (piece := delta.get("partial_json")) is not None:
+                    self._add_input(event["index"], piece, text)
+                    progress = True
+            elif kind == "content_block_start":
+                self._start_block(event["index"], event["content_block"], text)
+            elif kind == "message_stop":
+                return self._finish("".join(text), "".join(reasoning))
+            elif kind == "error":
+                raise faults.fault_of_error_object(event.get("error"))
+            else:
+                self._take_frame(kind, event)
+        if text or reasoning or progress:
+            return Delta("".join(text), "".join(reasoning))
+        return None
+
+    def take_document(self, document: dict[str, Any]) -> Finish:
+        """See `EventAnswer.take_document`."""
+        text: list[str] = []
+        reasoning = [block["thinking"] for block in document["content"] if block.get("type") == "thinking"]
+        for index, block in enumerate(document["content"]):
+            self._start_block(index, block, text)
+        self._stop_reason = document["stop_reason"]
+        self._usage = mapping(document.get("usage"))
+        return self._finish("".join(text), "".join(reasoning))
+
+    def at_end(self, last: Delta) -> Finish:  # noqa: ARG002 - only `message_stop` is an end
+        """See `EventAnswer.at_end`: no `message_stop` has come."""
+        raise faults.truncated()
+
+    def _take_frame(self, kind: Any, event: dict[str, Any]) -> None:
+        """The few events about the message as a whole.  Later counts of tokens replace earlier ones."""
+        if kind == "message_start":
+            self._usage.update(mapping(event["message"].get("usage")))
+        elif kind == "message_delta":
+            self._stop_reason = event["delta"].get("stop_reason") or self._stop_reason
+            self._usage.update(mapping(event.get("usage")))
+
+    def _start_block(self, index: int, block: dict[str, Any], text: list[str]) -> None:
+        if block.get("type") == "text":
+            if opening := block.get("text"):
+                text.append(opening)
+        elif block.get("type") == "tool_use":
+            if not self.by_tool:
+                head = {"name": block["name"]}
+                self._tool_calls.add({"index": index, "id": block.get("id"), "function": head})
+            if block.get("input"):  # most servers send it in pieces, after this
+                self._add_input(index, orjson.dumps(block["input"]).decode(), text)
+
+    def _add_input(self, index: int, piece: str, text: list[str]) -> None:
+        if self.by_tool:
+            text.append(piece)
+        else:
+            self._tool_calls.add({"index": index, "function": {"arguments": piece}})
+
+    def _finish(self, text: str, reasoning: str) -> Finish:
+        finish_reason = _FINISH_REASONS.get(self._stop_reason or "", "stop")
+        if self.by_tool and finish_reason == "tool_calls":
+            finish_reason = "stop"
+        return Finish(
+            finish_reason=finish_reason,
+            usage=_usage(self._usage) if self._usage else None,
+            tool_calls=self._tool_calls.complete(),
+            text=text,
+            reasoning=reasoning,
+            refusal="" if finish_reason == "refusal" else None,
+        )
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    """Anthropic counts what came from the cache, and what went into it, apart from `input_tokens`."""
+    cached = count(usage.get("cache_read_input_tokens"))
+    written = count(usage.get("cache_creation_input_tokens")) or 0
+    return Usage(
+        prompt_tokens=(count(usage.get("input_tokens")) or 0) + (cached or 0) + written,
+        completion_tokens=count(usage.get("output_tokens")) or 0,
+        cached_tokens=cached,
+    )

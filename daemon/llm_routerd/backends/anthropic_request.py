@@ -1,0 +1,215 @@
+"""From a `Call` to the body of Anthropic's `/v1/messages`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llm_routerd.backends import faults
+from llm_routerd.backends.answer_format import for_anthropic, instruction
+from llm_routerd.backends.endpoint import effective_params
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.core.call import Call
+
+_DEFAULT_MAX_TOKENS = 4096  # the API wants a number
+# Parameters that Anthropic does not know, and answers 400 to.
+_UNKNOWN = ("seed", "presence_penalty", "frequency_penalty", "n", "logprobs", "top_logprobs")
+# Models from before constrained decoding, and those that think only up to a budget, which newer ones reject.
+_WITHOUT_OUTPUT_FORMAT = re.compile(r"claude-(?:[123]|instant|(?:opus|sonnet)-4-(?:0|1|20250514)(?:$|-|@))")
+_THINKS_NOT = re.compile(r"claude-(?:[12]|instant|3-(?!7))")
+_THINKS_TO_BUDGET = re.compile(r"claude-(?:3-7|(?:opus|sonnet|haiku)-4(?:$|@|-20\d{6}|-[0156](?:$|-|@)))")
+_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 2048, "high": 4096, "xhigh": 8192}
+_SMALLEST_BUDGET = 1024
+_EFFORTS = {"minimal": "low", "xhigh": "high"}
+ANSWER_TOOL = "answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessagesRequest:
+    """A body, and whether the answer will come as the input of the tool `ANSWER_TOOL`."""
+
+    body: dict[str, Any]
+    answers_by_tool: bool
+
+
+def messages_request(deployment: Deployment, call: Call) -> MessagesRequest:
+    """The request for a streamed message.
+
+    A schema goes as `output_config.format` where the model and the schema allow it, else as the input of a
+    tool that the model must call, else in words.
+
+    Raises:
+        BackendError: the messages hold something that Anthropic does not take.
+    """
+    system, messages = _messages(call.messages)
+    params = {name: value for name, value in effective_params(deployment, call).items() if value is not None}
+    body: dict[str, Any] = {"model": deployment.model_name, "messages": messages, "stream": True}
+    _add_params(body, params)
+    if call.tools:
+        body["tools"] = [_tool(tool) for tool in call.tools]
+        choice = _tool_choice(call.tool_choice)
+        if params.get("parallel_tool_calls") is False and choice["type"] != "none":
+            choice["disable_parallel_tool_use"] = True
+        body["tool_choice"] = choice
+        if "thinking" in body and choice["type"] in {"any", "tool"}:
+            del body["thinking"]  # the API takes no forced tool from a model that thinks
+    by_tool = False
+    if call.schema is not None:
+        by_tool = _add_schema(body, call.schema, system)
+    if system:
+        body["system"] = "\n\n".join(system)
+    return MessagesRequest(body=body, answers_by_tool=by_tool)
+
+
+def _add_params(body: dict[str, Any], params: dict[str, Any]) -> None:
+    own = {name: value for name, value in params.items() if name not in _UNKNOWN}
+    own.pop("parallel_tool_calls", None)
+    effort = own.pop("reasoning_effort", None)
+    stop = own.pop("stop", None)
+    if stop:
+        own["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+    own["max_tokens"] = own.get("max_tokens") or own.pop("max_completion_tokens", None) or _DEFAULT_MAX_TOKENS
+    own.pop("max_completion_tokens", None)
+    if "temperature" in own:
+        own["temperature"] = min(own["temperature"], 1)  # OpenAI's scale goes to 2
+        own.pop("top_p", None)  # newer models reject the two together
+    body.update(own)
+    if effort not in {None, "none"} and "thinking" not in body:
+        _add_thinking(body, effort)
+
+
+def _add_thinking(body: dict[str, Any], effort: str) -> None:
+    """Thinking as the model has it: none, up to a budget, or adaptive; sampling parameters go with it."""
+    model = body["model"]
+    if _THINKS_NOT.match(model):
+        return
+    if _THINKS_TO_BUDGET.match(model):
+        budget = min(_BUDGETS.get(effort, _BUDGETS["medium"]), body["max_tokens"] - 1)
+        if budget < _SMALLEST_BUDGET:
+            return
+        body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    else:
+        body["thinking"] = {"type": "adaptive"}
+        body["output_config"] = {"effort": _EFFORTS.get(effort, effort)}
+    for name in ("temperature", "top_k", "top_p"):
+        body.pop(name, None)
+
+
+def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool, system: list[str]) -> bool:
+    """Put the schema to the model; returns whether it went as a tool."""
+    narrowed = None
+    if isinstance(schema, dict) and not _WITHOUT_OUTPUT_FORMAT.match(body["model"]):
+        narrowed = for_anthropic(schema)
+    if narrowed is not None:
+        native, complete = narrowed
+        body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": native}
+        if not complete:
+            system.append(instruction(schema))
+        return False
+    if isinstance(schema, dict) and _fits_a_tool(schema) and "tools" not in body and "thinking" not in body:
+        description = "Give the answer. Its input is the answer."
+        body["tools"] = [{"name": ANSWER_TOOL, "description": description, "input_schema": schema}]
+        body["tool_choice"] = {"type": "tool", "name": ANSWER_TOOL, "disable_parallel_tool_use": True}
+        return True
+    system.append(instruction(schema))
+    return False
+
+
+def _fits_a_tool(schema: dict[str, Any]) -> bool:
+    """A tool's input is an object, and may not be a choice at the top."""
+    return schema.get("type") == "object" and schema.keys().isdisjoint({"anyOf", "oneOf", "allOf"})
+
+
+def _messages(messages: Iterable[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The system prompts, and the turns: neighbours of one role are one turn, as the API has it."""
+    system: list[str] = []
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        role = message["role"]
+        if role in {"system", "developer"}:
+            system += [block["text"] for block in _blocks(message.get("content")) if "text" in block]
+            continue
+        if role == "tool":
+            answered = {"type": "tool_result", "tool_use_id": message.get("tool_call_id", "")}
+            blocks = [{**answered, "content": _blocks(message.get("content"))}]
+        else:
+            blocks = _blocks(message.get("content"))
+            blocks += [_tool_use(call) for call in message.get("tool_calls") or ()]
+        role = "assistant" if role == "assistant" else "user"
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += blocks
+        elif blocks:
+            turns.append({"role": role, "content": blocks})
+    if not turns:  # only a system prompt, which the API does not take alone
+        turns = [{"role": "user", "content": [{"type": "text", "text": text} for text in system]}]
+        system = []
+    return system, turns
+
+
+def _blocks(content: Any) -> list[dict[str, Any]]:
+    """A message's content in blocks; empty text, which the API rejects, is left out."""
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    blocks: list[dict[str, Any]] = []
+    for part in parts:
+        match part:
+            case {"type": "text" | "input_text", "text": str(text)} | {
+                "type": "refusal",
+                "refusal": str(text),
+            }:
+                if text:
+                    blocks.append({"type": "text", "text": text})
+            case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
+                blocks.append({"type": "image", "source": _image_source(url)})
+            case _:
+                raise faults.unsupported("Anthropic takes no content but text and images")
+    return blocks
+
+
+def _image_source(url: str) -> dict[str, str]:
+    header, _, payload = url.partition(",")
+    if header.startswith("data:") and header.endswith(";base64"):
+        return {"type": "base64", "media_type": header[5:-7], "data": payload}
+    return {"type": "url", "url": url}
+
+
+def _tool_use(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function.get("arguments") or "{}"
+    if isinstance(arguments, str):
+        try:
+            arguments = orjson.loads(arguments)
+        except orjson.JSONDecodeError:
+            arguments = {"arguments": arguments}
+    if not isinstance(arguments, dict):
+        arguments = {"arguments": arguments}
+    return {"type": "tool_use", "id": call.get("id", ""), "name": function["name"], "input": arguments}
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool["function"]
+    converted = {
+        "name": function["name"],
+        "input_schema": function.get("parameters") or {"type": "object", "properties": {}},
+    }
+    if function.get("description"):
+        converted["description"] = function["description"]
+    return converted
+
+
+def _tool_choice(choice: Any) -> dict[str, Any]:
+    match choice:
+        case {"function": {"name": str(name)}}:
+            return {"type": "tool", "name": name}
+        case "required":
+            return {"type": "any"}
+        case "none":
+            return {"type": "none"}
+        case _:
+            return {"type": "auto"}

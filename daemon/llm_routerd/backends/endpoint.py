@@ -1,0 +1,75 @@
+"""Where a deployment's server is, and what every request to it carries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from yarl import URL
+
+from llm_routerd.backends import faults
+from llm_routerd.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.core.call import Call
+
+
+Body = TypeVar("Body")
+
+
+class Endpoint:
+    """A deployment's `api_base`, with or without the path that its protocol has at the end, and its headers.
+
+    Raises:
+        ConfigError: `api_base` is no http(s) address.
+    """
+
+    def __init__(self, deployment: Deployment, *, default_base: str, strip: tuple[str, ...]) -> None:
+        base = (deployment.api_base or default_base).rstrip("/")
+        for suffix in strip:
+            base = base.removesuffix(suffix)
+        try:
+            url = URL(base)
+        except ValueError:
+            url = URL()
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise ConfigError(
+                f"deployments.{deployment.name}.api_base is no http:// or https:// address; "
+                "write for example http://127.0.0.1:11434"
+            )
+        self._base = base
+
+    def url(self, path: str) -> URL:
+        """The address of `path`, which starts with a slash."""
+        return URL(self._base + path)
+
+    def headers(self, own: Mapping[str, str]) -> dict[str, str]:
+        """The headers of a JSON request, with those of the protocol."""
+        return {"Content-Type": "application/json", **own}
+
+    def traced(self, headers: Mapping[str, str], traceparent: str | None) -> Mapping[str, str]:
+        """The same with the request's trace context."""
+        return headers if traceparent is None else {**headers, "traceparent": traceparent}
+
+
+def converted(convert: Callable[[Deployment, Call], Body], deployment: Deployment, call: Call) -> Body:
+    """The body that `convert` makes of a call.
+
+    Raises:
+        BackendError: the call's messages or tools have a shape that the protocol's schema lets through, and that
+            nothing can be made of.
+    """
+    try:
+        return convert(deployment, call)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise faults.unsupported("a message or a tool has not OpenAI's form") from None
+
+
+def effective_params(deployment: Deployment, call: Call) -> dict[str, Any]:
+    """The request's parameters over the deployment's, and its `max_tokens` where neither has one."""
+    params = {**deployment.params, **call.params}
+    if deployment.max_tokens is not None:
+        params.setdefault("max_tokens", deployment.max_tokens)
+    return params

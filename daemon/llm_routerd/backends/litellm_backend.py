@@ -1,0 +1,298 @@
+"""Every provider that has no backend of its own, through litellm: the one module that imports it.
+
+litellm costs seconds and some 190 MB to import, so it is loaded on first use, in a thread.  It is kept quiet
+and offline: what it does by itself would print, fetch a price table, or read a `.env` of the working
+directory.
+
+A stream that ends without its terminal event is a finish like any other to litellm 1.102.4: it says "stop",
+and makes up the usage.  What tells is `received_finish_reason` of its stream, which is set by the provider's
+own finish reason only; the version is pinned, and without the attribute nothing would count as whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from multidict import CIMultiDict
+
+from llm_routerd.backends import faults
+from llm_routerd.backends.answer_format import instruction
+from llm_routerd.backends.endpoint import effective_params
+from llm_routerd.backends.usage import count
+from llm_routerd.core.call import Delta, Finish, ProbeReport
+from llm_routerd.core.errors import BackendError
+from llm_routerd.core.outcome import AttemptCode, Usage
+from llm_routerd.core.toolcalls import ToolCallAssembler, ToolCallError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.core.call import Call
+
+_ENVIRONMENT = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+    "LITELLM_LOG": "CRITICAL",
+    "LITELLM_MODE": "PRODUCTION",  # else it runs load_dotenv(), and a stranger's .env is our environment
+    "HF_HUB_OFFLINE": "1",
+}
+_LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
+# The caller bounds the time of an answer by cancelling; this is for what nobody cancels.
+_GAP_SECONDS = 600.0
+_FINISH_REASONS = {
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "refusal": "refusal",
+}
+
+
+_NO_CONNECTION = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionTimeoutError"})
+_BROKEN_CONNECTION = frozenset({"ReadError", "RemoteProtocolError", "ClientPayloadError", "ServerDisconnectedError"})
+
+
+class LitellmModule:
+    """The module litellm, imported on first use and only once, while the event loop goes on."""
+
+    def __init__(self) -> None:
+        self._module: Any = None
+        self._lock = asyncio.Lock()
+
+    async def get(self) -> Any:
+        """The module."""
+        if self._module is None:
+            async with self._lock:
+                if self._module is None:
+                    self._module = await asyncio.to_thread(_import_litellm)
+        return self._module
+
+
+def _import_litellm() -> Any:
+    os.environ.update(_ENVIRONMENT)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Its models warn of themselves when they are first used.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"pydantic|litellm")
+    litellm: Any = importlib.import_module("litellm")
+    litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    litellm.telemetry = False
+    litellm.drop_params = True  # a parameter that a provider does not know is left out, not an error
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    iterator: Any = importlib.import_module("litellm.llms.base_llm.base_model_iterator")
+    iterator.BaseModelResponseIterator._string_to_dict_parser = staticmethod(_event_of_line)  # noqa: SLF001 - see there
+    return litellm
+
+
+def _event_of_line(str_line: str) -> Any:
+    """The event in a line of a stream; None for a line without one.
+
+    It stands in for litellm's own, which passes over an event that is no JSON: a piece of the answer would be
+    missing, and nobody would know.  (The parameter is litellm's, and passed by name.)
+    """
+    data = str_line.removeprefix("data:").strip()
+    if data == "[DONE]":
+        return None
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        if str_line.startswith("data:") and data:
+            raise
+        return None
+
+
+class LitellmBackend:
+    """One model of one provider."""
+
+    def __init__(self, deployment: Deployment, module: LitellmModule) -> None:
+        self._deployment = deployment
+        self._module = module
+        self._timeout: Any = None
+
+    async def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        """See `Backend.stream`."""
+        litellm = await self._module.get()
+        try:
+            stream = await litellm.acompletion(**_arguments(self._deployment, call), timeout=self._timeouts())
+        except Exception as error:  # noqa: BLE001 - litellm raises its own, the SDKs' and bare ones
+            raise _fault(error, begun=False) from None
+        try:
+            answer = _Answer()
+            async for chunk in stream:
+                if (delta := answer.take(chunk)) is not None:
+                    yield delta
+            yield answer.finish(whole=getattr(stream, "received_finish_reason", None) is not None)
+        except BackendError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            raise _fault(error, begun=True) from None
+        finally:
+            with suppress(Exception):
+                await stream.aclose()
+
+    def _timeouts(self) -> Any:
+        """One object for all calls: for each other value litellm builds new clients."""
+        if self._timeout is None:
+            httpx: Any = importlib.import_module("httpx")  # litellm has loaded it
+            self._timeout = httpx.Timeout(_GAP_SECONDS, connect=self._deployment.connect_timeout)
+        return self._timeout
+
+    async def probe(self) -> ProbeReport:
+        """See `Backend.probe`.  litellm has no question that costs no tokens, so none is asked."""
+        return ProbeReport(ok=True, detail="called through litellm, not asked: that would cost tokens")
+
+    async def warm(self) -> None:
+        """See `Backend.warm`: there is nothing to load but litellm itself."""
+        await self._module.get()
+
+
+class _Answer:
+    """The answer so far."""
+
+    def __init__(self) -> None:
+        self._tool_calls = ToolCallAssembler()
+        self._finish_reason = "stop"
+        self._usage: Usage | None = None
+
+    def take(self, chunk: Any) -> Delta | None:
+        """What a chunk brings; None if nothing.
+
+        Raises:
+            BackendError: the chunk is malformed.
+        """
+        if (usage := getattr(chunk, "usage", None)) is not None:
+            self._usage = _usage(usage)
+        if not chunk.choices:
+            return None
+        choice = chunk.choices[0]
+        if choice.finish_reason:
+            self._finish_reason = choice.finish_reason
+        text = choice.delta.content or ""
+        reasoning = getattr(choice.delta, "reasoning_content", None) or ""
+        calls = choice.delta.tool_calls or ()
+        for call in calls:
+            self._add_call(call)
+        if not (text or reasoning or calls):
+            return None
+        if not (text.isascii() and reasoning.isascii()):
+            _require_encodable(text + reasoning)
+        return Delta(text, reasoning)
+
+    def finish(self, *, whole: bool) -> Finish:
+        """The end; `whole` is whether the provider said that it had finished.
+
+        Raises:
+            BackendError: it did not, so the stream was cut.
+        """
+        if not whole:
+            raise faults.truncated()
+        try:
+            tool_calls = self._tool_calls.complete()
+        except ToolCallError as error:
+            raise faults.malformed(str(error)) from None
+        finish_reason = _FINISH_REASONS.get(self._finish_reason, "stop")
+        return Finish(
+            finish_reason="tool_calls" if finish_reason == "stop" and tool_calls else finish_reason,
+            usage=self._usage,
+            tool_calls=tool_calls,
+            refusal="" if finish_reason == "refusal" else None,
+        )
+
+    def _add_call(self, call: Any) -> None:
+        function = {"name": call.function.name, "arguments": call.function.arguments}
+        try:
+            self._tool_calls.add({"index": call.index, "id": call.id, "function": function})
+        except ToolCallError as error:
+            raise faults.malformed(str(error)) from None
+
+
+def _arguments(deployment: Deployment, call: Call) -> dict[str, Any]:
+    """What `litellm.acompletion` is called with."""
+    params = {name: value for name, value in effective_params(deployment, call).items() if value is not None}
+    arguments: dict[str, Any] = {
+        **params,
+        "model": deployment.model,
+        "messages": list(call.messages),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "num_retries": 0,
+        "max_retries": 0,  # the OpenAI SDK otherwise makes three requests
+    }
+    if deployment.api_base is not None:
+        arguments["api_base"] = deployment.api_base
+    if deployment.api_key is not None:
+        arguments["api_key"] = deployment.api_key
+    if call.tools:
+        arguments["tools"] = list(call.tools)
+        if call.tool_choice is not None:
+            arguments["tool_choice"] = call.tool_choice
+    if isinstance(call.schema, dict):
+        wrapped = {"name": "answer", "schema": call.schema, "strict": False}
+        arguments["response_format"] = {"type": "json_schema", "json_schema": wrapped}
+    elif call.schema is not None:
+        arguments["messages"].insert(0, {"role": "system", "content": instruction(call.schema)})
+    if call.traceparent is not None:
+        arguments["extra_headers"] = {"traceparent": call.traceparent}
+    return arguments
+
+
+def _fault(error: Exception, *, begun: bool) -> BackendError:
+    """The fault behind an exception of litellm, whose message is not used: it may hold prompt and key."""
+    kinds = _kinds(error)
+    if "ContextWindowExceededError" in kinds:
+        return BackendError(AttemptCode.CONTEXT_WINDOW, "the prompt is too long for the model", status=400)
+    if "ContentPolicyViolationError" in kinds:
+        return BackendError(AttemptCode.REFUSAL, "refused by the provider's content policy", status=400)
+    if not kinds.isdisjoint(_NO_CONNECTION):
+        return BackendError(AttemptCode.CONNECT, "no connection", retryable=True)
+    if begun and not kinds.isdisjoint(_BROKEN_CONNECTION):
+        return faults.truncated()
+    status = getattr(error, "status_code", None)
+    if not isinstance(status, int) or status < 400:  # noqa: PLR2004 - the first of HTTP's errors
+        status = 500
+    message = str(error).encode(errors="replace").decode()  # to recognise, and not to repeat
+    details = {"message": message, "type": "insufficient_quota" if "insufficient_quota" in message else None}
+    body = orjson.dumps({"error": details}, default=str)
+    headers = CIMultiDict(getattr(error, "litellm_response_headers", None) or {})
+    return faults.fault_of_status(status, headers, body)
+
+
+def _kinds(error: BaseException) -> set[str]:
+    """The names of an exception's classes and of its causes': to import them would mean to import litellm."""
+    kinds: set[str] = set()
+    cause: BaseException | None = error
+    for _ in range(20):
+        if cause is None:
+            break
+        kinds.update(kind.__name__ for kind in type(cause).__mro__)
+        cause = cause.__cause__ or cause.__context__
+    return kinds
+
+
+def _require_encodable(text: str) -> None:
+    """Python's `json`, with which litellm parses, lets lone surrogates through; nobody could encode them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise faults.malformed("a lone surrogate in the stream") from None
+
+
+def _usage(usage: Any) -> Usage:
+    prompt = getattr(usage, "prompt_tokens_details", None)
+    completion = getattr(usage, "completion_tokens_details", None)
+    return Usage(
+        prompt_tokens=count(usage.prompt_tokens) or 0,
+        completion_tokens=count(usage.completion_tokens) or 0,
+        cached_tokens=count(getattr(prompt, "cached_tokens", None)),
+        reasoning_tokens=count(getattr(completion, "reasoning_tokens", None)),
+    )

@@ -1,0 +1,180 @@
+"""Ollama's `/api/chat`: newline-delimited JSON, one object per token, ended by `"done": true`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llm_routerd.backends import faults
+from llm_routerd.backends.endpoint import Endpoint, converted
+from llm_routerd.backends.exchange import exchange
+from llm_routerd.backends.framing import LineFramer
+from llm_routerd.backends.ollama_request import chat_body
+from llm_routerd.backends.transport import next_chunk
+from llm_routerd.backends.usage import count
+from llm_routerd.core.call import Delta, Finish, ProbeReport
+from llm_routerd.core.errors import BackendError
+from llm_routerd.core.outcome import Usage
+from llm_routerd.core.toolcalls import ToolCallAssembler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    import aiohttp
+
+    from llm_routerd.backends.transport import Transport
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.core.call import Call
+
+_DEFAULT_BASE = "http://127.0.0.1:11434"
+
+
+class OllamaBackend:
+    """One model of one Ollama server."""
+
+    def __init__(self, deployment: Deployment, transport: Transport) -> None:
+        self._deployment = deployment
+        self._transport = transport
+        self._endpoint = Endpoint(deployment, default_base=_DEFAULT_BASE, strip=("/api", "/v1"))
+        self._chat_url = self._endpoint.url("/api/chat")
+        key = deployment.api_key
+        self._headers = self._endpoint.headers({"Authorization": f"Bearer {key}"} if key else {})
+
+    def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        """See `Backend.stream`."""
+        return exchange(partial(self._ask, call), OllamaAnswer())
+
+    async def _ask(self, call: Call) -> aiohttp.ClientResponse:
+        return await self._transport.post(
+            self._chat_url,
+            converted(chat_body, self._deployment, call),
+            headers=self._endpoint.traced(self._headers, call.traceparent),
+            connect_seconds=call.connect_seconds,
+        )
+
+    async def probe(self) -> ProbeReport:
+        """See `Backend.probe`.  Asks `/api/tags` and `/api/ps`, which a busy server answers too."""
+        name = self._deployment.model_name
+        try:
+            known = await self._model_names("/api/tags")
+            if _with_tag(name) not in known:
+                return ProbeReport(ok=False, detail=f"answers, but has no model {name}", loaded=False)
+            loaded = _with_tag(name) in await self._model_names("/api/ps")
+        except BackendError as error:
+            return ProbeReport(ok=False, detail=error.reason)
+        return ProbeReport(ok=True, detail="model in memory" if loaded else "model not in memory", loaded=loaded)
+
+    async def warm(self) -> None:
+        """See `Backend.warm`.  A generation without a prompt loads the model and does nothing else."""
+        body: dict[str, Any] = {"model": self._deployment.model_name, "stream": False}
+        if self._deployment.keep_alive is not None:
+            body["keep_alive"] = self._deployment.keep_alive
+        response = await self._transport.post(
+            self._endpoint.url("/api/generate"),
+            body,
+            headers=self._headers,
+            connect_seconds=self._deployment.connect_timeout,
+        )
+        try:
+            while await next_chunk(response):
+                pass
+        finally:
+            response.close()
+
+    async def _model_names(self, path: str) -> set[str]:
+        listing = await self._transport.get_json(
+            self._endpoint.url(path), headers=self._headers, connect_seconds=self._deployment.connect_timeout
+        )
+        models = listing.get("models") if isinstance(listing, dict) else None
+        if not isinstance(models, list):
+            raise faults.malformed("answers, but not as Ollama does")
+        return {_with_tag(model["name"]) for model in models if isinstance(model, dict) and "name" in model}
+
+
+class OllamaAnswer:
+    """The answer so far (see `exchange.Answer`)."""
+
+    __slots__ = ("_count", "_framer", "_tool_calls")
+
+    def __init__(self) -> None:
+        self._framer = LineFramer()
+        self._tool_calls = ToolCallAssembler()
+        self._count = 0
+
+    def feed(self, chunk: bytes) -> Delta | Finish | None:
+        """See `Answer.feed`."""
+        return self._take(self._framer.feed(chunk))
+
+    def end(self) -> Finish:
+        """See `Answer.end`: a server that does not stream sends one object, and no newline after it."""
+        rest = self._framer.rest()
+        if rest and not rest.startswith(b"{"):
+            raise faults.malformed("no JSON where JSON belongs")
+        try:
+            orjson.loads(rest)
+        except orjson.JSONDecodeError:
+            raise faults.truncated() from None
+        last = self._take([rest])
+        if not isinstance(last, Finish):
+            raise faults.truncated()
+        return last
+
+    def _take(self, lines: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, no call per token
+        """What the lines of one read bring; None if nothing."""
+        text: list[str] = []
+        reasoning: list[str] = []
+        called = False
+        try:
+            for line in lines:
+                if not line:
+                    continue
+                event = orjson.loads(line)
+                if (message := event.get("message")) is not None:
+                    if content := message.get("content"):
+                        text.append(content)
+                    if thinking := message.get("thinking"):
+                        reasoning.append(thinking)
+                    if calls := message.get("tool_calls"):
+                        called = True
+                        self._add_tool_calls(calls)
+                if event.get("done"):
+                    return self._finish(event, "".join(text), "".join(reasoning))
+                if "error" in event:
+                    raise faults.fault_of_error_object(event["error"])
+            if text or reasoning or called:
+                return Delta("".join(text), "".join(reasoning))
+        except faults.SHAPE_ERRORS as error:
+            raise faults.fault_of_shape(error) from None
+        return None
+
+    def _add_tool_calls(self, calls: list[dict[str, Any]]) -> None:
+        """Ollama's calls come whole, and in older versions without an id; their own indexes repeat."""
+        for call in calls:
+            self._tool_calls.add({**call, "index": self._count})
+            self._count += 1
+
+    def _finish(self, event: dict[str, Any], text: str, reasoning: str) -> Finish:
+        if event.get("done_reason") == "length":
+            finish_reason = "length"
+        else:
+            finish_reason = "tool_calls" if self._tool_calls else "stop"
+        usage = None
+        if "eval_count" in event or "prompt_eval_count" in event:
+            usage = Usage(
+                prompt_tokens=count(event.get("prompt_eval_count")) or 0,
+                completion_tokens=count(event.get("eval_count")) or 0,
+            )
+        return Finish(
+            finish_reason=finish_reason,
+            usage=usage,
+            tool_calls=self._tool_calls.complete(),
+            text=text,
+            reasoning=reasoning,
+        )
+
+
+def _with_tag(name: str) -> str:
+    """Ollama's own rule: a name without a tag means `latest`.  A registry's port is no tag."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

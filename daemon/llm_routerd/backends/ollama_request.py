@@ -1,0 +1,134 @@
+"""From a `Call` to the body of Ollama's `/api/chat`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llm_routerd.backends import faults
+from llm_routerd.backends.endpoint import effective_params
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.core.call import Call
+
+# Ollama's own names; what is in neither table is an option by the name it has (`num_ctx`, …).
+_OPTION_NAMES = {"max_tokens": "num_predict", "max_completion_tokens": "num_predict"}
+_NOT_OPTIONS = frozenset({"reasoning_effort", "parallel_tool_calls", "think", "keep_alive", "logprobs", "top_logprobs"})
+_THINK_LEVELS = {
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+}
+
+
+def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
+    """The body of a streamed chat; `tool_choice` other than "none" has no counterpart in Ollama.
+
+    Raises:
+        BackendError: the messages hold something that Ollama does not take.
+    """
+    params = effective_params(deployment, call)
+    body: dict[str, Any] = {
+        "model": deployment.model_name,
+        "messages": _messages(call.messages),
+        "stream": True,
+    }
+    if call.schema is not None:
+        # `false` is satisfied by nothing, so whatever comes will be found invalid.
+        body["format"] = call.schema if isinstance(call.schema, dict) and call.schema else "json"
+    if call.tools and call.tool_choice != "none":
+        body["tools"] = call.tools
+    keep_alive = params.get("keep_alive", deployment.keep_alive)
+    if keep_alive is not None:
+        body["keep_alive"] = keep_alive
+    if "think" in params:
+        body["think"] = params["think"]
+    elif (effort := params.get("reasoning_effort")) is not None:
+        body["think"] = _THINK_LEVELS.get(effort, effort)
+    options = {
+        _OPTION_NAMES.get(name, name): value
+        for name, value in params.items()
+        if name not in _NOT_OPTIONS and value is not None
+    }
+    if isinstance(stop := options.get("stop"), str):
+        options["stop"] = [stop]
+    if options:
+        body["options"] = options
+    return body
+
+
+def _messages(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    names_by_id: dict[str, str] = {}  # a tool's answer names the call's id, where Ollama wants the tool's name
+    converted = []
+    for message in messages:
+        role = message["role"]
+        result: dict[str, Any] = {"role": "system" if role == "developer" else role}
+        text, images = _content(message.get("content"))
+        result["content"] = text
+        if images:
+            result["images"] = images
+        if tool_calls := message.get("tool_calls"):
+            for call in tool_calls:
+                names_by_id[call.get("id", "")] = call["function"]["name"]
+            result["tool_calls"] = [_tool_call(call) for call in tool_calls]
+        if role == "tool":
+            call_id = message.get("tool_call_id", "")
+            if name := message.get("name") or names_by_id.get(call_id):
+                result["tool_name"] = name
+            if call_id:
+                result["tool_call_id"] = call_id
+        converted.append(result)
+    return converted
+
+
+def _content(content: Any) -> tuple[str, list[str]]:
+    """The text of a message and its images, base64; both may be empty."""
+    if content is None:
+        return "", []
+    if isinstance(content, str):
+        return content, []
+    texts: list[str] = []
+    images: list[str] = []
+    for part in content:
+        match part:
+            case {"type": "text" | "input_text", "text": str(text)}:
+                texts.append(text)
+            case {"type": "refusal", "refusal": str(text)}:
+                texts.append(text)
+            case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
+                images.append(_base64_of(url))
+            case _:
+                raise faults.unsupported("Ollama takes no content but text and images")
+    return "\n".join(texts), images
+
+
+def _base64_of(url: str) -> str:
+    """The payload of a data URL.  Nothing is fetched: a request's addresses are not ours to call."""
+    header, comma, payload = url.partition(",")
+    if not (header.startswith("data:") and header.endswith(";base64") and comma):
+        raise faults.unsupported("Ollama takes images as base64 data URLs only")
+    return payload
+
+
+def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as an object; what is no JSON object is sent as an object that holds it."""
+    function = call["function"]
+    arguments = function.get("arguments") or "{}"
+    if isinstance(arguments, str):
+        try:
+            arguments = orjson.loads(arguments)
+        except orjson.JSONDecodeError:
+            arguments = {"arguments": arguments}
+    if not isinstance(arguments, dict):
+        arguments = {"arguments": arguments}
+    converted: dict[str, Any] = {"function": {"name": function["name"], "arguments": arguments}}
+    if "id" in call:
+        converted["id"] = call["id"]
+    return converted

@@ -1,0 +1,188 @@
+"""OpenAI's `/chat/completions` and all that is compatible: server-sent events, ended by `[DONE]`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llm_routerd.backends import faults
+from llm_routerd.backends.endpoint import Endpoint, converted
+from llm_routerd.backends.exchange import exchange
+from llm_routerd.backends.openai_request import chat_body
+from llm_routerd.backends.sse import EventAnswer
+from llm_routerd.backends.usage import count, mapping
+from llm_routerd.core.call import Delta, Finish, ProbeReport
+from llm_routerd.core.errors import BackendError
+from llm_routerd.core.outcome import AttemptCode, Usage
+from llm_routerd.core.toolcalls import ToolCallAssembler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    import aiohttp
+
+    from llm_routerd.backends.transport import Transport
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.core.call import Call
+
+_OPENAI_HOST = "api.openai.com"
+_FINISH_REASONS = {
+    "length": "length",
+    "max_tokens": "length",
+    "MAX_TOKENS": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "SAFETY": "content_filter",
+}
+# The server gave up: what came so far is no answer.
+_BROKEN_OFF = frozenset({"error", "abort", "insufficient_system_resource"})
+
+
+class OpenAIBackend:
+    """One model of one OpenAI-compatible server.
+
+    An `api_base` without a path gets `/v1`; any other is taken to be the whole address before
+    `/chat/completions`.
+    """
+
+    def __init__(self, deployment: Deployment, transport: Transport) -> None:
+        self._deployment = deployment
+        self._transport = transport
+        self._endpoint = Endpoint(deployment, default_base=f"https://{_OPENAI_HOST}/v1", strip=("/chat/completions",))
+        root = self._endpoint.url("")
+        self._version = "/v1" if root.path in {"", "/"} else ""
+        self._genuine = root.host == _OPENAI_HOST
+        key = deployment.api_key
+        self._chat_url = self._endpoint.url(f"{self._version}/chat/completions")
+        self._headers = self._endpoint.headers({"Authorization": f"Bearer {key}"} if key else {})
+
+    def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        """See `Backend.stream`."""
+        return exchange(partial(self._ask, call), OpenAIAnswer())
+
+    async def _ask(self, call: Call) -> aiohttp.ClientResponse:
+        return await self._transport.post(
+            self._chat_url,
+            converted(partial(chat_body, genuine=self._genuine), self._deployment, call),
+            headers=self._endpoint.traced(self._headers, call.traceparent),
+            connect_seconds=call.connect_seconds,
+        )
+
+    async def probe(self) -> ProbeReport:
+        """See `Backend.probe`.  A server that does not list its models may know this one all the same."""
+        name = self._deployment.model_name
+        try:
+            listing = await self._transport.get_json(
+                self._endpoint.url(f"{self._version}/models"),
+                headers=self._headers,
+                connect_seconds=self._deployment.connect_timeout,
+            )
+        except BackendError as error:
+            if error.code is AttemptCode.NOT_FOUND:
+                return ProbeReport(ok=True, detail="answers, but lists no models")
+            return ProbeReport(ok=False, detail=error.reason)
+        models = listing.get("data") if isinstance(listing, dict) else None
+        if not isinstance(models, list):
+            return ProbeReport(ok=False, detail="answers, but not as OpenAI does")
+        known = {model.get("id") for model in models if isinstance(model, dict)}
+        if name in known:
+            return ProbeReport(ok=True, detail="answers and knows the model")
+        # llama.cpp serves its one model under any name.
+        one = len(known) == 1 and not self._genuine
+        return ProbeReport(
+            ok=one, detail="answers, lists another model" if one else f"answers, but has no model {name}"
+        )
+
+    async def warm(self) -> None:
+        """See `Backend.warm`: there is nothing to ask for."""
+
+
+class OpenAIAnswer(EventAnswer):
+    """The answer so far.  Whole after a finish reason and then `[DONE]` or the stream's clean end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._finish_reason: str | None = None
+        self._usage: Usage | None = None
+        self._tool_calls = ToolCallAssembler()
+        self._refusal: str | None = None
+
+    def take(self, payloads: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, no call per token
+        """See `EventAnswer.take`."""
+        text: list[str] = []
+        reasoning: list[str] = []
+        progress = False
+        for payload in payloads:
+            if payload.startswith(b"[DONE]"):
+                return self.at_end(Delta("".join(text), "".join(reasoning)))
+            event = orjson.loads(payload)
+            if choices := event.get("choices"):
+                choice = choices[0]
+                if delta := choice.get("delta"):
+                    if content := delta.get("content"):
+                        text.append(content)
+                    # Most deltas are `content` alone, or that and a role.
+                    if len(delta) > 1 or not content:
+                        progress = self._take_rest(delta, reasoning) or progress
+                if finish_reason := choice.get("finish_reason"):
+                    self._finish_reason = finish_reason
+            if usage := event.get("usage"):
+                self._usage = _usage(mapping(usage))
+            if error := event.get("error"):
+                raise faults.fault_of_error_object(error)
+        if text or reasoning or progress:
+            return Delta("".join(text), "".join(reasoning))
+        return None
+
+    def take_document(self, document: dict[str, Any]) -> Finish:
+        """See `EventAnswer.take_document`."""
+        choice = document["choices"][0]
+        message = choice["message"]
+        reasoning: list[str] = []
+        self._take_rest(message, reasoning)
+        self._finish_reason = choice.get("finish_reason")
+        if usage := document.get("usage"):
+            self._usage = _usage(mapping(usage))
+        return self.at_end(Delta("".join([message.get("content") or ""]), "".join(reasoning)))
+
+    def at_end(self, last: Delta) -> Finish:
+        """See `EventAnswer.at_end`."""
+        if self._finish_reason is None:
+            raise faults.truncated()
+        if self._finish_reason in _BROKEN_OFF:
+            raise faults.malformed("the server broke the answer off")
+        finish_reason = _FINISH_REASONS.get(self._finish_reason, "stop")
+        if finish_reason == "stop" and self._tool_calls:  # some servers say "stop" for these too
+            finish_reason = "tool_calls"
+        return Finish(
+            finish_reason=finish_reason,
+            usage=self._usage,
+            tool_calls=self._tool_calls.complete(),
+            text=last.text,
+            reasoning=last.reasoning,
+            refusal=self._refusal,
+        )
+
+    def _take_rest(self, delta: dict[str, Any], reasoning: list[str]) -> bool:
+        """All of a delta but its content; returns whether the model got on with what has no text."""
+        # vLLM and DeepSeek say reasoning_content, OpenRouter and newer vLLM reasoning; some send both.
+        if thinking := delta.get("reasoning_content") or delta.get("reasoning"):
+            reasoning.append(thinking)
+        if refusal := delta.get("refusal"):
+            self._refusal = (self._refusal or "") + refusal
+        calls = delta.get("tool_calls") or ()
+        for call in calls:
+            self._tool_calls.add(call)
+        return bool(calls or refusal)
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    return Usage(
+        prompt_tokens=count(usage.get("prompt_tokens")) or 0,
+        completion_tokens=count(usage.get("completion_tokens")) or 0,
+        cached_tokens=count(mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
+        reasoning_tokens=count(mapping(usage.get("completion_tokens_details")).get("reasoning_tokens")),
+    )

@@ -1,0 +1,69 @@
+"""From a `Call` to the body of an OpenAI-compatible `/chat/completions`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from llm_routerd.backends.answer_format import instruction, meets_openai_strict
+from llm_routerd.backends.endpoint import effective_params
+
+if TYPE_CHECKING:
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.core.call import Call
+
+# They answer 400 to every sampling parameter.
+_OPENAI_REASONING = re.compile(r"o\d|gpt-5")
+_SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "stop")
+
+
+def chat_body(deployment: Deployment, call: Call, *, genuine: bool) -> dict[str, Any]:
+    """The body of a streamed completion; `genuine`: OpenAI itself is asked, which is stricter than others."""
+    params = {name: value for name, value in effective_params(deployment, call).items() if value is not None}
+    if genuine:
+        _suit_openai(deployment.model_name, params)
+    body: dict[str, Any] = {
+        "model": deployment.model_name,
+        "messages": list(call.messages) if genuine else [_plain(message) for message in call.messages],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **params,
+    }
+    if call.schema is not None:
+        _add_schema(body, call.schema, genuine=genuine)
+    if call.tools:
+        body["tools"] = call.tools
+        if call.tool_choice is not None:
+            body["tool_choice"] = call.tool_choice
+    else:
+        body.pop("parallel_tool_calls", None)  # without tools it is an error
+    return body
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    """The role `developer` is OpenAI's own; the templates of other models know `system`."""
+    return {**message, "role": "system"} if message["role"] == "developer" else message
+
+
+def _suit_openai(model: str, params: dict[str, Any]) -> None:
+    """OpenAI itself knows no `top_k`, and has renamed `max_tokens` for the models that think."""
+    params.pop("top_k", None)
+    if "max_tokens" in params:
+        params.setdefault("max_completion_tokens", params.pop("max_tokens"))
+    if _OPENAI_REASONING.match(model):
+        for name in _SAMPLING:
+            params.pop(name, None)
+
+
+def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool, *, genuine: bool) -> None:
+    """As `response_format`.  OpenAI itself takes schemas of objects only: any other is put to it in words.
+
+    `strict` is set where the schema keeps OpenAI's rules for it; other servers constrain without it too.
+    """
+    if isinstance(schema, bool):
+        body["response_format"] = {"type": "json_object"}
+    elif not genuine or schema.get("type") == "object":
+        wrapped = {"name": "answer", "schema": schema, "strict": meets_openai_strict(schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": wrapped}
+        return
+    body["messages"].insert(0, {"role": "system", "content": instruction(schema)})

@@ -1,0 +1,216 @@
+"""HTTP to the models: one pool of connections, and a POST that has come as far as the answer's status."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextvars import ContextVar
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import aiohttp
+import orjson
+
+from llm_routerd.backends import faults
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from yarl import URL
+
+_MAX_ERROR_BYTES = 65_536
+_ERROR_BODY_SECONDS = 5.0
+# How long a finished stream waits for the end of its body, so that its connection can serve the next call.
+_SETTLE_SECONDS = 0.05
+# Below the keep-alive of most servers, so that a pooled connection is seldom one that is just being closed.
+_KEEP_ALIVE_SECONDS = 15.0
+_MEGABYTE = 1_048_576
+
+
+@dataclass(slots=True)
+class _Connection:
+    """What a POST went out on: a connection of its own, or one that had served another before."""
+
+    is_new: bool = False
+
+
+_connection: ContextVar[_Connection | None] = ContextVar("_connection", default=None)
+
+
+def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket as aiohttp would make it; notes for the POST under way that it is new."""
+    if (connection := _connection.get()) is not None:
+        connection.is_new = True
+    family, kind, protocol, _, _ = address
+    return socket.socket(family, kind, protocol)
+
+
+class Transport:
+    """The connections of one set of deployments.
+
+    The environment's proxies and `~/.netrc` are not looked at (`trust_env` is off): a prompt goes where the
+    configuration says, and nowhere else.  What must go through a proxy takes `backend = "litellm"`.
+    Redirects are not followed for the same reason.  Cookies are not kept.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = WeakKeyDictionary()
+
+    def session(self) -> aiohttp.ClientSession:
+        """The running loop's session, made on first use."""
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None:
+            session = self._sessions[loop] = aiohttp.ClientSession(
+                # No limit in here: each deployment has its own `concurrency`, and waits only for that.
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    keepalive_timeout=_KEEP_ALIVE_SECONDS,
+                    ttl_dns_cache=30,
+                    socket_factory=_new_socket,
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),
+                headers={"User-Agent": "llm-routerd"},
+                auto_decompress=True,
+                trust_env=False,
+            )
+        return session
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections; calls under way break off."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+
+    async def post(
+        self, url: URL, body: Mapping[str, Any], *, headers: Mapping[str, str], connect_seconds: float
+    ) -> aiohttp.ClientResponse:
+        """Send `body` as JSON; the response has status 200 and an unread body, and is the caller's to close.
+
+        Raises:
+            BackendError: no connection within `connect_seconds`, no HTTP answer, or one that is not 200.
+        """
+        try:
+            data = orjson.dumps(body)
+        except TypeError:  # a lone surrogate, or an integer beyond 64 bits; the exception would quote it
+            raise faults.unsupported("the request cannot be written as JSON") from None
+        response = await self._send(url, data, headers, connect_seconds)
+        if response.status == HTTPStatus.OK and response.content_type != "text/html":
+            return response
+        try:
+            if response.status == HTTPStatus.OK:
+                raise faults.malformed("HTML where a stream belongs")
+            raise faults.fault_of_status(response.status, response.headers, await _error_body(response))
+        finally:
+            response.close()
+
+    async def _send(
+        self, url: URL, data: bytes, headers: Mapping[str, str], connect_seconds: float
+    ) -> aiohttp.ClientResponse:
+        connection = _Connection()
+        token = _connection.set(connection)
+        try:
+            return await self._post_once(url, data, headers, connect_seconds)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if connection.is_new or isinstance(error, aiohttp.ClientConnectorError):
+                raise faults.fault_before_answer(error, connect_seconds) from None
+        except faults.CALL_ERRORS as error:
+            raise faults.fault_before_answer(error, connect_seconds) from None
+        finally:
+            _connection.reset(token)
+        # The server closed an idle connection just as we took it from the pool, and saw nothing of the call.
+        try:
+            return await self._post_once(url, data, headers, connect_seconds)
+        except faults.CALL_ERRORS as error:
+            raise faults.fault_before_answer(error, connect_seconds) from None
+
+    async def _post_once(
+        self, url: URL, data: bytes, headers: Mapping[str, str], connect_seconds: float
+    ) -> aiohttp.ClientResponse:
+        """One POST.  Catch with `from None`: aiohttp's errors carry the headers, and with them the key."""
+        return await self.session().post(
+            url,
+            data=data,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect_seconds),
+        )
+
+    async def get_json(self, url: URL, *, headers: Mapping[str, str], connect_seconds: float) -> Any:
+        """The JSON that a GET answers with, at most a megabyte; for questions about a server.
+
+        Raises:
+            BackendError: as `post`; and where the answer is no JSON.
+        """
+        try:
+            async with self.session().get(
+                url,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=connect_seconds + 5.0, connect=connect_seconds),
+            ) as response:
+                body = await read_bounded(response, limit=_MEGABYTE)
+        except faults.CALL_ERRORS as error:
+            raise faults.fault_before_answer(error, connect_seconds) from None
+        if response.status != HTTPStatus.OK:
+            raise faults.fault_of_status(response.status, response.headers, body[:_MAX_ERROR_BYTES])
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise faults.malformed("no JSON where JSON belongs") from None
+
+
+async def next_chunk(response: aiohttp.ClientResponse) -> bytes:
+    """What has come of the body since the last call, b"" at its end.
+
+    Raises:
+        BackendError: the connection broke, or the body's framing or compression did.
+    """
+    try:
+        return await response.content.readany()
+    except (*faults.CALL_ERRORS, RuntimeError):  # RuntimeError: the session has been closed meanwhile
+        raise faults.truncated() from None
+
+
+async def settle(response: aiohttp.ClientResponse) -> None:
+    """After the terminal event: keep the connection for the next call if the body ends now, else close it."""
+    content = response.content
+    if not content.at_eof():
+        try:
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await content.readany()
+        except faults.CALL_ERRORS:
+            pass  # the answer is whole already
+    if content.at_eof():
+        response.release()
+    else:
+        response.close()
+
+
+async def read_bounded(response: aiohttp.ClientResponse, *, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        BackendError: it is longer than `limit` bytes, or the connection broke.
+    """
+    body = bytearray()
+    while chunk := await next_chunk(response):
+        body += chunk
+        if len(body) > limit:
+            raise faults.malformed("the answer is too long")
+    return bytes(body)
+
+
+async def _error_body(response: aiohttp.ClientResponse) -> bytes:
+    """What comes of an error's body in a few seconds, cut to a bounded length; it may be nothing."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_ERROR_BODY_SECONDS):
+            while len(body) < _MAX_ERROR_BYTES and (chunk := await response.content.readany()):
+                body += chunk
+    except faults.CALL_ERRORS:
+        pass
+    return bytes(body[:_MAX_ERROR_BYTES])

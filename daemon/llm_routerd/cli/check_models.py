@@ -1,0 +1,87 @@
+"""The part of `check` that looks at deployments and chains: who answers, and what is left of each chain."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from llm_routerd.backends.factory import Backends
+from llm_routerd.cli.findings import Finding, fail, fine, warn
+from llm_routerd.core.call import ProbeReport
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from llm_routerd.config.tree import Chain, Config, Deployment
+
+_PROBE_SECONDS = 6.0
+_PROBES_AT_ONCE = 16
+
+
+class Probe(Protocol):
+    """Asks a deployment whether it answers and knows its model."""
+
+    async def __call__(self, name: str) -> ProbeReport:
+        """Ask the deployment of this name."""
+        ...
+
+
+async def check_models(config: Config) -> list[Finding]:
+    """Every deployment and every chain, in the order of the configuration; takes a few seconds at most."""
+    usable = {name: deployment for name, deployment in config.deployments.items() if not deployment.key_missing}
+    backends = Backends(usable)
+    try:
+        return await judge_models(config, lambda name: backends.get(name).probe())
+    finally:
+        await backends.aclose()
+
+
+async def judge_models(config: Config, probe: Probe) -> list[Finding]:
+    """The findings, by a probe of each deployment that has its key."""
+    slots = asyncio.Semaphore(_PROBES_AT_ONCE)
+
+    async def ask(deployment: Deployment) -> tuple[Finding, bool]:
+        async with slots:
+            return await _check_deployment(deployment, probe)
+
+    asked = await asyncio.gather(*map(ask, config.deployments.values()))
+    findings = [finding for finding, _ in asked]
+    working = {name for name, (_, works) in zip(config.deployments, asked, strict=True) if works}
+    return findings + [_check_chain(chain, config.chains, working) for chain in config.chains.values()]
+
+
+async def _check_deployment(deployment: Deployment, probe: Probe) -> tuple[Finding, bool]:
+    """What there is to say about a deployment, and whether a chain can count on it."""
+    subject = f"deployment {deployment.name}"
+    if deployment.key_missing:
+        missing = f"disabled: its key is missing ({deployment.key_missing})"
+        return warn(subject, missing, f"set {deployment.key_missing}, or do without it"), False
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS):
+            report = await probe(deployment.name)
+    except TimeoutError:
+        report = ProbeReport(ok=False, detail=f"no answer within {_PROBE_SECONDS:g} s")
+    if not report.ok:
+        remedy = f"start it, or mend [deployments.{deployment.name}]"
+        # The chain goes on to the next one; a chain with none left is what fails.
+        return warn(subject, f"{deployment.model}: {report.detail}", remedy), False
+    cold = ", not loaded: the first request waits for that" if report.loaded is False else ""
+    return fine(subject, f"{deployment.model}: {report.detail}{cold}"), True
+
+
+def _check_chain(chain: Chain, chains: Mapping[str, Chain], working: Collection[str]) -> Finding:
+    subject = f"chain {chain.name}"
+    names = _deployments_of(chain, chains)
+    usable = [name for name in names if name in working]
+    if not usable:
+        return fail(subject, f"nothing usable left of {', '.join(names)}", "see the deployments above")
+    left_out = [name for name in names if name not in working]
+    return fine(subject, ", ".join(usable) + (f" (without {', '.join(left_out)})" if left_out else ""))
+
+
+def _deployments_of(chain: Chain, chains: Mapping[str, Chain]) -> list[str]:
+    """Every deployment that a request for the chain can reach, fallbacks included, in order and once."""
+    names = dict.fromkeys(chain.deployments)
+    for fallback in chain.fallback:  # no cycle: the configuration has been checked
+        names |= dict.fromkeys(_deployments_of(chains[fallback], chains))
+    return list(names)

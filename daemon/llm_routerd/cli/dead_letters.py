@@ -1,0 +1,191 @@
+"""The dead letters of a queue: reading them, queueing one again, removing one."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llm_routerd.client import as_text, check_id, check_stream_id
+from llm_routerd.core.events import FINAL_ID
+from llm_routerd.queue.keys import LANES, Lane
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from llm_routerd.client import Client
+
+_LETTERS_PER_READ = 100
+
+# Queue a dead letter's request again, and remove the letter and the error that its old life ended with.
+# KEYS  1 dead letters, 2 lane, 3 events of the request's own id, where it has one
+# ARGV  1 the dead letter's entry, 2 the final event's ID, 3... the original fields
+# Returns {"queued", new entry} | {"missing"} | {"answered"} | {"in_progress"}
+# XADD comes first of the writes: it alone can fail (maxmemory), and then nothing has changed.
+_RETRY = """
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return {'missing'} end
+local sealed_with_error = false
+local last = KEYS[3] and redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
+if last then
+  if last[1] ~= ARGV[2] then return {'in_progress'} end
+  local fields = last[2]
+  for i = 1, #fields, 2 do
+    if fields[i] == 'type' then sealed_with_error = fields[i + 1] == 'error' end
+  end
+  if not sealed_with_error then return {'answered'} end
+end
+local entry = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3))
+redis.call('XDEL', KEYS[1], ARGV[1])
+if sealed_with_error then redis.call('DEL', KEYS[3]) end
+return {'queued', entry}
+"""
+
+
+class Verdict(StrEnum):
+    """What came of a retry."""
+
+    QUEUED = "queued"
+    MISSING = "missing"
+    ANSWERED = "answered"  # a result or a cancellation stands under its id: the daemon would drop it at once
+    IN_PROGRESS = "in_progress"  # somebody submitted the id again: the daemon would take this for a duplicate
+    UNREADABLE = "unreadable"  # the letter does not hold what was submitted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """What came of a retry; `request_id` is what to follow now, where it was queued.
+
+    `renamed`: the request had no id of its own, so it is known by its new entry's ID from now on.
+    """
+
+    verdict: Verdict
+    request_id: str = ""
+    renamed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A request that nobody will answer.
+
+    Attributes:
+        entry: of the letter itself, in the stream of dead letters.
+        about: what the daemon tells of it, as texts: `entry`, `lane`, `id`, `reason`, `message`,
+            `deliveries`, `consumer`, `at_ms`.
+        fields: what was submitted, as flat fields; None where the letter does not hold it.
+        data: the letter's `data`: `fields` in a form for people, and `history`.
+    """
+
+    entry: str
+    about: Mapping[str, str]
+    fields: tuple[bytes, ...] | None
+    data: Mapping[str, Any]
+
+    def to_json(self, *, whole: bool) -> dict[str, Any]:
+        """The letter for a program; `whole` with what was submitted, which the list does not need."""
+        summary: dict[str, Any] = {"letter": self.entry, **self.about}
+        return summary | {"data": self.data} if whole else summary
+
+
+class DeadLetters:
+    """The dead letters of a client's queue.  Every method raises `BrokerError` where the client would."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._redis = client.redis
+        self._keys = client.keys
+
+    async def all(self) -> AsyncIterator[DeadLetter]:
+        """Every letter, the oldest first; read in pages, so that any number fits in memory."""
+        start = "-"
+        while True:
+            entries = await self._read(start, "+", _LETTERS_PER_READ)
+            for entry in entries:
+                yield entry
+            if len(entries) < _LETTERS_PER_READ:
+                return
+            start = f"({entries[-1].entry}"
+
+    async def get(self, entry: str) -> DeadLetter | None:
+        """One letter, if it is there.
+
+        Raises:
+            ValueError: `entry` is no stream ID.
+        """
+        check_stream_id(entry)
+        return next(iter(await self._read(entry, entry, 1)), None)
+
+    async def drop(self, entry: str) -> bool:
+        """Remove a letter; False: it is not there.
+
+        Raises:
+            ValueError: `entry` is no stream ID.
+        """
+        check_stream_id(entry)
+        return bool(await self._client.patiently(lambda: self._redis.xdel(self._keys.dead, entry)))
+
+    async def retry(self, letter: DeadLetter) -> Retried:
+        """Queue a letter's request again, at once with removing the letter and the error that it ended with.
+
+        Not repeated blindly after a lost reply: it then finds the letter gone, and says `missing`.
+        """
+        if letter.fields is None:
+            return Retried(verdict=Verdict.UNREADABLE)
+        lane: Lane = next((lane for lane in LANES if lane == letter.about.get("lane")), "normal")
+        own_id = _own_id(letter)
+        keys = [self._keys.dead, self._keys.requests(lane), *([self._keys.events(own_id)] if own_id else [])]
+        args: list[str | bytes] = [letter.entry, FINAL_ID, *letter.fields]
+        script = self._redis.register_script(_RETRY)
+        reply: list[Any] = await self._client.patiently(partial(script, keys=keys, args=args))
+        verdict, *entry = (part.decode() if isinstance(part, bytes) else str(part) for part in reply)
+        if verdict != Verdict.QUEUED:
+            return Retried(verdict=Verdict(verdict))
+        return Retried(verdict=Verdict.QUEUED, request_id=own_id or entry[0], renamed=not own_id)
+
+    async def _read(self, first: str, last: str, count: int) -> list[DeadLetter]:
+        read = partial(self._redis.xrange, self._keys.dead, first, last, count=count)
+        entries = await self._client.patiently(read)
+        return [_parse(entry, fields or {}) for entry, fields in entries or ()]
+
+
+def _parse(entry: bytes | str | None, fields: Mapping[Any, Any]) -> DeadLetter:
+    texts = {as_text(name): as_text(value) for name, value in fields.items()}
+    try:
+        data = orjson.loads(texts.pop("data", "{}"))
+    except orjson.JSONDecodeError:
+        data = {}
+    data = data if isinstance(data, dict) else {}
+    return DeadLetter(entry=as_text(entry), about=texts, fields=_original_fields(data.get("fields")), data=data)
+
+
+def _original_fields(fields: Any) -> tuple[bytes, ...] | None:
+    """What was submitted, byte for byte; None where it cannot be told."""
+    if not isinstance(fields, dict) or not fields:
+        return None
+    flat: list[bytes] = []
+    for name, value in fields.items():
+        match value:
+            case str():
+                flat += (name.encode(), value.encode())
+            case {"base64": str(encoded)}:
+                try:
+                    flat += (name.encode(), base64.b64decode(encoded, validate=True))
+                except ValueError:
+                    return None
+            case _:
+                return None
+    return tuple(flat)
+
+
+def _own_id(letter: DeadLetter) -> str:
+    """The id that the request carries itself; "" where it goes by its entry's ID."""
+    request_id = letter.about.get("id", "")
+    if request_id == letter.about.get("entry"):
+        return ""
+    try:
+        return check_id(request_id)
+    except ValueError:
+        return ""

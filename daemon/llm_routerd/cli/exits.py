@@ -1,0 +1,23 @@
+"""How the command ends: exit codes, and the error of who called it wrongly."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from llm_routerd.core.errors import RouterdError
+
+
+class Exit(IntEnum):
+    """Exit codes; from 64 on as in sysexits.h."""
+
+    OK = 0
+    FAILED = 1  # a final event without an answer; a check that failed; a dead letter that is not there
+    USAGE = 2
+    UNAVAILABLE = 69  # Redis cannot be used
+    TIMED_OUT = 75  # nobody answered in time
+    CONFIGURATION = 78
+    INTERRUPTED = 130  # Ctrl-C
+
+
+class UsageError(RouterdError):
+    """The command was called wrongly: mend the arguments; exit code 2."""

@@ -1,0 +1,170 @@
+"""The command `llm-routerd`: its arguments, and what every subcommand does about errors.
+
+Nothing heavy is imported up here, so that `--help` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from llm_routerd.cli.exits import Exit, UsageError
+from llm_routerd.cli.terminal import complain, prepare_streams
+from llm_routerd.core.errors import BrokerError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_YEAR_SECONDS = 366 * 86_400
+_LANES = ("high", "normal", "low")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code (see `Exit`).
+
+    Raises:
+        SystemExit: argparse has printed the help or an error.
+    """
+    prepare_streams()
+    arguments = build_parser().parse_args(argv)
+    try:
+        code = int(import_module(f"llm_routerd.cli.{arguments.module}").run(arguments))
+        sys.stdout.flush()
+    except UsageError as error:
+        complain(str(error))
+        return Exit.USAGE
+    except ConfigError as error:
+        complain(str(error))
+        return Exit.CONFIGURATION
+    except BrokerError as error:
+        complain(f"Redis cannot be used: {error}")
+        return Exit.UNAVAILABLE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our stdout has gone (`| head`); the interpreter must not fail again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; `module` names the module of `llm_routerd.cli` that runs a subcommand."""
+    parser = argparse.ArgumentParser(
+        prog="llm-routerd",
+        description="Takes LLM requests from a Redis stream and answers them local-first.",
+        epilog="Exit codes: 0 answered; 1 an error instead of an answer, or a failed check; 2 wrong usage; "
+        "69 Redis cannot be used; 75 no answer in time; 78 unsound configuration; 130 Ctrl-C.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_const", dest="module", const="version", help="print the version")
+    common = _common_options()
+    # Not `required`: that would refuse a bare `--version`.
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, module, add, summary in (
+        ("serve", "serve", _add_serve, "run the daemon"),
+        ("submit", "submit", _add_submit, "submit a request and show its answer"),
+        ("follow", "follow", _add_follow, "show what happens to a request, from any point on"),
+        ("cancel", "cancel", _add_cancel, "cancel a request, queued or running"),
+        ("check", "check", _add_json, "check configuration, Redis and models"),
+        ("dead", "dead", _add_dead, "look at dead letters, retry or drop them"),
+        ("version", "version", _add_nothing, "print the version"),
+    ):
+        command = commands.add_parser(
+            name, help=summary, description=f"{summary.capitalize()}.", parents=[common], allow_abbrev=False
+        )
+        command.set_defaults(module=module)
+        add(command)
+    parser.set_defaults(module="usage", parser=parser)
+    return parser
+
+
+def _common_options() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("where")
+    group.add_argument("--config", metavar="FILE", help="configuration (default: the system's, else built-in)")
+    group.add_argument("--redis", metavar="URL", help="Redis, instead of the configured one")
+    group.add_argument("--prefix", metavar="PREFIX", help="prefix of the keys, instead of the configured one")
+    return common
+
+
+def _add_nothing(_: argparse.ArgumentParser) -> None:
+    """A subcommand without arguments of its own."""
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON, one object per line")
+
+
+def _add_serve(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--embedded", action="store_true", help="start a Valkey of one's own, with its data on disk")
+    command.add_argument("--state-directory", metavar="DIR", help="where the embedded Valkey keeps its data")
+
+
+def _add_submit(command: argparse.ArgumentParser) -> None:
+    what = command.add_argument_group("request")
+    what.add_argument("prompt", nargs="?", help="the prompt")
+    what.add_argument("--file", metavar="FILE", help="read the prompt from a file, `-` for stdin")
+    what.add_argument("--model", help="a chain or a deployment of the configuration")
+    what.add_argument("--schema", metavar="FILE", help="JSON Schema that the answer must satisfy")
+    what.add_argument("--param", action="append", default=[], metavar="K=V", help="e.g. temperature=0; repeatable")
+    what.add_argument("--local-only", action="store_true", help="never leave local deployments")
+    what.add_argument("--tenant", help="whom to account it to")
+    what.add_argument("--context", help="a label for logs and metrics")
+    what.add_argument("--id", help="idempotency key (default: a new one)")
+    what.add_argument("--lane", choices=_LANES, default="normal", help="how urgent it is (default: normal)")
+    # Three switches and not `--stream [MODE]`: that would take the prompt after it for its mode.
+    stream = what.add_mutually_exclusive_group()
+    for option, mode, summary in (
+        ("--stream", "probe", "tokens as they come, after a look at the opening (default on a terminal)"),
+        ("--live", "live", "tokens as they come, at once"),
+        ("--no-stream", "off", "no tokens"),
+    ):
+        stream.add_argument(option, action="store_const", dest="stream", const=mode, help=summary)
+    _add_watching(command)
+    command.add_argument("--no-wait", action="store_true", help="print the id and leave")
+
+
+def _add_follow(command: argparse.ArgumentParser) -> None:
+    command.add_argument("id", metavar="ID", help="of the request")
+    command.add_argument(
+        "--from", dest="last_id", default="0-0", metavar="LAST_ID", help="the last event that was seen"
+    )
+    _add_watching(command)
+
+
+def _add_watching(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--timeout", type=_seconds, metavar="S", help="how long an answer is wanted, in seconds")
+    command.add_argument("--keep", action="store_true", help="Ctrl-C leaves, and does not cancel the request")
+    _add_json(command)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < _YEAR_SECONDS:
+        raise argparse.ArgumentTypeError("expected a number of seconds above 0")
+    return seconds
+
+
+def _add_cancel(command: argparse.ArgumentParser) -> None:
+    command.add_argument("id", metavar="ID", help="of the request")
+    command.add_argument("--reason", default="cancelled at the command line", help="told to whoever follows")
+    _add_json(command)
+
+
+def _add_dead(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "action",
+        choices=("list", "show", "retry", "drop"),
+        help="list all; show one with its request and its history; retry: queue it again; drop: remove it",
+    )
+    command.add_argument("entries", nargs="*", metavar="ENTRY", help="dead letters, as `list` names them")
+    command.add_argument("--all", action="store_true", help="retry or drop every one")
+    _add_json(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""`llm-routerd serve`: from the arguments to the daemon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llm_routerd import daemon
+from llm_routerd.cli.settings import read_config
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until told to stop.
+
+    Raises:
+        ConfigError: the configuration is unsound.
+    """
+    return daemon.serve(
+        read_config(arguments),
+        config_path=arguments.config,
+        embedded=arguments.embedded,
+        state_directory=arguments.state_directory,
+    )

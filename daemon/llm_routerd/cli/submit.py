@@ -1,0 +1,138 @@
+"""`llm-routerd submit`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import uuid
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llm_routerd.cli.exits import Exit, UsageError
+from llm_routerd.cli.settings import open_client, redis_of
+from llm_routerd.cli.terminal import json_line, say
+from llm_routerd.cli.views import choose_view
+from llm_routerd.cli.watch import Watch
+from llm_routerd.client import RequestFields, check_id
+from llm_routerd.core.errors import BrokerError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from llm_routerd.client import Client
+
+# The daemon's own word on a deadline that has passed is better than ours, so it gets the time to say it.
+_GRACE_SECONDS = 2.0
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    """Submit a request and show its answer."""
+    return asyncio.run(_submit(arguments, build_request(arguments)))
+
+
+def build_request(arguments: argparse.Namespace) -> RequestFields:
+    """The request that the arguments ask for, with an id.
+
+    Raises:
+        UsageError: they contradict each other, or name what cannot be read.
+    """
+    request = RequestFields(prompt=_read_prompt(arguments))
+    try:
+        request["id"] = check_id(arguments.id or uuid.uuid4().hex)
+    except ValueError as error:
+        raise UsageError(f"--id: {error}") from error
+    if arguments.model is not None:
+        request["model"] = arguments.model
+    if arguments.schema is not None:
+        request["schema"] = _read_schema(arguments.schema)
+    if arguments.param:
+        request["params"] = dict(map(_read_param, arguments.param))
+    if arguments.tenant is not None:
+        request["tenant_id"] = arguments.tenant
+    if arguments.context is not None:
+        request["context"] = arguments.context
+    if arguments.local_only:
+        request["local_only"] = True
+    stream = arguments.stream or ("probe" if _shows_tokens(arguments) else "off")
+    if stream != "off":
+        request["stream"] = stream
+    try:
+        orjson.dumps(request)
+    except TypeError as error:  # e.g. an argument that is not UTF-8; the message quotes nothing
+        raise UsageError(f"this cannot be sent: {error}") from error
+    return request
+
+
+async def _submit(arguments: argparse.Namespace, request: RequestFields) -> Exit:
+    async with await open_client(redis_of(arguments)) as client:
+        timeout_seconds = None
+        if arguments.timeout is not None:
+            timeout_seconds = arguments.timeout + _GRACE_SECONDS
+            await _set_deadline(client, request, int(arguments.timeout * 1000))
+        submit = partial(client.submit, lane=arguments.lane, **request)
+        if arguments.no_wait:
+            await submit()
+            say(json_line({"id": request["id"]}) if arguments.json else request["id"])
+            return Exit.OK
+        watch = Watch(
+            client=client,
+            view=choose_view(as_json=arguments.json, every_event=False),
+            request_id=request["id"],
+            timeout_seconds=timeout_seconds,
+            cancel_on_interrupt=not arguments.keep,
+        )
+        return await watch.run(submit)
+
+
+async def _set_deadline(client: Client, request: RequestFields, timeout_ms: int) -> None:
+    """Bound the whole wait by the server's clock; who may not read it bounds the time from pick-up."""
+    try:
+        request["deadline_ms"] = await client.server_time_ms() + timeout_ms
+    except BrokerError:
+        request["timeout_ms"] = timeout_ms
+
+
+def _shows_tokens(arguments: argparse.Namespace) -> bool:
+    return sys.stdout.isatty() and not arguments.json and not arguments.no_wait
+
+
+def _read_prompt(arguments: argparse.Namespace) -> str:
+    if (arguments.prompt is None) == (arguments.file is None):
+        raise UsageError("give the prompt as an argument or with --file, one of the two")
+    prompt: str = arguments.prompt if arguments.file is None else _read_text(arguments.file, "--file")
+    return prompt
+
+
+def _read_text(path: str, option: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return data.decode()
+    except OSError as error:
+        raise UsageError(f"{option}: {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{option}: {path} is not UTF-8") from error
+
+
+def _read_schema(path: str) -> Any:
+    try:
+        schema = json.loads(_read_text(path, "--schema"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--schema: {path} is not JSON: line {error.lineno}, column {error.colno}") from error
+    if not isinstance(schema, (dict, bool)):
+        raise UsageError(f"--schema: {path} is no JSON Schema: expected an object, true or false")
+    return schema
+
+
+def _read_param(text: str) -> tuple[str, Any]:
+    """`k=v`, where v is JSON if it can be read as such, else a string."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"--param: expected NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

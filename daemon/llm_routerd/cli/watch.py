@@ -1,0 +1,132 @@
+"""Waiting for a request at the command line: its events, Ctrl-C, and what to say when nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llm_routerd.cli.exits import Exit
+from llm_routerd.cli.views import exit_of
+from llm_routerd.core.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from llm_routerd.cli.views import View
+    from llm_routerd.client import Client
+
+_HINT_SECONDS = 3.0
+_CANCEL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """One person waiting for one request.
+
+    Attributes:
+        last_id: the last event that was seen before.
+        timeout_seconds: longest wait; None: for ever.
+        cancel_on_interrupt: False: Ctrl-C ends the waiting only.
+    """
+
+    client: Client
+    view: View
+    request_id: str
+    last_id: str = "0-0"
+    timeout_seconds: float | None = None
+    cancel_on_interrupt: bool = True
+
+    async def run(self, submit: Callable[[], Awaitable[object]] | None = None) -> Exit:
+        """Submit, if that is still to be done, and show what happens until the final event or Ctrl-C.
+
+        Raises:
+            BrokerError: Redis went away for too long.
+        """
+        happening = asyncio.Event()
+        with _interrupts() as interrupted:
+            following = asyncio.create_task(self._follow(submit, happening), name="follow")
+            others = [
+                asyncio.create_task(interrupted.wait(), name="interrupt"),
+                asyncio.create_task(self._hint(happening, submitted=submit is not None), name="hint"),
+            ]
+            try:
+                await asyncio.wait(
+                    {following, others[0]}, timeout=self.timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                if following.done():
+                    return following.result()
+            finally:
+                for task in (following, *others):
+                    task.cancel()
+                await asyncio.wait({following, *others})
+            if interrupted.is_set():
+                return await self._interrupt()
+        self.view.remark(
+            f"no answer within {self.timeout_seconds:g} s; go on with: llm-routerd follow {self.request_id}"
+        )
+        return Exit.TIMED_OUT
+
+    async def _follow(self, submit: Callable[[], Awaitable[object]] | None, happening: asyncio.Event) -> Exit:
+        if submit is not None:
+            await submit()
+        async for event in self.client.follow(self.request_id, self.last_id):
+            happening.set()
+            self.view.show(event)
+            if event.is_final:
+                return exit_of(event)
+        return Exit.OK  # `last_id` was the final event's: all has been seen
+
+    async def _interrupt(self) -> Exit:
+        if not self.cancel_on_interrupt:
+            self.view.remark(f"the request goes on; see it with: llm-routerd follow {self.request_id}")
+            return Exit.INTERRUPTED
+        self.view.remark("cancelling; Ctrl-C once more leaves at once")
+        try:
+            async with asyncio.timeout(_CANCEL_SECONDS):
+                final = await self.client.cancel(self.request_id, "interrupted at the command line")
+        except (BrokerError, TimeoutError):
+            self.view.remark(f"Redis does not answer; cancel later with: llm-routerd cancel {self.request_id}")
+            return Exit.INTERRUPTED
+        if final.type != "cancelled":
+            self.view.remark("too late to cancel")
+        self.view.show(final)
+        return Exit.INTERRUPTED if final.type == "cancelled" else exit_of(final)
+
+    async def _hint(self, happening: asyncio.Event, *, submitted: bool) -> None:
+        """After a few seconds of nothing, say once why that may be."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HINT_SECONDS):
+                await happening.wait()
+            return
+        try:
+            lanes = await self.client.lanes()
+        except BrokerError:
+            return  # a producer need not be allowed to look
+        workers = frozenset[str]().union(*(lane.workers for lane in lanes))
+        waiting, running = sum(lane.waiting for lane in lanes), sum(lane.running for lane in lanes)
+        if not submitted and not waiting and not running:
+            self.view.remark(f"nothing is known of {self.request_id}: never submitted, or expired; waiting on")
+        elif not workers:
+            self.view.remark("nobody has picked the request up: no worker is running; waiting for llm-routerd serve")
+        else:
+            self.view.remark(f"still waiting: workers {len(workers)}, requests running {running}, queued {waiting}")
+
+
+@contextmanager
+def _interrupts() -> Iterator[asyncio.Event]:
+    """An event that the first Ctrl-C sets; the second one raises KeyboardInterrupt as ever."""
+    loop = asyncio.get_running_loop()
+    interrupted = asyncio.Event()
+
+    def interrupt() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        interrupted.set()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        yield interrupted
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

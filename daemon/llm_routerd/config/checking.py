@@ -1,0 +1,133 @@
+"""Whether a configuration is sound: by `config.schema.json` first, then in what one key says of another.
+
+Values are never quoted, for a string may have come from a secret; keys and names are.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import jsonschema_rs
+import orjson
+
+from llm_routerd.core.errors import ConfigError
+from llm_routerd.schema_files import load_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from llm_routerd.config.tree import Config
+
+_MASK = "\0"
+_EXPECTED = {
+    ("redis", "url"): "redis://host:port/db, rediss://… or unix:///path",
+    ("redis", "prefix"): "letters, digits and . _ : - { }, at most 64",
+    ("metrics", "channel"): "letters, digits and . _ : - { }, at most 128",
+    ("metrics", "listen"): 'host:port, or "" to switch it off',
+    ("deployments", "model"): 'provider/model, like "ollama/qwen2.5:7b"',
+    ("deployments", "api_base"): "an address like http://127.0.0.1:11434",
+    ("deployments", "keep_alive"): 'a duration as Ollama spells it, like "10m" or "-1"',
+}
+_PLAIN_TYPES = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "object": "a table",
+    "string": "a string",
+}
+
+
+def check_document(document: dict[str, Any]) -> None:
+    """Check the document, with the built-in tables in it, against the schema.
+
+    Raises:
+        ConfigError: key path, what was expected, the nearest valid name.
+    """
+    schema = load_schema("config")
+    validator = jsonschema_rs.Draft202012Validator(
+        schema, offline=True, mask=_MASK, pattern_options=jsonschema_rs.RegexOptions()
+    )
+    try:
+        validator.validate(document)
+    except jsonschema_rs.ValidationError as error:
+        raise ConfigError(_describe(error, schema)) from None
+    except ValueError:  # a date or time, which TOML has and JSON has not
+        raise ConfigError("holds a date or a time, which is nowhere a valid value; put it in quotes") from None
+    # Not in the schema: a file need not give them where it changes a built-in table.
+    for kind, key in (("deployments", "model"), ("chains", "deployments")):
+        for name, table in document[kind].items():
+            if key not in table:
+                raise ConfigError(f"{kind}.{name}: the key `{key}` is missing")
+
+
+def check_relations(config: Config) -> None:
+    """Check what one key says of another.
+
+    Raises:
+        ConfigError: key path, what is wrong with it, the nearest valid name.
+    """
+    daemon = config.daemon
+    if daemon.result_ttl_seconds <= 2 * daemon.lease_seconds:
+        raise ConfigError(
+            "daemon.result_ttl_seconds: must be more than twice daemon.lease_seconds, "
+            f"which is {daemon.lease_seconds:g}, or events vanish while their request is taken over"
+        )
+    for chain in config.chains.values():
+        for name in chain.deployments:
+            if name not in config.deployments:
+                where = f"chains.{chain.name}.deployments"
+                raise ConfigError(f"{where}: there is no deployment {name!r}{nearest(name, config.deployments)}")
+        for name in chain.fallback:
+            if name not in config.chains:
+                where = f"chains.{chain.name}.fallback"
+                raise ConfigError(f"{where}: there is no chain {name!r}{nearest(name, config.chains)}")
+    finished: set[str] = set()
+    for name in config.chains:
+        _refuse_cycle((), name, config, finished)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known."""
+    found = get_close_matches(name, known, n=1)
+    return f"; did you mean `{found[0]}`?" if found else ""
+
+
+def _refuse_cycle(way: tuple[str, ...], name: str, config: Config, finished: set[str]) -> None:
+    if name in way:
+        steps = " -> ".join([*way[way.index(name) :], name])
+        raise ConfigError(f"chains.{name}.fallback: leads back to itself ({steps})")
+    if name not in finished:
+        for following in config.chains[name].fallback:
+            _refuse_cycle((*way, name), following, config, finished)
+        finished.add(name)
+
+
+def _describe(error: jsonschema_rs.ValidationError, schema: dict[str, Any]) -> str:
+    path = [str(step) for step in error.instance_path]
+    match error.kind:
+        case jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=unexpected):
+            path.append(unexpected[0])
+            told = "unknown key" + nearest(unexpected[0], _keys_at(error.schema_path, schema))
+        case jsonschema_rs.ValidationErrorKind.Type(types=types):
+            told = f"expected {' or '.join(_PLAIN_TYPES.get(each, each) for each in types)}"
+        case jsonschema_rs.ValidationErrorKind.Enum(options=options):
+            told = f"expected one of {', '.join(orjson.dumps(option).decode() for option in options)}"
+        case jsonschema_rs.ValidationErrorKind.PropertyNames():
+            told = "a name may hold letters, digits and . _ : / -, at most 128"
+        case jsonschema_rs.ValidationErrorKind.Pattern():
+            told = f"expected {_EXPECTED.get((path[0], path[-1]), 'another form')}"
+        case _:
+            told = error.message.replace(_MASK, "the value")
+    return f"{'.'.join(path)}: {told}"
+
+
+def _keys_at(schema_path: Sequence[str | int], schema: dict[str, Any]) -> list[str]:
+    """The keys that may stand where one is unknown."""
+    place: Any = schema
+    for step in schema_path[:-1]:
+        place = place[step]
+        if isinstance(place, dict) and "$ref" in place:
+            place = schema["$defs"][place["$ref"].rpartition("/")[2]]
+    return list(place["properties"])

@@ -1,0 +1,97 @@
+"""References in the configuration's strings: `${env:NAME}`, `${file:/path}`, `${credential:NAME}`.
+
+What they bring is a secret.  Nothing here puts it into a message; the fields that may hold one are left out
+of every `repr`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_routerd.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z]+):([^}]*)\}")
+_MOST_BYTES = 65_536
+
+
+class MissingSecretError(ConfigError):
+    """A reference leads to nothing.
+
+    Attributes:
+        name: of the variable, credential or file that is not there.
+    """
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+def resolve(text: str, environ: Mapping[str, str]) -> str:
+    """Put what they lead to in the place of all references in a string.
+
+    A file's trailing newlines are dropped.  Credentials are the files in `$CREDENTIALS_DIRECTORY`, where
+    systemd puts them.  What was brought is not searched for references again.
+
+    Raises:
+        MissingSecretError: there is no such variable, file or credential, or it is empty.
+        ConfigError: the reference is of no known kind, or its file cannot be read.
+    """
+    return _REFERENCE.sub(lambda match: _look_up(match[1], match[2], environ), text)
+
+
+def read_credential(name: str, environ: Mapping[str, str]) -> str | None:
+    """A credential of systemd's by its name; None where there is none.
+
+    Raises:
+        ConfigError: it is there and cannot be read.
+    """
+    try:
+        return _look_up("credential", name, environ)
+    except MissingSecretError:
+        return None
+
+
+def _look_up(kind: str, name: str, environ: Mapping[str, str]) -> str:
+    match kind:
+        case "env":
+            if value := environ.get(name):
+                return value
+            raise MissingSecretError(f"the environment variable {name} is not set", name=name)
+        case "file":
+            if not name.startswith("/") or "\0" in name:
+                raise ConfigError(f"${{file:{name}}} is no absolute path")
+            return _read(Path(name), missing=f"the file {name} does not exist or is empty", name=name)
+        case "credential":
+            if "/" in name or "\0" in name or name in {"", ".", ".."}:
+                raise ConfigError(f"${{credential:{name}}} is no name of a credential")
+            directory = environ.get("CREDENTIALS_DIRECTORY")
+            missing = f"there is no credential {name} (systemd's LoadCredential)"
+            if not directory:
+                raise MissingSecretError(missing, name=name)
+            return _read(Path(directory, name), missing=missing, name=name)
+        case _:
+            raise ConfigError(f"${{{kind}:…}} is no known reference; use ${{env:}}, ${{file:}} or ${{credential:}}")
+
+
+def _read(path: Path, *, missing: str, name: str) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise MissingSecretError(missing, name=name) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(f"{path} is larger than {_MOST_BYTES} bytes, which is no key")
+    try:
+        text = content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text") from None
+    if not text:
+        raise MissingSecretError(missing, name=name)
+    return text

@@ -1,0 +1,76 @@
+"""What goes to a backend and what comes back from it: one call to one deployment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm_routerd.core.outcome import ToolCall, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One question to one deployment.
+
+    Attributes:
+        messages: OpenAI chat messages.
+        schema: JSON Schema of the answer, to be passed on in the backend's native form; None: plain text.
+        tools, tool_choice: OpenAI form, passed on in the backend's form.
+        params: from the protocol's closed list (`temperature`, `top_p`, `top_k`, `max_tokens`, `stop`, `seed`,
+            `presence_penalty`, `frequency_penalty`, `reasoning_effort`, `parallel_tool_calls`), and what the
+            operator's configuration adds in `params`.
+        connect_seconds: longest time until the connection stands.
+        traceparent: W3C trace context to send along, where the request had one.
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    schema: dict[str, Any] | bool | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: Any = None
+    params: dict[str, Any] = field(default_factory=dict)
+    connect_seconds: float = 5.0
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one read from the connection brought, everything in it joined: model text, thinking, in order."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The backend's terminal event, the last thing a stream yields; without it the stream was cut.
+
+    Attributes:
+        finish_reason: `stop`, `length`, `tool_calls`, `content_filter` or `refusal`.
+        usage: as the backend counted; None where it did not say.
+        tool_calls: complete, assembled from their deltas.
+        text, reasoning: what the same read brought before the terminal event.
+        refusal: the backend's structured refusal, if it gave one ("" is one too).
+    """
+
+    finish_reason: str
+    usage: Usage | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    text: str = ""
+    reasoning: str = ""
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeReport:
+    """What `check` and the warmer learn of a deployment without spending tokens.
+
+    Attributes:
+        ok: it answers and knows the model.
+        detail: one line for a person.
+        loaded: whether the model is in memory; None where the backend cannot tell.
+    """
+
+    ok: bool
+    detail: str
+    loaded: bool | None = None

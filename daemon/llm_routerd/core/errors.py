@@ -1,0 +1,52 @@
+"""The exceptions of the project, by what the operator has to do about them.
+
+An answer that is rejected, a request that is malformed, a race that is lost: these are values, not
+exceptions.  Exceptions are for bugs, bad configuration and lost connections.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm_routerd.core.outcome import AttemptCode
+
+
+class RouterdError(Exception):
+    """Base of everything this project raises on purpose."""
+
+
+class ConfigError(RouterdError):
+    """The configuration is unsound: mend the file.  The message names file, key and remedy; exit code 78."""
+
+
+class BrokerError(RouterdError):
+    """Redis cannot be used as it is: look at the server.  The message says what it answered."""
+
+
+class BackendError(RouterdError):
+    """One call to one model failed.  Raised by a backend only, turned into a rejected attempt by the executor.
+
+    Attributes:
+        code: the code of the rejected attempt, as in the protocol.
+        reason: one line for logs and events; holds no prompt, no answer and no key.
+        retryable: whether the same deployment may be asked again soon.
+        retry_after_seconds: what the server asked for, where it did.
+        status: the HTTP status, where there was one.
+    """
+
+    def __init__(
+        self,
+        code: AttemptCode,
+        reason: str,
+        *,
+        retryable: bool = False,
+        retry_after_seconds: float | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+        self.retryable = retryable
+        self.retry_after_seconds = retry_after_seconds
+        self.status = status

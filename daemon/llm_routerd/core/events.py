@@ -1,0 +1,166 @@
+"""What happens to a request, as values: the events of the protocol.
+
+The same events are written to `P:events:<id>` by the daemon and yielded by the library.
+IDs are explicit, `<attempt>-<seq>`; the final event always has `FINAL_ID`, the largest first part that survives
+a JavaScript number.  Redis refuses an ID that is not larger than the last one, and that is what makes
+"exactly one final event" true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from llm_routerd.core.outcome import Answer, AttemptRecord, ErrorCode, Rejection, Usage
+
+FINAL_PART = 2**53 - 1
+FINAL_ID = f"{FINAL_PART}-0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptStarted:
+    """One call to one deployment begins; whatever an earlier attempt showed is superseded.
+
+    `entry` and `lane` tell which stream entry the request came from: the daemon's, on a request's first attempt.
+    """
+
+    type: ClassVar[str] = "attempt"
+
+    deployment: str
+    model: str
+    delivery: int = 1
+    consumer: str = ""
+    entry: str | None = None
+    lane: str | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """The event's `data`."""
+        wire: dict[str, Any] = {
+            "deployment": self.deployment,
+            "model": self.model,
+            "delivery": self.delivery,
+            "consumer": self.consumer,
+        }
+        if self.entry is not None:
+            wire |= {"entry": self.entry, "lane": self.lane}
+        return wire
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Text of the answer, one or more model tokens."""
+
+    type: ClassVar[str] = "token"
+
+    text: str
+
+    def to_wire(self) -> dict[str, Any]:
+        """The event's `data`."""
+        return {"text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Text of a thinking model, never part of the answer."""
+
+    type: ClassVar[str] = "reasoning"
+
+    text: str
+
+    def to_wire(self) -> dict[str, Any]:
+        """The event's `data`."""
+        return {"text": self.text}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRejected:
+    """The attempt is no answer: whoever showed its tokens drops them."""
+
+    type: ClassVar[str] = "rejected"
+
+    deployment: str
+    model: str
+    rejection: Rejection
+    latency_ms: int
+
+    def to_wire(self) -> dict[str, Any]:
+        """The event's `data`."""
+        return {
+            "deployment": self.deployment,
+            "model": self.model,
+            "outcome": self.rejection.outcome.value,
+            "code": self.rejection.code.value,
+            "reason": self.rejection.reason,
+            "latency_ms": self.latency_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The answer.  Times are in milliseconds; `usage` is the answering call's, `cost_usd` that of all attempts."""
+
+    type: ClassVar[Literal["result"]] = "result"
+
+    id: str
+    answer: Answer
+    model_used: str
+    deployment: str
+    attempts: tuple[AttemptRecord, ...]
+    usage: Usage
+    cost_usd: float
+    latency_ms: int
+    ttft_ms: int | None
+    queue_ms: int | None
+    tenant_id: str | None
+    context: str | None
+    metadata: Any
+
+    def to_wire(self) -> dict[str, Any]:
+        """The event's `data`."""
+        return {
+            "id": self.id,
+            "content": self.answer.content,
+            "raw_text": self.answer.raw_text,
+            "model_used": self.model_used,
+            "deployment": self.deployment,
+            "finish_reason": self.answer.finish_reason,
+            "tool_calls": [call.to_wire() for call in self.answer.tool_calls],
+            "usage": self.usage.to_wire(),
+            "cost_usd": self.cost_usd,
+            "latency_ms": self.latency_ms,
+            "ttft_ms": self.ttft_ms,
+            "queue_ms": self.queue_ms,
+            "attempts": [record.to_wire() for record in self.attempts],
+            "tenant_id": self.tenant_id,
+            "context": self.context,
+            "metadata": self.metadata,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """There is no answer: the protocol's final `error`."""
+
+    type: ClassVar[Literal["error"]] = "error"
+
+    id: str
+    code: ErrorCode
+    message: str
+    attempts: tuple[AttemptRecord, ...] = ()
+    metadata: Any = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """The event's `data`."""
+        return {
+            "id": self.id,
+            "code": self.code.value,
+            "message": self.message,
+            "attempts": [record.to_wire() for record in self.attempts],
+            "metadata": self.metadata,
+        }
+
+
+ProgressEvent = AttemptStarted | Token | Reasoning | AttemptRejected
+FinalEvent = Result | Failed
+Event = ProgressEvent | FinalEvent

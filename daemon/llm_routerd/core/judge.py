@@ -1,0 +1,288 @@
+"""Judges one attempt's answer while it arrives, and ends it at the first token that decides against it.
+
+In order of what is asked:
+
+- With a schema the answer must be one JSON value (`jsonguard`) that satisfies it; refusals are not looked
+  for, since a reply that refuses in words is no JSON, and one that is valid is an answer.
+- Without one, any text that is not empty is an answer unless it is a refusal (`refusal`).
+- Where tools were offered, text may only accompany the calls: it is judged at the end, and only if none came.
+
+Thinking at the start of the text (`thinking`) is passed on as reasoning and is no part of the answer.
+An answer cut off at its length limit is rejected even where what came is complete: the model had more to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+
+from llm_routerd.core.jsonguard import JsonGuard, json_body
+from llm_routerd.core.outcome import Answer, AttemptCode, Rejection, Usage
+from llm_routerd.core.request import StreamMode
+from llm_routerd.core.shape import Shape, shape_of
+from llm_routerd.core.thinking import ThinkSplitter, drop_unopened_thinking
+
+if TYPE_CHECKING:
+    from llm_routerd.core.call import Finish
+    from llm_routerd.core.outcome import ToolCall
+    from llm_routerd.core.refusal import RefusalDetector, RefusalWatch
+
+MAX_ANSWER_CHARS = 4_194_304
+"""Longest text of one attempt, thinking included; beyond it the stream is taken to be endless."""
+
+PROBE_CHARS = 200
+"""Most characters that `probe` holds back."""
+
+_NOT_JSON: Any = object()
+_REFUSING_REASONS = frozenset({"refusal", "content_filter"})
+_REFUSAL = Rejection(code=AttemptCode.REFUSAL, reason="the answer refuses")
+_EARLY_LENGTH = Rejection(code=AttemptCode.LENGTH, reason="an endless stream", early=True)
+_EARLY_UNICODE = Rejection(code=AttemptCode.UPSTREAM, reason="invalid Unicode", retryable=True, early=True)
+
+
+class JudgedSchema(Protocol):
+    """What judging needs of `core.schema.AnswerSchema`."""
+
+    @property
+    def raw(self) -> dict[str, Any] | bool:
+        """The schema as it was given."""
+
+    def validate(self, instance: Any) -> str | None:
+        """Return None for a valid instance, else one line that names the path."""
+
+
+@dataclass(slots=True)
+class Released:
+    """What may be shown of an attempt by now; both are often empty.  Reasoning comes before the text."""
+
+    text: str
+    reasoning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """An answer that stands.
+
+    Attributes:
+        answer: its `raw_text` is the text without thinking; `content` is the same, or the parsed JSON.
+        tail: what was held back or came last and has not been released.
+    """
+
+    answer: Answer
+    tail: Released
+
+
+EMPTY = Released("", "")
+"""Nothing to show; shared, since most feeds of a held answer release nothing."""
+
+
+class Judge:
+    """Judges one attempt: feed it the text of each delta, then call `finish` once.
+
+    After a rejection it must not be fed further.
+    """
+
+    def __init__(
+        self,
+        *,
+        schema: JudgedSchema | None,
+        refusals: RefusalDetector | None,
+        mode: StreamMode,
+        has_tools: bool = False,
+        tool_names: frozenset[str] | None = None,
+        shape: Shape | None = None,
+    ) -> None:
+        """Begin an attempt.
+
+        Args:
+            schema: what the answer must satisfy; None: plain text is wanted.
+            refusals: how to recognise a refusal; None: not at all but for structured ones.
+            mode: how early text is released.
+            has_tools: tools were offered, so that calls of them are an answer.
+            tool_names: the tools offered, to reject calls of others; None: any name will do.
+            shape: `shape_of(schema.raw)`, where the caller keeps it for further attempts.
+        """
+        self._schema = schema
+        self._refusals = refusals
+        self._has_tools = has_tools
+        self._tool_names = tool_names
+        self.shows = mode is not StreamMode.OFF  # whether text is released at all
+        # Both are dropped when they have nothing more to say, so that a judged answer passes with no work.
+        self._thinking: ThinkSplitter | None = ThinkSplitter()
+        self._watch: JsonGuard | RefusalWatch | None = None
+        if schema is not None:
+            self._watch = JsonGuard(shape or shape_of(schema.raw))
+        elif refusals is not None:
+            self._watch = refusals.watch()
+        self._objection: Rejection | None = None  # to the text, where tool calls may still come
+        self._is_holding = mode is StreamMode.PROBE and self._watch is not None
+        self._held: list[str] = []
+        self._held_chars = 0
+        self._parts: list[str] = []
+        self._chars = 0
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it has come, without its thinking."""
+        return "".join(self._parts)
+
+    def feed(self, text: str) -> Released | Rejection:
+        """Take the text of one delta; return what may be shown now, or why the attempt is over."""
+        self._chars += len(text)
+        if self._chars > MAX_ANSWER_CHARS:
+            return _EARLY_LENGTH
+        if not text.isascii() and not is_encodable(text):
+            return _EARLY_UNICODE
+        if self._thinking is not None:
+            return self._feed_opening(text, self._thinking)
+        if self._watch is not None or self._is_holding:
+            return self._feed_answer(text, "")
+        self._parts.append(text)
+        return Released(text, "") if self.shows else EMPTY
+
+    def reason(self, reasoning: str) -> None:
+        """Take the reasoning of one delta, which the backend had told apart: it only counts as length."""
+        self._chars += len(reasoning)
+
+    @property
+    def holding(self) -> bool:
+        """Text is being held back until its opening has been judged; after 400 ms call `release`."""
+        return bool(self._held)
+
+    def release(self) -> Released:
+        """Stop holding text back; return what was held."""
+        self._is_holding = False
+        if not self._held:
+            return EMPTY
+        held = "".join(self._held)
+        self._held.clear()
+        return Released(held, "")
+
+    def finish(self, finish: Finish, *, validate: bool = True) -> Accepted | Rejection:
+        """Take the backend's terminal event; return the final verdict.
+
+        With `validate=False` it is final but for the schema, which the caller holds the content to himself.
+        """
+        if finish.refusal is not None or finish.finish_reason in _REFUSING_REASONS:
+            return Rejection(code=AttemptCode.REFUSAL, reason="the backend reports a refusal")
+        if finish.finish_reason == "length":
+            return Rejection(code=AttemptCode.LENGTH, reason="cut off at the limit of tokens")
+        tail = self._feed_last(finish)
+        if isinstance(tail, Rejection):
+            return replace(tail, early=False)
+        calls = finish.tool_calls if self._has_tools else ()
+        verdict = self._judge_calls(calls) if calls else self._judge_text(validate=validate)
+        if isinstance(verdict, Rejection):
+            return replace(verdict, early=False)
+        return Accepted(
+            answer=replace(verdict, finish_reason=finish.finish_reason, usage=finish.usage or Usage()),
+            tail=tail,
+        )
+
+    def _feed_opening(self, text: str, thinking: ThinkSplitter) -> Released | Rejection:
+        """Take text while it may still be thinking."""
+        text, reasoning = thinking.feed(text)
+        if thinking.settled:
+            self._thinking = None
+        if text:
+            return self._feed_answer(text, reasoning)
+        return Released("", reasoning) if reasoning and self.shows else EMPTY
+
+    def _feed_answer(self, text: str, reasoning: str) -> Released | Rejection:
+        """Take text of the answer while it is watched or held back."""
+        self._parts.append(text)
+        if self._watch is not None:
+            objection = self._watch.feed(text)
+            if objection is not None and not self._has_tools:
+                return objection
+            if objection is not None or self._watch.done:
+                self._objection = objection
+                self._watch = None
+        if not self.shows:
+            return EMPTY
+        if self._is_holding:
+            self._held.append(text)
+            self._held_chars += len(text)
+            text = self.release().text if self._held_chars >= PROBE_CHARS or self._is_opening_judged() else ""
+        return Released(text, reasoning) if text or reasoning else EMPTY
+
+    def _is_opening_judged(self) -> bool:
+        return self._objection is None if self._watch is None else self._watch.judged
+
+    def _feed_last(self, finish: Finish) -> Released | Rejection:
+        """Take what came with the terminal event; return all that has not been released."""
+        if not is_encodable(finish.reasoning):
+            return _EARLY_UNICODE
+        last = self.feed(finish.text)
+        if isinstance(last, Rejection):
+            return last
+        text, reasoning = self._thinking.finish() if self._thinking is not None else ("", "")
+        rest = self._feed_answer(text, reasoning) if text or reasoning else EMPTY
+        if isinstance(rest, Rejection):
+            return rest
+        if not self.shows:
+            return EMPTY
+        text = last.text + rest.text + self.release().text
+        return Released(text, finish.reasoning + last.reasoning + rest.reasoning)
+
+    def _judge_calls(self, calls: tuple[ToolCall, ...]) -> Answer | Rejection:
+        """Judge calls of tools; the text beside them may be anything."""
+        whole_calls = []
+        for call in calls:
+            if not is_encodable(call.id + call.name):
+                return _EARLY_UNICODE
+            if self._tool_names is not None and call.name not in self._tool_names:
+                return _invalid_json("a call of a tool that was not offered")
+            arguments = call.arguments if call.arguments.strip() else "{}"
+            if not isinstance(_parse(arguments), dict):
+                return _invalid_json("the arguments of a tool call are no JSON object")
+            whole_calls.append(replace(call, arguments=arguments))
+        text = drop_unopened_thinking("".join(self._parts))
+        return Answer(content=text, raw_text=text, finish_reason="", tool_calls=tuple(whole_calls))
+
+    def _judge_text(self, *, validate: bool) -> Answer | Rejection:
+        """Judge the whole text, as far as that has not been done on the way."""
+        text = "".join(self._parts)
+        objection = self._objection or (self._watch.finish() if self._watch is not None else None)
+        if self._schema is not None:
+            return objection or _judge_json(text, self._schema if validate else None)
+        answer = drop_unopened_thinking(text)
+        if not answer.strip():
+            return Rejection(code=AttemptCode.UPSTREAM, reason="empty answer", retryable=True)
+        if len(answer) != len(text) and self._refusals is not None:
+            # What was watched was thinking; the answer only comes after it.
+            objection = _REFUSAL if self._refusals.is_refusal(answer) else None
+        return objection or Answer(content=answer, raw_text=answer, finish_reason="")
+
+
+def is_encodable(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8: it cannot where it holds lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _judge_json(text: str, schema: JudgedSchema | None) -> Answer | Rejection:
+    """Validate a text that the guard has accepted."""
+    content = _parse(json_body(text))
+    if content is _NOT_JSON:
+        return _invalid_json("not JSON")
+    problem = None if schema is None else schema.validate(content)
+    if problem is not None:
+        return Rejection(code=AttemptCode.SCHEMA_VIOLATION, reason=problem)
+    return Answer(content=content, raw_text=text, finish_reason="")
+
+
+def _parse(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _NOT_JSON
+
+
+def _invalid_json(reason: str) -> Rejection:
+    return Rejection(code=AttemptCode.INVALID_JSON, reason=reason)

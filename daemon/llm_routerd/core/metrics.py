@@ -1,0 +1,271 @@
+"""What one worker has done since it started: its counters, and the metrics event of each request.
+
+The rules:
+
+- One instance per worker, fed by `finished` once per request, whatever its end.  Nothing here is a global.
+- A deployment that was passed over as it cools down was not asked: it has no call and no error in the
+  counters by model and by deployment.  An attempt that was cancelled is nobody's error.
+- `success` counts the answers of a model, `fallback` those among them that came after another deployment's
+  turn: one that had been asked, or passed over as it cooled down.
+- Tokens and costs are those of all attempts, rejected ones included; only `usage` is the answering call's
+  alone.
+- What callers choose freely is bounded: of the tenants the last 1,000 are kept, and one that comes back later
+  starts at nothing.  For the same reason a tenant is never a Prometheus label.
+- No prompt, no answer and no key comes in here, and so none goes out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from llm_routerd.core.exposition import Family, Histogram, render
+from llm_routerd.core.health import State
+from llm_routerd.core.outcome import AttemptCode, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from llm_routerd.core.health import DeploymentHealth
+    from llm_routerd.core.outcome import AttemptRecord, ErrorCode, Usage
+
+MAX_TENANTS: Final = 1000
+_DURATION_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_TTFT_BOUNDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """One request that has its final event.
+
+    Attributes:
+        type: which final event it was.
+        code: of an `error`; None: it was another event.
+        model_used, deployment: who answered; None: nobody.
+        latency_ms: from pick-up to the final event.
+        queue_ms: from XADD to pick-up, where known.
+        ttft_ms: from pick-up to the answer's first token.
+        usage: of the call that answered.
+        cost_usd: of all attempts.
+        saved_usd: from `Pricing.saved_usd`.
+        timestamp: Unix time in seconds.
+    """
+
+    id: str
+    chain: str
+    type: Literal["result", "error", "cancelled"]
+    timestamp: float
+    latency_ms: int
+    consumer: str = ""
+    tenant_id: str | None = None
+    context: str | None = None
+    code: ErrorCode | None = None
+    model_used: str | None = None
+    deployment: str | None = None
+    queue_ms: int | None = None
+    ttft_ms: int | None = None
+    usage: Usage | None = None
+    cost_usd: float = 0.0
+    saved_usd: float = 0.0
+    attempts: Sequence[AttemptRecord] = ()
+    local_only: bool = False
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauges:
+    """What the worker knows at the moment of a scrape.
+
+    Attributes:
+        in_flight: requests.
+        lag_by_lane: entries that no worker has read yet; a lane whose lag Redis cannot tell is left out.
+        loop_lag_seconds: how late the event loop runs.
+        deployments: from `Health.states`.
+    """
+
+    in_flight: int = 0
+    lag_by_lane: Mapping[str, int] | None = None
+    loop_lag_seconds: float | None = None
+    deployments: Mapping[str, DeploymentHealth] | None = None
+
+
+class _Totals:
+    """Calls (of a deployment) or requests (of a tenant), their tokens and their cost."""
+
+    __slots__ = ("completion_tokens", "cost_usd", "number", "prompt_tokens")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.cost_usd = 0.0
+
+    def add(self, record: AttemptRecord) -> None:
+        usage = record.usage
+        if usage is not None:
+            self.prompt_tokens += usage.prompt_tokens
+            self.completion_tokens += usage.completion_tokens
+        self.cost_usd += record.cost_usd
+
+
+class Metrics:
+    """The counters of one worker since it started."""
+
+    def __init__(self, *, max_tenants: int = MAX_TENANTS) -> None:
+        self._max_tenants = max_tenants
+        self._models: dict[str, dict[str, int]] = {}
+        self._tenants: OrderedDict[str | None, _Totals] = OrderedDict()
+        self._deployments: dict[str, _Totals] = {}
+        self._requests: Counter[tuple[str, str]] = Counter()
+        self._attempts: Counter[tuple[str, str, str]] = Counter()
+        self._saved_usd = 0.0
+        self._duration = Histogram(_DURATION_BOUNDS)
+        self._ttft = Histogram(_TTFT_BOUNDS)
+
+    def finished(self, finished: Finished) -> dict[str, Any]:
+        """Count a request and make its metrics event, as `schemas/metrics.schema.json` has it."""
+        code = None if finished.code is None else finished.code.value
+        tenant = self._tenant(finished.tenant_id)
+        tenant.number += 1
+        by_deployment: dict[str, _Totals] = {}
+        early_stops: list[dict[str, str]] = []
+        for record in finished.attempts:
+            tenant.add(record)
+            self._count_attempt(record, by_deployment, early_stops)
+        self._count_ending(finished, code)
+        return {
+            "id": finished.id,
+            "tenant_id": finished.tenant_id,
+            "context": finished.context,
+            "chain": finished.chain,
+            "type": finished.type,
+            "code": code,
+            "model_used": finished.model_used or "none",
+            "deployment": finished.deployment,
+            "latency_ms": finished.latency_ms,
+            "queue_ms": finished.queue_ms,
+            "ttft_ms": finished.ttft_ms,
+            "attempts": [record.to_wire() for record in finished.attempts],
+            "usage": None if finished.usage is None else finished.usage.to_wire(),
+            "cost_usd": finished.cost_usd,
+            "saved_usd": finished.saved_usd,
+            "usage_by_deployment": {
+                name: {
+                    "calls": totals.number,
+                    "prompt_tokens": totals.prompt_tokens,
+                    "completion_tokens": totals.completion_tokens,
+                    "total_tokens": totals.prompt_tokens + totals.completion_tokens,
+                    "cost_usd": totals.cost_usd,
+                }
+                for name, totals in by_deployment.items()
+            },
+            "tenant_totals": {
+                "requests": tenant.number,
+                "prompt_tokens": tenant.prompt_tokens,
+                "completion_tokens": tenant.completion_tokens,
+                "cost_usd": tenant.cost_usd,
+            },
+            "early_stops": early_stops,
+            "local_only": finished.local_only,
+            "stream": finished.stream,
+            "consumer": finished.consumer,
+            "metrics_snapshot": {model: counts.copy() for model, counts in self._models.items()},
+            "timestamp": finished.timestamp,
+        }
+
+    def render_prometheus(self, gauges: Gauges) -> str:
+        """Everything as Prometheus' text exposition format 0.0.4."""
+        return render([*self._counter_families(), *self._histogram_families(), *_gauge_families(gauges)])
+
+    def _tenant(self, tenant_id: str | None) -> _Totals:
+        tenant = self._tenants.get(tenant_id)
+        if tenant is None:
+            tenant = self._tenants[tenant_id] = _Totals()
+            if len(self._tenants) > self._max_tenants:
+                self._tenants.popitem(last=False)
+        else:
+            self._tenants.move_to_end(tenant_id)
+        return tenant
+
+    def _count_attempt(
+        self, record: AttemptRecord, by_deployment: dict[str, _Totals], early_stops: list[dict[str, str]]
+    ) -> None:
+        name, code = record.deployment, record.code
+        code_name = "" if code is None else code.value
+        self._attempts[name, record.outcome.value, code_name] += 1
+        if code is AttemptCode.COOLDOWN:
+            return
+        for deployments in (self._deployments, by_deployment):
+            totals = deployments.get(name)
+            if totals is None:
+                totals = deployments[name] = _Totals()
+            totals.number += 1
+            totals.add(record)
+        if record.outcome is not Outcome.SUCCESS and code is not AttemptCode.CANCELLED:
+            self._model(record.model)["error"] += 1
+        if record.early:
+            early_stops.append({"deployment": name, "code": code_name})
+
+    def _count_ending(self, finished: Finished, code: str | None) -> None:
+        self._requests[finished.type, code or ""] += 1
+        self._saved_usd += finished.saved_usd
+        self._duration.observe(finished.latency_ms / 1000)
+        if finished.ttft_ms is not None:
+            self._ttft.observe(finished.ttft_ms / 1000)
+        if finished.type == "result" and finished.model_used is not None:
+            counts = self._model(finished.model_used)
+            counts["success"] += 1
+            if finished.attempts and finished.attempts[0].deployment != finished.deployment:
+                counts["fallback"] += 1
+
+    def _model(self, model: str) -> dict[str, int]:
+        counts = self._models.get(model)
+        if counts is None:
+            counts = self._models[model] = {"success": 0, "fallback": 0, "error": 0}
+        return counts
+
+    def _counter_families(self) -> Iterator[Family]:
+        requests = Family("requests_total", "counter", "Requests that have their final event.")
+        for (kind, code), number in self._requests.items():
+            requests.add(number, type=kind, code=code)
+        attempts = Family("attempts_total", "counter", "Turns of deployments, those passed over included.")
+        for (deployment, outcome, code), number in self._attempts.items():
+            attempts.add(number, deployment=deployment, outcome=outcome, code=code)
+        tokens = Family("tokens_total", "counter", "Tokens of all calls, rejected ones included.")
+        costs = Family("cost_usd_total", "counter", "What all calls cost, rejected ones included.")
+        for deployment, totals in self._deployments.items():
+            tokens.add(totals.prompt_tokens, deployment=deployment, kind="prompt")
+            tokens.add(totals.completion_tokens, deployment=deployment, kind="completion")
+            costs.add(totals.cost_usd, deployment=deployment)
+        saved = Family("saved_usd_total", "counter", "What local answers would have cost in the cloud.")
+        saved.add(self._saved_usd)
+        yield from (requests, attempts, tokens, costs, saved)
+
+    def _histogram_families(self) -> Iterator[Family]:
+        duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")
+        duration.add_histogram(self._duration)
+        ttft = Family("time_to_first_token_seconds", "histogram", "From pick-up to the answer's first token.")
+        ttft.add_histogram(self._ttft)
+        yield from (duration, ttft)
+
+
+def _gauge_families(gauges: Gauges) -> Iterator[Family]:
+    in_flight = Family("in_flight", "gauge", "Requests being worked on.")
+    in_flight.add(gauges.in_flight)
+    lag = Family("lane_lag", "gauge", "Entries of a lane that no worker has read yet.")
+    for lane, entries in (gauges.lag_by_lane or {}).items():
+        lag.add(entries, lane=lane)
+    loop_lag = Family("loop_lag_seconds", "gauge", "How late the event loop runs.")
+    if gauges.loop_lag_seconds is not None:
+        loop_lag.add(gauges.loop_lag_seconds)
+    state = Family("deployment_state", "gauge", "1 for the state that a deployment is in, 0 for the others.")
+    calls = Family("deployment_in_flight", "gauge", "Calls to a deployment, waiting for their turn included.")
+    ttft = Family("deployment_ttft_seconds", "gauge", "Moving average of a deployment's time to first token.")
+    for name, health in (gauges.deployments or {}).items():
+        for each in State:
+            state.add(int(health.state is each), deployment=name, state=each.value)
+        calls.add(health.in_flight, deployment=name)
+        if health.ttft_seconds is not None:
+            ttft.add(health.ttft_seconds, deployment=name)
+    yield from (in_flight, lag, loop_lag, state, calls, ttft)

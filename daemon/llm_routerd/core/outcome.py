@@ -1,0 +1,179 @@
+"""What can come of an attempt and of a request: the codes, the usage, the record that is kept of each attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class AttemptCode(StrEnum):
+    """Why an attempt was rejected (protocol: "codes of a rejected attempt")."""
+
+    TIMEOUT = "timeout"
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 - a code, not a secret
+    IDLE_TIMEOUT = "idle_timeout"
+    CONNECT = "connect"
+    AUTH = "auth"
+    RATE_LIMITED = "rate_limited"
+    NOT_FOUND = "not_found"
+    CONTEXT_WINDOW = "context_window"
+    UPSTREAM = "upstream"
+    TRUNCATED = "truncated"
+    LENGTH = "length"
+    REFUSAL = "refusal"
+    INVALID_JSON = "invalid_json"
+    SCHEMA_VIOLATION = "schema_violation"
+    COOLDOWN = "cooldown"
+    CANCELLED = "cancelled"
+
+
+class ErrorCode(StrEnum):
+    """Why a request ended without an answer (protocol: "error codes of a final `error`")."""
+
+    INVALID_REQUEST = "invalid_request"
+    REQUEST_TOO_LARGE = "request_too_large"
+    UNKNOWN_MODEL = "unknown_model"
+    INVALID_SCHEMA = "invalid_schema"
+    CHAIN_EXHAUSTED = "chain_exhausted"
+    LOCAL_EXHAUSTED = "local_exhausted"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    POISONED = "poisoned"
+    INTERNAL = "internal"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended.  INVALID: an answer came, and it was not the JSON that was asked for."""
+
+    SUCCESS = "success"
+    REJECTED = "rejected"
+    INVALID = "invalid"
+
+
+_INVALID_CODES = frozenset({AttemptCode.INVALID_JSON, AttemptCode.SCHEMA_VIOLATION})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """The verdict on an attempt that is no answer.
+
+    Attributes:
+        code: why.
+        reason: one line; holds no prompt, no answer and no key.
+        retryable: whether the same deployment may be asked again within this request.
+        retry_after_seconds: how long the deployment asked to be left alone.
+        early: the attempt was ended before its model had finished.
+    """
+
+    code: AttemptCode
+    reason: str
+    retryable: bool = False
+    retry_after_seconds: float | None = None
+    early: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """`INVALID` for an answer that is not the JSON that was asked for, else `REJECTED`."""
+        return Outcome.INVALID if self.code in _INVALID_CODES else Outcome.REJECTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one call as its backend counted them; the optional ones only where it told.
+
+    `prompt_tokens` includes `cached_tokens`, `completion_tokens` includes `reasoning_tokens` (OpenAI's sense).
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=_add_optional(self.cached_tokens, other.cached_tokens),
+            reasoning_tokens=_add_optional(self.reasoning_tokens, other.reasoning_tokens),
+        )
+
+    def to_wire(self) -> dict[str, int]:
+        """The `usage` object of a result."""
+        wire = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+        }
+        if self.cached_tokens is not None:
+            wire["cached_tokens"] = self.cached_tokens
+        if self.reasoning_tokens is not None:
+            wire["reasoning_tokens"] = self.reasoning_tokens
+        return wire
+
+
+def _add_optional(a: int | None, b: int | None) -> int | None:
+    return None if a is None and b is None else (a or 0) + (b or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One line of a request's `attempts`: what became of one deployment's turn.
+
+    A deployment that was passed over because it cools down has a line too (`code` = `cooldown`, no latency).
+    """
+
+    deployment: str
+    model: str
+    outcome: Outcome
+    code: AttemptCode | None = None
+    reason: str | None = None
+    latency_ms: int = 0
+    ttft_ms: int | None = None
+    usage: Usage | None = None
+    cost_usd: float = 0.0
+    early: bool = False
+
+    def to_wire(self) -> dict[str, Any]:
+        """The object in `attempts` of a final event and of a metrics event."""
+        return {
+            "model": self.model,
+            "deployment": self.deployment,
+            "outcome": self.outcome.value,
+            "code": None if self.code is None else self.code.value,
+            "reason": self.reason,
+            "latency_ms": self.latency_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A function call of the model; `arguments` is the JSON text, as OpenAI has it."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def to_wire(self) -> dict[str, Any]:
+        """The OpenAI form."""
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.name, "arguments": self.arguments},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An accepted answer: `content` is parsed JSON where a schema was given, else `raw_text` itself."""
+
+    content: Any
+    raw_text: str
+    finish_reason: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage = field(default_factory=Usage)

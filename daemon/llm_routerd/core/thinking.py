@@ -1,0 +1,103 @@
+"""Where a model's thinking ends and its answer begins, in a text that arrives in pieces.
+
+Rules:
+
+- A `<think>` or `<thinking>` block at the very start of the text (after whitespace) is reasoning; so is a
+  second block right after it.  Whitespace between such a block and the answer belongs to neither.
+- A block that is never closed is reasoning to its end: the answer is empty.
+- A closing tag at the very start closes an empty block: some chat templates write the opening tag themselves.
+- Everything later is answer text, tags included.  Where the template wrote the opening tag and the thinking
+  is not empty, the text streams as answer text, since nothing tells it apart; `drop_unopened_thinking` mends the
+  complete text.  With a JSON schema such thinking is prose where JSON belongs: let the server split it off.
+"""
+
+from __future__ import annotations
+
+import re
+
+_OPENING = re.compile(r"[\s\ufeff]*<(/?)(think(?:ing)?)>")
+_SPACE = " \t\r\n\v\f\ufeff"
+_TAGS = ("<think>", "<thinking>", "</think>", "</thinking>")
+# More leading whitespace than this is answer text: it bounds what is held back and looked at again.
+_MAX_HELD_CHARS = 256
+_UNOPENED = re.compile(r"</think(?:ing)?>[ \t]*(?:\r?\n|\Z)")
+
+
+class ThinkSplitter:
+    """Splits one attempt's text into answer and reasoning while it arrives.
+
+    Attributes:
+        settled: the answer has begun, all further text belongs to it and need not come through here.
+    """
+
+    __slots__ = ("_after_block", "_closing", "_held", "settled")
+
+    def __init__(self) -> None:
+        self.settled = False
+        self._held = ""
+        self._closing: str | None = None
+        self._after_block = False
+
+    def feed(self, text: str) -> tuple[str, str]:
+        """Take the next piece; return the answer text and the reasoning that are certain by now."""
+        if self.settled:
+            return text, ""
+        text, self._held = self._held + text, ""
+        reasoning: list[str] = []
+        while text and not self.settled:
+            if self._closing is None:
+                text = self._look_for_opening(text)
+            else:
+                text = self._look_for_closing(text, self._closing, reasoning)
+        return text, "".join(reasoning)
+
+    def finish(self) -> tuple[str, str]:
+        """No more text will come: return what was held back, as answer text and as reasoning."""
+        held, self._held = self._held, ""
+        if self._closing is not None:
+            return "", held
+        return (held.lstrip(_SPACE) if self._after_block else held), ""
+
+    def _look_for_opening(self, text: str) -> str:
+        """Return what remains to be looked at; all of it is answer text once `settled`."""
+        match = _OPENING.match(text)
+        if match is not None:
+            self._after_block = True
+            if not match[1]:
+                self._closing = f"</{match[2]}>"
+            return text[match.end() :]
+        visible = text.lstrip(_SPACE)
+        if len(text) < _MAX_HELD_CHARS and any(tag.startswith(visible) for tag in _TAGS):
+            self._held = text
+            return ""
+        self.settled = True
+        return visible if self._after_block else text
+
+    def _look_for_closing(self, text: str, closing: str, reasoning: list[str]) -> str:
+        """Move thinking to `reasoning`; return what follows the closing tag."""
+        thinking, tag, rest = text.partition(closing)
+        if tag:
+            self._closing = None
+        else:
+            kept = _length_of_begun_tag(text, closing)
+            thinking, self._held = text[: len(text) - kept], text[len(text) - kept :]
+        if thinking:
+            reasoning.append(thinking)
+        return rest
+
+
+def drop_unopened_thinking(text: str) -> str:
+    """Return a complete answer without the thinking before a closing tag that was never opened.
+
+    The tag must end its line, so that an answer which merely mentions it stays whole.
+    """
+    match = _UNOPENED.search(text)
+    if match is None or "<think" in text[: match.start()]:
+        return text
+    return text[match.end() :].lstrip(_SPACE)
+
+
+def _length_of_begun_tag(text: str, tag: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `tag`."""
+    begin = text.rfind("<", max(0, len(text) - len(tag) + 1))
+    return len(text) - begin if begin >= 0 and tag.startswith(text[begin:]) else 0

@@ -1,0 +1,234 @@
+"""The daemon around one worker: embedded server, signals, service manager, health, reload."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_routerd.assembly import get_ready, make_executor, make_parser
+from llm_routerd.config.load import changes_needing_restart, load_config
+from llm_routerd.core.errors import ConfigError
+from llm_routerd.core.health import Health, StateChange
+from llm_routerd.core.metrics import Gauges, Metrics
+from llm_routerd.embedded import EmbeddedServer, listen_of
+from llm_routerd.embedded import state_directory as default_state_directory
+from llm_routerd.health_http import HealthServer
+from llm_routerd.logs import get_logger, on_loop_exception, set_up_logs
+from llm_routerd.notify import Notifier, Watchdog
+from llm_routerd.queue.pipe import PipeState
+from llm_routerd.worker.worker import Status, Worker, make_consumer_name
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from llm_routerd.config.tree import Config
+
+log = get_logger()
+
+STUCK_SECONDS = 60.0  # a loop that lags so much is not healthy
+
+
+def serve(
+    config: Config,
+    *,
+    config_path: str | None = None,
+    embedded: bool = False,
+    state_directory: str | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        ConfigError: the configuration cannot be used after all (an address, the embedded server).
+    """
+    set_up_logs(config.log)
+    directory = Path(state_directory) if state_directory else default_state_directory()
+    daemon = Daemon(config, config_path=config_path, embedded_in=directory if embedded else None)
+    import uvloop  # noqa: PLC0415 - only the daemon needs it
+
+    uvloop.run(daemon.run())
+    return 0
+
+
+class Daemon:
+    """One daemon process.
+
+    Args:
+        config: as read at start.
+        config_path: where SIGHUP reads it again.
+        embedded_in: directory of an embedded server; None: use the Redis of the configuration.
+    """
+
+    def __init__(self, config: Config, *, config_path: str | None, embedded_in: Path | None) -> None:
+        self._config = config
+        self._config_path = config_path
+        self._embedded_in = embedded_in
+        self._notifier = Notifier()
+        self._rng = random.Random()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_ready = False
+        self._worker: Worker
+        self._metrics: Metrics
+
+    async def run(self) -> None:
+        """Start up, work, drain, shut down."""
+        asyncio.get_running_loop().set_exception_handler(on_loop_exception)
+        server = await self._start_embedded()
+        try:
+            await self._work(server)
+        finally:
+            if server is not None:
+                await server.stop()
+
+    async def _start_embedded(self) -> EmbeddedServer | None:
+        if self._embedded_in is None:
+            return None
+        server = EmbeddedServer(self._embedded_in, listen_of(self._config.redis.url))
+        await server.start()
+        log.info("embedded_server_ready", directory=str(self._embedded_in), url=server.public_url)
+        self._config = replace(self._config, redis=replace(self._config.redis, url=server.url))
+        return server
+
+    async def _work(self, server: EmbeddedServer | None) -> None:
+        config, consumer = self._config, make_consumer_name()
+        self._metrics = Metrics()
+        self._health = Health(rng=self._rng, on_change=_log_change)
+        executor = make_executor(config, health=self._health, rng=self._rng, consumer=consumer)
+        self._worker = worker = Worker(
+            config,
+            executor=executor,
+            parser=make_parser(config),
+            metrics=self._metrics,
+            rng=self._rng,
+            consumer=consumer,
+            on_status=self._status_changed,
+        )
+        self._watchdog = Watchdog(self._notifier, self._healthy)
+        self._handle_signals()
+        watchdog = self._spawn(self._watchdog.run(), "watchdog")
+        endpoint = await self._start_endpoint(config)
+        if server is not None:
+            self._spawn(self._follow_embedded(server), "embedded-server")
+        log.info("starting", consumer=consumer, prefix=config.redis.prefix, concurrency=config.daemon.concurrency)
+        try:
+            await worker.run()
+        finally:
+            self._notifier.stopping("stopped")
+            if endpoint is not None:
+                await endpoint.stop()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, watchdog, return_exceptions=True)
+        log.info("stopped")
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._worker.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload(), "reload"))
+
+    async def _start_endpoint(self, config: Config) -> HealthServer | None:
+        if not config.metrics.listen:
+            return None
+        endpoint = HealthServer(
+            config.metrics.listen,
+            metrics=self._render_metrics,
+            not_ready=self._not_ready,
+            not_alive=self._not_alive,
+        )
+        complaint = await endpoint.start()
+        if complaint is not None:
+            log.warning("health_endpoint_off", why=complaint)
+        return endpoint
+
+    async def _follow_embedded(self, server: EmbeddedServer) -> None:
+        status = await server.wait()
+        log.error("embedded_server_ended", exit_status=status)
+        self._worker.stop()
+
+    async def _reload(self) -> None:
+        self._notifier.reloading("reading the configuration")
+        try:
+            config = await asyncio.to_thread(load_config, self._config_path, os.environ)
+            for change in changes_needing_restart(self._config, config):
+                log.warning("change_needs_restart", key=change)
+            config = replace(config, redis=self._config.redis)
+            executor = make_executor(config, health=self._health, rng=self._rng, consumer=self._worker.broker.consumer)
+        except ConfigError as error:
+            log.warning("reload_refused", why=str(error))
+        else:
+            before = self._config.deployments
+            # What has been changed has a new start: its cooldown was the old address's, or the old key's.
+            self._health.retain({name for name, each in config.deployments.items() if before.get(name) == each})
+            self._worker.reload(config, executor, make_parser(config))
+            self._config = config
+            await self._get_ready_for_requests()
+            log.info("reloaded", deployments=len(config.deployments), chains=len(config.chains))
+        self._notifier.ready(_status_line(self._worker.status()))
+
+    async def _get_ready_for_requests(self) -> None:
+        """What can wait until the daemon is ready: prices, litellm, models in memory."""
+        unpriced = await get_ready(self._worker.executor)
+        if unpriced:
+            log.warning("price_unknown", deployments=list(unpriced))
+
+    def _status_changed(self, status: Status) -> None:
+        line = _status_line(status)
+        if status.ready and not self._is_ready:
+            self._is_ready = True
+            self._notifier.ready(line)
+            log.info("ready", consumer=self._worker.broker.consumer)
+            self._spawn(self._get_ready_for_requests(), "get-ready")
+        elif status.draining:
+            self._notifier.stopping(line)
+        else:
+            self._notifier.status(line)
+
+    def _healthy(self) -> bool:
+        return self._watchdog.loop_lag_seconds < STUCK_SECONDS
+
+    def _not_alive(self) -> str | None:
+        return None if self._healthy() else "the event loop is stuck"
+
+    def _not_ready(self) -> str | None:
+        status = self._worker.status()
+        return None if status.ready else _status_line(status)
+
+    def _render_metrics(self) -> str:
+        return self._metrics.render_prometheus(
+            Gauges(
+                in_flight=self._worker.status().in_flight,
+                loop_lag_seconds=self._watchdog.loop_lag_seconds,
+                deployments=self._health.states(asyncio.get_running_loop().time()),
+            )
+        )
+
+
+def _status_line(status: Status) -> str:
+    if status.draining:
+        return f"draining, {status.in_flight} in flight"
+    if status.redis is not PipeState.READY:
+        return f"Redis {status.redis.value.replace('_', ' ')}: {status.why}"
+    return f"answering, {status.in_flight} in flight"
+
+
+def _log_change(change: StateChange) -> None:
+    log.warning(
+        "deployment_state",
+        state=change.after.value,
+        deployment=change.deployment,
+        before=change.before.value,
+        code=None if change.code is None else change.code.value,
+        cooldown_seconds=round(change.cooldown_seconds, 1),
+    )

@@ -1,0 +1,1 @@
+"""The Redis side; the only place that imports `redis`."""

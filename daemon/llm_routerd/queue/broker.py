@@ -1,0 +1,301 @@
+"""What a worker asks of Redis, each as one call: take up, begin, write, renew, commit, hand back."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+from llm_routerd.core.events import FINAL_ID
+from llm_routerd.queue import scripts
+from llm_routerd.queue.connection import ResponseError, is_missing_group
+from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
+from llm_routerd.queue.outbox import Outbox, Transcript
+from llm_routerd.queue.pipe import Command, Pipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llm_routerd.core.events import AttemptStarted, FinalEvent
+
+CLAIM_COUNT = 16
+HISTORY_PAGE = 500
+STALE_CONSUMER_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """An entry of a lane that Redis has handed to this worker.
+
+    `fields` is flat, `[name, value, name, value, ...]`.  `deliveries` counts from 1; `claimed` tells that another
+    worker had it before.
+    """
+
+    lane: Lane
+    entry: str
+    fields: Sequence[bytes]
+    deliveries: int = 1
+    claimed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An entry that this worker has in flight, as lease renewal needs it."""
+
+    lane: Lane
+    entry: str
+    events_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """What a renewal found: positions of lost and of sealed entries, and the server's Unix time in ms."""
+
+    lost: Sequence[int]
+    sealed: Sequence[int]
+    server_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Entries that were taken over, and those that are pending but no longer exist (trimmed by somebody)."""
+
+    deliveries: Sequence[Delivery]
+    gone: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The times and names that go into every script call."""
+
+    lease_ms: int
+    result_ttl_ms: int
+    metrics_channel: str
+    metrics_maxlen: int
+
+
+BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "returned"]
+CommitVerdict = Literal["committed", "sealed", "duplicate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What came of a commit; `sealed_by` is the type of the final event that stood there already."""
+
+    verdict: CommitVerdict
+    sealed_by: str | None = None
+
+
+def parse_entries(lane: Lane, entries: Sequence[Any]) -> list[Delivery]:
+    """Entries as XREADGROUP gives them; those without fields were deleted."""
+    return [Delivery(lane=lane, entry=entry.decode(), fields=fields) for entry, fields in entries if fields is not None]
+
+
+class Broker:
+    """One worker's side of the queue; all of it goes through one pipe."""
+
+    def __init__(self, pipe: Pipe, keys: Keys, *, consumer: str, limits: Limits) -> None:
+        self.pipe = pipe
+        self.keys = keys
+        self.consumer = consumer
+        self.limits = limits
+        self.outbox = Outbox(pipe)
+        self._cursors = dict.fromkeys(LANES, "-")
+
+    async def create_groups(self) -> None:
+        """Create the consumer groups that are missing, at `0`: what was added before is answered too."""
+        for lane in self.keys.lanes:
+            try:
+                await self.pipe.call("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM")
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def _with_groups(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            return await self.pipe.run_script(script, keys, args)
+        except ResponseError as error:
+            if not is_missing_group(error):
+                raise
+        await self.create_groups()
+        return await self.pipe.run_script(script, keys, args)
+
+    def transcript(self, request_id: str, *, publish: bool, fenced: Callable[[str], None]) -> Transcript:
+        """The events stream of a request, to be written by this worker."""
+        return Transcript(self.outbox, self.keys.events(request_id), publish=publish, fenced=fenced)
+
+    async def begin(
+        self, delivery: Delivery, transcript: Transcript, event: AttemptStarted, *, publish: bool
+    ) -> BeginVerdict:
+        """Write the first attempt's event if the request is ours and open; the transcript then knows its number."""
+        later = event.to_wire()
+        first = later | {"entry": delivery.entry, "lane": delivery.lane}
+        reply = await self._with_groups(
+            scripts.BEGIN,
+            (transcript.events_key, *self.keys.lanes),
+            (
+                GROUP, self.consumer, delivery.entry, delivery.lane, "claimed" if delivery.claimed else "new",
+                delivery.deliveries, self.limits.result_ttl_ms, orjson.dumps(later), orjson.dumps(first),
+                "1" if publish else "",
+            ),
+        )  # fmt: skip
+        verdict: BeginVerdict = reply[0].decode()
+        if verdict == "begun":
+            transcript.begun(int(reply[1]))
+        return verdict
+
+    async def commit(
+        self,
+        delivery: Delivery,
+        event: FinalEvent,
+        *,
+        transcript: Transcript | None,
+        request_ids: Sequence[str],
+        publish: bool = False,
+        metrics: bytes = b"",
+        dead_letter: Sequence[bytes | str] = (),
+    ) -> Committed:
+        """Write the final event to the streams of `request_ids`, acknowledge, delete, account: in one step.
+
+        Args:
+            delivery: the entry.
+            event: the final event.
+            transcript: of a request that was begun here; what it still holds is written before.
+            publish: PUBLISH the event as well.
+            request_ids: usually one; for a request that could not be read its entry ID too; none: no event.
+            metrics: the metrics event, as JSON.
+            dead_letter: flat fields of a dead letter; empty: none.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        args = [
+            GROUP, delivery.entry, event.type, orjson.dumps(event.to_wire()), self.limits.result_ttl_ms,
+            "1" if publish else "", delivery.lane if transcript is None else "",
+            self.limits.metrics_maxlen, self.limits.metrics_channel, metrics, *dead_letter,
+        ]  # fmt: skip
+        keys = [
+            self.keys.requests(delivery.lane), self.keys.dead, self.limits.metrics_channel,
+            *(self.keys.events(request_id) for request_id in request_ids),
+        ]  # fmt: skip
+        if transcript is not None:
+            for command in transcript.close():
+                self.outbox.send(command)
+        self.outbox.send(Command(("EVALSHA", scripts.COMMIT.sha, len(keys), *keys, *args), _resolve(future)))
+        reply = await future
+        return Committed(
+            verdict=reply[0].decode(), sealed_by=reply[1].decode() if len(reply) > 1 and reply[1] else None
+        )
+
+    async def acknowledge(self, delivery: Delivery, request_id: str) -> None:
+        """Be done with a request that somebody else has ended: give its stream a TTL, acknowledge, delete."""
+        lane = self.keys.requests(delivery.lane)
+        await self.pipe.call("PEXPIRE", self.keys.events(request_id), self.limits.result_ttl_ms, "NX")
+        await self.pipe.call("XACK", lane, GROUP, delivery.entry)
+        await self.pipe.call("XDEL", lane, delivery.entry)
+
+    async def writable(self) -> None:
+        """Return when Redis takes writes."""
+        await self.pipe.ready()
+
+    async def server_ms(self) -> int:
+        """The server's Unix time in ms."""
+        seconds, micros = await self.pipe.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def final_type(self, request_id: str) -> str | None:
+        """The type of a request's final event, if it has one."""
+        found = await self.pipe.call("XRANGE", self.keys.events(request_id), FINAL_ID, FINAL_ID)
+        return None if not found else _field(found[0][1], b"type").decode()
+
+    async def history(self, request_id: str) -> list[Any]:
+        """The attempts of a request and what became of them, from its events stream; no text of any answer."""
+        history = []
+        cursor = "-"
+        while True:
+            events = await self.pipe.call("XRANGE", self.keys.events(request_id), cursor, "+", "COUNT", HISTORY_PAGE)
+            for event_id, fields in events:
+                if _field(fields, b"type") in {b"attempt", b"rejected"}:
+                    history.append({"event": event_id.decode()} | orjson.loads(_field(fields, b"data")))
+            if len(events) < HISTORY_PAGE or len(history) >= HISTORY_PAGE:
+                return history[:HISTORY_PAGE]
+            cursor = "(" + events[-1][0].decode()
+
+    async def emit_metrics(self, metrics: bytes) -> None:
+        """A metrics event outside of a commit."""
+        channel = self.limits.metrics_channel
+        await self.pipe.call("XADD", channel, "MAXLEN", "~", self.limits.metrics_maxlen, "*", "data", metrics)
+        await self.pipe.call("PUBLISH", channel, metrics)
+
+    async def renew(self, held: Sequence[Held]) -> Renewal:
+        """Renew the leases and TTLs of what is in flight; see `renew.lua`."""
+        args: list[Any] = [GROUP, self.consumer, self.limits.result_ttl_ms]
+        for item in held:
+            args += (LANES.index(item.lane) + 1, item.entry)
+        keys = (*self.keys.lanes, *(item.events_key for item in held))
+        lost, sealed, server_ms = await self._with_groups(scripts.RENEW, keys, args)
+        return Renewal(lost=lost, sealed=sealed, server_ms=server_ms)
+
+    async def sealed(self, held: Sequence[Held]) -> Sequence[int]:
+        """Positions of those that somebody else has ended."""
+        found: list[int] = await self.pipe.run_script(scripts.SEALED, [item.events_key for item in held], ())
+        return found
+
+    async def claim(self, *, room: int) -> Claim:
+        """Take over up to `room` entries whose worker has not renewed its lease, the urgent lanes first."""
+        deliveries: list[Delivery] = []
+        gone: list[str] = []
+        for lane in LANES:
+            count = min(CLAIM_COUNT, room - len(deliveries))
+            if count <= 0:
+                break
+            cursor, claimed, missing = await self._with_groups(
+                scripts.CLAIM,
+                (self.keys.requests(lane),),
+                (GROUP, self.consumer, self.limits.lease_ms, count, self._cursors[lane], ""),
+            )
+            self._cursors[lane] = cursor.decode()
+            deliveries += parse_claimed(lane, claimed)
+            gone += [entry.decode() for entry in missing]
+        return Claim(deliveries=deliveries, gone=gone)
+
+    async def hand_back(self, held: Sequence[Held]) -> int:
+        """Give entries back so that another worker takes them at once; returns how many were still ours."""
+        args: list[Any] = [GROUP, self.consumer, self.limits.lease_ms + 1]
+        for item in held:
+            args += (LANES.index(item.lane) + 1, item.entry)
+        given: int = await self.pipe.run_script(scripts.HAND_BACK, self.keys.lanes, args)
+        return given
+
+    async def retire(self, *, oneself: bool) -> None:
+        """Remove consumers that own nothing and have been silent for an hour; and, at the end, oneself."""
+        await self.pipe.run_script(
+            scripts.RETIRE,
+            self.keys.lanes,
+            (GROUP, self.consumer if oneself else "", int(STALE_CONSUMER_SECONDS * 1000)),
+        )
+
+
+def parse_claimed(lane: Lane, claimed: Sequence[Any]) -> list[Delivery]:
+    """Entries as `claim.lua` gives them."""
+    return [
+        Delivery(lane=lane, entry=entry.decode(), fields=fields, deliveries=int(deliveries), claimed=True)
+        for entry, fields, deliveries in claimed
+    ]
+
+
+def _field(fields: Sequence[bytes], name: bytes) -> bytes:
+    """The value of one field of a flat list; empty where it is not there."""
+    return next((fields[at + 1] for at in range(0, len(fields) - 1, 2) if fields[at] == name), b"")
+
+
+def _resolve(future: asyncio.Future[Any]) -> Callable[[Any], None]:
+    def answered(reply: Any) -> None:
+        if future.done():
+            return
+        if isinstance(reply, ResponseError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    return answered

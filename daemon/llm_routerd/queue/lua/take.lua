@@ -1,0 +1,14 @@
+-- Take up to so many new requests, the urgent lanes first.
+-- KEYS  1-3 lanes (high, normal, low); ARGV  1 group, 2 consumer, 3 how many
+-- Returns what XREADGROUP returns: {{lane, {{entry, fields}...}}...}
+local left, taken = tonumber(ARGV[3]), {}
+for i = 1, 3 do
+  if left > 0 then
+    local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', left, 'STREAMS', KEYS[i], '>')
+    if reply and reply[1] then
+      taken[#taken + 1] = reply[1]
+      left = left - #reply[1][2]
+    end
+  end
+end
+return taken

@@ -1,0 +1,242 @@
+"""The events of all requests on their way to Redis.
+
+Rules:
+- Every event has an explicit ID, so a repeated write is refused and changes nothing.
+- One request's events are written in order, and only one batch of them is under way: what comes meanwhile is
+  gathered, and neighbouring text becomes one event.
+- NOMKSTREAM: a stream that has expired or was flushed is not made again without its TTL; the final event comes with
+  its own.
+- "Equal or smaller" says one of three things: already written (a reply was lost), sealed, or overtaken by another
+  worker.  One look at the last ID tells which.
+- What is not written yet is bounded, for one request and for all: `room` waits until there is room again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llm_routerd.core.events import FINAL_ID
+from llm_routerd.queue.connection import ResponseError
+from llm_routerd.queue.pipe import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llm_routerd.core.events import ProgressEvent
+    from llm_routerd.queue.pipe import Pipe
+
+MAX_PENDING_CHARS = 262_144  # of one request
+MAX_UNWRITTEN_CHARS = 8_388_608  # of all requests together
+MAX_EVENT_CHARS = 65_536
+
+
+class _Pending:
+    """An event that is not under way yet; `payload` is text (which may grow) or finished JSON."""
+
+    __slots__ = ("event_id", "kind", "payload")
+
+    def __init__(self, event_id: str, kind: str, payload: str | bytes) -> None:
+        self.event_id = event_id
+        self.kind = kind
+        self.payload = payload
+
+
+class Transcript:
+    """The events stream of one request, as this worker writes it.
+
+    Args:
+        outbox: where it is written.
+        events_key: the stream.
+        publish: PUBLISH every event as well.
+        fenced: called once if the request turns out to have been ended ("sealed") or taken over ("overtaken").
+    """
+
+    __slots__ = (
+        "_fenced", "_growing", "_outbox", "_pending", "_publish", "_queued", "_seq", "_under_way", "_unwritten",
+        "_waiter", "attempt", "events_key",
+    )  # fmt: skip
+
+    def __init__(self, outbox: Outbox, events_key: str, *, publish: bool, fenced: Callable[[str], None]) -> None:
+        self._outbox = outbox
+        self.events_key = events_key
+        self._publish = publish
+        self._fenced: Callable[[str], None] | None = fenced
+        self.attempt = 0
+        self._seq = 0
+        self._pending: list[_Pending] = []
+        self._growing: _Pending | None = None  # the last of them, if text may still be added to it
+        self._under_way = 0
+        self._unwritten = 0  # characters pending or under way
+        self._queued = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def begun(self, number: int) -> None:
+        """Attempt `number` stands in the stream already: the begin script wrote its first event."""
+        self.attempt = number
+        self._seq = 0
+
+    def next_attempt(self, event: ProgressEvent) -> None:
+        """A further attempt on this worker: its first event is written like any other."""
+        self.attempt += 1
+        self._seq = -1
+        self.event(event)
+
+    def event(self, event: ProgressEvent) -> None:
+        """An event of the running attempt that is not text."""
+        self._growing = None
+        self._append(event.type, orjson.dumps(event.to_wire()))
+
+    def text(self, kind: str, text: str) -> None:
+        """Text of the running attempt; `kind` is `token` or `reasoning`."""
+        self._unwritten += len(text)
+        self._outbox.unwritten += len(text)
+        growing = self._growing
+        if growing is not None and growing.kind == kind and len(growing.payload) < MAX_EVENT_CHARS:
+            growing.payload += text  # type: ignore[operator]  # what grows is text
+        else:
+            self._growing = self._append(kind, text)
+
+    def _append(self, kind: str, payload: str | bytes) -> _Pending:
+        self._seq += 1
+        pending = _Pending(f"{self.attempt}-{self._seq}", kind, payload)
+        self._pending.append(pending)
+        if not self._queued and not self._under_way:
+            self._queued = True
+            self._outbox.queue(self)
+        return pending
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more text may be taken from the model now."""
+        return self._unwritten < MAX_PENDING_CHARS and self._outbox.unwritten < MAX_UNWRITTEN_CHARS
+
+    async def room(self) -> None:
+        """Wait until more text may be taken from the model."""
+        while not self.has_room and self._fenced is not None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._outbox.crowded.add(self)
+            await self._waiter
+
+    def wake(self) -> None:
+        """There may be room again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> list[Command]:
+        """What is still to be written before the final event; nothing is accepted after this."""
+        self._fenced = None
+        return self.take_commands()
+
+    def abandon(self) -> None:
+        """Forget what is not under way yet: this worker has no more to say on this request."""
+        self._fenced = None
+        dropped, self._pending = self._pending, []
+        chars = sum(len(pending.payload) for pending in dropped if isinstance(pending.payload, str))
+        self._unwritten -= chars
+        self._outbox.wrote(chars)
+        self.wake()
+
+    def take_commands(self) -> list[Command]:
+        """All pending events, as commands."""
+        self._queued = False
+        self._growing = None
+        taken, self._pending = self._pending, []
+        self._under_way += len(taken)
+        commands = []
+        for pending in taken:
+            payload = pending.payload
+            data = payload if isinstance(payload, bytes) else orjson.dumps({"text": payload})
+            chars = 0 if isinstance(payload, bytes) else len(payload)
+            args = (
+                "XADD",
+                self.events_key,
+                "NOMKSTREAM",
+                pending.event_id,
+                "type",
+                pending.kind,
+                "data",
+                data,
+            )
+            commands.append(Command(args, partial(self._answered, chars)))
+            if self._publish:
+                message = envelope(pending.event_id, pending.kind, data)
+                commands.append(Command(("PUBLISH", self.events_key, message), _ignore))
+        return commands
+
+    def _answered(self, chars: int, reply: Any) -> None:
+        self._under_way -= 1
+        self._unwritten -= chars
+        self._outbox.wrote(chars)
+        if self._waiter is not None and self.has_room:
+            self.wake()
+        if isinstance(reply, ResponseError):
+            self._outbox.send(Command(("XREVRANGE", self.events_key, "+", "-", "COUNT", 1), self._looked))
+        if self._pending and not self._under_way and not self._queued:
+            self._queued = True
+            self._outbox.queue(self)
+
+    def _looked(self, reply: Any) -> None:
+        if self._fenced is None or isinstance(reply, ResponseError) or not reply:
+            return
+        last_id: str = reply[0][0].decode()
+        if last_id == FINAL_ID:
+            self._stop("sealed")
+        elif int(last_id.partition("-")[0]) > self.attempt:
+            self._stop("overtaken")
+
+    def _stop(self, why: str) -> None:
+        if self._fenced is not None:
+            fenced, self._fenced = self._fenced, None
+            fenced(why)
+            self.wake()
+
+
+class Outbox:
+    """All transcripts that have something to write; the pipe asks it whenever a batch is put together."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._queue: list[Transcript] = []
+        self._commands: list[Command] = []
+        self.unwritten = 0
+        self.crowded: set[Transcript] = set()
+        pipe.add_source(self)
+
+    def queue(self, transcript: Transcript) -> None:
+        """`transcript` has events to write."""
+        self._queue.append(transcript)
+        self._pipe.notify()
+
+    def send(self, command: Command) -> None:
+        """One command beside the events."""
+        self._commands.append(command)
+        self._pipe.notify()
+
+    def wrote(self, chars: int) -> None:
+        """So many characters are no longer unwritten; wake who waits for room."""
+        self.unwritten -= chars
+        if self.crowded and self.unwritten < MAX_UNWRITTEN_CHARS:
+            crowded, self.crowded = self.crowded, set()
+            for transcript in crowded:
+                transcript.wake()
+
+    def take_commands(self) -> list[Command]:
+        """Everything that is to be written now."""
+        commands, self._commands = self._commands, []
+        queue, self._queue = self._queue, []
+        for transcript in queue:
+            commands.extend(transcript.take_commands())
+        return commands
+
+
+def envelope(event_id: str, kind: str, data: bytes) -> bytes:
+    """What is PUBLISHed for an event: its ID, its type and its data as one JSON object."""
+    return b'{"id":"%s","type":"%s","data":%s}' % (event_id.encode(), kind.encode(), data)
+
+
+def _ignore(_reply: Any) -> None:
+    pass

@@ -1,0 +1,235 @@
+"""One connection that all commands of a worker share, in one pipeline.
+
+Rules:
+- A batch is written at once when the connection is idle; what is asked for while a batch is under way forms the
+  next one.  No timer delays anything.
+- Commands are answered in the order in which they were handed in.
+- A connection that is lost, or a server that is unfit (LOADING, READONLY, out of memory, ...), loses no command: what
+  has no answer yet is sent again, in order, when the server is back.  So every command must be one that may be
+  repeated: explicit event IDs and scripts that recognise their own work.
+- Every change of state is told once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+import hiredis
+
+from llm_routerd.queue.connection import (
+    Backoff,
+    ConnectionFactory,
+    MovedError,
+    RedisError,
+    ResponseError,
+    describe,
+    is_missing_script,
+    is_out_of_memory,
+    is_unfit,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redis.asyncio.connection import AbstractConnection
+
+    from llm_routerd.queue.scripts import Script
+
+BATCH_SECONDS = 10.0  # longest silence of the server before the connection counts as dead
+BATCH_COMMANDS = 1000
+OUT_OF_MEMORY_PAUSE_SECONDS = 1.0
+
+
+class PipeState(StrEnum):
+    """What the pipe knows of its server."""
+
+    CONNECTING = "connecting"
+    READY = "ready"
+    OUT_OF_MEMORY = "out_of_memory"
+    AWAY = "away"
+
+
+_TAKES_WRITES = frozenset({PipeState.READY})
+_ANSWERS = frozenset({PipeState.READY, PipeState.OUT_OF_MEMORY})
+
+
+class Command:
+    """One command on its way; `answered` gets its reply, or the ResponseError that is its reply."""
+
+    __slots__ = ("answered", "args")
+
+    def __init__(self, args: Sequence[Any], answered: Callable[[Any], None]) -> None:
+        self.args = args
+        self.answered = answered
+
+
+class Source(Protocol):
+    """Something that gathers commands between two batches (the outbox)."""
+
+    def take_commands(self) -> list[Command]:
+        """What is to be sent now; called when a batch is put together."""
+        ...
+
+
+class Pipe:
+    """The pipeline; `run` drives it until it is cancelled."""
+
+    def __init__(
+        self,
+        factory: ConnectionFactory,
+        *,
+        on_state: Callable[[PipeState, str], None] = lambda _state, _why: None,
+    ) -> None:
+        self._factory = factory
+        self._on_state = on_state
+        self._waiting: deque[Command] = deque()
+        self._unanswered: list[Command] = []
+        self._sources: list[Source] = []
+        self._wake = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._reachable = asyncio.Event()
+        self._backoff = Backoff()
+        self._connection: AbstractConnection | None = None
+        self.state = PipeState.CONNECTING
+        self.generation = 0  # rises with every new connection
+
+    def add_source(self, source: Source) -> None:
+        """Ask `source` for commands whenever a batch is put together."""
+        self._sources.append(source)
+
+    def notify(self) -> None:
+        """A source has something to send."""
+        self._wake.set()
+
+    async def ready(self) -> None:
+        """Return when the server takes writes; at once if it does."""
+        await self._ready.wait()
+
+    async def reachable(self) -> None:
+        """Return when the server answers, though it may be out of memory."""
+        await self._reachable.wait()
+
+    async def call(self, *args: Any) -> Any:
+        """Send one command and wait for its reply, however long the server is away.
+
+        Raises:
+            ResponseError: the server's refusal.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answered(reply: Any) -> None:
+            if future.done():
+                return
+            if isinstance(reply, ResponseError):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+
+        self._waiting.append(Command(args, answered))
+        self._wake.set()
+        return await future
+
+    async def run_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        """Run one of our scripts; see `call`."""
+        return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+
+    async def run(self) -> None:
+        """Write batches and read their replies for ever; close the connection when cancelled."""
+        try:
+            while True:
+                connection = await self._connect()
+                try:
+                    while True:
+                        await self._one_batch(connection)
+                except (RedisError, OSError, TimeoutError) as error:
+                    await connection.disconnect(nowait=True)
+                    self._connection = None
+                    self._away(error)
+                    await asyncio.sleep(self._backoff.next_seconds())
+        finally:
+            if self._connection is not None:
+                await self._connection.disconnect(nowait=True)
+                self._connection = None
+
+    async def _connect(self) -> AbstractConnection:
+        while True:
+            try:
+                self._connection = await self._factory.connect()
+            except (RedisError, OSError, TimeoutError) as error:
+                self._away(error)
+                await asyncio.sleep(self._backoff.next_seconds())
+            else:
+                self.generation += 1
+                if self.state is not PipeState.OUT_OF_MEMORY:
+                    self._enter(PipeState.READY, "")
+                return self._connection
+
+    def _away(self, error: BaseException) -> None:
+        if isinstance(error, MovedError):
+            self._factory.redirect(error)
+        self._enter(PipeState.AWAY, describe(error))
+
+    def _enter(self, state: PipeState, why: str) -> None:
+        for event, states in ((self._ready, _TAKES_WRITES), (self._reachable, _ANSWERS)):
+            if state in states:
+                event.set()
+            else:
+                event.clear()
+        if state is not self.state:
+            self.state = state
+            self._on_state(state, why)
+
+    async def _one_batch(self, connection: AbstractConnection) -> None:
+        if not self._unanswered:
+            await self._wake.wait()
+        self._wake.clear()
+        # What was refused goes first, and what has come since goes along: a full server still renews leases.
+        batch = self._unanswered + self._gather()
+        if not batch:
+            return
+        self._unanswered = batch
+        async with asyncio.timeout(BATCH_SECONDS):
+            packed = b"".join([hiredis.pack_command(tuple(command.args)) for command in batch])
+            await connection.send_packed_command(packed, check_health=False)
+            refused = await self._read_replies(connection, batch)
+        if refused is None:
+            self._backoff.reset()
+            if self.state is not PipeState.READY:
+                self._enter(PipeState.READY, "")
+        elif is_out_of_memory(refused):
+            self._enter(PipeState.OUT_OF_MEMORY, describe(refused))
+            await asyncio.sleep(min(self._backoff.next_seconds(), OUT_OF_MEMORY_PAUSE_SECONDS))
+        else:
+            raise refused
+
+    def _gather(self) -> list[Command]:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_COMMANDS))]
+        if self._waiting:
+            self._wake.set()
+        for source in self._sources:
+            batch.extend(source.take_commands())
+        return batch
+
+    async def _read_replies(self, connection: AbstractConnection, batch: list[Command]) -> ResponseError | None:
+        """Deliver the replies; keep the commands that the server could not serve now, and return why."""
+        refused: ResponseError | None = None
+        kept: list[Command] = []
+        for position, command in enumerate(batch):
+            try:
+                reply = await connection.read_response(timeout=math.inf)
+            except ResponseError as error:
+                if is_unfit(error) or is_out_of_memory(error) or is_missing_script(error):
+                    refused = refused or error
+                    kept.append(command)
+                    continue
+                reply = error
+            except BaseException:
+                self._unanswered = kept + batch[position:]
+                raise
+            command.answered(reply)
+        self._unanswered = kept
+        return refused

@@ -1,0 +1,139 @@
+"""The blocking read of new requests, on a connection of its own.
+
+Rules:
+- Capacity first: never more is asked for than the worker has room for.  (One race is let be: with less than three
+  places free, a blocking read over three lanes may bring one entry of each.)
+- A blocking read is never cancelled: 3 of 300 cancelled reads left entries unseen in the pending list.  It ends by
+  itself after `BLOCK_MS`, or by CLIENT UNBLOCK.
+- Whenever the connection is new, one's own pending entries come first: the reply that held them may have been lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from llm_routerd.queue import scripts
+from llm_routerd.queue.broker import Delivery, parse_claimed, parse_entries
+from llm_routerd.queue.connection import (
+    Backoff,
+    ConnectionFactory,
+    MovedError,
+    RedisError,
+    ResponseError,
+    execute,
+    is_missing_group,
+)
+from llm_routerd.queue.keys import GROUP, LANES, Keys
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection
+
+    from llm_routerd.queue.broker import Broker
+
+BLOCK_MS = 5000
+GRACE_SECONDS = 5.0
+OWN_PENDING = 1000
+
+
+class Reader:
+    """Reads new requests for one worker."""
+
+    def __init__(self, factory: ConnectionFactory, broker: Broker) -> None:
+        self._factory = factory
+        self._broker = broker
+        self._keys: Keys = broker.keys
+        self._backoff = Backoff()
+        self._connection: AbstractConnection | None = None
+        self._client_id: int | None = None
+        self._stopped = False
+        self._more = False  # the last read was full: there is probably more
+
+    async def read(self, free: int) -> list[Delivery]:
+        """Up to `free` requests; an empty list when none came in time or Redis is away (after a pause)."""
+        try:
+            if self._connection is None:
+                return await self._connect()
+            if self._more or free < len(LANES):
+                taken = await self._take(free)
+                self._more = len(taken) == free
+                if taken:
+                    return taken
+            return [] if self._stopped else await self._block(free)
+        except ResponseError as error:
+            if is_missing_group(error):
+                await self._broker.create_groups()
+                return []
+            await self._lost(error)
+        except (RedisError, OSError, TimeoutError) as error:
+            await self._lost(error)
+        return []
+
+    async def _connect(self) -> list[Delivery]:
+        self._connection = connection = await self._factory.connect()
+        self._client_id = await execute(connection, ("CLIENT", "ID"), timeout_seconds=GRACE_SECONDS)
+        self._backoff.reset()
+        own: list[Delivery] = []
+        for lane in LANES:
+            args = (GROUP, self._broker.consumer, 0, OWN_PENDING, "-", "own")
+            _, claimed, _ = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
+            own += parse_claimed(lane, claimed)
+        return own
+
+    async def _take(self, free: int) -> list[Delivery]:
+        reply = await self._script(scripts.TAKE, self._keys.lanes, (GROUP, self._broker.consumer, free))
+        return self._parse(reply)
+
+    async def _block(self, free: int) -> list[Delivery]:
+        count = max(1, free // len(LANES))
+        args = (
+            "XREADGROUP",
+            "GROUP",
+            GROUP,
+            self._broker.consumer,
+            "COUNT",
+            count,
+            "BLOCK",
+            BLOCK_MS,
+            "STREAMS",
+        )
+        news = (">",) * len(LANES)
+        assert self._connection is not None  # noqa: S101 - read() has seen to it
+        reply = await execute(
+            self._connection,
+            (*args, *self._keys.lanes, *news),
+            timeout_seconds=BLOCK_MS / 1000 + GRACE_SECONDS,
+        )
+        if not reply:
+            return []
+        self._more = any(len(entries) >= count for _, entries in reply)
+        return self._parse(reply)
+
+    def _parse(self, reply: Any) -> list[Delivery]:
+        lanes = {self._keys.requests(lane).encode(): lane for lane in LANES}
+        return [delivery for key, entries in reply or () for delivery in parse_entries(lanes[key], entries)]
+
+    async def _script(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+        assert self._connection is not None  # noqa: S101 - read() has seen to it
+        return await execute(
+            self._connection, ("EVALSHA", script.sha, len(keys), *keys, *args), timeout_seconds=GRACE_SECONDS
+        )
+
+    async def _lost(self, error: BaseException) -> None:
+        if isinstance(error, MovedError):
+            self._factory.redirect(error)
+        await self.aclose()
+        await asyncio.sleep(self._backoff.next_seconds())
+
+    async def stop(self) -> None:
+        """End a blocking read that is under way, without losing what it may bring, and begin no other."""
+        self._stopped = True
+        if self._client_id is not None:
+            await self._broker.pipe.call("CLIENT", "UNBLOCK", self._client_id)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        self._client_id = None
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.disconnect(nowait=True)

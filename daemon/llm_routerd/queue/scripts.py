@@ -1,0 +1,33 @@
+"""The Lua scripts: whatever must happen at once or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script as the server caches it; `sha` is what EVALSHA takes."""
+
+    name: str
+    source: str
+    sha: str
+
+
+def _load(name: str) -> Script:
+    source = resources.files("llm_routerd.queue").joinpath(f"lua/{name}.lua").read_text("utf-8")
+    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+BEGIN = _load("begin")
+COMMIT = _load("commit")
+RENEW = _load("renew")
+SEALED = _load("sealed")
+TAKE = _load("take")
+CLAIM = _load("claim")
+HAND_BACK = _load("hand_back")
+RETIRE = _load("retire")
+
+ALL = (BEGIN, COMMIT, RENEW, SEALED, TAKE, CLAIM, HAND_BACK, RETIRE)

@@ -1,0 +1,306 @@
+"""One request's way through its chain: decide, call, judge, and go on until there is an answer or nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, assert_never
+
+from llm_routerd.attempt import Attempt, Bounds, EventSink
+from llm_routerd.core.call import Call
+from llm_routerd.core.chain import ChainRun, GiveUp, Need, Try
+from llm_routerd.core.events import AttemptRejected, AttemptStarted, Failed, Result
+from llm_routerd.core.judge import Accepted, Judge
+from llm_routerd.core.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage
+from llm_routerd.core.request import StreamMode
+
+if TYPE_CHECKING:
+    from llm_routerd.config.tree import Chain, Config, Deployment
+    from llm_routerd.core.request import Request
+    from llm_routerd.executor import Executor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a request ended, and what the metrics need to know of its way there.  Times are in milliseconds."""
+
+    event: Result | Failed
+    records: tuple[AttemptRecord, ...]
+    latency_ms: int
+    ttft_ms: int | None
+    cost_usd: float
+    saved_usd: float = 0.0
+
+
+@dataclass(slots=True)
+class _Try:
+    """What came of one turn: `verdict` None means that the request is no longer ours."""
+
+    verdict: Accepted | Rejection | None
+    called: bool
+    elapsed_seconds: float = 0.0
+    ttft_seconds: float | None = None
+    usage: Usage | None = None
+
+
+class RequestRun:
+    """The state of one request under way."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        request: Request,
+        chain: Chain,
+        sink: EventSink,
+        *,
+        deadline: float | None,
+        delivery: int,
+    ) -> None:
+        self._executor = executor
+        self._request = request
+        self._sink = sink
+        self._deadline = deadline
+        self._delivery = delivery
+        self._loop = executor.loop
+        self._began = self._loop.time()
+        self._records: list[AttemptRecord] = []
+        self._repair: tuple[dict[str, Any], ...] = ()
+        self._chain_deployments = deployments_of(executor.config, chain)
+        self._chain_run = ChainRun(
+            config=executor.config,
+            chain=chain,
+            health=executor.health,
+            need=Need(local_only=request.local_only, tools=bool(request.tools)),
+            deadline=deadline,
+            rng=executor.rng,
+        )
+
+    async def until_done(self, queue_ms: int | None) -> Ending | None:
+        """See `Executor.run`."""
+        while True:
+            decision = self._chain_run.decide(self._loop.time())
+            self._records += decision.passed
+            match decision:
+                case GiveUp():
+                    return self._gave_up(decision)
+                case Try():
+                    tried = await self._try(decision)
+                case _:
+                    assert_never(decision)
+            if tried.verdict is None:
+                return None
+            if isinstance(tried.verdict, Accepted):
+                return self._answered(decision.deployment, tried, tried.verdict.answer, queue_ms)
+
+    async def _try(self, decision: Try) -> _Try:
+        """One turn of one deployment, and its verdict told to everyone who keeps account."""
+        deployment = decision.deployment
+        try:
+            if decision.wait_seconds:
+                await asyncio.sleep(decision.wait_seconds)
+            tried = await self._take_turn(deployment, decision.repair)
+        except BaseException:
+            self._chain_run.abandoned()
+            raise
+        match tried.verdict:
+            case None:
+                self._chain_run.abandoned()
+            case Accepted():
+                self._chain_run.answered()
+            case Rejection() as rejection:
+                elapsed = tried.elapsed_seconds if tried.called else None
+                self._chain_run.rejected(rejection, self._loop.time(), elapsed)
+                if tried.called:
+                    self._tell_rejected(deployment, rejection, tried.elapsed_seconds)
+        self._record(deployment, tried)
+        return tried
+
+    def _tell_rejected(self, deployment: Deployment, rejection: Rejection, elapsed_seconds: float) -> None:
+        self._sink.rejected(
+            AttemptRejected(
+                deployment=deployment.name,
+                model=deployment.model,
+                rejection=rejection,
+                latency_ms=_ms(elapsed_seconds),
+            )
+        )
+
+    async def _take_turn(self, deployment: Deployment, repair: str | None) -> _Try:
+        """Wait for a place and a loaded model, then call."""
+        slots = self._executor.slots[deployment.name]
+        if not await slots.acquire(self._within(deployment.queue_timeout)):
+            reason = f"queue_timeout: no call of {deployment.concurrency} ended within {deployment.queue_timeout:g} s"
+            return _Try(Rejection(code=AttemptCode.RATE_LIMITED, reason=reason), called=False)
+        try:
+            warmth = self._executor.warmth[deployment.name]
+            cold = await warmth.ready(wait_seconds=self._left())
+            if cold is not None:
+                return _Try(cold, called=False)
+            started = AttemptStarted(
+                deployment=deployment.name,
+                model=deployment.model,
+                delivery=self._delivery,
+                consumer=self._executor.consumer,
+            )
+            if not await self._sink.attempt_started(started):
+                return _Try(None, called=False)
+            tried = await self._call(deployment, repair)
+            if tried.ttft_seconds is not None:
+                warmth.answered()
+            return tried
+        finally:
+            slots.release()
+
+    async def _call(self, deployment: Deployment, repair: str | None) -> _Try:
+        request = self._request
+        mode = request.stream
+        judge = Judge(
+            schema=request.schema,
+            refusals=self._executor.refusals if request.detect_refusal else None,
+            mode=mode,
+            has_tools=bool(request.tools),
+            tool_names=frozenset(tool["function"]["name"] for tool in request.tools) if request.tools else None,
+        )
+        attempt = Attempt(
+            backend=self._executor.backends.get(deployment.name),
+            call=self._make_call(deployment, repair),
+            judge=judge,
+            sink=self._sink,
+            bounds=Bounds.of(deployment, streams=mode is not StreamMode.OFF, deadline=self._deadline),
+            on_first_token=self._chain_run.first_token,
+            schema=request.schema,
+            validation=self._executor.validation,
+        )
+        verdict = await attempt.run()
+        finish = attempt.finish
+        if isinstance(verdict, Rejection) and verdict.outcome is Outcome.INVALID:
+            self._repair = _repair_messages(judge.text, verdict)
+        return _Try(
+            verdict,
+            called=True,
+            elapsed_seconds=attempt.clock.elapsed_seconds,
+            ttft_seconds=attempt.clock.ttft_seconds,
+            usage=finish.usage if finish is not None else None,
+        )
+
+    def _make_call(self, deployment: Deployment, repair: str | None) -> Call:
+        request = self._request
+        params = {**deployment.params, **request.params}
+        if deployment.max_tokens is not None:
+            params.setdefault("max_tokens", deployment.max_tokens)
+        return Call(
+            messages=request.messages + (self._repair if repair is not None else ()),
+            schema=None if request.schema is None else request.schema.raw,
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            params=params,
+            connect_seconds=self._within(deployment.connect_timeout),
+            traceparent=request.traceparent,
+        )
+
+    def _record(self, deployment: Deployment, tried: _Try) -> None:
+        if tried.verdict is None:
+            return
+        rejection = tried.verdict if isinstance(tried.verdict, Rejection) else None
+        cost = self._executor.pricing.cost_usd(deployment, tried.usage) if tried.usage else 0.0
+        self._records.append(
+            AttemptRecord(
+                deployment=deployment.name,
+                model=deployment.model,
+                outcome=Outcome.SUCCESS if rejection is None else rejection.outcome,
+                code=None if rejection is None else rejection.code,
+                reason=None if rejection is None else rejection.reason,
+                latency_ms=_ms(tried.elapsed_seconds),
+                ttft_ms=None if tried.ttft_seconds is None else _ms(tried.ttft_seconds),
+                usage=tried.usage,
+                cost_usd=cost,
+                early=rejection is not None and rejection.early,
+            )
+        )
+
+    def _answered(self, deployment: Deployment, tried: _Try, answer: Answer, queue_ms: int | None) -> Ending:
+        request, records = self._request, tuple(self._records)
+        usage = tried.usage or Usage()
+        now = self._loop.time()
+        ttft_ms = None
+        if tried.ttft_seconds is not None:
+            ttft_ms = _ms(now - self._began - tried.elapsed_seconds + tried.ttft_seconds)
+        cost = sum(record.cost_usd for record in records)
+        event = Result(
+            id=request.id,
+            answer=answer,
+            model_used=deployment.model,
+            deployment=deployment.name,
+            attempts=records,
+            usage=usage,
+            cost_usd=cost,
+            latency_ms=_ms(now - self._began),
+            ttft_ms=ttft_ms,
+            queue_ms=queue_ms,
+            tenant_id=request.tenant_id,
+            context=request.context,
+            metadata=request.metadata,
+        )
+        saved = 0.0
+        if deployment.local:
+            saved = self._executor.pricing.saved_usd(self._chain_deployments, usage, spent_usd=cost)
+        return Ending(
+            event=event,
+            records=records,
+            latency_ms=event.latency_ms,
+            ttft_ms=ttft_ms,
+            cost_usd=cost,
+            saved_usd=saved,
+        )
+
+    def _gave_up(self, decision: GiveUp) -> Ending:
+        records = tuple(self._records)
+        request = self._request
+        event = Failed(
+            id=request.id,
+            code=decision.code,
+            message=decision.message,
+            attempts=records,
+            metadata=request.metadata,
+        )
+        return Ending(
+            event=event,
+            records=records,
+            latency_ms=_ms(self._loop.time() - self._began),
+            ttft_ms=None,
+            cost_usd=sum(record.cost_usd for record in records),
+        )
+
+    def _left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - self._loop.time())
+
+    def _within(self, seconds: float) -> float:
+        left = self._left()
+        return seconds if left is None else min(seconds, left)
+
+
+def deployments_of(config: Config, chain: Chain) -> tuple[Deployment, ...]:
+    """The deployments of a chain and its fallbacks, in the order in which they would be asked."""
+    names: dict[str, None] = {}
+    seen: set[str] = set()
+    coming = [chain]
+    while coming:
+        current = coming.pop()
+        if current.name not in seen:
+            seen.add(current.name)
+            names |= dict.fromkeys(current.deployments)
+            coming += [config.chains[name] for name in reversed(current.fallback)]
+    return tuple(config.deployments[name] for name in names)
+
+
+def _repair_messages(text: str, rejection: Rejection) -> tuple[dict[str, Any], ...]:
+    """What is added to the conversation to have an invalid answer mended."""
+    demand = (
+        f"That answer was not accepted: {rejection.reason}. "
+        "Answer again, with JSON that satisfies the schema, and nothing else."
+    )
+    return ({"role": "assistant", "content": text}, {"role": "user", "content": demand})
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

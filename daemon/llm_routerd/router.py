@@ -1,0 +1,222 @@
+"""The router as a library: what the daemon does with a request, in-process and without Redis.
+
+async with Router() as router:
+    result = await router.route(prompt="Why is the sky blue?")
+    print(result.answer.content, result.deployment, result.cost_usd)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+import uuid
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import orjson
+
+from llm_routerd.assembly import make_executor, make_parser
+from llm_routerd.config.load import load_config
+from llm_routerd.core.chain import resolve
+from llm_routerd.core.errors import RouterdError
+from llm_routerd.core.events import AttemptRejected, AttemptStarted, Event, Failed, Reasoning, Result, Token
+from llm_routerd.core.health import Health
+from llm_routerd.core.outcome import ErrorCode
+from llm_routerd.core.request import Request, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+
+    from llm_routerd.config.tree import Chain, Config
+    from llm_routerd.executor import Executor
+
+STREAM_BUFFER = 256  # events that a slow reader may lag behind before the model is made to wait
+
+
+class NoAnswerError(RouterdError):
+    """`route` got no answer; `failure` is the final error event, with its code, message and attempts."""
+
+    def __init__(self, failure: Failed) -> None:
+        super().__init__(f"{failure.code}: {failure.message}")
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A request that may run: whom to ask and by when (loop time)."""
+
+    request: Request
+    chain: Chain
+    deadline: float | None
+
+
+class Router:
+    """Routes requests through the chains of a configuration; an async context manager.
+
+    Args:
+        config: the configuration; None: what `config_path` or the defaults say.
+        config_path: a TOML file, as for the daemon.
+    """
+
+    def __init__(self, config: Config | None = None, *, config_path: str | None = None) -> None:
+        self.config = config if config is not None else load_config(config_path, os.environ)
+        self._rng = random.Random()
+        self._executor: Executor | None = None
+        self._parser = make_parser(self.config)
+
+    async def __aenter__(self) -> Self:
+        health = Health(rng=self._rng)
+        self._executor = executor = make_executor(self.config, health=health, rng=self._rng)
+        await asyncio.to_thread(executor.pricing.load)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._executor is not None:
+            await self._executor.aclose()
+            self._executor = None
+
+    async def route(self, **request: Any) -> Result:
+        """Answer one request; the arguments are the properties of a request, as in the protocol.
+
+        Cancelling it closes the connection to the model.
+
+        Raises:
+            NoAnswerError: the request is malformed, or nothing in its chain gave an acceptable answer.
+        """
+        prepared = self._prepare({**request, "stream": False})
+        if isinstance(prepared, Failed):
+            raise NoAnswerError(prepared)
+        final = await self._run(prepared, _Silent())
+        if isinstance(final, Failed):
+            raise NoAnswerError(final)
+        return final
+
+    @asynccontextmanager
+    async def stream(self, **request: Any) -> AsyncGenerator[AsyncIterable[Event], None]:
+        """Answer one request and yield its events, the last one a `Result` or a `Failed`.
+
+            async with router.stream(prompt="…") as events:
+                async for event in events: ...
+
+        Leaving the block early closes the connection to the model.
+        """
+        prepared = self._prepare({"stream": True, **request})
+        events = _Events()
+        if isinstance(prepared, Failed):
+            events.put(prepared)
+            yield events
+            return
+        task = asyncio.create_task(self._feed(prepared, events), name=f"stream-{prepared.request.id}")
+        try:
+            yield events
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _feed(self, prepared: _Prepared, events: _Events) -> None:
+        try:
+            events.put(await self._run(prepared, events))
+        except Exception as error:  # the reader must not wait for ever for what a bug has ended
+            message = f"{type(error).__name__} in llm-routerd"
+            events.put(Failed(id=prepared.request.id, code=ErrorCode.INTERNAL, message=message))
+            raise
+
+    async def _run(self, prepared: _Prepared, sink: _Silent) -> Result | Failed:
+        if self._executor is None:
+            raise RuntimeError("use the Router as an async context manager: `async with Router() as router`")
+        ending = await self._executor.run(prepared.request, prepared.chain, sink, deadline=prepared.deadline)
+        if ending is None:
+            raise RuntimeError("a sink that accepts every attempt cannot withdraw one")
+        return ending.event
+
+    def _prepare(self, document: dict[str, Any]) -> _Prepared | Failed:
+        parsed = self._parser.parse(str(uuid.uuid4()), _as_entry(document))
+        if isinstance(parsed, RequestError):
+            return Failed(id=parsed.id or "", code=parsed.code, message=parsed.message, metadata=parsed.metadata)
+        chain = resolve(self.config, parsed.model)
+        if chain is None:
+            message = f"$.model: no chain or deployment is named {parsed.model!r}"
+            return Failed(id=parsed.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=parsed.metadata)
+        left = parsed.seconds_left(time.time() * 1000)
+        deadline = None if left is None else asyncio.get_running_loop().time() + left
+        return _Prepared(request=parsed, chain=chain, deadline=deadline)
+
+
+def _as_entry(document: dict[str, Any]) -> Sequence[bytes]:
+    return [b"data", orjson.dumps({name: value for name, value in document.items() if value is not None})]
+
+
+class _Silent:
+    """A sink that shows nothing."""
+
+    @property
+    def has_room(self) -> bool:
+        """There always is."""
+        return True
+
+    async def attempt_started(self, event: AttemptStarted) -> bool:
+        """Every attempt may be made."""
+        del event
+        return True
+
+    def text(self, kind: str, text: str) -> None:
+        """Nothing is shown."""
+
+    def rejected(self, event: AttemptRejected) -> None:
+        """Nothing is shown."""
+
+    async def room(self) -> None:
+        """There always is."""
+
+
+class _Events(_Silent):
+    """A sink that a reader iterates over, up to the final event."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Event] = deque()
+        self._put = asyncio.Event()
+        self._taken = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        """One more event."""
+        self.waiting.append(event)
+        self._put.set()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            while not self.waiting:
+                self._put.clear()
+                await self._put.wait()
+            event = self.waiting.popleft()
+            self._taken.set()
+            yield event
+            if isinstance(event, (Result, Failed)):
+                return
+
+    async def attempt_started(self, event: AttemptStarted) -> bool:
+        """Every attempt may be made."""
+        self.put(event)
+        return True
+
+    def text(self, kind: str, text: str) -> None:
+        """Show it."""
+        self.put(Token(text) if kind == "token" else Reasoning(text))
+
+    def rejected(self, event: AttemptRejected) -> None:
+        """Show it."""
+        self.put(event)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the reader keeps up."""
+        return len(self.waiting) < STREAM_BUFFER
+
+    async def room(self) -> None:
+        """Wait until it does."""
+        while not self.has_room:
+            self._taken.clear()
+            await self._taken.wait()

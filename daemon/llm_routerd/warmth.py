@@ -1,0 +1,98 @@
+"""Whether a local model is in memory, and getting it there, so that loading does not eat the model's own time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from llm_routerd.core.errors import BackendError
+from llm_routerd.core.outcome import AttemptCode, Rejection
+
+if TYPE_CHECKING:
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.core.call import ProbeReport
+
+TRUST_SECONDS = 60.0  # how long an answer is taken as proof that the model is still loaded
+PROBE_SECONDS = 2.0
+
+
+class Warmable(Protocol):
+    """The part of a backend that warming needs."""
+
+    async def probe(self) -> ProbeReport:
+        """Whether the model is loaded."""
+        ...
+
+    async def warm(self) -> None:
+        """Load it."""
+        ...
+
+
+class Warmth:
+    """One deployment's model in memory.  Several requests that meet a cold one wait for the same load."""
+
+    def __init__(self, deployment: Deployment, backend: Warmable) -> None:
+        self._deployment = deployment
+        self._backend = backend
+        self._warm_until = float("-inf")
+        self._loading: asyncio.Task[Rejection | None] | None = None
+
+    def answered(self) -> None:
+        """The model has just said something, so it is loaded."""
+        self._warm_until = asyncio.get_running_loop().time() + TRUST_SECONDS
+
+    async def ready(self, *, wait_seconds: float | None) -> Rejection | None:
+        """Return None once the model is loaded, or when that cannot be told; else why it is not waited for.
+
+        Args:
+            wait_seconds: what is left of the request's time; None: no deadline.
+        """
+        if self._deployment.backend_kind != "ollama" or self._is_warm():
+            return None
+        if self._loading is None:
+            try:
+                async with asyncio.timeout(PROBE_SECONDS):
+                    report = await self._backend.probe()
+            except TimeoutError:
+                return None  # the call itself will tell what is wrong
+            if report.loaded is not False or not report.ok:
+                return None
+        loading = self.load()
+        if self._deployment.cold_start == "skip":
+            return Rejection(code=AttemptCode.COOLDOWN, reason="the model is not loaded yet (cold_start = skip)")
+        try:
+            async with asyncio.timeout(wait_seconds):
+                return await asyncio.shield(loading)
+        except TimeoutError:
+            return Rejection(code=AttemptCode.TIMEOUT, reason="the request's deadline came while the model was loading")
+
+    def load(self) -> asyncio.Task[Rejection | None]:
+        """Load the model, or join the load that is under way."""
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load(), name=f"warm-{self._deployment.name}")
+            self._loading.add_done_callback(self._loaded)
+        return self._loading
+
+    async def aclose(self) -> None:
+        """Stop loading."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+
+    def _is_warm(self) -> bool:
+        return asyncio.get_running_loop().time() < self._warm_until
+
+    async def _load(self) -> Rejection | None:
+        seconds = self._deployment.load_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                await self._backend.warm()
+        except BackendError as error:
+            return Rejection(code=error.code, reason=f"loading the model: {error.reason}", retryable=error.retryable)
+        except TimeoutError:
+            return Rejection(code=AttemptCode.TIMEOUT, reason=f"the model was not loaded within {seconds:g} s")
+        self.answered()
+        return None
+
+    def _loaded(self, _task: asyncio.Task[Rejection | None]) -> None:
+        self._loading = None

@@ -1,0 +1,1 @@
+"""One worker process: reads requests, runs them, renews their leases, drains."""

@@ -1,0 +1,82 @@
+"""What a worker has in flight, and its leases."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from llm_routerd.queue.broker import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from llm_routerd.queue.broker import Delivery
+
+StopReason = Literal["sealed", "lost", "drain"]
+
+
+@dataclass(slots=True, eq=False)
+class InFlight:
+    """One delivery that this worker is busy with.
+
+    `request_id` and `events_key` are those of the entry's own ID until the request has been parsed.
+    `stopped` tells the handler why it was cancelled; `ending` that the final event is being written, and it must not
+    be cancelled any more.
+    """
+
+    delivery: Delivery
+    events_key: str
+    request_id: str
+    task: asyncio.Task[None] | None = None
+    stopped: StopReason | None = None
+    ending: bool = field(default=False)
+
+    def stop(self, why: StopReason) -> None:
+        """Cancel the attempt under way, once; a request whose final event is being written is let be."""
+        if self.stopped is None and not self.ending and self.task is not None:
+            self.stopped = why
+            self.task.cancel()
+
+    def held(self) -> Held:
+        """As lease renewal needs it."""
+        return Held(lane=self.delivery.lane, entry=self.delivery.entry, events_key=self.events_key)
+
+
+class InFlightTable:
+    """All deliveries in flight, by lane and entry."""
+
+    def __init__(self) -> None:
+        self._items: dict[tuple[str, str], InFlight] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[InFlight]:
+        return iter(tuple(self._items.values()))
+
+    def __contains__(self, delivery: Delivery) -> bool:
+        return (delivery.lane, delivery.entry) in self._items
+
+    def add(self, delivery: Delivery, events_key: str) -> InFlight:
+        """A delivery is being handled."""
+        item = self._items[delivery.lane, delivery.entry] = InFlight(delivery, events_key, delivery.entry)
+        self._empty.clear()
+        return item
+
+    def remove(self, item: InFlight) -> None:
+        """It is done with, in whatever way."""
+        self._items.pop((item.delivery.lane, item.delivery.entry), None)
+        if not self._items:
+            self._empty.set()
+
+    async def empty(self) -> None:
+        """Wait until nothing is in flight."""
+        await self._empty.wait()
+
+    def stop(self, items: Sequence[InFlight], positions: Sequence[int], why: StopReason) -> None:
+        """Stop those at `positions`."""
+        for position in positions:
+            items[position].stop(why)

@@ -1,0 +1,67 @@
+"""The events of one request, written to Redis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from llm_routerd.core.events import AttemptRejected, AttemptStarted
+    from llm_routerd.core.request import Request
+    from llm_routerd.queue.broker import BeginVerdict, Delivery
+    from llm_routerd.queue.outbox import Transcript
+
+
+class Begins(Protocol):
+    """The part of the broker that a sink needs."""
+
+    async def begin(
+        self, delivery: Delivery, transcript: Transcript, event: AttemptStarted, *, publish: bool
+    ) -> BeginVerdict:
+        """Write the first attempt's event if the request is ours and open."""
+        ...
+
+    async def writable(self) -> None:
+        """Return when Redis takes writes."""
+        ...
+
+
+class QueueSink:
+    """An `EventSink` over a transcript.  The first attempt begins the request in Redis, or finds that it may not."""
+
+    def __init__(self, broker: Begins, delivery: Delivery, request: Request, transcript: Transcript) -> None:
+        self._broker = broker
+        self._delivery = delivery
+        self._request = request
+        self._transcript = transcript
+        self.verdict: BeginVerdict | None = None  # None: no attempt yet
+
+    @property
+    def begun(self) -> bool:
+        """Whether this worker has written an attempt, so that the events stream is this entry's."""
+        return self.verdict == "begun"
+
+    async def attempt_started(self, event: AttemptStarted) -> bool:
+        """Write the attempt; False when the request has been ended, taken over or is a duplicate."""
+        if self.begun:
+            await self._broker.writable()  # no model is paid while its answer could not be told
+            self._transcript.next_attempt(event)
+            return True
+        self.verdict = await self._broker.begin(self._delivery, self._transcript, event, publish=self._request.publish)
+        return self.begun
+
+    def text(self, kind: str, text: str) -> None:
+        """Text of the running attempt."""
+        self._transcript.text(kind, text)
+
+    def rejected(self, event: AttemptRejected) -> None:
+        """The running attempt is no answer."""
+        self._transcript.event(event)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more text may be taken from the model now."""
+        return self._transcript.has_room
+
+    async def room(self) -> None:
+        """Wait until it may."""
+        await self._transcript.room()

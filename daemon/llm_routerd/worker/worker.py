@@ -1,0 +1,304 @@
+"""The worker: start up, read and handle requests, reload, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from llm_routerd.logs import get_logger
+from llm_routerd.queue.broker import Broker, Held, Limits
+from llm_routerd.queue.connection import ConnectionFactory
+from llm_routerd.queue.keys import Keys
+from llm_routerd.queue.pipe import Pipe, PipeState
+from llm_routerd.queue.reader import Reader
+from llm_routerd.worker.clock import ServerClock
+from llm_routerd.worker.handler import Handler
+from llm_routerd.worker.inflight import InFlight, InFlightTable
+from llm_routerd.worker.leases import Leases
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from llm_routerd.config.tree import Config
+    from llm_routerd.core.metrics import Metrics
+    from llm_routerd.core.parsing import RequestParser
+    from llm_routerd.executor import Executor
+    from llm_routerd.queue.broker import Delivery
+
+log = get_logger()
+
+GOODBYE_SECONDS = 5.0  # longest time for the last words to Redis
+OUT_OF_MEMORY_POLL_SECONDS = 0.5
+OVERSHOOT = 2  # entries that a read and a claim that crossed may bring above the limit
+
+
+def make_consumer_name() -> str:
+    """A consumer name that no other process has: two that share one would both run what either was given."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How the worker is doing, for systemd, health and `/metrics`."""
+
+    ready: bool
+    redis: PipeState
+    why: str
+    in_flight: int
+    draining: bool
+
+
+class Worker:
+    """One worker process.
+
+    `run` returns when `stop` has been called and the drain is over.
+
+    Args:
+        config: the tree in force.
+        executor: for it; `reload` replaces it.
+        parser: of requests.
+        metrics: this worker's counters.
+        rng: for jitter.
+        consumer: this worker's name in the consumer group.
+        on_status: called whenever `status()` has changed in a way that others should know of.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        executor: Executor,
+        parser: RequestParser,
+        metrics: Metrics,
+        rng: random.Random,
+        consumer: str,
+        on_status: Callable[[Status], None] = lambda _status: None,
+    ) -> None:
+        daemon = config.daemon
+        self._concurrency = daemon.concurrency
+        self._drain_seconds = daemon.drain_seconds
+        self._on_status = on_status
+        self._why = "connecting to Redis"
+        self._has_groups = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._slot_freed = asyncio.Event()
+        self.in_flight = InFlightTable()
+        self.clock = ServerClock()
+        factory = ConnectionFactory(config.redis.url, client_name=f"llm-routerd:{os.getpid()}")
+        self.pipe = Pipe(factory, on_state=self._redis_state)
+        self.broker = Broker(
+            self.pipe,
+            Keys(config.redis.prefix),
+            consumer=consumer,
+            limits=Limits(
+                lease_ms=round(daemon.lease_seconds * 1000),
+                result_ttl_ms=round(daemon.result_ttl_seconds * 1000),
+                metrics_channel=config.metrics.channel,
+                metrics_maxlen=config.metrics.stream_maxlen,
+            ),
+        )
+        self._reader = Reader(
+            ConnectionFactory(config.redis.url, client_name=f"llm-routerd-read:{os.getpid()}"), self.broker
+        )
+        self._handler = Handler(
+            broker=self.broker,
+            parser=parser,
+            executor=executor,
+            metrics=metrics,
+            clock=self.clock,
+            max_deliveries=daemon.max_deliveries,
+        )
+        self._leases = Leases(
+            broker=self.broker,
+            in_flight=self.in_flight,
+            clock=self.clock,
+            lease_seconds=daemon.lease_seconds,
+            free=self._free,
+            take=self._take,
+            rng=rng,
+        )
+
+    @property
+    def executor(self) -> Executor:
+        """That of the configuration in force."""
+        return self._handler.executor
+
+    def status(self) -> Status:
+        """How this worker is doing."""
+        return Status(
+            ready=self._has_groups and self.pipe.state is PipeState.READY and not self._stopping.is_set(),
+            redis=self.pipe.state,
+            why=self._why,
+            in_flight=len(self.in_flight),
+            draining=self._stopping.is_set(),
+        )
+
+    def stop(self) -> None:
+        """Drain and end; called again: end at once, and hand everything back."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+        self._slot_freed.set()
+        self._keep(asyncio.create_task(self._reader.stop(), name="stop-reading"))
+        self._tell()
+
+    def reload(self, config: Config, executor: Executor, parser: RequestParser) -> None:
+        """Use another configuration for requests that come from now on."""
+        old = self._handler.executor
+        self._handler.executor, self._handler.parser = executor, parser
+        self._handler.max_deliveries = config.daemon.max_deliveries
+        self._concurrency = config.daemon.concurrency
+        self._drain_seconds = config.daemon.drain_seconds
+        ttl_ms = round(config.daemon.result_ttl_seconds * 1000)
+        self.broker.limits = replace(self.broker.limits, result_ttl_ms=ttl_ms)
+        self._slot_freed.set()
+        running = {item.task for item in self.in_flight if item.task is not None}
+        self._keep(asyncio.create_task(_close_when_idle(old, running), name="retire-executor"))
+
+    async def run(self) -> None:
+        """Work until stopped; whatever is in flight then is finished or handed back."""
+        pipe = asyncio.create_task(self.pipe.run(), name="pipe")
+        leases = None
+        try:
+            if await self._start_up():
+                leases = asyncio.create_task(self._leases.run(), name="leases")
+                await self._main_loop(pipe, leases)
+            await self._drain()
+            if leases is not None:
+                await _end(leases)
+            await self._say_goodbye()
+        finally:
+            await self._reader.aclose()
+            for task in (leases, pipe, *self._tasks):
+                if task is not None:
+                    await _end(task)
+            await self._handler.executor.aclose()
+
+    async def _start_up(self) -> bool:
+        """Connect and create the groups; False: stopped before that was done."""
+        ready = asyncio.create_task(self._first_contact(), name="first-contact")
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await _end(stopping)
+        if not ready.done():
+            await _end(ready)
+            return False
+        await ready
+        return True
+
+    async def _first_contact(self) -> None:
+        await self.broker.create_groups()
+        self.clock.set(await self.broker.server_ms())
+        self._has_groups = True
+        self._tell()
+
+    async def _main_loop(self, *watched: asyncio.Task[None]) -> None:
+        while not self._stopping.is_set():
+            for task in watched:
+                if task.done():
+                    task.result()  # raises what ended it: systemd starts us afresh, nothing is lost
+            free = self._free()
+            if free <= 0:
+                self._slot_freed.clear()
+                await self._slot_freed.wait()
+                continue
+            if self.pipe.state is PipeState.OUT_OF_MEMORY:
+                await asyncio.sleep(OUT_OF_MEMORY_POLL_SECONDS)  # neither read nor spend
+                continue
+            deliveries = await self._reader.read(free)
+            refused = [delivery for delivery in deliveries if not self._accept(delivery)]
+            if refused:
+                await self._give_back(refused)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _free(self) -> int:
+        return 0 if self._stopping.is_set() else self._concurrency - len(self.in_flight)
+
+    def _accept(self, delivery: Delivery) -> bool:
+        if delivery in self.in_flight:
+            return True  # ours already: the group was made again, or a reply was lost
+        if self._free() <= -OVERSHOOT:
+            return False
+        self._take(delivery)
+        return True
+
+    def _take(self, delivery: Delivery) -> None:
+        if delivery in self.in_flight:
+            return
+        item = self.in_flight.add(delivery, self.broker.keys.events(delivery.entry))
+        item.task = asyncio.create_task(self._handle(item), name=f"request-{delivery.entry}")
+        self._keep(item.task)
+
+    async def _handle(self, item: InFlight) -> None:
+        try:
+            await self._handler.handle(item)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("request_failed", entry=item.delivery.entry, lane=item.delivery.lane)
+            await self._handler.give_up(item)
+        finally:
+            self.in_flight.remove(item)
+            self._slot_freed.set()
+
+    async def _give_back(self, deliveries: list[Delivery]) -> None:
+        keys = self.broker.keys
+        held = [Held(lane=each.lane, entry=each.entry, events_key=keys.events(each.entry)) for each in deliveries]
+        await self.broker.hand_back(held)
+
+    async def _drain(self) -> None:
+        """Finish what is in flight, as long as that is allowed to take."""
+        log.info("draining", in_flight=len(self.in_flight), seconds=self._drain_seconds)
+        empty = asyncio.create_task(self.in_flight.empty(), name="empty")
+        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
+        await asyncio.wait((empty, hurry), timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        await _end(empty)
+        await _end(hurry)
+
+    async def _say_goodbye(self) -> None:
+        """Hand back what did not get done, and leave the group."""
+        left = list(self.in_flight)
+        for item in left:
+            item.stop("drain")
+        stopped = [item.task for item in left if item.task is not None and item.stopped == "drain"]
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await asyncio.gather(*stopped, return_exceptions=True)
+                if left:
+                    given = await self.broker.hand_back([item.held() for item in left])
+                    log.info("handed_back", count=given)
+                await self.broker.retire(oneself=True)
+        except TimeoutError:
+            log.warning("goodbye_unheard", in_flight=len(left), redis=self.pipe.state.value)
+
+    def _redis_state(self, state: PipeState, why: str) -> None:
+        self._why = why
+        if state is PipeState.READY:
+            log.info("redis_ready")
+        else:
+            log.warning("redis_not_ready", state=state.value, why=why)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._on_status(self.status())
+
+
+async def _close_when_idle(executor: Executor, running: set[asyncio.Task[None]]) -> None:
+    if running:
+        await asyncio.wait(running)
+    await executor.aclose()
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from llm_routerd.config.tree import DaemonConfig
+from tests.support.servers import ValkeyProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SYSTEMD = Path(__file__).parents[2] / "systemd"
+_UNITS = ("llm-routerd.service", "llm-routerd@.service")
+_LANES = ("llm:requests", "llm:requests:high", "llm:requests:low")
+_USERS = ("operator", "daemon", "producer", "canceller", "metrics")
+
+_needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+
+
+def settings(unit: str) -> dict[str, list[str]]:
+    """Return a unit file's settings, each with its values in order."""
+    found: dict[str, list[str]] = {}
+    for line in (_SYSTEMD / unit).read_text().splitlines():
+        if line and line[0] not in "#[":
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+@pytest.fixture(params=_UNITS)
+def installed_unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return a unit as `make install` would leave it, with a command that exists."""
+    prefix = tmp_path / "prefix"
+    (prefix / "bin").mkdir(parents=True)
+    command = prefix / "bin" / "llm-routerd"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    # systemd checks an instance of a template, not the template.
+    name: str = request.param
+    unit = tmp_path / name.replace("@.", "@1.")
+    unit.write_text((_SYSTEMD / name).read_text().replace("@PREFIX@", str(prefix)))
+    return unit
+
+
+@_needs_systemd
+def test_systemd_finds_nothing_wrong_with_the_unit(installed_unit: Path) -> None:
+    """Not one warning either: a setting that systemd does not know is ignored, and protects nobody."""
+    run = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", installed_unit],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+@_needs_systemd
+def test_the_unit_is_rated_two_or_better(installed_unit: Path) -> None:
+    """The threshold is in tenths; above it, the exit status is not 0."""
+    run = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", installed_unit],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Overall exposure level" in run.stdout, run.stderr
+    assert run.returncode == 0, run.stdout
+
+
+def test_the_template_is_as_strict_as_the_single_unit() -> None:
+    """Two files that must say the same do so."""
+    single, template = (settings(unit) for unit in _UNITS)
+    differing = {key for key in single.keys() | template.keys() if single.get(key) != template.get(key)}
+    assert differing == {
+        "Description",
+        "After",
+        "ExecStart",
+        "Environment",
+        "EnvironmentFile",
+        "StateDirectory",  # an embedded server is the single unit's
+        "StateDirectoryMode",
+    }
+
+
+@pytest.mark.parametrize("unit", _UNITS)
+def test_stopping_takes_longer_than_draining(unit: str) -> None:
+    """Otherwise systemd kills the daemon in the middle of its drain."""
+    (stop_seconds,) = settings(unit)["TimeoutStopSec"]
+    assert float(stop_seconds) > DaemonConfig().drain_seconds + 5
+
+
+@pytest.mark.parametrize("unit", _UNITS)
+def test_a_unit_does_what_operators_rely_on(unit: str) -> None:
+    """The settings that no rating asks for."""
+    expected = {
+        "Type": ["notify"],
+        "NotifyAccess": ["main"],
+        "Restart": ["on-failure"],
+        "RestartPreventExitStatus": ["78"],
+        "KillMode": ["mixed"],
+        "LimitCORE": ["0"],
+    }
+    found = settings(unit)
+    assert found.items() >= expected.items()
+    assert {"WatchdogSec", "StartLimitBurst", "StartLimitIntervalSec", "LoadCredential"} <= found.keys()
+
+
+class Session:
+    """A bare connection: no retries, and replies as the server sends them."""
+
+    def __init__(self, socket_path: Path, user: str, password: str) -> None:
+        """Prepare a session; the first command logs in."""
+        connection_class: Any = redis.UnixDomainSocketConnection
+        self._connection = connection_class(
+            path=str(socket_path), username=user, password=password, retry=Retry(NoBackoff(), 0), protocol=2
+        )
+
+    def run(self, command: str) -> Any:
+        """Run a command given as words; raises what the server answers."""
+        self._connection.send_command(*command.split())
+        return self._connection.read_response()
+
+    def may(self, command: str) -> bool:
+        """Whether the server lets this user run a command, whatever comes of it."""
+        try:
+            self.run(command)
+        except redis.exceptions.NoPermissionError:
+            return False
+        except redis.ResponseError:
+            return True
+        return True
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._connection.disconnect()
+
+
+Login = Callable[[str, str], Session]
+
+
+@contextmanager
+def restricted_server(acl: str) -> Iterator[Login]:
+    """Run a Valkey under an ACL file; gives a function that makes a session of a user and a password."""
+    server = ValkeyProcess({"aclfile": "users.acl"})
+    file = server.directory / "users.acl"
+    file.write_text("")
+    sessions: list[Session] = []
+
+    def login(user: str, password: str) -> Session:
+        sessions.append(Session(server.socket_path, user, password))
+        return sessions[-1]
+
+    try:
+        server.start()
+        file.write_text(acl)
+        login("default", "").run("ACL LOAD")
+        yield login
+    finally:
+        for session in sessions:
+            session.close()
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def sessions() -> Iterator[dict[str, Session]]:
+    """Return a session of each user of users.acl, all of whom have a password here."""
+    acl = (_SYSTEMD / "users.acl").read_text().replace("resetpass", "resetpass >pw")
+    with restricted_server(acl) as login:
+        sessions = {user: login(user, "pw") for user in _USERS}
+        operator = sessions["operator"]
+        for lane in _LANES:
+            operator.run(f"XGROUP CREATE {lane} llm-router 0 MKSTREAM")
+        operator.run("XADD llm:events:a 1-0 type attempt data {}")
+        operator.run("SET other private")
+        yield sessions
+
+
+def test_nobody_can_log_in_before_a_password_is_given() -> None:
+    """The file as it ships opens no door: not with an empty password, and not without one."""
+    with restricted_server((_SYSTEMD / "users.acl").read_text()) as login:
+        for user in (*_USERS, "default"):
+            for password in ("", "pw"):
+                with pytest.raises((redis.AuthenticationError, redis.ResponseError)):
+                    login(user, password).run("PING")
+
+
+@pytest.mark.parametrize("user", ["producer", "canceller"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"XADD {lane} * prompt hello" for lane in _LANES),
+        "XREAD STREAMS llm:events:a 0-0",
+        "XRANGE llm:events:a 9007199254740991-0 9007199254740991-0",
+        "XREVRANGE llm:events:a + - COUNT 1",
+        "XINFO GROUPS llm:requests",
+        "XINFO CONSUMERS llm:requests llm-router",
+        "XLEN llm:requests",
+        "TIME",
+        "PING",
+    ],
+)
+def test_a_producer_adds_requests_and_reads_events(sessions: dict[str, Session], user: str, command: str) -> None:
+    """That is all that protocol.md asks of one."""
+    assert sessions[user].may(command)
+
+
+_NOT_A_PRODUCERS = [
+    "XRANGE llm:requests - +",
+    "XREAD STREAMS llm:requests 0-0",
+    "XREADGROUP GROUP llm-router thief STREAMS llm:requests >",
+    "XACK llm:requests llm-router 1-0",
+    "XDEL llm:requests 1-0",
+    "XTRIM llm:requests MAXLEN 0",
+    "XGROUP DESTROY llm:requests llm-router",
+    "XCLAIM llm:requests llm-router thief 0 1-0",
+    "DEL llm:requests",
+    "DEL llm:events:a",
+    "EXPIRE llm:requests 1",
+    "XDEL llm:events:a 1-0",
+    "XADD llm:dead * x y",
+    "XRANGE llm:dead - +",
+    "XADD llm:requests:urgent * x y",
+    "XADD llm_router_metrics * x y",
+    "PUBLISH llm:events:a x",
+    "PSUBSCRIBE *",
+    "GET other",
+    "SET other x",
+    "KEYS *",
+    "SCAN 0",
+    "EVAL return(1) 0",
+    "CONFIG GET *",
+    "ACL LIST",
+    "CLIENT LIST",
+    "FLUSHALL",
+    "SHUTDOWN NOSAVE",
+]
+
+
+@pytest.mark.parametrize("user", ["producer", "canceller"])
+@pytest.mark.parametrize("command", _NOT_A_PRODUCERS)
+def test_a_producer_can_do_nothing_else(sessions: dict[str, Session], user: str, command: str) -> None:
+    """No reading of others' prompts, no taking of requests, no deleting, no way around it by a script."""
+    assert not sessions[user].may(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["XADD llm:events:a 9007199254740991-0 type cancelled data {}", "EXPIRE llm:events:a 3600"],
+)
+def test_only_a_canceller_writes_events(sessions: dict[str, Session], command: str) -> None:
+    """Cancelling is writing the final event, so that a right to cancel is a right to answer."""
+    assert not sessions["producer"].may(command)
+    assert sessions["canceller"].may(command)
+
+
+_DAEMONS = [
+    "XGROUP CREATE llm:requests llm-router 0 MKSTREAM",
+    "XGROUP CREATECONSUMER llm:requests llm-router one",
+    "XREADGROUP GROUP llm-router one COUNT 1 STREAMS llm:requests:high llm:requests llm:requests:low > > >",
+    "XPENDING llm:requests llm-router - + 10 one",
+    "XAUTOCLAIM llm:requests llm-router one 30000 0-0 COUNT 10",
+    "XCLAIM llm:requests llm-router one 0 1-0 JUSTID",
+    "XACK llm:requests llm-router 1-0",
+    "XDEL llm:requests 1-0",
+    "XINFO STREAM llm:requests",
+    "XGROUP DELCONSUMER llm:requests llm-router one",
+    "XADD llm:events:b 1-0 type attempt data {}",
+    "PEXPIRE llm:events:b 3600000",
+    "PTTL llm:events:b",
+    "EXISTS llm:events:b",
+    "DEL llm:events:b",
+    "PUBLISH llm:events:b x",
+    "XADD llm:dead * id b",
+    "XADD llm_router_metrics MAXLEN ~ 10000 * event {}",
+    "PUBLISH llm_router_metrics {}",
+    "SCRIPT LOAD return(1)",
+    "EVALSHA ffffffffffffffffffffffffffffffffffffffff 0",
+    "INFO server",
+    "CONFIG GET maxmemory-policy",
+    "TIME",
+    "CLIENT SETNAME llm-routerd",
+    "CLIENT UNBLOCK 1",
+]
+
+
+@pytest.mark.parametrize("command", _DAEMONS)
+def test_the_daemon_can_do_what_it_does(sessions: dict[str, Session], command: str) -> None:
+    """Every command of its own."""
+    assert sessions["daemon"].may(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "GET other",
+        "XADD other * x y",
+        "DEL other",
+        "KEYS *",
+        "FLUSHALL",
+        "CONFIG SET maxmemory 1",
+        "ACL LIST",
+        "XGROUP DESTROY llm:requests llm-router",
+        "PUBLISH elsewhere x",
+        "SUBSCRIBE elsewhere",
+    ],
+)
+def test_the_daemon_can_do_nothing_elsewhere(sessions: dict[str, Session], command: str) -> None:
+    """A daemon that was taken over is not the whole server's loss."""
+    assert not sessions["daemon"].may(command)
+
+
+def test_the_daemon_s_scripts_have_its_rights(sessions: dict[str, Session]) -> None:
+    """The server checks what a script calls, key by key."""
+    script = "return(redis.call('XADD',KEYS[1],'*','type','token'))"
+    assert sessions["daemon"].run(f"EVAL {script} 1 llm:events:c")
+    with pytest.raises(redis.ResponseError, match="permission"):
+        sessions["daemon"].run(f"EVAL {script} 1 other")
+
+
+def test_the_metrics_reader_reads_metrics_only(sessions: dict[str, Session]) -> None:
+    """A dashboard needs no more."""
+    reader = sessions["metrics"]
+    for command in ("XREAD STREAMS llm_router_metrics 0-0", "XRANGE llm_router_metrics - +"):
+        assert reader.may(command)
+    for command in ("XADD llm_router_metrics * x y", "XRANGE llm:events:a - +", "XRANGE llm:requests - +"):
+        assert not reader.may(command)
+    assert reader.may("SUBSCRIBE llm_router_metrics")
+
+
+def test_an_operator_is_not_restricted(sessions: dict[str, Session]) -> None:
+    """Somebody must be able to mend things."""
+    assert sessions["operator"].may("ACL LIST")

@@ -1,0 +1,137 @@
+"""Through litellm: the same answers and the same codes; its import takes seconds, so all of it is in here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llm_routerd.core.errors import BackendError
+from llm_routerd.core.outcome import AttemptCode as Code
+from tests.support.calling import KEY, ask, backend_for, tell
+from tests.support.eventually import eventually
+from tests.support.faulty import FaultyServer
+from tests.support.standin import StandIn
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from llm_routerd.backends.protocol import Backend
+
+# Its pydantic models warn of themselves, which pytest would make errors of in the middle of litellm.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+PROVIDERS = {"openai": "/v1", "anthropic": "", "mistral": "/v1"}
+PROMPT = "a prompt that nobody must repeat"
+EXPECTED = {
+    "refused": {Code.CONNECT},
+    "400": {Code.UPSTREAM},
+    "400-context": {Code.CONTEXT_WINDOW},
+    "401": {Code.AUTH},
+    "403": {Code.AUTH},
+    "404": {Code.NOT_FOUND},
+    "429-retry-after": {Code.RATE_LIMITED},
+    "500": {Code.UPSTREAM},
+    "503": {Code.UPSTREAM},
+    "529": {Code.UPSTREAM},
+    "html": {Code.UPSTREAM, Code.TRUNCATED},
+    "malformed-json": {Code.UPSTREAM, Code.TRUNCATED},
+    "lone-surrogate": {Code.UPSTREAM},
+    "no-body": {Code.TRUNCATED},
+    "error-in-stream": {Code.UPSTREAM},
+    "cut-cleanly": {Code.TRUNCATED},
+    "cut-closed": {Code.TRUNCATED},
+    "cut-reset": {Code.TRUNCATED},
+    "cut-before-token": {Code.TRUNCATED},
+    "no-answer": {Code.UPSTREAM},
+}
+
+
+def _through_litellm(provider: str, url: str) -> AbstractAsyncContextManager[Backend]:
+    base = url + PROVIDERS[provider]
+    return backend_for(provider, base, model=f"{provider}/stand-in", backend="litellm")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("fault", EXPECTED)
+async def test_fault_has_its_code(fault: str, provider: str) -> None:
+    """As for the backends that we wrote; a stream that was cut is never a success; nothing is asked twice."""
+    protocol = "anthropic" if provider == "anthropic" else "openai"
+    async with FaultyServer(fault, protocol) as server, _through_litellm(provider, server.url) as backend:
+        with pytest.raises(BackendError) as raised:
+            await tell(backend, ask(PROMPT))
+        error = raised.value
+        assert error.code in EXPECTED[fault]
+        assert len(error.reason) <= 200
+        for secret in (PROMPT, KEY):
+            assert secret not in str(error)
+        assert error.__cause__ is None
+        assert server.requests <= 1
+        if fault == "429-retry-after":
+            assert error.retry_after_seconds == 7.0
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_answer_comes_whole(provider: str) -> None:
+    """Text, thinking, tool calls and usage."""
+    tool = {"type": "function", "function": {"name": "w", "parameters": {"type": "object", "properties": {}}}}
+    async with StandIn() as server, _through_litellm(provider, server.url) as backend:
+        told = await tell(backend, ask("[[answer='one two']]"))
+        assert (told.text, told.finish.finish_reason) == ("one two", "stop")
+        assert told.finish.usage is not None
+        assert told.finish.usage.completion_tokens > 0
+        told = await tell(backend, ask("[[call tokens=0]]", tools=(tool,)))
+        (call,) = told.finish.tool_calls
+        assert (call.name, call.arguments, told.finish.finish_reason) == ("w", "{}", "tool_calls")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_cancelling_closes_the_connection(provider: str) -> None:
+    """The model stops within a second of its caller."""
+    async with StandIn() as server, _through_litellm(provider, server.url) as backend:
+        stream = backend.stream(ask("[[tokens=1000 delay_ms=10]]"))
+        await anext(stream)
+        await stream.aclose()
+        await eventually(lambda: server.calls[-1]["how"] == "client_disconnected", seconds=1)
+        call = asyncio.create_task(tell(backend, ask("[[first_ms=60000]]")))
+        await eventually(lambda: len(server.calls) == 2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await eventually(lambda: server.calls[-1]["how"] == "client_disconnected", seconds=1)
+
+
+def test_import_reads_no_dotenv_and_prints_nothing(tmp_path: Path) -> None:
+    """A `.env` in the working directory does not get into the daemon's environment."""
+    (tmp_path / ".env").write_text("STRANGERS_VARIABLE=1\n")
+    program = (
+        "import asyncio, os\n"
+        "from llm_routerd.backends.litellm_backend import LitellmModule\n"
+        "asyncio.run(LitellmModule().get())\n"
+        "assert 'STRANGERS_VARIABLE' not in os.environ\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LITELLM")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_backends_do_not_import_litellm_by_themselves() -> None:
+    """The built-in chain needs none of its 190 MB."""
+    program = (
+        "import sys\n"
+        "from llm_routerd.backends.factory import Backends\n"
+        "from llm_routerd.config.tree import Deployment\n"
+        "Backends({m: Deployment(name=m, model=m) for m in ('ollama/a', 'anthropic/b', 'openai/c', 'groq/d')})\n"
+        "assert 'litellm' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True)

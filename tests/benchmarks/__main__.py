@@ -1,0 +1,84 @@
+"""The benchmark: the floor, the daemon and a task queue with litellm, on one Valkey and one stand-in model.
+
+    python -m tests.benchmarks [--only KEY …] [--soak] [--rounds N] [--json FILE]
+
+Run from the repository's root; `make bench` does.  The rounds of the systems are interleaved, CPU is that of the
+measured process, and every token that a figure counts was checked at a subscriber.
+Exit code 1: a target was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+import uvloop
+
+from tests.benchmarks import workloads
+from tests.benchmarks.systems import Bed, make_bed
+from tests.benchmarks.table import Row, machine, to_markdown, to_text
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+_RESULTS = Path(__file__).parent / "results" / "latest.json"
+
+
+def _plan(bed: Bed, rounds: int) -> dict[str, Callable[[], AsyncIterator[Row]]]:
+    """What is measured, in this order."""
+    return {
+        "start": lambda: workloads.measure_starts(bed, rounds=rounds),
+        "idle": lambda: workloads.measure_idle(bed, seconds=10),
+        "tokens": lambda: workloads.measure_bursts(bed, [workloads.TOKENS], concurrency=32, rounds=rounds),
+        "short": lambda: workloads.measure_bursts(
+            bed, [workloads.SHORT, workloads.SHORT_WITH_SCHEMA], concurrency=64, rounds=rounds
+        ),
+        "two": lambda: workloads.measure_two_workers(bed, rounds=3, requests=2500),
+        "trickle": lambda: workloads.measure_trickle(bed, rounds=3, seconds=8),
+        "delay": lambda: workloads.measure_delay(bed, rounds=3),
+        "open": lambda: workloads.measure_open_streams(bed),
+        "soak": lambda: workloads.measure_soak(bed),
+    }
+
+
+async def _measure(options: argparse.Namespace) -> list[Row]:
+    rows: list[Row] = []
+    with make_bed() as bed:
+        for name, measure in _plan(bed, options.rounds).items():
+            if name not in options.only and (options.only or (name == "soak" and not options.soak)):
+                continue
+            began = time.perf_counter()
+            rows += [row async for row in measure()]
+            print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> int:
+    """Measure, print the table, write the JSON and beside it the Markdown."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="The benchmark.")
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="some of the measurements only")
+    parser.add_argument("--soak", action="store_true", help="100,000 requests as well: some minutes more")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, default=None, help="where the results go")
+    options = parser.parse_args()
+    path = options.json or (_RESULTS if not options.only else None)
+    gc.disable()  # the load's own pauses are nobody's latency
+    began = time.perf_counter()
+    rows = uvloop.run(_measure(options))
+    print(to_text(rows))
+    print(f"\n{time.perf_counter() - began:.0f} s in all")
+    if path is not None:
+        path.parent.mkdir(exist_ok=True)
+        document = {"machine": machine(), "rows": [row.to_json() for row in rows]}
+        path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        path.with_suffix(".md").write_text(to_markdown(rows))
+    return 1 if any(row.is_met is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""The stand-in model as a process of its own, whose tokens can tell when they were written.
+
+`PLACEHOLDER` in an answer becomes the Unix time, in seconds, at which the stand-in hands it to its socket.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tests.support import standin
+
+PLACEHOLDER = "@" * 17
+_MARK = PLACEHOLDER.encode()
+
+
+def _stamp(data: bytes) -> bytes:
+    return data.replace(_MARK, b"%017.6f" % time.time()) if _MARK in data else data
+
+
+def main() -> None:
+    """Serve as `tests.support.standin` does."""
+    as_chunk = standin._chunk
+    standin._chunk = lambda data: as_chunk(_stamp(data))  # called once per token, at the moment of its write
+    standin.main()
+
+
+if __name__ == "__main__":
+    main()

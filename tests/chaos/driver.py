@@ -1,0 +1,109 @@
+"""Does to the processes what the plan says, each fault at its time, and undoes it again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, assert_never
+
+from llm_routerd.queue.keys import GROUP, Keys
+from tests.chaos.plan import Fault, Kind
+from tests.chaos.world import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.chaos.world import Slot, World
+
+_KEYS = Keys()
+
+
+class Driver:
+    """One storm.  A fault whose victim is still busy with an earlier one is passed over."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.done: Counter[Kind] = Counter()
+        self.unclean_exits: list[int] = []  # of workers that were asked to end
+
+    async def run(self, plan: Sequence[Fault]) -> None:
+        """Work off the plan; every fault has been undone when this returns."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with asyncio.TaskGroup() as group:
+            for fault in plan:
+                await asyncio.sleep(began + fault.at_seconds - loop.time())
+                group.create_task(self._do(fault), name=fault.kind)
+
+    async def _do(self, fault: Fault) -> None:
+        slot = self._world.slots[fault.slot]
+        hits_worker = fault.kind in {Kind.KILL_WORKER, Kind.STOP_WORKER, Kind.DRAIN_WORKER}
+        lock = slot.lock if hits_worker else self._world.server_lock
+        if lock.locked():
+            return
+        async with lock:
+            self.done[fault.kind] += 1
+            if hits_worker:
+                await self._to_worker(fault, slot)
+            else:
+                await self._to_server(fault)
+
+    async def _to_worker(self, fault: Fault, slot: Slot) -> None:
+        if fault.kind is Kind.STOP_WORKER:
+            await slot.stop_for(fault.seconds)
+            return
+        if fault.kind is Kind.KILL_WORKER:
+            await slot.kill()
+        else:
+            slot.signal(signal.SIGTERM)
+            if (status := await slot.ended()) != 0:
+                self.unclean_exits.append(status)
+        await asyncio.sleep(fault.seconds)
+        slot.start()
+
+    async def _to_server(self, fault: Fault) -> None:
+        server = self._world.server
+        match fault.kind:
+            case Kind.KILL_SERVER | Kind.RESTART_SERVER:
+                with self._trouble():
+                    await asyncio.to_thread(server.kill if fault.kind is Kind.KILL_SERVER else server.stop)
+                    await asyncio.sleep(fault.seconds)
+                    await asyncio.to_thread(server.start)
+            case Kind.FREEZE_SERVER:
+                with self._trouble():
+                    server.freeze()
+                    await asyncio.sleep(fault.seconds)
+                    server.thaw()
+            case Kind.FILL_MEMORY:
+                with self._trouble():
+                    await self._command("CONFIG", "SET", "maxmemory", "1")
+                    await asyncio.sleep(fault.seconds)
+                    await self._command("CONFIG", "SET", "maxmemory", "0")
+            case Kind.KILL_CONNECTIONS:
+                with self._trouble():
+                    await self._command("CLIENT", "KILL", "TYPE", "normal")
+            case Kind.DROP_GROUP:
+                with self._trouble():
+                    await self._command("XGROUP", "DESTROY", _KEYS.requests(fault.lane), GROUP)
+            case Kind.FLUSH_SCRIPTS:
+                with self._trouble():
+                    await self._command("SCRIPT", "FLUSH")
+            case Kind.KILL_WORKER | Kind.STOP_WORKER | Kind.DRAIN_WORKER:
+                raise AssertionError(fault.kind)
+            case _:
+                assert_never(fault.kind)
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        began = time.time()
+        try:
+            yield
+        finally:
+            self._world.troubles.append(Span(began, time.time()))
+
+    async def _command(self, *words: str) -> None:
+        async with self._world.client() as client:
+            await client.execute_command(*words)

@@ -1,0 +1,231 @@
+"""The processes of a run: a real Valkey, a stand-in model server, and workers that are killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import orjson
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from tests.chaos.plan import LEASE_SECONDS, WORKERS
+from tests.support.servers import ValkeyProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ROOT = Path(__file__).parents[2]
+_END_SECONDS = 15.0
+_SERVER = {"appendonly": "yes", "appendfsync": "always"}  # what was acknowledged survives a SIGKILL
+_CONFIG = """
+[redis]
+url = "{url}"
+[daemon]
+concurrency = 8
+lease_seconds = {lease}
+drain_seconds = 2.0
+[metrics]
+listen = ""
+[log]
+level = "info"
+format = "json"
+[deployments.first]
+model = "ollama/first-{slot}"
+api_base = "{models}"
+local = true
+timeout = 6.0
+idle_timeout = 1.0
+stream_timeout = 15.0
+concurrency = 8
+[deployments.second]
+model = "openai/second-{slot}"
+api_base = "{models}/v1"
+api_key = "made-up"
+local = true
+timeout = 6.0
+idle_timeout = 1.0
+stream_timeout = 15.0
+concurrency = 8
+[chains.default]
+deployments = ["first", "second"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of Unix time, in seconds."""
+
+    start: float
+    end: float
+
+
+@dataclass(slots=True)
+class Life:
+    """One worker process: when it lived, and when it was stopped meanwhile."""
+
+    pid: int
+    start: float
+    end: float = float("inf")
+    stops: list[Span] = field(default_factory=list)
+    exit_status: int | None = None
+
+
+class Slot:
+    """A place for a worker; one process after the other lives in it, never two at once."""
+
+    def __init__(self, number: int, config: Path, log: Path, environment: dict[str, str]) -> None:
+        self.number = number
+        self.lock = asyncio.Lock()
+        self.lives: list[Life] = []
+        self._config = config
+        self._log = log
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the next worker; it gets a process group of its own."""
+        command = [sys.executable, "-m", "llm_routerd", "serve", "--config", str(self._config)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, cwd=_ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self.lives.append(Life(self._process.pid, time.time()))
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended by itself."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait for its end; returns the exit status."""
+        assert self._process is not None, "no worker was started here"
+        async with asyncio.timeout(_END_SECONDS):
+            while self._process.poll() is None:
+                await asyncio.sleep(0.01)
+        life, status = self.lives[-1], self._process.returncode
+        life.end, life.exit_status = time.time(), status
+        return status
+
+    async def kill(self) -> None:
+        """SIGKILL it, stopped or not."""
+        self.signal(signal.SIGKILL)
+        await self.ended()
+
+    async def stop_for(self, seconds: float) -> None:
+        """SIGSTOP it for a while."""
+        self.signal(signal.SIGSTOP)
+        began = time.time()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.signal(signal.SIGCONT)
+            self.lives[-1].stops.append(Span(began, time.time()))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its worker has ended."""
+        return self._process is not None and self._process.poll() is not None
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(timeout=_END_SECONDS)
+
+
+class World:
+    """All processes of one run; a context manager that leaves none behind."""
+
+    def __init__(self) -> None:
+        self.server = ValkeyProcess(_SERVER)
+        self.server_lock = asyncio.Lock()
+        self.troubles: list[Span] = []  # when the server did not serve
+        self.slots: list[Slot] = []
+        self.directory = self.server.directory
+        self.models_url = ""
+        self._models: subprocess.Popen[bytes] | None = None
+        self._models_log: IO[bytes] | None = None
+        # Its own byte code cache: a worker that starts is to be up at once, also where none is written.
+        self._environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in {"PYTHONDONTWRITEBYTECODE", "REDIS_URL", "OLLAMA_API_BASE", "OLLAMA_MODEL", "NOTIFY_SOCKET"}
+        } | {"PYTHONPYCACHEPREFIX": str(self.directory / "pyc")}
+
+    async def __aenter__(self) -> World:
+        try:
+            await asyncio.to_thread(self.server.start)
+            await asyncio.to_thread(self._start_models)
+            self._make_slots()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for slot in self.slots:
+            slot.close()
+        if self._models is not None:
+            self._models.kill()
+            self._models.communicate()
+        self.server.close()
+
+    @property
+    def calls_path(self) -> Path:
+        """The stand-in's log of calls that have ended."""
+        return self.directory / "calls.jsonl"
+
+    def _start_models(self) -> None:
+        models = [f"{name}-{slot}" for name in ("first", "second") for slot in range(WORKERS)]
+        command = [sys.executable, "-m", "tests.support.standin", "--log", str(self.calls_path)]
+        self._models = subprocess.Popen(
+            command + [word for model in models for word in ("--model", model)],
+            cwd=_ROOT,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._models.stdout is not None
+        self.models_url = orjson.loads(self._models.stdout.readline())["url"]
+
+    def _make_slots(self) -> None:
+        for number in range(WORKERS):
+            config = self.directory / f"worker-{number}.toml"
+            text = _CONFIG.format(url=self.server.url, lease=LEASE_SECONDS, slot=number, models=self.models_url)
+            config.write_text(text)
+            slot = Slot(number, config, self.directory / f"worker-{number}.log", self._environment)
+            self.slots.append(slot)
+            slot.start()
+
+    def client(self) -> Any:
+        """A plain client that repeats nothing by itself."""
+        return Redis.from_url(
+            self.server.url, decode_responses=True, retry=Retry(NoBackoff(), 0), protocol=2, socket_timeout=3.0
+        )
+
+    def lives(self) -> Iterator[tuple[int, Life]]:
+        """Every worker process with its slot."""
+        for slot in self.slots:
+            for life in slot.lives:
+                yield slot.number, life
+
+    def worker_log(self, *, lines: int = 15) -> str:
+        """The end of each worker's log, for the report of a failure."""
+        tails = []
+        for slot in self.slots:
+            path = self.directory / f"worker-{slot.number}.log"
+            tail = path.read_text("utf-8", "replace").splitlines()[-lines:] if path.exists() else []
+            tails.append("\n".join([f"worker {slot.number}:", *tail]))
+        return "\n".join(tails)

@@ -1,0 +1,156 @@
+"""What `check` finds out of a broker."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from llm_routerd.cli import check
+from llm_routerd.cli.check_server import check_server
+from llm_routerd.cli.exits import Exit
+from llm_routerd.cli.findings import Finding, Level, fine
+from llm_routerd.cli.main import main
+from llm_routerd.config.tree import Config, RedisConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+async def look(url: str) -> dict[str, Finding]:
+    """The findings by subject."""
+    return {finding.subject: finding for finding in await check_server(RedisConfig(url=url))}
+
+
+@pytest.fixture
+def server(valkey_url: str) -> Iterator[Any]:
+    """A client of a real server."""
+    with redis.Redis.from_url(valkey_url) as client:
+        yield client
+
+
+CONFIG = """
+[deployments.local]
+api_base = "http://127.0.0.1:1"
+[deployments.own]
+model = "openai/m"
+api_base = "http://127.0.0.1:1/v1"
+api_key = "s3cret"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A configuration file whose deployments are all down, on a machine without keys."""
+    for name in ("REDIS_URL", "OLLAMA_API_BASE", "OLLAMA_MODEL", "ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "config.toml"
+    file.write_text(CONFIG)
+    return str(file)
+
+
+def test_command_fails_where_a_chain_has_nothing_left(
+    config: str, valkey_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line for everything, missing keys by name, no secret, exit code 1."""
+    assert main(["check", "--config", config, "--redis", valkey_url]) == Exit.FAILED
+    output = capsys.readouterr().out
+    lines = dict(line[5:].split(":", 1) for line in output.splitlines())
+    assert {line[:5] for line in output.splitlines()} == {"OK   ", "WARN ", "FAIL "}
+    assert {"configuration", "redis", "eviction", "deployment own", "chain default"} <= set(lines)
+    assert config in lines["configuration"]
+    assert "its key is missing (ANTHROPIC_API_KEY)" in lines["deployment haiku"]
+    assert "nothing usable left of local, haiku, sonnet" in lines["chain default"]
+    assert "s3cret" not in output
+
+
+def test_command_prints_json_and_passes_with_warnings(
+    config: str, valkey_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Warnings keep nobody from serving: exit code 0."""
+
+    async def all_well(_: Config) -> list[Finding]:
+        return [fine("deployment local", "answers")]
+
+    monkeypatch.setattr(check, "check_models", all_well)
+    assert main(["check", "--json", "--config", config, "--redis", valkey_url]) == Exit.OK
+    findings = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {finding["level"] for finding in findings} == {"OK", "WARN"}
+    assert findings[-1] == {"level": "OK", "subject": "deployment local", "detail": "answers", "remedy": ""}
+
+
+def test_command_names_unsound_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As JSON too: one failure, exit code 78."""
+    file = tmp_path / "config.toml"
+    file.write_text("[daemon]\nconcurency = 1\n")
+    assert main(["check", "--json", "--config", str(file)]) == Exit.CONFIGURATION
+    finding = json.loads(capsys.readouterr().out)
+    assert (finding["level"], finding["subject"]) == ("FAIL", "configuration")
+    assert "concurency" in finding["detail"]
+
+
+async def test_absent_server_is_one_failure() -> None:
+    """With where it was looked for, but not its password."""
+    found = await look("redis://me:secret@127.0.0.1:1/0")
+    assert list(found) == ["redis"]
+    assert found["redis"].level is Level.FAIL
+    assert "redis://me:***@127.0.0.1:1/0" in found["redis"].detail
+    assert "secret" not in str(found)
+
+
+async def test_empty_broker_is_looked_over(broker_url: str) -> None:
+    """No worker was here yet; a server that hides its settings (fakeredis does) is a warning."""
+    found = await look(broker_url)
+    assert found["redis"].level is Level.OK
+    assert (found["workers"].level, found["workers"].detail) == (
+        Level.WARN,
+        "none was ever here (no consumer group)",
+    )
+    assert found["dead letters"].level is Level.OK
+    if "settings" in found:
+        assert found["settings"].level is found["version"].level is Level.WARN
+        assert "cannot tell" in found["settings"].detail
+
+
+async def test_settings_of_real_server_are_judged(server: Any, valkey_url: str) -> None:
+    """Version, eviction and persistence as the server has them."""
+    found = await look(valkey_url)
+    assert found["version"].detail.startswith("Valkey ")
+    assert (found["version"].level, found["eviction"].level) == (Level.OK, Level.WARN)
+    assert found["persistence"].level is Level.WARN
+    server.config_set("maxmemory", "100mb")
+    assert (await look(valkey_url))["eviction"].level is Level.OK
+    server.config_set("maxmemory-policy", "allkeys-lru")
+    found = await look(valkey_url)
+    assert found["eviction"].level is Level.FAIL
+    assert "noeviction" in found["eviction"].remedy
+
+
+async def test_forbidden_commands_are_told_apart_from_faults(server: Any, valkey_url: str) -> None:
+    """An ACL hides much: each line says that it cannot tell, and none fails."""
+    server.acl_setuser("narrow", enabled=True, passwords=["+pw"], keys=["*"], commands=["+ping", "+hello", "+auth"])
+    try:
+        found = await look(valkey_url.replace("unix://", "unix://narrow:pw@"))
+    finally:
+        server.acl_deluser("narrow")
+    assert {finding.level for finding in found.values()} == {Level.OK, Level.WARN}
+    for subject in ("version", "settings", "workers", "dead letters"):
+        assert found[subject].detail.startswith("cannot tell")
+
+
+async def test_workers_queue_and_dead_letters_are_counted(broker_url: str) -> None:
+    """Who works, what waits, what is beyond help."""
+    with redis.Redis.from_url(broker_url) as client:
+        for _ in range(3):
+            client.xadd("llm:requests", {"prompt": "Why?"})
+        client.xgroup_create("llm:requests", "llm-router", id="0")
+        client.xreadgroup("llm-router", "worker-1", {"llm:requests": ">"}, count=1)
+        client.xadd("llm:dead", {"id": "r"})
+    found = await look(broker_url)
+    assert (found["workers"].level, found["workers"].detail) == (Level.OK, "1 active: worker-1")
+    assert found["queue"].detail == "2 waiting, 1 running"
+    assert found["dead letters"].level is Level.WARN
+    assert "llm-routerd dead list" in found["dead letters"].remedy

@@ -1,0 +1,205 @@
+"""What the demo shows, one function per part.  Each checks that what it says on the screen has happened."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from jsonschema import Draft202012Validator
+
+from llm_routerd.core.events import FINAL_ID
+from tests.demo.redis_cli import RedisCli
+from tests.demo.stage import CARELESS_ANSWER, CARELESS_MODEL, STANDIN_MODEL
+from tests.support.standin_script import tokens_of
+
+if TYPE_CHECKING:
+    from llm_routerd.client import ClientEvent, RequestFields
+    from tests.demo.screen import Screen
+    from tests.demo.stage import Stage
+
+_ANSWER_SECONDS = 45.0
+_TOKENS_BEFORE_CANCEL = 8
+_CHECKED_ID = "demo-checked"
+_SCHEMA = {
+    "type": "object",
+    "properties": {"capital": {"type": "string"}, "population": {"type": "integer"}},
+    "required": ["capital", "population"],
+    "additionalProperties": False,
+}
+
+
+class NotShownError(Exception):
+    """Something that the demo was about to claim has not happened."""
+
+
+def _require(fact: bool, what: str) -> None:
+    if not fact:
+        raise NotShownError(what)
+
+
+async def show_tokens(stage: Stage, screen: Screen) -> None:
+    """A prompt, and its answer as it comes."""
+    screen.heading("1. An answer, token by token")
+    request: RequestFields = {
+        "id": "demo-tokens",
+        "prompt": "Why is the sky blue? Answer in two sentences.",
+        "stream": "live",
+    }
+    events = await _watch(stage, screen, request)
+    final = events[-1]
+    _require(final.type == "result", f"an answer; it ended in {_how(final)}")
+    texts = [event.data["text"] for event in events if event.type == "token"]
+    _require("".join(texts) == final.data["raw_text"], "the tokens add up to the answer")
+    _require(len(texts) > 1, "the answer in more than one token event")
+    screen.good(f"{len(texts)} token events as the model wrote, then the one final event with the whole answer.")
+    await screen.pause(1.5)
+
+
+async def show_fallback(stage: Stage, screen: Screen) -> None:
+    """A schema, an answer that breaks it, and the next deployment's."""
+    screen.heading("2. A JSON Schema, and a deployment that does not keep to it")
+    screen.say(
+        "The chain `checked` asks the deployment `careless` first (always a stand-in, which breaks the schema on "
+        "purpose), then `careful`. The schema wants capital: string, population: integer."
+    )
+    await screen.pause(1)
+    request: RequestFields = {
+        "id": _CHECKED_ID,
+        "prompt": "What is the capital of Norway, and how many people live there?",
+        "model": "checked",
+        "schema": _SCHEMA,
+        "stream": "live",
+        "context": "demo",
+    }
+    events = await _watch(stage, screen, request)
+    final = events[-1]
+    _require(final.type == "result", f"an answer; it ended in {_how(final)}")
+    _require(Draft202012Validator(_SCHEMA).is_valid(final.data["content"]), "an answer that keeps to the schema")
+    turns = [(each["deployment"], each["code"]) for each in final.data["attempts"]]
+    _require(turns == [("careless", "schema_violation"), ("careful", None)], f"the fallback; the turns were {turns}")
+    _require([event.attempt for event in events if event.type == "rejected"] == [1], "attempt 1 told as discarded")
+    call, words = await stage.ended_call(CARELESS_MODEL), tokens_of(CARELESS_ANSWER)
+    written = call["tokens"]
+    _require(call["how"] == "client_disconnected" and written < len(words), "the careless model stopped half-way")
+    screen.good(
+        f"Attempt 1 ended at its token {written} of {len(words)} ({words[written - 1].strip()}), a string where an "
+        f"integer belongs: {len(words) - written} tokens were never written. Only attempt 2 is the answer."
+    )
+    await screen.pause(2)
+
+
+async def show_cancellation(stage: Stage, screen: Screen) -> None:
+    """A request that is no longer wanted."""
+    screen.heading("3. A cancellation")
+    request_id, prompt = "demo-cancelled", "Tell a story of a thousand words about the sea."
+    screen.fact("prompt", prompt)
+    await stage.client.submit(id=request_id, prompt=prompt, stream="live")
+    view, tokens, asked_at = screen.view(), 0, 0.0
+    types: list[str] = []
+    async with asyncio.timeout(_ANSWER_SECONDS):
+        async for event in stage.client.follow(request_id):
+            types.append(event.type)
+            tokens += event.type in {"token", "reasoning"}
+            if tokens == _TOKENS_BEFORE_CANCEL and not asked_at:
+                asked_at = time.time()
+                await stage.client.cancel(request_id, "the reader has seen enough")
+            view.show(event)
+    _require(types[-1] == "cancelled", f"a cancellation; it ended in {types[-1]}")
+    last_id, last = (await stage.entries(f"llm:events:{request_id}"))[-1]
+    _require((last_id, last["type"]) == (FINAL_ID, "cancelled"), "the cancellation as the last event")
+    metrics = await stage.metrics_of(request_id)
+    accounted_ms = (time.time() - asked_at) * 1000
+    _require(metrics["type"] == "cancelled", "the cancellation in the metrics")
+    if stage.model.is_standin:
+        call = await stage.ended_call(STANDIN_MODEL)
+        _require(call["how"] == "client_disconnected", "the connection to the model closed")
+        closed_ms = (call["end"] - asked_at) * 1000
+        _require(closed_ms < 1000, "the connection closed within a second")
+        screen.good(
+            f"The model's connection was closed {closed_ms:.0f} ms after the cancellation: the model stopped at its "
+            f"token {call['tokens']}, and does not go on for nobody."
+        )
+    else:
+        _require(accounted_ms < 1000, "the request ended within a second")
+        screen.good(
+            f"The connection to Ollama was closed, and the request accounted for, {accounted_ms:.0f} ms after the "
+            "cancellation."
+        )
+    await screen.pause(2)
+
+
+async def show_metrics(stage: Stage, screen: Screen) -> None:
+    """What the daemon tells of each finished request."""
+    screen.heading("4. The metrics event")
+    screen.say(
+        "One per finished request, on the channel and on the stream llm_router_metrics; never with a prompt, an answer "
+        "or a key. That of part 2:"
+    )
+    metrics = await stage.metrics_of(_CHECKED_ID)
+    screen.json(metrics)
+    streamed = [json.loads(fields["data"]) for _, fields in await stage.entries("llm_router_metrics")]
+    _require(metrics in streamed, "the same event on the stream")
+    _require(metrics["early_stops"] == [{"deployment": "careless", "code": "schema_violation"}], "the early stop")
+    _require("Norway" not in json.dumps(metrics) and "Oslo" not in json.dumps(metrics), "metrics without any text")
+    await screen.pause(2)
+
+
+async def show_redis_cli(stage: Stage, screen: Screen) -> None:
+    """The same by hand."""
+    cli = RedisCli(stage.port)
+    screen.heading("5. The same with redis-cli")
+    program = "by redis-cli" if cli.program else "word for word over a plain connection, as redis-cli is not installed"
+    screen.say(f"These were carried out just now ({program}); any Redis client in any language can do it.")
+    shown = ""
+    for comment, command, expected in _by_hand():
+        screen.comment(comment)
+        line = cli.line(command)
+        screen.command(line)
+        shown = await cli.run(line)
+        screen.block(shown)
+        _require(expected in shown, f"{expected!r} in the reply to {command.split(' ', 1)[0]}")
+        await screen.pause(0.5)
+    final = await stage.client.final("job-2")
+    _require(final is not None and final.type == "cancelled", "the cancellation by hand")
+    await stage.metrics_of("job-2")
+
+
+def _by_hand() -> tuple[tuple[str, str, str], ...]:
+    """What is done, the command, and a part of its reply."""
+    final = FINAL_ID
+    before_final = f"{int(final.partition('-')[0]) - 1}-0"
+    return (
+        ("a request", "XADD llm:requests '*' id job-1 prompt 'Why is the sky blue?' stream true", "-"),
+        ("wait for its answer", f"XREAD BLOCK 30000 STREAMS llm:events:job-1 {before_final}", '"result"'),
+        ("how it came: begin, tokens", "XRANGE llm:events:job-1 - + COUNT 2", '"attempt"'),
+        ("another request", "XADD llm:requests '*' id job-2 prompt 'Why is the sea blue?'", "-"),
+        (
+            "cancel it",
+            f'XADD llm:events:job-2 {final} type cancelled data \'{{"id":"job-2","reason":"not needed"}}\'',
+            final,
+        ),
+        ("the last metrics event", "XREVRANGE llm_router_metrics + - COUNT 1", "job-"),
+    )
+
+
+async def _watch(stage: Stage, screen: Screen, request: RequestFields) -> list[ClientEvent]:
+    """Submit a request, and show its events as `llm-routerd submit` does."""
+    screen.fact("prompt", request["prompt"])
+    await stage.client.submit(**request)
+    view = screen.view()
+    events: list[ClientEvent] = []
+    async with asyncio.timeout(_ANSWER_SECONDS):
+        async for event in stage.client.follow(request["id"]):
+            view.show(event)
+            events.append(event)
+    return events
+
+
+def _how(final: ClientEvent) -> str:
+    attempts: list[dict[str, Any]] = final.data.get("attempts") or []
+    return f"{final.type} {final.data.get('code', '')} {[each.get('reason') for each in attempts]}"
+
+
+ACTS = (show_tokens, show_fallback, show_cancellation, show_metrics, show_redis_cli)

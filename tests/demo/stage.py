@@ -1,0 +1,234 @@
+"""What the demo needs to be running: a model server, the daemon with its embedded Valkey, a client.
+
+The configuration has three deployments.  `local` and `careful` are the model: Ollama's where one answers, else the
+stand-in's.  `careless` is the stand-in always: its answer breaks the schema, which no real model does on demand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from llm_routerd.client import Client
+from llm_routerd.config.load import load_config
+from tests.support.processes import DaemonProcess, StandInProcess, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+_LOOK_SECONDS = 1.0
+_METRICS_SECONDS = 5.0
+
+STANDIN_MODEL = "stand-in"
+CARELESS_MODEL = "stand-in-careless"
+_CAREFUL_MODEL = "stand-in-careful"
+_PROSE = (
+    "Nothing thinks here, this is the stand-in's canned text: sunlight meets air, and air scatters blue light about "
+    "four times as strongly as red, so the sky is blue wherever you look."
+)
+CARELESS_ANSWER = (
+    '{"capital": "Oslo", "population": "about seven hundred thousand, and rather more of them in summer, when the '
+    'days are long and the ferries run late"}'
+)
+_CAREFUL_ANSWER = '{"capital": "Oslo", "population": 717710}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The model behind `local` and `careful`.
+
+    Attributes:
+        address: of its server; "" for the stand-in, whose address is not known yet.
+        why: what there is to say about the choice, for the screen.
+    """
+
+    address: str
+    name: str
+    why: str
+
+    @property
+    def is_standin(self) -> bool:
+        """Whether no model runs."""
+        return not self.address
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """Everything that runs, for the acts.
+
+    Attributes:
+        ready_seconds: from the daemon's start until it answered requests.
+        metrics: the metrics events that came on the channel, by request id.
+    """
+
+    model: Model
+    standin: StandInProcess
+    daemon: DaemonProcess
+    client: Client
+    port: int
+    ready_seconds: float
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics_came: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def metrics_of(self, request_id: str) -> dict[str, Any]:
+        """The metrics event of a request, once it has come.
+
+        Raises:
+            TimeoutError: it has not.
+        """
+        async with asyncio.timeout(_METRICS_SECONDS):
+            while request_id not in self.metrics:
+                self.metrics_came.clear()
+                await self.metrics_came.wait()
+        return self.metrics[request_id]
+
+    async def entries(self, key: str) -> list[tuple[str, dict[str, str]]]:
+        """What stands in a stream: stream ID and fields."""
+        entries: Any = await self.client.redis.xrange(key)
+        return [
+            (entry_id.decode(), {name.decode(): value.decode() for name, value in fields.items()})
+            for entry_id, fields in entries
+        ]
+
+    async def ended_call(self, model: str) -> dict[str, Any]:
+        """The stand-in's own record of the newest call to a model, once that call has ended.
+
+        Raises:
+            TimeoutError: it has not.
+        """
+        async with asyncio.timeout(_METRICS_SECONDS), aiohttp.ClientSession() as session:
+            while True:
+                async with session.get(f"{self.standin.url}/log") as response:
+                    calls = [call for call in (await response.json())["calls"] if call["model"] == model]
+                if calls and calls[-1]["end"] is not None:
+                    return dict(calls[-1])
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def set_up(model: Model, *, token_ms: int) -> AsyncIterator[Stage]:
+    """Start everything; afterwards nothing of it is left, neither process nor file."""
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-demo-")))
+        standin = await stack.enter_async_context(StandInProcess(_standin_models(token_ms)))
+        port = free_port()
+        config_path = directory / "config.toml"
+        config_path.write_text(_configuration(model, standin.url, port), encoding="utf-8")
+        began = time.monotonic()
+        daemon = await stack.enter_async_context(
+            DaemonProcess("--config", str(config_path), "--embedded", "--state-directory", str(directory / "state"))
+        )
+        await daemon.until_ready()
+        client = await stack.enter_async_context(Client(f"redis://127.0.0.1:{port}/0", patience_seconds=5.0))
+        stage = Stage(
+            model=model,
+            standin=standin,
+            daemon=daemon,
+            client=client,
+            port=port,
+            ready_seconds=time.monotonic() - began,
+        )
+        subscription = await stack.enter_async_context(client.redis.pubsub())
+        await subscription.subscribe("llm_router_metrics")
+        listening = asyncio.create_task(_listen(subscription, stage), name="metrics")
+        stack.push_async_callback(_end, listening)
+        yield stage
+
+
+async def _listen(subscription: Any, stage: Stage) -> None:
+    async for message in subscription.listen():
+        if message["type"] == "message":
+            event = json.loads(message["data"])
+            stage.metrics[event["id"]] = event
+            stage.metrics_came.set()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _standin_models(token_ms: int) -> dict[str, str]:
+    pace = f"first_ms={4 * token_ms} delay_ms={token_ms}"
+    return {
+        STANDIN_MODEL: f'{pace} answer="{_PROSE}"',
+        CARELESS_MODEL: f"{pace} answer='{CARELESS_ANSWER}'",
+        _CAREFUL_MODEL: f"{pace} answer='{_CAREFUL_ANSWER}'",
+    }
+
+
+def _configuration(model: Model, standin_url: str, port: int) -> str:
+    address = model.address or standin_url
+    names = (STANDIN_MODEL, _CAREFUL_MODEL) if model.is_standin else (model.name, model.name)
+    deployments = {
+        "local": (address, names[0]),
+        "careless": (standin_url, CARELESS_MODEL),
+        "careful": (address, names[1]),
+    }
+    tables = [
+        f"[deployments.{name}]\nmodel = {json.dumps(f'ollama/{served}')}\napi_base = {json.dumps(base)}\nlocal = true\n"
+        # A real model on a small machine takes its time.
+        f"timeout = 20.0\nload_timeout = 25.0\n"
+        for name, (base, served) in deployments.items()
+    ]
+    return "\n".join(
+        [
+            f'[redis]\nurl = "redis://127.0.0.1:{port}/0"\n',
+            '[metrics]\nlisten = ""\n',
+            '[log]\nformat = "json"\n',
+            *tables,
+            '[chains.default]\ndeployments = ["local"]\n',
+            '[chains.checked]\ndeployments = ["careless", "careful"]\n',
+        ]
+    )
+
+
+async def find_model(environ: Mapping[str, str] = os.environ) -> Model:
+    """Ollama's where one answers at `OLLAMA_API_BASE` and has a model (`OLLAMA_MODEL`, or the first), else the stand-in.
+
+    Raises:
+        ConfigError: `OLLAMA_API_BASE` is no address.
+    """
+    given = {name: environ[name] for name in ("OLLAMA_API_BASE", "OLLAMA_MODEL") if environ.get(name)}
+    base = str(load_config(os.devnull, given).deployments["local"].api_base)
+    installed = await _installed_models(base)
+    if installed is None:
+        return standin(f"no Ollama answers at {base}")
+    if not installed:
+        return standin(f"the Ollama at {base} has no model for text")
+    wanted = given.get("OLLAMA_MODEL", "")
+    for name in installed:
+        if name in {wanted, f"{wanted}:latest"}:
+            return Model(address=base, name=name, why=f"{name}, on the Ollama at {base}")
+    missing = f" ({wanted} is not installed)" if wanted else ""
+    return Model(address=base, name=installed[0], why=f"{installed[0]}, on the Ollama at {base}{missing}")
+
+
+def standin(reason: str) -> Model:
+    """No model at all."""
+    why = f"none: {reason}. A stand-in server speaks Ollama's wire protocol and answers with canned text."
+    return Model(address="", name=STANDIN_MODEL, why=why)
+
+
+async def _installed_models(base: str) -> list[str] | None:
+    """Names of the models that write text; None: nobody answers there as Ollama does."""
+    timeout = aiohttp.ClientTimeout(total=_LOOK_SECONDS)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{base}/api/tags") as response:
+            response.raise_for_status()
+            models = (await response.json(content_type=None))["models"]
+            # Those of the BERT family only compute embeddings.
+            return [
+                str(each["name"]) for each in models if "bert" not in str((each.get("details") or {}).get("family"))
+            ]
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, TypeError, KeyError, AttributeError):
+        return None

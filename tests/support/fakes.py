@@ -1,0 +1,125 @@
+"""Models that do as they are told, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llm_routerd.core.call import Call, Delta, Finish, ProbeReport
+from llm_routerd.core.errors import BackendError
+from llm_routerd.core.outcome import AttemptCode, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+    Script = Callable[["FakeBackend", Call], AsyncGenerator[Delta | Finish, None]]
+
+USAGE = Usage(prompt_tokens=10, completion_tokens=5)
+
+
+class FakeBackend:
+    """Answers each call with the next of its scripts, and for ever with the last one."""
+
+    def __init__(self, *scripts: Script) -> None:
+        self.scripts = list(scripts)
+        self.calls: list[Call] = []
+        self.running = 0
+        self.closed = 0
+        self.loaded: bool | None = True
+        self.on_warm: Callable[[], Awaitable[None]] | None = None
+
+    async def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        """Play the script; `running` tells whether the model still works for somebody."""
+        self.calls.append(call)
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        self.running += 1
+        try:
+            async for item in script(self, call):
+                yield item
+        finally:
+            self.running -= 1
+            self.closed += 1
+
+    async def probe(self) -> ProbeReport:
+        """As told."""
+        return ProbeReport(ok=True, detail="fake", loaded=self.loaded)
+
+    async def warm(self) -> None:
+        """As told."""
+        if self.on_warm is not None:
+            await self.on_warm()
+        self.loaded = True
+
+
+class FakeBackends:
+    """A backend by deployment name."""
+
+    def __init__(self, backends: Mapping[str, FakeBackend]) -> None:
+        self.backends = backends
+        self.closed = False
+
+    def get(self, name: str) -> FakeBackend:
+        """The one of this name."""
+        return self.backends[name]
+
+    async def preload(self) -> None:
+        """Nothing is slow here."""
+
+    async def aclose(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
+def says(*texts: str, finish_reason: str = "stop", delay: float = 0.0) -> Script:
+    """Each text as a delta, then the end."""
+
+    async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        for text in texts:
+            await asyncio.sleep(delay)
+            yield Delta(text)
+        yield Finish(finish_reason=finish_reason, usage=USAGE)
+
+    return script
+
+
+def fails(code: AttemptCode, *, after: tuple[str, ...] = (), retryable: bool = False) -> Script:
+    """Some text, then a failure."""
+
+    async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        for text in after:
+            yield Delta(text)
+        raise BackendError(code, "scripted", retryable=retryable)
+
+    return script
+
+
+def hangs(*texts: str) -> Script:
+    """Some text, and then silence."""
+
+    async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        for text in texts:
+            yield Delta(text)
+        await asyncio.Event().wait()
+
+    return script
+
+
+def babbles(text: str = "word ", pause: float = 0.0) -> Script:
+    """Text without end."""
+
+    async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        while True:
+            yield Delta(text)
+            await asyncio.sleep(pause)
+
+    return script
+
+
+def waits_for(gate: asyncio.Event, text: str = "done") -> Script:
+    """Nothing until the gate opens, then an answer."""
+
+    async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        await gate.wait()
+        yield Finish(finish_reason="stop", usage=USAGE, text=text)
+
+    return script

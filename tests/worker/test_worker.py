@@ -1,0 +1,357 @@
+"""A worker on fake models, on fakeredis and a real Valkey alike."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llm_routerd.client import Client
+from llm_routerd.core.events import FINAL_ID
+from llm_routerd.core.outcome import AttemptCode
+from tests.support.eventually import eventually
+from tests.support.fakes import FakeBackend, babbles, fails, hangs, says, waits_for
+from tests.support.queue import add, events_of, open_client
+from tests.support.workers import DAEMON, make_config, run_worker
+
+
+async def final_of(client: Any, request_id: str) -> tuple[str, dict[str, Any]]:
+    """The final event of a request, once it is there."""
+    async with asyncio.timeout(20):
+        while True:
+            found = await client.xrange(f"llm:events:{request_id}", FINAL_ID, FINAL_ID)
+            if found:
+                fields = found[0][1]
+                return fields["type"], json.loads(fields["data"])
+            await asyncio.sleep(0.02)
+
+
+async def metrics_of(client: Any, count: int = 1) -> list[dict[str, Any]]:
+    """The metrics events, once so many are there."""
+    async with asyncio.timeout(20):
+        while True:
+            found = await client.xrange("llm_router_metrics")
+            if len(found) >= count:
+                return [json.loads(fields["data"]) for _, fields in found]
+            await asyncio.sleep(0.02)
+
+
+async def nothing_left(client: Any) -> None:
+    """No entry waits, none is pending, and nothing lives for ever but the named keys."""
+    async with asyncio.timeout(10):
+        while True:
+            left = [await client.xlen(lane) for lane in ("llm:requests:high", "llm:requests", "llm:requests:low")]
+            pending = (await client.xpending("llm:requests", "llm-router"))["pending"]
+            if not any(left) and not pending:
+                break
+            await asyncio.sleep(0.02)
+    named = {"llm:requests", "llm:requests:high", "llm:requests:low", "llm:dead", "llm_router_metrics"}
+    for key in await client.keys("*"):
+        assert key in named or await client.pttl(key) > 0, key
+
+
+async def test_prompt_is_answered_with_tokens_result_and_metrics(broker_url: str) -> None:
+    """The main job: XADD in, tokens and a result out, a metrics event after it."""
+    model = FakeBackend(says("The sky ", "is blue", " because of light.", delay=0.01))
+    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}):
+        entry = await add(client, stream="true", metadata='{"k":1}', tenant_id="kid", context="test")
+        kind, data = await final_of(client, entry)
+        assert kind == "result"
+        assert data["content"] == data["raw_text"] == "The sky is blue because of light."
+        assert (data["model_used"], data["deployment"]) == ("ollama/tiny", "local")
+        assert data["usage"] == {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        assert (data["metadata"], data["tenant_id"], data["context"]) == ({"k": 1}, "kid", "test")
+        events = await events_of(client, entry)
+        assert events[0][0] == "1-0"
+        assert events[0][2]["entry"] == entry
+        text = "".join(data["text"] for _, kind, data in events if kind == "token")
+        assert text == "The sky is blue because of light."
+        (metrics,) = await metrics_of(client)
+        assert (metrics["id"], metrics["model_used"], metrics["tenant_id"]) == (entry, "ollama/tiny", "kid")
+        assert metrics["metrics_snapshot"] == {"ollama/tiny": {"success": 1, "fallback": 0, "error": 0}}
+        await nothing_left(client)
+
+
+async def test_request_that_does_not_stream_has_no_token_events(broker_url: str) -> None:
+    """Without `stream`, only the attempt and the result are written."""
+    async with open_client(broker_url) as client, run_worker(broker_url, {"local": FakeBackend(says("hi"))}):
+        entry = await add(client)
+        await final_of(client, entry)
+        assert [kind for _, kind, _ in await events_of(client, entry)] == ["attempt", "result"]
+
+
+async def test_answer_that_breaks_the_schema_falls_to_the_next_deployment(broker_url: str) -> None:
+    """The discarded attempt is told, the second one answers, and the schema went to both."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    local = FakeBackend(says('{"n": ', '"four"}'))
+    cloud = FakeBackend(says('```json\n{"n": 4}\n```'))
+    backends = {"local": local, "cloud": cloud}
+    async with open_client(broker_url) as client, run_worker(broker_url, backends):
+        entry = await add(client, schema=json.dumps(schema), stream="true")
+        kind, data = await final_of(client, entry)
+        assert (kind, data["content"], data["deployment"]) == ("result", {"n": 4}, "cloud")
+        assert [(each["deployment"], each["outcome"], each["code"]) for each in data["attempts"]] == [
+            ("local", "invalid", "schema_violation"),
+            ("cloud", "success", None),
+        ]
+        rejected = [event for event in await events_of(client, entry) if event[1] == "rejected"]
+        assert [(event_id.split("-")[0], data["code"]) for event_id, _, data in rejected] == [("1", "schema_violation")]
+        assert local.calls[0].schema == cloud.calls[0].schema == schema
+
+
+async def test_chain_without_an_answer_ends_in_an_error_with_its_attempts(broker_url: str) -> None:
+    """All failed: `chain_exhausted`, with what each said, and metrics with model `none`."""
+    backends = {
+        "local": FakeBackend(fails(AttemptCode.CONNECT)),
+        "cloud": FakeBackend(says("I'm sorry, but I can't help with that.")),
+    }
+    async with open_client(broker_url) as client, run_worker(broker_url, backends):
+        entry = await add(client)
+        kind, data = await final_of(client, entry)
+        assert (kind, data["code"]) == ("error", "chain_exhausted")
+        assert [each["code"] for each in data["attempts"]] == ["connect", "refusal"]
+        (metrics,) = await metrics_of(client)
+        assert (metrics["model_used"], metrics["type"], metrics["code"]) == (
+            "none",
+            "error",
+            "chain_exhausted",
+        )
+        await nothing_left(client)
+
+
+async def test_local_only_request_never_leaves_the_house(broker_url: str) -> None:
+    """Not even when the local deployment fails."""
+    cloud = FakeBackend(says("from the cloud"))
+    backends = {"local": FakeBackend(fails(AttemptCode.UPSTREAM)), "cloud": cloud}
+    async with open_client(broker_url) as client, run_worker(broker_url, backends):
+        entry = await add(client, local_only="true")
+        _, data = await final_of(client, entry)
+        assert data["code"] == "local_exhausted"
+        assert cloud.calls == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "says_what"),
+    [
+        ({"data": "{"}, "invalid_request", "JSON"),
+        ({"data": "[]"}, "invalid_request", "object"),
+        ({"prompt": "a", "messages": "[]"}, "invalid_request", "prompt"),
+        ({"tenant_id": "x"}, "invalid_request", "prompt"),
+        ({"prompt": "a", "promt": "b"}, "invalid_request", "promt"),
+        ({"prompt": "a", "timeout_ms": '"x"'}, "invalid_request", "timeout_ms"),
+        ({"prompt": "a", "model": "nope"}, "unknown_model", "default"),
+        ({"prompt": "a", "schema": '{"type":"nope"}'}, "invalid_schema", "type"),
+        ({"prompt": "a", "schema": '{"$ref":"http://127.0.0.1/x"}'}, "invalid_schema", "$ref"),
+        ({"prompt": "a", "schema": '{"type":"string","pattern":"(?=a)"}'}, "invalid_schema", "pattern"),
+        ({"prompt": "a" * 70_000}, "request_too_large", "65536"),
+        ({"prompt": b"\xff\xfe"}, "invalid_request", "UTF-8"),
+        ({"prompt": "a", "id": "no spaces"}, "invalid_request", "id"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_bad_request_gets_an_error_that_names_the_fault_and_a_dead_letter(
+    broker_url: str, fields: dict[str, Any], code: str, says_what: str
+) -> None:
+    """Nothing is dropped, nothing stops, and the next request is answered."""
+    async with open_client(broker_url) as client, run_worker(broker_url, {"local": FakeBackend(says("hi"))}):
+        entry = await client.xadd("llm:requests", fields)
+        kind, data = await final_of(client, entry)
+        assert (kind, data["code"]) == ("error", code)
+        assert says_what in data["message"]
+        ((_, letter),) = await client.xrange("llm:dead")
+        assert (letter["entry"], letter["reason"], letter["deliveries"]) == (entry, code, "1")
+        assert set(json.loads(letter["data"])["fields"]) == set(fields)
+        good = await add(client)
+        assert (await final_of(client, good))[0] == "result"
+        await nothing_left(client)
+
+
+async def test_bad_request_is_answered_under_its_id_too(broker_url: str) -> None:
+    """Under its own id where one can be read, under its entry ID always."""
+    async with open_client(broker_url) as client, run_worker(broker_url, {"local": FakeBackend(says("hi"))}):
+        entry = await add(client, id="mine", nonsense="1")
+        for request_id in ("mine", entry):
+            _, data = await final_of(client, request_id)
+            assert (data["id"], data["code"]) == ("mine", "invalid_request")
+
+
+async def test_cancellation_closes_the_model_within_a_second(broker_url: str) -> None:
+    """A running request that streams nothing ends at its producer's word."""
+    model = FakeBackend(hangs("word "))
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": model}),
+        Client(broker_url) as producer,
+    ):
+        entry = await add(client)
+        await eventually(lambda: model.running == 1)
+        began = asyncio.get_running_loop().time()
+        await producer.cancel(entry)
+        await eventually(lambda: model.running == 0)
+        assert asyncio.get_running_loop().time() - began < 1.5
+        (metrics,) = await metrics_of(client)
+        assert (metrics["type"], metrics["model_used"]) == ("cancelled", "none")
+        await nothing_left(client)
+
+
+async def test_cancellation_of_a_queued_request_costs_no_call(broker_url: str) -> None:
+    """What is cancelled before it is picked up never reaches a model."""
+    model = FakeBackend(says("hi"))
+    async with open_client(broker_url) as client, Client(broker_url) as producer:
+        entry = await add(client)
+        await producer.cancel(entry)
+        async with run_worker(broker_url, {"local": model}):
+            (metrics,) = await metrics_of(client)
+            assert metrics["type"] == "cancelled"
+            assert model.calls == []
+            await nothing_left(client)
+
+
+async def test_cancellation_of_a_streaming_request_stops_its_tokens(broker_url: str) -> None:
+    """The refused chunk tells the writer at once."""
+    model = FakeBackend(babbles(pause=0.01))
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": model}),
+        Client(broker_url) as producer,
+    ):
+        entry = await add(client, stream='"live"')
+        await eventually(lambda: model.running == 1)
+        await producer.cancel(entry)
+        await eventually(lambda: model.running == 0, seconds=1.5)
+        assert (await events_of(client, entry))[-1][1] == "cancelled"
+
+
+async def test_deadline_that_has_passed_costs_no_call(broker_url: str) -> None:
+    """An answer that nobody wants any more is not asked for."""
+    model = FakeBackend(says("hi"))
+    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}):
+        entry = await add(client, deadline_ms="1000")
+        _, data = await final_of(client, entry)
+        assert data["code"] == "deadline_exceeded"
+        assert model.calls == []
+
+
+async def test_timeout_of_the_request_ends_a_running_attempt(broker_url: str) -> None:
+    """`timeout_ms` holds from pick-up to the final event, over all attempts."""
+    model, cloud = FakeBackend(hangs()), FakeBackend(hangs())
+    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model, "cloud": cloud}):
+        entry = await add(client, timeout_ms="300")
+        _, data = await final_of(client, entry)
+        assert data["code"] == "deadline_exceeded"
+        assert [each["code"] for each in data["attempts"]] == ["timeout"]
+        assert model.running == cloud.running == 0
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+async def test_same_id_twice_costs_one_call_and_has_one_answer(broker_url: str, when: str) -> None:
+    """Idempotency, whenever the second comes."""
+    gate = asyncio.Event()
+    model = FakeBackend(waits_for(gate))
+    async with open_client(broker_url) as client:
+        await add(client, id="once")
+        if when == "before":
+            await add(client, id="once")
+        async with run_worker(broker_url, {"local": model}):
+            await eventually(lambda: len(model.calls) == 1)
+            if when == "during":
+                await add(client, id="once")
+                await asyncio.sleep(0.2)
+            gate.set()
+            await final_of(client, "once")
+            if when == "after":
+                await add(client, id="once")
+            await nothing_left(client)
+            assert len(model.calls) == 1
+            assert len([kind for _, kind, _ in await events_of(client, "once") if kind == "attempt"]) == 1
+
+
+async def test_drain_finishes_what_runs_and_reads_nothing_more(broker_url: str) -> None:
+    """A graceful stop answers what it has begun."""
+    gate = asyncio.Event()
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": FakeBackend(waits_for(gate))}) as worker,
+    ):
+        entry = await add(client)
+        await eventually(lambda: len(worker.in_flight) == 1)
+        worker.stop()
+        await asyncio.sleep(0.1)
+        late = await add(client)
+        gate.set()
+        assert (await final_of(client, entry))[0] == "result"
+        assert await client.xlen("llm:requests") == 1
+        assert await events_of(client, late) == []
+
+
+async def test_drain_hands_the_rest_back_to_another_worker_at_once(broker_url: str) -> None:
+    """What does not end in time goes on elsewhere, as the next attempt, and counts as no crash."""
+    config = make_config(daemon=replace(DAEMON, drain_seconds=0.2, lease_seconds=30.0))
+    slow, quick = FakeBackend(hangs("half an ")), FakeBackend(says("answer"))
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": slow}, config=config) as first,
+    ):
+        entry = await add(client, stream='"live"')
+        await eventually(lambda: slow.running == 1)
+        async with run_worker(broker_url, {"local": quick}, consumer="w2", config=config):
+            first.stop()
+            kind, data = await final_of(client, entry)
+            assert (kind, data["content"]) == ("result", "answer")
+            assert slow.running == 0
+            attempts = [
+                (event_id, data) for event_id, kind, data in await events_of(client, entry) if kind == "attempt"
+            ]
+            assert [(event_id, data["delivery"], data["consumer"]) for event_id, data in attempts] == [
+                ("1-0", 1, "w1"),
+                ("2-0", 1, "w2"),
+            ]
+
+
+async def test_request_that_kills_its_workers_is_buried(broker_url: str) -> None:
+    """After `max_deliveries` crashes there is a final error and a dead letter with the history."""
+    model = FakeBackend(says("hi"))
+    async with open_client(broker_url) as client:
+        await client.xgroup_create("llm:requests", "llm-router", "0", mkstream=True)
+        entry = await add(client)
+        await client.xreadgroup("llm-router", "gone", {"llm:requests": ">"})
+        await client.xclaim("llm:requests", "llm-router", "gone", 0, [entry], retrycount=3, idle=5000, justid=True)
+        await client.xadd(
+            f"llm:events:{entry}",
+            {
+                "type": "attempt",
+                "data": json.dumps({"entry": entry, "lane": "normal", "deployment": "local"}),
+            },
+            id="1-0",
+        )
+        async with run_worker(broker_url, {"local": model}):
+            _, data = await final_of(client, entry)
+            assert data["code"] == "poisoned"
+            ((_, letter),) = await client.xrange("llm:dead")
+            assert (letter["reason"], letter["deliveries"]) == ("poisoned", "4")
+            assert [each["event"] for each in json.loads(letter["data"])["history"]] == ["1-0"]
+            assert model.calls == []
+
+
+async def test_bug_in_handling_ends_that_request_and_no_other(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours is a final `internal`, a line in the log, and not the end of the daemon."""
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": FakeBackend(says("hi"))}) as worker,
+    ):
+        executor = worker.executor
+        run = executor.run
+
+        async def run_once_badly(*_: Any, **__: Any) -> Any:
+            monkeypatch.setattr(executor, "run", run)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(executor, "run", run_once_badly)
+        bad = await add(client)
+        assert (await final_of(client, bad))[1]["code"] == "internal"
+        good = await add(client)
+        assert (await final_of(client, good))[0] == "result"
+        await nothing_left(client)
