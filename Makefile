@@ -32,6 +32,17 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The main job on an embedded default; DEMO="--fast" leaves the pauses out, DEMO="--stand-in" asks no Ollama.
+demo: $(STAMP)
+	@$(BIN)/python -m tests.demo $(DEMO)
+
+# SEED reproduces the schedule of an earlier run.
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_))
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks $(BENCH)
+
 lock: $(STAMP)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra embedded --extra dev pyproject.toml -o requirements-dev.lock

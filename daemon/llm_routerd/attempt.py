@@ -87,7 +87,7 @@ class Bounds:
 class AttemptClock:
     """Ends the block when the first token, the next token or the whole answer is late; `rejection` tells which.
 
-    One timer, moved only when it fires: a token costs no more than noting the time.
+    One timer, moved only by the first token and when it fires: any other token costs no more than noting the time.
     Time in `paused` (Redis has no room) is not the model's, and not counted; the request's deadline goes on.
     """
 
@@ -126,6 +126,9 @@ class AttemptClock:
         if self.ttft_seconds is not None:
             return False
         self.ttft_seconds = self._last - self._started
+        if self._timer is not None:  # it stands at the bound of the first token; the gap's may be nearer
+            self._timer.cancel()
+            self._check()
         return True
 
     @contextmanager

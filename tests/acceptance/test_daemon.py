@@ -8,7 +8,9 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.client import Client
 from tests.support.daemons import page, producer, running_daemon, write_config
+from tests.support.eventually import eventually
 from tests.support.processes import free_port
 from tests.support.queue import events_of, open_client
 from tests.support.standin import StandIn
@@ -30,8 +32,8 @@ async def test_prompt_goes_in_and_tokens_and_a_result_come_out(tmp_path: Path, v
             events = await events_of(redis, entry)
             texts = [data["text"] for _, kind, data in events if kind == "token"]
             assert (result.type, result.data["content"]) == ("result", "".join(texts))
-            assert len(texts) == 5
-            assert [kind for _, kind, _ in events] == ["attempt", *["token"] * 5, "result"]
+            assert 1 < len(texts) <= 5
+            assert [kind for _, kind, _ in events] == ["attempt", *["token"] * len(texts), "result"]
             assert (result.data["model_used"], result.data["deployment"]) == ("ollama/tiny", "local")
             assert await redis.xlen("llm:requests") == 0
             assert 0 < await redis.pttl(f"llm:events:{entry}") <= 3_600_000
@@ -39,7 +41,7 @@ async def test_prompt_goes_in_and_tokens_and_a_result_come_out(tmp_path: Path, v
 
 async def test_answer_that_breaks_the_schema_comes_from_the_second_deployment(tmp_path: Path, valkey_url: str) -> None:
     """The first model is left at the token that broke it, and the second answers by another protocol."""
-    async with StandIn({"tiny": """delay_ms=20 answer='{"n": "one two three four five"}'""", "big": ""}) as models:
+    async with StandIn({"tiny": """delay_ms=50 answer='{"n": "one two three four five"}'""", "big": ""}) as models:
         config = write_config(tmp_path, valkey_url, models.url)
         async with running_daemon(config), producer(valkey_url) as client:
             request_id = await client.submit(prompt="count", schema=_SCHEMA, stream="live")
@@ -48,7 +50,9 @@ async def test_answer_that_breaks_the_schema_comes_from_the_second_deployment(tm
             kinds = [(event.id, event.type) async for event in client.follow(request_id)]
             assert kinds[:2] == [("1-0", "attempt"), ("1-1", "token")]
             assert [event_id.split("-")[0] for event_id, kind in kinds if kind == "rejected"] == ["1"]
-            assert (models.calls[0]["how"], models.calls[0]["tokens"]) == ("client_disconnected", 2)
+            await eventually(lambda: models.calls[0]["end"])
+            assert models.calls[0]["how"] == "client_disconnected"
+            assert models.calls[0]["tokens"] < 6
 
 
 async def test_metrics_are_on_channel_stream_and_page(tmp_path: Path, valkey_url: str) -> None:
@@ -118,14 +122,26 @@ async def test_cancellation_from_outside_closes_the_model_within_a_second(tmp_pa
         config = write_config(tmp_path, valkey_url, models.url, chain=("local",))
         async with running_daemon(config), producer(valkey_url) as client:
             request_id = await client.submit(prompt="wait")
-            async for event in client.follow(request_id):
-                if event.type == "attempt":
-                    break
+            await eventually(lambda: len(models.calls) == 1)
             seconds, microseconds = await client.redis.time()
             cancelled = await client.cancel(request_id, "enough")
             assert cancelled.type == "cancelled"
-            async with asyncio.timeout(5):
-                while models.calls[0]["end"] is None:
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: models.calls[0]["end"])
             assert models.calls[0]["how"] == "client_disconnected"
             assert models.calls[0]["end"] - (seconds + microseconds / 1e6) < 1.5
+
+
+async def test_prefix_names_every_key(tmp_path: Path, valkey_url: str) -> None:
+    """A queue with a hash tag is another queue; the metrics stay under their own name."""
+    async with StandIn(_MODELS) as models, open_client(valkey_url) as redis:
+        config = write_config(tmp_path, valkey_url, models.url)
+        await redis.xadd("llm:requests", {"prompt": "somebody else's"})
+        await redis.xadd("{q}:requests", {"prompt": "ours", "id": "ours"})
+        bad = await redis.xadd("{q}:requests:high", {"prompt": "ours", "nonsense": "1"})
+        async with running_daemon(config, "--prefix", "{q}"), Client(valkey_url, prefix="{q}") as client:
+            assert (await client.result("ours", 10)).type == "result"
+            assert (await client.result(bad, 10)).type == "error"
+        lanes = {"{q}:requests", "{q}:requests:high", "{q}:requests:low"}
+        keys = {"llm:requests", "llm_router_metrics", "{q}:dead", "{q}:events:ours", f"{{q}}:events:{bad}", *lanes}
+        assert set(await redis.keys("*")) == keys
+        assert await redis.xlen("llm:requests") == 1

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from redis.exceptions import ResponseError
 
-from tests.demo.redis_cli import as_shown
+from tests.demo.redis_cli import RedisCli, as_shown
 from tests.demo.screen import pretty_json
 from tests.demo.stage import find_model
 from tests.support.processes import ROOT
@@ -91,6 +92,7 @@ async def test_demo_that_cannot_show_something_says_so_and_fails(tmp_path: Path)
         status, output = await run_demo(tmp_path, {"OLLAMA_API_BASE": ollama.url})
     assert status == 1
     assert "the demo was to show an answer; it ended in error chain_exhausted" in output
+    assert "make demo DEMO=--stand-in" in output
     assert "nothing of it is left" not in output
     assert left_of(tmp_path) == []
 
@@ -149,6 +151,32 @@ def test_reply_is_shown_as_redis_cli_shows_it() -> None:
     assert as_shown(reply) == (
         '1) 1) "1-0"\n   2) 1) "type"\n      2) "a \\"b\\"\\n\\xc3"\n2) (integer) 7\n3) (nil)\n4) (empty array)'
     )
+
+
+async def test_installed_redis_cli_is_called_with_the_very_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is one; what it refuses is not shown as done."""
+    program = tmp_path / "redis-cli"
+    program.write_text('#!/bin/sh\nfor word; do echo "<$word>"; done\n[ "$4" != FAIL ]\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cli = RedisCli(7)
+    line = cli.line("XADD llm:requests '*' prompt 'Say hello.'")
+    assert line == "redis-cli -p 7 XADD llm:requests '*' prompt 'Say hello.'"
+    shown = await cli.run(line)
+    assert shown.split("\n") == [
+        "<-p>",
+        "<7>",
+        "<--no-raw>",
+        "<XADD>",
+        "<llm:requests>",
+        "<*>",
+        "<prompt>",
+        "<Say hello.>",
+    ]
+    with pytest.raises(ResponseError):
+        await cli.run(cli.line("FAIL"))
 
 
 def test_json_opens_only_what_does_not_fit() -> None:

@@ -298,7 +298,7 @@ def _message(**message: Any) -> dict[str, Any]:
         (_lines({"message": 7}), AttemptCode.UPSTREAM),
         (_lines(_message(content=7)), AttemptCode.UPSTREAM),
         (_lines(_message(tool_calls=[7])), AttemptCode.UPSTREAM),
-        (_lines(_message(tool_calls=[{"function": {}}])), AttemptCode.UPSTREAM),
+        (_lines(_message(tool_calls=[{"function": {}}]), {"done": True}), AttemptCode.UPSTREAM),
         (_lines({"error": "model runner has unexpectedly stopped"}), AttemptCode.UPSTREAM),
         (_lines(*[_message(tool_calls=[{"function": {"name": "f"}}])] * 129), AttemptCode.UPSTREAM),
     ],

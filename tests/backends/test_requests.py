@@ -10,7 +10,7 @@ from llm_routerd.backends import anthropic_request, ollama_request, openai_reque
 from llm_routerd.core.call import Call
 from llm_routerd.core.errors import BackendError, ConfigError
 from llm_routerd.core.outcome import AttemptCode
-from tests.support.calling import ask, backend_for, deployment_of, tell
+from tests.support.calling import PROTOCOLS, ask, backend_for, deployment_of, tell
 from tests.support.standin import StandIn
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
@@ -50,6 +50,24 @@ def test_content_that_ollama_does_not_take_fails_the_attempt(content: Any) -> No
     with pytest.raises(BackendError) as raised:
         _ollama(Call(messages=({"role": "user", "content": content},)))
     assert (raised.value.code, raised.value.retryable) == (AttemptCode.UPSTREAM, False)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "http://10.0.0.1/"}},
+        {"type": "video_url", "video_url": "file:///etc/passwd"},
+    ],
+)
+async def test_local_model_is_given_no_address_to_fetch_from(protocol: str, part: Any) -> None:
+    """A request must not make a server in the operator's network call whom it likes."""
+    call = Call(messages=({"role": "user", "content": [{"type": "text", "text": "Look"}, part]},))
+    async with StandIn() as server, backend_for(protocol, server.url, local=True) as backend:
+        with pytest.raises(BackendError) as raised:
+            await tell(backend, call)
+        assert not server.calls
+    assert not raised.value.retryable
 
 
 @pytest.mark.parametrize(

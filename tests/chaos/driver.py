@@ -59,7 +59,8 @@ class Driver:
             await slot.kill()
         else:
             slot.signal(signal.SIGTERM)
-            if (status := await slot.ended()) != 0:
+            status = await slot.ended()
+            if status not in {0, -signal.SIGTERM}:  # the latter: it had not come so far as to handle it
                 self.unclean_exits.append(status)
         await asyncio.sleep(fault.seconds)
         slot.start()

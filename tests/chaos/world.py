@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 from redis.asyncio import Redis
@@ -18,6 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from tests.chaos.plan import LEASE_SECONDS, WORKERS
+from tests.support.eventually import eventually
 from tests.support.servers import ValkeyProcess
 
 if TYPE_CHECKING:
@@ -76,7 +77,6 @@ class Life:
     start: float
     end: float = float("inf")
     stops: list[Span] = field(default_factory=list)
-    exit_status: int | None = None
 
 
 class Slot:
@@ -108,12 +108,10 @@ class Slot:
     async def ended(self) -> int:
         """Wait for its end; returns the exit status."""
         assert self._process is not None, "no worker was started here"
-        async with asyncio.timeout(_END_SECONDS):
-            while self._process.poll() is None:
-                await asyncio.sleep(0.01)
-        life, status = self.lives[-1], self._process.returncode
-        life.end, life.exit_status = time.time(), status
-        return status
+        process = self._process
+        await eventually(lambda: process.poll() is not None, seconds=_END_SECONDS)
+        self.lives[-1].end = time.time()
+        return process.returncode
 
     async def kill(self) -> None:
         """SIGKILL it, stopped or not."""
@@ -153,7 +151,6 @@ class World:
         self.directory = self.server.directory
         self.models_url = ""
         self._models: subprocess.Popen[bytes] | None = None
-        self._models_log: IO[bytes] | None = None
         # Its own byte code cache: a worker that starts is to be up at once, also where none is written.
         self._environment = {
             name: value
@@ -161,7 +158,7 @@ class World:
             if name not in {"PYTHONDONTWRITEBYTECODE", "REDIS_URL", "OLLAMA_API_BASE", "OLLAMA_MODEL", "NOTIFY_SOCKET"}
         } | {"PYTHONPYCACHEPREFIX": str(self.directory / "pyc")}
 
-    async def __aenter__(self) -> World:
+    async def __aenter__(self) -> Self:
         try:
             await asyncio.to_thread(self.server.start)
             await asyncio.to_thread(self._start_models)

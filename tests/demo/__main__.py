@@ -52,6 +52,8 @@ def _blame(stage: Stage) -> None:
     """The daemon's log is about to go; its end may tell why."""
     sys.stdout.flush()
     sys.stderr.write(f"\nThe daemon's last log lines:\n{stage.daemon.last_words()}\n")
+    if not stage.model.is_standin:
+        sys.stderr.write("\nTo see the demo without Ollama: make demo DEMO=--stand-in\n")
 
 
 async def _perform_within_bounds(screen: Screen, *, only_standin: bool) -> None:

@@ -171,10 +171,10 @@ def _by_hand() -> tuple[tuple[str, str, str], ...]:
     final = FINAL_ID
     before_final = f"{int(final.partition('-')[0]) - 1}-0"
     return (
-        ("a request", "XADD llm:requests '*' id job-1 prompt 'Why is the sky blue?' stream true", "-"),
+        ("a request", "XADD llm:requests '*' id job-1 prompt 'Say hello.' stream true", "-"),
         ("wait for its answer", f"XREAD BLOCK 30000 STREAMS llm:events:job-1 {before_final}", '"result"'),
         ("how it came: begin, tokens", "XRANGE llm:events:job-1 - + COUNT 2", '"attempt"'),
-        ("another request", "XADD llm:requests '*' id job-2 prompt 'Why is the sea blue?'", "-"),
+        ("another request", "XADD llm:requests '*' id job-2 prompt 'Count to a thousand.'", "-"),
         (
             "cancel it",
             f'XADD llm:events:job-2 {final} type cancelled data \'{{"id":"job-2","reason":"not needed"}}\'',

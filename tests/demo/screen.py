@@ -32,7 +32,7 @@ class Screen:
     def heading(self, text: str) -> None:
         """Begin the next part."""
         bold = f"\x1b[1m{text}\x1b[0m" if self._style.enabled else text
-        self._write(f"\n{bold}\n{self._style.dim('─' * min(self.width, len(text)))}")
+        self._write(f"\n{bold}\n{self._style.dim('-' * min(self.width, len(text)))}")
 
     def say(self, text: str) -> None:
         """A paragraph."""

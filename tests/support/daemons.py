@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WAIT_SECONDS = 15.0
 
 
-def write_config(  # noqa: PLR0913 - one per thing that a test may want otherwise
+def write_config(
     directory: Path,
     redis_url: str,
     standin_url: str,
@@ -33,9 +33,7 @@ def write_config(  # noqa: PLR0913 - one per thing that a test may want otherwis
 ) -> Path:
     """Write `config.toml`: `local` is the stand-in's model `tiny` by Ollama's protocol, `second` its `big` by OpenAI's.
 
-    Args:
-        daemon: lines of the table `[daemon]`.
-        more: further tables.
+    `daemon` holds lines of the table `[daemon]`, and `more` further tables.
     """
     path = directory / "config.toml"
     path.write_text(
@@ -110,7 +108,7 @@ class ServiceManager:
         self.messages.append(dict(line.split("=", 1) for line in lines))
         self._came.set()
 
-    async def __aenter__(self) -> ServiceManager:
+    async def __aenter__(self) -> Self:
         self._socket.bind(str(self._path))
         self._socket.setblocking(False)
         asyncio.get_running_loop().add_reader(self._socket, self._receive)

@@ -27,11 +27,12 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 import orjson
 import uvloop
 
-from tests.support.standin_script import REFUSAL, Script, answer_tokens, instance_of, script_for, tokens_of
+from tests.support.standin_request import last_user_text, limit_of, schema_of, tool_calls_of
+from tests.support.standin_script import REFUSAL, Script, answer_tokens, script_for, tokens_of
 from tests.support.standin_wire import error_body, wire_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from tests.support.standin_wire import Wire
 
@@ -241,7 +242,7 @@ class _Connection(asyncio.Protocol):
         if model is None:
             self._send(404, error_body(protocol, 404, f"model '{name}' not found"))
             return
-        message = _last_user_text(request.get("messages", []))
+        message = last_user_text(request.get("messages", []))
         script = script_for(model, self._server.models[model], message)
         call = self._server.open_call(script, model)
         how = "client_disconnected"
@@ -279,12 +280,12 @@ class _Connection(asyncio.Protocol):
         wire = wire_of(protocol, str(request["model"]), usage=usage)
         if "bench" in script:
             return await self._speak_at_once(protocol, wire, script, call)
-        tokens = answer_tokens(script, message, _schema_of(request))
-        tool_calls = _tool_calls(request, script)
+        tokens = answer_tokens(script, message, schema_of(request))
+        tool_calls = tool_calls_of(request, script)
         if tool_calls and "call" not in script:
             tokens = []  # a forced tool is all the answer there is
         reason = "tool_calls" if tool_calls else "refusal" if script.text("refuse") else "stop"
-        limit = _limit_of(request)
+        limit = limit_of(request)
         if (limit is not None and len(tokens) > limit) or "length" in script:
             tokens, reason = tokens[:limit], "length"
         counts = (len(message.split()) + 1, len(tokens))
@@ -360,50 +361,6 @@ def _listed(name: str) -> dict[str, Any]:
         "quantization_level": "stand-in",
     }
     return {"name": full, "model": full, "size": 0, "digest": "stand-in", "details": details}
-
-
-def _last_user_text(messages: Iterable[dict[str, Any]]) -> str:
-    text = ""
-    for message in messages:
-        if message.get("role") == "user":
-            content = message.get("content") or ""
-            parts = content if isinstance(content, list) else [{"text": content}]
-            text = " ".join(part.get("text") or "" for part in parts)
-    return text
-
-
-def _schema_of(request: dict[str, Any]) -> Any:
-    """The schema that the answer is to satisfy, in whichever protocol's form; None without one."""
-    if (plain := request.get("format")) is not None:
-        return {} if plain == "json" else plain
-    wanted = request.get("response_format") or (request.get("output_config") or {}).get("format") or {}
-    if wanted.get("type") == "json_object":
-        return {}
-    return wanted.get("schema") or (wanted.get("json_schema") or {}).get("schema")
-
-
-def _limit_of(request: dict[str, Any]) -> int | None:
-    limits = (
-        request.get("options", {}).get("num_predict"),
-        request.get("max_tokens"),
-        request.get("max_completion_tokens"),
-    )
-    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
-
-
-def _tool_calls(request: dict[str, Any], script: Script) -> list[tuple[str, Any]]:
-    """The call that the script asks for, or that the request forces; with an instance of the tool's schema."""
-    tools = {}
-    for tool in request.get("tools") or []:
-        function = tool.get("function", tool)
-        tools[function["name"]] = function.get("parameters", function.get("input_schema", {}))
-    choice = request.get("tool_choice")
-    forced = choice.get("name", "") if isinstance(choice, dict) and choice.get("type") == "tool" else ""
-    if not tools or not ("call" in script or forced):
-        return []
-    name = forced or script.text("call") or next(iter(tools))
-    schema = tools.get(name, {})
-    return [(name, orjson.loads(script.text("args")) if "args" in script else instance_of(schema, schema))]
 
 
 async def _serve(options: argparse.Namespace) -> None:

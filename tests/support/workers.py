@@ -64,7 +64,7 @@ async def run_worker(
     until_ready: bool = True,
 ) -> AsyncIterator[Worker]:
     """A worker that runs; at the end it is stopped the hard way, unless it has been stopped already."""
-    config = make_config(url) if config is None else replace(config, redis=RedisConfig(url=url))
+    config = make_config(url) if config is None else replace(config, redis=replace(config.redis, url=url))
     worker = Worker(
         config,
         executor=make_test_executor(config, backends, consumer=consumer),

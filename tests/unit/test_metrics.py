@@ -147,9 +147,18 @@ def test_usage_by_deployment_includes_rejected_attempts_and_no_deployment_passed
     }
 
 
-def test_early_stops_name_deployment_and_code() -> None:
-    """Only of attempts that were ended before their model had finished."""
-    assert Metrics().finished(ANSWERED)["early_stops"] == [{"deployment": "haiku", "code": "invalid_json"}]
+def test_early_stops_name_deployment_code_and_an_estimate_of_what_they_saved() -> None:
+    """Only attempts that were ended before their model had finished; unknown before the deployment's first answer."""
+    metrics = Metrics()
+    stopped = replace(BROKEN, latency_ms=200)
+    first = metrics.finished(replace(ANSWERED, attempts=(stopped, GOOD)))
+    assert first["early_stops"] == [{"deployment": "haiku", "code": "invalid_json", "after_ms": 200, "saved_ms": None}]
+    metrics.finished(replace(ANSWERED, attempts=(replace(GOOD, latency_ms=1100),)))
+    third = metrics.finished(replace(ANSWERED, attempts=(stopped, GOOD)))
+    assert third["early_stops"][0]["saved_ms"] == (900 + 1100) // 2 - 200
+    late = metrics.finished(replace(ANSWERED, attempts=(replace(BROKEN, latency_ms=5000), GOOD)))
+    assert late["early_stops"][0]["saved_ms"] == 0
+    assert 'llm_routerd_early_stops_saved_seconds_total{deployment="haiku"} 0.8' in metrics.render_prometheus(Gauges())
 
 
 # Counters by model

@@ -10,23 +10,12 @@ from typing import Any
 import pytest
 
 from llm_routerd.client import Client
-from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.outcome import AttemptCode
+from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, babbles, fails, hangs, says, waits_for
 from tests.support.queue import add, events_of, open_client
 from tests.support.workers import DAEMON, make_config, run_worker
-
-
-async def final_of(client: Any, request_id: str) -> tuple[str, dict[str, Any]]:
-    """The final event of a request, once it is there."""
-    async with asyncio.timeout(20):
-        while True:
-            found = await client.xrange(f"llm:events:{request_id}", FINAL_ID, FINAL_ID)
-            if found:
-                fields = found[0][1]
-                return fields["type"], json.loads(fields["data"])
-            await asyncio.sleep(0.02)
 
 
 async def metrics_of(client: Any, count: int = 1) -> list[dict[str, Any]]:
@@ -37,20 +26,6 @@ async def metrics_of(client: Any, count: int = 1) -> list[dict[str, Any]]:
             if len(found) >= count:
                 return [json.loads(fields["data"]) for _, fields in found]
             await asyncio.sleep(0.02)
-
-
-async def nothing_left(client: Any) -> None:
-    """No entry waits, none is pending, and nothing lives for ever but the named keys."""
-    async with asyncio.timeout(10):
-        while True:
-            left = [await client.xlen(lane) for lane in ("llm:requests:high", "llm:requests", "llm:requests:low")]
-            pending = (await client.xpending("llm:requests", "llm-router"))["pending"]
-            if not any(left) and not pending:
-                break
-            await asyncio.sleep(0.02)
-    named = {"llm:requests", "llm:requests:high", "llm:requests:low", "llm:dead", "llm_router_metrics"}
-    for key in await client.keys("*"):
-        assert key in named or await client.pttl(key) > 0, key
 
 
 async def test_prompt_is_answered_with_tokens_result_and_metrics(broker_url: str) -> None:
@@ -71,6 +46,7 @@ async def test_prompt_is_answered_with_tokens_result_and_metrics(broker_url: str
         assert text == "The sky is blue because of light."
         (metrics,) = await metrics_of(client)
         assert (metrics["id"], metrics["model_used"], metrics["tenant_id"]) == (entry, "ollama/tiny", "kid")
+        assert metrics["queue_ms"] == data["queue_ms"]
         assert metrics["metrics_snapshot"] == {"ollama/tiny": {"success": 1, "fallback": 0, "error": 0}}
         await nothing_left(client)
 

@@ -58,13 +58,26 @@ def converted(convert: Callable[[Deployment, Call], Body], deployment: Deploymen
     """The body that `convert` makes of a call.
 
     Raises:
-        BackendError: the call's messages or tools have a shape that the protocol's schema lets through, and that
-            nothing can be made of.
+        BackendError: the call's messages or tools have a shape that nothing can be made of; or a local model
+            would be given an address to fetch from.
     """
     try:
+        if deployment.local:
+            _refuse_addresses(call)
         return convert(deployment, call)
     except (AttributeError, IndexError, KeyError, TypeError):
         raise faults.unsupported("a message or a tool has not OpenAI's form") from None
+
+
+def _refuse_addresses(call: Call) -> None:
+    """A server in the operator's network fetches what it is given: no request is to choose what that is."""
+    for message in call.messages:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            for name, value in part.items():
+                address = value.get("url") if isinstance(value, dict) else value
+                if name.endswith("_url") and not str(address).startswith("data:"):
+                    raise faults.unsupported("a local model takes images as data URLs only")
 
 
 def effective_params(deployment: Deployment, call: Call) -> dict[str, Any]:

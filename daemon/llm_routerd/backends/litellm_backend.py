@@ -5,8 +5,8 @@ and offline: what it does by itself would print, fetch a price table, or read a 
 directory.
 
 A stream that ends without its terminal event is a finish like any other to litellm 1.102.4: it says "stop",
-and makes up the usage.  What tells is `received_finish_reason` of its stream, which is set by the provider's
-own finish reason only; the version is pinned, and without the attribute nothing would count as whole.
+and makes up the usage.  What tells are two attributes of its stream, set by the provider's own finish reason
+only; the version is pinned, and without the attributes nothing would count as whole.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import logging
 import os
 import warnings
 from contextlib import suppress
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -24,7 +25,7 @@ from multidict import CIMultiDict
 
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import instruction
-from llm_routerd.backends.endpoint import effective_params
+from llm_routerd.backends.endpoint import converted, effective_params
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
@@ -47,6 +48,8 @@ _ENVIRONMENT = {
 _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 # The caller bounds the time of an answer by cancelling; this is for what nobody cancels.
 _GAP_SECONDS = 600.0
+# Which of the two is set depends on the provider.
+_FINISHED = ("received_finish_reason", "intermittent_finish_reason")
 _FINISH_REASONS = {
     "length": "length",
     "tool_calls": "tool_calls",
@@ -89,17 +92,30 @@ def _import_litellm() -> Any:
     litellm.drop_params = True  # a parameter that a provider does not know is left out, not an error
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    iterator: Any = importlib.import_module("litellm.llms.base_llm.base_model_iterator")
-    iterator.BaseModelResponseIterator._string_to_dict_parser = staticmethod(_event_of_line)  # noqa: SLF001 - see there
+    _mend_streams()
     return litellm
 
 
-def _event_of_line(str_line: str) -> Any:
-    """The event in a line of a stream; None for a line without one.
+def _mend_streams() -> None:
+    """Two repairs of litellm 1.102.4, without which a broken answer could not be told from a whole one.
 
-    It stands in for litellm's own, which passes over an event that is no JSON: a piece of the answer would be
-    missing, and nobody would know.  (The parameter is litellm's, and passed by name.)
+    Its streams pass over an event that is no JSON, so that a piece of the answer would be missing; and for
+    Gemini it makes up the finish reason "stop" for every chunk that has none.
     """
+    base: Any = importlib.import_module("litellm.llms.base_llm.base_model_iterator")
+    base.BaseModelResponseIterator._string_to_dict_parser = staticmethod(_event_of_line)  # noqa: SLF001 - there is no other way in
+    vertex: Any = importlib.import_module("litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini")
+    gemini = vertex.VertexGeminiConfig
+    mapped = gemini._check_finish_reason  # noqa: SLF001 - likewise
+
+    def finish_reason_of(chat_completion_message: Any, finish_reason: str | None) -> Any:
+        return None if finish_reason is None else mapped(chat_completion_message, finish_reason)
+
+    gemini._check_finish_reason = staticmethod(finish_reason_of)  # noqa: SLF001 - likewise
+
+
+def _event_of_line(str_line: str) -> Any:
+    """The event in a line of a stream; None for a line without one; `str_line` is litellm's name for it."""
     data = str_line.removeprefix("data:").strip()
     if data == "[DONE]":
         return None
@@ -121,9 +137,10 @@ class LitellmBackend:
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
+        arguments = converted(_arguments, self._deployment, call)
         litellm = await self._module.get()
         try:
-            stream = await litellm.acompletion(**_arguments(self._deployment, call), timeout=self._timeouts())
+            stream = await litellm.acompletion(**arguments, timeout=self._timeouts())
         except Exception as error:  # noqa: BLE001 - litellm raises its own, the SDKs' and bare ones
             raise _fault(error, begun=False) from None
         try:
@@ -131,7 +148,7 @@ class LitellmBackend:
             async for chunk in stream:
                 if (delta := answer.take(chunk)) is not None:
                     yield delta
-            yield answer.finish(whole=getattr(stream, "received_finish_reason", None) is not None)
+            yield answer.finish(whole=any(getattr(stream, name, None) for name in _FINISHED))
         except BackendError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -217,12 +234,12 @@ class _Answer:
 
 
 def _arguments(deployment: Deployment, call: Call) -> dict[str, Any]:
-    """What `litellm.acompletion` is called with."""
+    """What `litellm.acompletion` is called with: copies, for it changes what it is given, and others need it too."""
     params = {name: value for name, value in effective_params(deployment, call).items() if value is not None}
     arguments: dict[str, Any] = {
         **params,
         "model": deployment.model,
-        "messages": list(call.messages),
+        "messages": deepcopy(list(call.messages)),
         "stream": True,
         "stream_options": {"include_usage": True},
         "num_retries": 0,
@@ -233,11 +250,11 @@ def _arguments(deployment: Deployment, call: Call) -> dict[str, Any]:
     if deployment.api_key is not None:
         arguments["api_key"] = deployment.api_key
     if call.tools:
-        arguments["tools"] = list(call.tools)
+        arguments["tools"] = deepcopy(list(call.tools))
         if call.tool_choice is not None:
             arguments["tool_choice"] = call.tool_choice
     if isinstance(call.schema, dict):
-        wrapped = {"name": "answer", "schema": call.schema, "strict": False}
+        wrapped = {"name": "answer", "schema": deepcopy(call.schema), "strict": False}
         arguments["response_format"] = {"type": "json_schema", "json_schema": wrapped}
     elif call.schema is not None:
         arguments["messages"].insert(0, {"role": "system", "content": instruction(call.schema)})

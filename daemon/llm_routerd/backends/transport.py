@@ -27,6 +27,7 @@ _SETTLE_SECONDS = 0.05
 # Below the keep-alive of most servers, so that a pooled connection is seldom one that is just being closed.
 _KEEP_ALIVE_SECONDS = 15.0
 _MEGABYTE = 1_048_576
+_SHORTEST_SECONDS = 0.001  # to aiohttp, a timeout of 0 is none
 
 
 @dataclass(slots=True)
@@ -136,7 +137,7 @@ class Transport:
             data=data,
             headers=headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect_seconds),
+            timeout=aiohttp.ClientTimeout(total=None, connect=max(connect_seconds, _SHORTEST_SECONDS)),
         )
 
     async def get_json(self, url: URL, *, headers: Mapping[str, str], connect_seconds: float) -> Any:

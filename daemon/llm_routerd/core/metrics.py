@@ -9,6 +9,8 @@ The rules:
   turn: one that had been asked, or passed over as it cooled down.
 - Tokens and costs are those of all attempts, rejected ones included; only `usage` is the answering call's
   alone.
+- What an attempt that was ended early has saved is an estimate: the time that the deployment's answers have taken
+  on average since the start, less the time that this attempt took; unknown before its first answer.
 - What callers choose freely is bounded: of the tenants the last 1,000 are kept, and one that comes back later
   starts at nothing.  For the same reason a tenant is never a Prometheus label.
 - No prompt, no answer and no key comes in here, and so none goes out.
@@ -109,6 +111,27 @@ class _Totals:
         self.cost_usd += record.cost_usd
 
 
+class _Answers:
+    """How long the answers of one deployment have taken."""
+
+    __slots__ = ("early_stops", "number", "saved_ms", "total_ms")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.total_ms = 0
+        self.early_stops = 0
+        self.saved_ms = 0
+
+    def stopped_early(self, after_ms: int) -> int | None:
+        """Count an attempt that was ended; returns the estimate of what that saved, in milliseconds."""
+        self.early_stops += 1
+        if not self.number:
+            return None
+        saved_ms = max(0, round(self.total_ms / self.number) - after_ms)
+        self.saved_ms += saved_ms
+        return saved_ms
+
+
 class Metrics:
     """The counters of one worker since it started."""
 
@@ -117,6 +140,7 @@ class Metrics:
         self._models: dict[str, dict[str, int]] = {}
         self._tenants: OrderedDict[str | None, _Totals] = OrderedDict()
         self._deployments: dict[str, _Totals] = {}
+        self._answers: dict[str, _Answers] = {}
         self._requests: Counter[tuple[str, str]] = Counter()
         self._attempts: Counter[tuple[str, str, str]] = Counter()
         self._saved_usd = 0.0
@@ -129,7 +153,7 @@ class Metrics:
         tenant = self._tenant(finished.tenant_id)
         tenant.number += 1
         by_deployment: dict[str, _Totals] = {}
-        early_stops: list[dict[str, str]] = []
+        early_stops: list[dict[str, Any]] = []
         for record in finished.attempts:
             tenant.add(record)
             self._count_attempt(record, by_deployment, early_stops)
@@ -189,7 +213,7 @@ class Metrics:
         return tenant
 
     def _count_attempt(
-        self, record: AttemptRecord, by_deployment: dict[str, _Totals], early_stops: list[dict[str, str]]
+        self, record: AttemptRecord, by_deployment: dict[str, _Totals], early_stops: list[dict[str, Any]]
     ) -> None:
         name, code = record.deployment, record.code
         code_name = "" if code is None else code.value
@@ -202,10 +226,18 @@ class Metrics:
                 totals = deployments[name] = _Totals()
             totals.number += 1
             totals.add(record)
-        if record.outcome is not Outcome.SUCCESS and code is not AttemptCode.CANCELLED:
+        answers = self._answers.get(name)
+        if answers is None:
+            answers = self._answers[name] = _Answers()
+        if record.outcome is Outcome.SUCCESS:
+            answers.number += 1
+            answers.total_ms += record.latency_ms
+        elif code is not AttemptCode.CANCELLED:
             self._model(record.model)["error"] += 1
         if record.early:
-            early_stops.append({"deployment": name, "code": code_name})
+            saved_ms = answers.stopped_early(record.latency_ms)
+            stop = {"deployment": name, "code": code_name, "after_ms": record.latency_ms, "saved_ms": saved_ms}
+            early_stops.append(stop)
 
     def _count_ending(self, finished: Finished, code: str | None) -> None:
         self._requests[finished.type, code or ""] += 1
@@ -240,7 +272,12 @@ class Metrics:
             costs.add(totals.cost_usd, deployment=deployment)
         saved = Family("saved_usd_total", "counter", "What local answers would have cost in the cloud.")
         saved.add(self._saved_usd)
-        yield from (requests, attempts, tokens, costs, saved)
+        stops = Family("early_stops_total", "counter", "Attempts that were ended before their model had finished.")
+        saved_time = Family("early_stops_saved_seconds_total", "counter", "Estimate of the time that this saved.")
+        for deployment, answers in self._answers.items():
+            stops.add(answers.early_stops, deployment=deployment)
+            saved_time.add(answers.saved_ms / 1000, deployment=deployment)
+        yield from (requests, attempts, tokens, costs, saved, stops, saved_time)
 
     def _histogram_families(self) -> Iterator[Family]:
         duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")

@@ -11,7 +11,7 @@ import orjson
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group
-from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
+from llm_routerd.queue.keys import GROUP, HANDED_BACK, LANES, Keys, Lane
 from llm_routerd.queue.outbox import Outbox, Transcript
 from llm_routerd.queue.pipe import Command, Pipe
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.events import AttemptStarted, FinalEvent
 
 CLAIM_COUNT = 16
+OWN_PENDING = 1000
 HISTORY_PAGE = 500
 STALE_CONSUMER_SECONDS = 3600.0
 
@@ -60,10 +61,14 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Entries that were taken over, and those that are pending but no longer exist (trimmed by somebody)."""
+    """Entries that were taken over, and those that are pending but no longer exist (trimmed by somebody).
+
+    `late`: nothing was, because the server answered so late that leases may have run out in the meantime.
+    """
 
     deliveries: Sequence[Delivery]
     gone: Sequence[str]
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,24 +173,31 @@ class Broker:
             metrics: the metrics event, as JSON.
             dead_letter: flat fields of a dead letter; empty: none.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        args = [
-            GROUP, delivery.entry, event.type, orjson.dumps(event.to_wire()), self.limits.result_ttl_ms,
-            "1" if publish else "", delivery.lane if transcript is None else "",
-            self.limits.metrics_maxlen, self.limits.metrics_channel, metrics, *dead_letter,
-        ]  # fmt: skip
+        last_words = [] if transcript is None else transcript.close()
         keys = [
             self.keys.requests(delivery.lane), self.keys.dead, self.limits.metrics_channel,
             *(self.keys.events(request_id) for request_id in request_ids),
         ]  # fmt: skip
-        if transcript is not None:
-            for command in transcript.close():
-                self.outbox.send(command)
-        self.outbox.send(Command(("EVALSHA", scripts.COMMIT.sha, len(keys), *keys, *args), _resolve(future)))
-        reply = await future
+        data = orjson.dumps(event.to_wire())
+        while True:
+            args = (
+                GROUP, delivery.entry, event.type, data, self.limits.result_ttl_ms, "1" if publish else "",
+                delivery.lane if transcript is None else "", "" if transcript is None else transcript.under_way,
+                self.limits.metrics_maxlen, self.limits.metrics_channel, metrics,
+                len(last_words) // 3, *last_words, *dead_letter,
+            )  # fmt: skip
+            reply = await self._after_events(scripts.COMMIT, keys, args)
+            if reply[0] != b"gap":
+                break
         return Committed(
             verdict=reply[0].decode(), sealed_by=reply[1].decode() if len(reply) > 1 and reply[1] else None
         )
+
+    async def _after_events(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run a script behind all events that have been handed in so far."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.outbox.send(Command(("EVALSHA", script.sha, len(keys), *keys, *args), _resolve(future)))
+        return await future
 
     async def acknowledge(self, delivery: Delivery, request_id: str) -> None:
         """Be done with a request that somebody else has ended: give its stream a TTL, acknowledge, delete."""
@@ -193,10 +205,6 @@ class Broker:
         await self.pipe.call("PEXPIRE", self.keys.events(request_id), self.limits.result_ttl_ms, "NX")
         await self.pipe.call("XACK", lane, GROUP, delivery.entry)
         await self.pipe.call("XDEL", lane, delivery.entry)
-
-    async def writable(self) -> None:
-        """Return when Redis takes writes."""
-        await self.pipe.ready()
 
     async def server_ms(self) -> int:
         """The server's Unix time in ms."""
@@ -241,29 +249,59 @@ class Broker:
         found: list[int] = await self.pipe.run_script(scripts.SEALED, [item.events_key for item in held], ())
         return found
 
-    async def claim(self, *, room: int) -> Claim:
-        """Take over up to `room` entries whose worker has not renewed its lease, the urgent lanes first."""
+    async def claim(self, *, room: int, server_ms: float | None = None) -> Claim:
+        """Take over up to `room` entries whose worker has not renewed its lease, the urgent lanes first.
+
+        Args:
+            room: how many at most.
+            server_ms: the server's time now, as far as it is known: if this gets there much later, nothing is taken.
+        """
         deliveries: list[Delivery] = []
         gone: list[str] = []
+        asked = "" if server_ms is None else round(server_ms)
         for lane in LANES:
             count = min(CLAIM_COUNT, room - len(deliveries))
             if count <= 0:
                 break
-            cursor, claimed, missing = await self._with_groups(
+            cursor, claimed, missing, late = await self._with_groups(
                 scripts.CLAIM,
                 (self.keys.requests(lane),),
-                (GROUP, self.consumer, self.limits.lease_ms, count, self._cursors[lane], ""),
+                (GROUP, self.consumer, self.limits.lease_ms, count, self._cursors[lane], "", asked, self.late_ms),
             )
             self._cursors[lane] = cursor.decode()
             deliveries += parse_claimed(lane, claimed)
             gone += [entry.decode() for entry in missing]
+            if late:
+                return Claim(deliveries=deliveries, gone=gone, late=True)
         return Claim(deliveries=deliveries, gone=gone)
+
+    async def claim_of(self, owner: str, *, count: int) -> list[Delivery]:
+        """Take up to `count` of the entries that `owner` has, whatever their lease, the urgent lanes first."""
+        deliveries: list[Delivery] = []
+        for lane in LANES:
+            if len(deliveries) >= count:
+                break
+            args = claim_args(owner, self.consumer, count - len(deliveries))
+            _, claimed, _, _ = await self._with_groups(scripts.CLAIM, (self.keys.requests(lane),), args)
+            deliveries += parse_claimed(lane, claimed, own=owner == self.consumer)
+        return deliveries
+
+    @property
+    def late_ms(self) -> int:
+        """How late an answer may be before leases may have run out for it."""
+        return self.limits.lease_ms // 4
 
     async def hand_back(self, held: Sequence[Held]) -> int:
         """Give entries back so that another worker takes them at once; returns how many were still ours."""
-        args: list[Any] = [GROUP, self.consumer, self.limits.lease_ms + 1]
+        args: list[Any] = [GROUP, self.consumer, self.limits.lease_ms + 1, HANDED_BACK]
         for item in held:
             args += (LANES.index(item.lane) + 1, item.entry)
+        given: int = await self.pipe.run_script(scripts.HAND_BACK, self.keys.lanes, args) if held else 0
+        return given
+
+    async def hand_everything_back(self) -> int:
+        """Give back all that this consumer owns, known or not (a claim's reply may be on its way)."""
+        args = (GROUP, self.consumer, self.limits.lease_ms + 1, HANDED_BACK)
         given: int = await self.pipe.run_script(scripts.HAND_BACK, self.keys.lanes, args)
         return given
 
@@ -276,11 +314,20 @@ class Broker:
         )
 
 
-def parse_claimed(lane: Lane, claimed: Sequence[Any]) -> list[Delivery]:
-    """Entries as `claim.lua` gives them."""
+def claim_args(owner: str, consumer: str, count: int) -> tuple[Any, ...]:
+    """Arguments of `claim.lua` for taking entries of `owner`, whatever their lease."""
+    return (GROUP, consumer, 0, count, "-", owner, "", 0)
+
+
+def parse_claimed(lane: Lane, claimed: Sequence[Any], *, own: bool = False) -> list[Delivery]:
+    """Entries as `claim.lua` gives them.
+
+    One's own that was delivered only once is as good as new, its reply was lost: should the group have been made
+    again, `begin` then finds the worker that is busy with it.
+    """
     return [
-        Delivery(lane=lane, entry=entry.decode(), fields=fields, deliveries=int(deliveries), claimed=True)
-        for entry, fields, deliveries in claimed
+        Delivery(lane=lane, entry=entry.decode(), fields=fields, deliveries=count, claimed=not own or count > 1)
+        for entry, fields, count in claimed
     ]
 
 

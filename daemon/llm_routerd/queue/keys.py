@@ -8,6 +8,7 @@ from typing import Literal
 Lane = Literal["high", "normal", "low"]
 LANES: tuple[Lane, ...] = ("high", "normal", "low")
 GROUP = "llm-router"
+HANDED_BACK = "handed-back"  # the consumer that owns what was handed back
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 Rules:
 - Every event has an explicit ID, so a repeated write is refused and changes nothing.
+- What is written of one request at a time is one command: out of memory, no event is refused and a later one written.
 - One request's events are written in order, and only one batch of them is under way: what comes meanwhile is
   gathered, and neighbouring text becomes one event.
 - NOMKSTREAM: a stream that has expired or was flushed is not made again without its TTL; the final event comes with
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.core.events import FINAL_ID
+from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError
 from llm_routerd.queue.pipe import Command
 
@@ -56,8 +58,8 @@ class Transcript:
     """
 
     __slots__ = (
-        "_fenced", "_growing", "_outbox", "_pending", "_publish", "_queued", "_seq", "_under_way", "_unwritten",
-        "_waiter", "attempt", "events_key",
+        "_fenced", "_growing", "_looking", "_outbox", "_pending", "_publish", "_queued", "_seq", "_under_way",
+        "_unwritten", "_waiter", "attempt", "events_key",
     )  # fmt: skip
 
     def __init__(self, outbox: Outbox, events_key: str, *, publish: bool, fenced: Callable[[str], None]) -> None:
@@ -69,7 +71,8 @@ class Transcript:
         self._seq = 0
         self._pending: list[_Pending] = []
         self._growing: _Pending | None = None  # the last of them, if text may still be added to it
-        self._under_way = 0
+        self._under_way = ""  # ID of the last event that was sent, until there is an answer
+        self._looking = False  # why it was refused
         self._unwritten = 0  # characters pending or under way
         self._queued = False
         self._waiter: asyncio.Future[None] | None = None
@@ -79,11 +82,27 @@ class Transcript:
         self.attempt = number
         self._seq = 0
 
-    def next_attempt(self, event: ProgressEvent) -> None:
-        """A further attempt on this worker: its first event is written like any other."""
+    async def next_attempt(self, event: ProgressEvent) -> bool:
+        """A further attempt on this worker; returns when its event stands, False: it may not, the request is not ours.
+
+        A worker that was asleep finds out here, before it pays for a call.  Whoever took the request over has begun
+        an attempt, maybe of the very number that comes next here: only what stands there tells whose it is.
+        """
         self.attempt += 1
         self._seq = -1
         self.event(event)
+        data = self._pending[-1].payload
+        while self._fenced is not None and (self._pending or self._under_way or self._looking):
+            await self._wait()
+        stands = await self._outbox.read(self.events_key, f"{self.attempt}-0")
+        if stands is not None and stands != data:
+            self._stop("overtaken")
+        return self._fenced is not None
+
+    @property
+    def under_way(self) -> str:
+        """The ID of the last event that was sent and has no answer yet; else ""."""
+        return self._under_way
 
     def event(self, event: ProgressEvent) -> None:
         """An event of the running attempt that is not text."""
@@ -117,19 +136,25 @@ class Transcript:
     async def room(self) -> None:
         """Wait until more text may be taken from the model."""
         while not self.has_room and self._fenced is not None:
-            self._waiter = asyncio.get_running_loop().create_future()
             self._outbox.crowded.add(self)
-            await self._waiter
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
 
     def wake(self) -> None:
-        """There may be room again."""
+        """Something has changed for who waits."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def close(self) -> list[Command]:
-        """What is still to be written before the final event; nothing is accepted after this."""
+    def close(self) -> list[Any]:
+        """ID, type and data of what is still to be written before the final event; nothing is accepted after this."""
         self._fenced = None
-        return self.take_commands()
+        args, chars = self._take()
+        self._unwritten -= chars
+        self._outbox.wrote(chars)
+        return args
 
     def abandon(self) -> None:
         """Forget what is not under way yet: this worker has no more to say on this request."""
@@ -141,45 +166,50 @@ class Transcript:
         self.wake()
 
     def take_commands(self) -> list[Command]:
-        """All pending events, as commands."""
+        """All pending events, as one command, if there are any."""
+        args, chars = self._take()
+        if not args:
+            return []
+        self._under_way = args[-3]
+        answered = partial(self._answered, chars)
+        if len(args) == 3 and not self._publish:  # noqa: PLR2004 - ID, type and data of one event
+            event_id, kind, data = args
+            return [Command(("XADD", self.events_key, "NOMKSTREAM", event_id, "type", kind, "data", data), answered)]
+        publish = "1" if self._publish else ""
+        return [Command(("EVALSHA", scripts.WRITE.sha, 1, self.events_key, publish, *args), answered)]
+
+    def _take(self) -> tuple[list[Any], int]:
+        """Pending events as ID, type, data, ID, ...; and the characters of text in them."""
         self._queued = False
         self._growing = None
         taken, self._pending = self._pending, []
-        self._under_way += len(taken)
-        commands = []
+        args: list[Any] = []
+        chars = 0
         for pending in taken:
             payload = pending.payload
-            data = payload if isinstance(payload, bytes) else orjson.dumps({"text": payload})
-            chars = 0 if isinstance(payload, bytes) else len(payload)
-            args = (
-                "XADD",
-                self.events_key,
-                "NOMKSTREAM",
-                pending.event_id,
-                "type",
-                pending.kind,
-                "data",
-                data,
-            )
-            commands.append(Command(args, partial(self._answered, chars)))
-            if self._publish:
-                message = envelope(pending.event_id, pending.kind, data)
-                commands.append(Command(("PUBLISH", self.events_key, message), _ignore))
-        return commands
+            if isinstance(payload, bytes):
+                args += (pending.event_id, pending.kind, payload)
+            else:
+                chars += len(payload)
+                args += (pending.event_id, pending.kind, orjson.dumps({"text": payload}))
+        return args, chars
 
     def _answered(self, chars: int, reply: Any) -> None:
-        self._under_way -= 1
+        self._under_way = ""
         self._unwritten -= chars
         self._outbox.wrote(chars)
-        if self._waiter is not None and self.has_room:
-            self.wake()
         if isinstance(reply, ResponseError):
+            self._looking = True
             self._outbox.send(Command(("XREVRANGE", self.events_key, "+", "-", "COUNT", 1), self._looked))
-        if self._pending and not self._under_way and not self._queued:
+        if self._pending and not self._queued:
             self._queued = True
             self._outbox.queue(self)
+        if self._waiter is not None:
+            self.wake()
 
     def _looked(self, reply: Any) -> None:
+        self._looking = False
+        self.wake()
         if self._fenced is None or isinstance(reply, ResponseError) or not reply:
             return
         last_id: str = reply[0][0].decode()
@@ -216,6 +246,12 @@ class Outbox:
         self._commands.append(command)
         self._pipe.notify()
 
+    async def read(self, events_key: str, event_id: str) -> bytes | None:
+        """The data of one event; None where it is not there."""
+        found = await self._pipe.call("XRANGE", events_key, event_id, event_id)
+        data: bytes | None = found[0][1][3] if found else None  # type, its value, data, its value
+        return data
+
     def wrote(self, chars: int) -> None:
         """So many characters are no longer unwritten; wake who waits for room."""
         self.unwritten -= chars
@@ -231,12 +267,3 @@ class Outbox:
         for transcript in queue:
             commands.extend(transcript.take_commands())
         return commands
-
-
-def envelope(event_id: str, kind: str, data: bytes) -> bytes:
-    """What is PUBLISHed for an event: its ID, its type and its data as one JSON object."""
-    return b'{"id":"%s","type":"%s","data":%s}' % (event_id.encode(), kind.encode(), data)
-
-
-def _ignore(_reply: Any) -> None:
-    pass

@@ -7,7 +7,7 @@ Rules:
 - A connection that is lost, or a server that is unfit (LOADING, READONLY, out of memory, ...), loses no command: what
   has no answer yet is sent again, in order, when the server is back.  So every command must be one that may be
   repeated: explicit event IDs and scripts that recognise their own work.
-- Every change of state is told once.
+- Every change of state is told once: a server that lets itself be connected to, and then serves nothing, stays away.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Pipe:
         factory: ConnectionFactory,
         *,
         on_state: Callable[[PipeState, str], None] = lambda _state, _why: None,
+        longest_pause_seconds: float = 5.0,
     ) -> None:
         self._factory = factory
         self._on_state = on_state
@@ -92,7 +93,7 @@ class Pipe:
         self._wake = asyncio.Event()
         self._ready = asyncio.Event()
         self._reachable = asyncio.Event()
-        self._backoff = Backoff()
+        self._backoff = Backoff(cap_seconds=longest_pause_seconds)
         self._connection: AbstractConnection | None = None
         self.state = PipeState.CONNECTING
         self.generation = 0  # rises with every new connection
@@ -164,7 +165,7 @@ class Pipe:
                 await asyncio.sleep(self._backoff.next_seconds())
             else:
                 self.generation += 1
-                if self.state is not PipeState.OUT_OF_MEMORY:
+                if not self._unanswered:  # else the first batch tells
                     self._enter(PipeState.READY, "")
                 return self._connection
 

@@ -5,7 +5,9 @@ Rules:
   places free, a blocking read over three lanes may bring one entry of each.)
 - A blocking read is never cancelled: 3 of 300 cancelled reads left entries unseen in the pending list.  It ends by
   itself after `BLOCK_MS`, or by CLIENT UNBLOCK.
-- Whenever the connection is new, one's own pending entries come first: the reply that held them may have been lost.
+- Whenever the connection is new, groups that are missing are made (at `0`), and one's own pending entries come first:
+  the reply that held them may have been lost.
+- Nothing here waits for another connection: whoever stops the reader gets it back in bounded time.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.queue import scripts
-from llm_routerd.queue.broker import Delivery, parse_claimed, parse_entries
+from llm_routerd.queue.broker import OWN_PENDING, Delivery, claim_args, parse_claimed, parse_entries
 from llm_routerd.queue.connection import (
     Backoff,
     ConnectionFactory,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 BLOCK_MS = 5000
 GRACE_SECONDS = 5.0
-OWN_PENDING = 1000
 
 
 class Reader:
@@ -62,9 +63,9 @@ class Reader:
             return [] if self._stopped else await self._block(free)
         except ResponseError as error:
             if is_missing_group(error):
-                await self._broker.create_groups()
-                return []
-            await self._lost(error)
+                await self.aclose()  # the next connection makes it again
+            else:
+                await self._lost(error)
         except (RedisError, OSError, TimeoutError) as error:
             await self._lost(error)
         return []
@@ -72,13 +73,23 @@ class Reader:
     async def _connect(self) -> list[Delivery]:
         self._connection = connection = await self._factory.connect()
         self._client_id = await execute(connection, ("CLIENT", "ID"), timeout_seconds=GRACE_SECONDS)
-        self._backoff.reset()
         own: list[Delivery] = []
         for lane in LANES:
-            args = (GROUP, self._broker.consumer, 0, OWN_PENDING, "-", "own")
-            _, claimed, _ = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
-            own += parse_claimed(lane, claimed)
+            await self._create_group(connection, self._keys.requests(lane))
+            args = claim_args(self._broker.consumer, self._broker.consumer, OWN_PENDING)
+            _, claimed, _, _ = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
+            own += parse_claimed(lane, claimed, own=True)
+        self._backoff.reset()
         return own
+
+    @staticmethod
+    async def _create_group(connection: AbstractConnection, lane: str) -> None:
+        command = ("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM")
+        try:
+            await execute(connection, command, timeout_seconds=GRACE_SECONDS)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
 
     async def _take(self, free: int) -> list[Delivery]:
         reply = await self._script(scripts.TAKE, self._keys.lanes, (GROUP, self._broker.consumer, free))

@@ -82,6 +82,7 @@ class Handler:
     async def handle(self, item: InFlight) -> None:
         """Bring one delivery to its end; a bug in here becomes a final `internal` error, and a line in the log."""
         delivery = item.delivery
+        item.queue_ms = self.queue_ms(delivery)
         request = self.parser.parse(delivery.entry, delivery.fields)
         if isinstance(request, RequestError):
             await self._refuse(item, request)
@@ -107,7 +108,7 @@ class Handler:
         """Answer an entry that is no request, and keep a copy of it."""
         delivery = item.delivery
         event = Failed(id=error.id or delivery.entry, code=error.code, message=error.message, metadata=error.metadata)
-        finished = self._finished(event, delivery, request=request)
+        finished = self._finished(event, item, request=request)
         await self._end(
             item,
             event,
@@ -132,7 +133,7 @@ class Handler:
             event,
             request_ids=(request.id,),
             publish=request.publish,
-            metrics=self._finished(event, delivery, request=request),
+            metrics=self._finished(event, item, request=request),
             dead_letter=dead_letter(
                 delivery,
                 event,
@@ -151,7 +152,7 @@ class Handler:
             item,
             event,
             request_ids=(item.request_id,),
-            metrics=self._finished(event, item.delivery),
+            metrics=self._finished(event, item),
             dead_letter=letter,
         )
 
@@ -199,7 +200,7 @@ class Handler:
     def _finished(
         self,
         event: Result | Failed,
-        delivery: Delivery,
+        item: InFlight,
         *,
         request: Request | None = None,
         ending: Ending | None = None,
@@ -215,7 +216,7 @@ class Handler:
             tenant_id=None if request is None else request.tenant_id,
             context=None if request is None else request.context,
             code=event.code if isinstance(event, Failed) else None,
-            queue_ms=self.queue_ms(delivery),
+            queue_ms=item.queue_ms,
             ttft_ms=None if ending is None else ending.ttft_ms,
             cost_usd=0.0 if ending is None else ending.cost_usd,
             saved_usd=0.0 if ending is None else ending.saved_usd,
@@ -255,7 +256,6 @@ class _One:
 
     async def run(self) -> None:
         item, request, handler = self._item, self._request, self._handler
-        queue_ms = handler.queue_ms(item.delivery)
         try:
             ending = await handler.executor.run(
                 request,
@@ -263,7 +263,7 @@ class _One:
                 self._sink,
                 deadline=handler.deadline(request),
                 delivery=item.delivery.deliveries,
-                queue_ms=queue_ms,
+                queue_ms=item.queue_ms,
             )
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -284,7 +284,7 @@ class _One:
             request_ids=(request.id,),
             transcript=self._transcript if self._sink.begun else None,
             publish=request.publish,
-            metrics=handler._finished(ending.event, self._item.delivery, request=request, ending=ending),  # noqa: SLF001
+            metrics=handler._finished(ending.event, self._item, request=request, ending=ending),  # noqa: SLF001
         )
         log.debug("request_finished", id=request.id, type=ending.event.type, latency_ms=ending.latency_ms)
 
@@ -328,7 +328,7 @@ class _One:
         """Account for a cancellation, if that is what ended the request (and not an earlier answer)."""
         if await self._broker.final_type(self._request.id) == "cancelled":
             event = Failed(id=self._request.id, code=ErrorCode.INTERNAL, message="")
-            finished = self._handler._finished(event, self._item.delivery, request=self._request)  # noqa: SLF001
+            finished = self._handler._finished(event, self._item, request=self._request)  # noqa: SLF001
             await self._handler.account_cancelled(finished)
 
 

@@ -21,6 +21,7 @@ class InFlight:
     """One delivery that this worker is busy with.
 
     `request_id` and `events_key` are those of the entry's own ID until the request has been parsed.
+    `queue_ms` is how long the entry waited before it was picked up.
     `stopped` tells the handler why it was cancelled; `ending` that the final event is being written, and it must not
     be cancelled any more.
     """
@@ -28,6 +29,7 @@ class InFlight:
     delivery: Delivery
     events_key: str
     request_id: str
+    queue_ms: int = 0
     task: asyncio.Task[None] | None = None
     stopped: StopReason | None = None
     ending: bool = field(default=False)

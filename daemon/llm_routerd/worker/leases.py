@@ -1,12 +1,13 @@
 """The leases of what is in flight, and the taking over of what other workers have let go.
 
-One tick a second:
+One tick a second (six in a lease, if that is short):
 - requests that somebody else has ended (a cancellation) are stopped;
 - every third of a lease, all leases are renewed in one script, and what was lost is stopped at once;
 - entries whose worker has not renewed its lease are taken over, as far as there is room.
 
-After a new connection one's own leases come first and the taking over waits for as long as a renewal takes to come
-round: when Redis was away, everybody's leases have run out, and their owners are as alive as we are.
+When Redis was away, or stood still, everybody's leases have run out, and their owners are as alive as we are.  So only
+a worker that has heard from Redis without a gap, for as long as it takes every other one to come back and renew, takes
+over from the living: half a lease.  What was handed back is taken at any time.
 A tick that comes very late (the machine slept, the process was stopped) renews before anything else.
 """
 
@@ -16,10 +17,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
+from llm_routerd.queue.broker import OWN_PENDING
+from llm_routerd.queue.keys import HANDED_BACK
+from llm_routerd.queue.pipe import PipeState
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from llm_routerd.queue.broker import Broker, Delivery
     from llm_routerd.worker.clock import ServerClock
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 log = get_logger()
 
 TICK_SECONDS = 1.0
+TICKS_PER_LEASE = 6
 RETIRE_SECONDS = 600.0
 
 
@@ -40,7 +45,7 @@ class Leases:
         clock: set with every renewal.
         lease_seconds: how long an entry stays ours without renewal.
         free: how many more requests this worker may take.
-        take: starts a delivery.
+        receive: starts deliveries, or gives them back.
         rng: for jitter.
     """
 
@@ -52,25 +57,28 @@ class Leases:
         clock: ServerClock,
         lease_seconds: float,
         free: Callable[[], int],
-        take: Callable[[Delivery], None],
+        receive: Callable[[Sequence[Delivery]], None],
         rng: random.Random,
     ) -> None:
         self._broker = broker
         self._in_flight = in_flight
         self._clock = clock
+        self._tick_seconds = min(TICK_SECONDS, lease_seconds / TICKS_PER_LEASE)
         self._renew_seconds = lease_seconds / 3
+        self._gap_seconds = lease_seconds / 4
+        self._steady_seconds = lease_seconds / 2
         self._free = free
-        self._take = take
+        self._receive = receive
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._renewed_at = self._retired_at = self._loop.time()
-        self._claim_from = float("-inf")
+        self._heard_at = self._steady_since = self._loop.time()
         self._generation = 0
 
     async def run(self) -> None:
         """Tick until cancelled."""
         while True:
-            await asyncio.sleep(TICK_SECONDS * self._rng.uniform(0.8, 1.0))
+            await asyncio.sleep(self._tick_seconds * self._rng.uniform(0.8, 1.0))
             await self.tick()
 
     async def tick(self) -> None:
@@ -79,28 +87,39 @@ class Leases:
         if self._broker.pipe.generation != self._generation:
             await self._reconnected()
         now = self._loop.time()
-        items = list(self._in_flight)
+        # What has been stopped already is on its way out, and needs no lease.
+        items = [item for item in self._in_flight if item.stopped is None]
         if now - self._renewed_at >= self._renew_seconds:
             await self._renew(items)
         elif items:
             sealed = await self._broker.sealed([item.held() for item in items])
+            self._heard()
             self._in_flight.stop(items, sealed, "sealed")
-        if now >= self._claim_from:
+        if self._broker.pipe.state is PipeState.READY:
             await self._claim()
         if now - self._retired_at >= RETIRE_SECONDS:
             self._retired_at = now
             await self._broker.retire(oneself=False)
 
     async def _reconnected(self) -> None:
-        first, self._generation = self._generation == 0, self._broker.pipe.generation
+        self._generation = self._broker.pipe.generation
         await self._broker.create_groups()
-        await self._renew(list(self._in_flight))
-        if not first:
-            self._claim_from = self._loop.time() + self._renew_seconds
+        await self._renew([item for item in self._in_flight if item.stopped is None])
+        self._steady_since = self._loop.time()
+        # The reply to a claim may have been lost with the old connection.
+        self._receive(await self._broker.claim_of(self._broker.consumer, count=OWN_PENDING))
+
+    def _heard(self) -> None:
+        """Redis has answered; if that took long, others may not have been able to renew."""
+        now = self._loop.time()
+        if now - self._heard_at > self._gap_seconds:
+            self._steady_since = now
+        self._heard_at = now
 
     async def _renew(self, items: list[InFlight]) -> None:
         self._renewed_at = self._loop.time()
         renewal = await self._broker.renew([item.held() for item in items])
+        self._heard()
         self._clock.set(renewal.server_ms)
         self._in_flight.stop(items, renewal.sealed, "sealed")
         self._in_flight.stop(items, renewal.lost, "lost")
@@ -111,9 +130,16 @@ class Leases:
         room = self._free()
         if room <= 0:
             return
-        claim = await self._broker.claim(room=room)
+        if self._loop.time() - self._steady_since < self._steady_seconds:
+            self._receive(await self._broker.claim_of(HANDED_BACK, count=room))
+            self._heard()
+            return
+        claim = await self._broker.claim(room=room, server_ms=self._clock.server_ms())
+        self._heard()
+        if claim.late:
+            self._steady_since = self._loop.time()
         for delivery in claim.deliveries:
             log.info("request_claimed", entry=delivery.entry, lane=delivery.lane, deliveries=delivery.deliveries)
-            self._take(delivery)
+        self._receive(claim.deliveries)
         if claim.gone:
             log.warning("entries_trimmed", entries=claim.gone)

@@ -20,10 +20,6 @@ class Begins(Protocol):
         """Write the first attempt's event if the request is ours and open."""
         ...
 
-    async def writable(self) -> None:
-        """Return when Redis takes writes."""
-        ...
-
 
 class QueueSink:
     """An `EventSink` over a transcript.  The first attempt begins the request in Redis, or finds that it may not."""
@@ -43,9 +39,7 @@ class QueueSink:
     async def attempt_started(self, event: AttemptStarted) -> bool:
         """Write the attempt; False when the request has been ended, taken over or is a duplicate."""
         if self.begun:
-            await self._broker.writable()  # no model is paid while its answer could not be told
-            self._transcript.next_attempt(event)
-            return True
+            return await self._transcript.next_attempt(event)  # no model is paid before that is known to stand
         self.verdict = await self._broker.begin(self._delivery, self._transcript, event, publish=self._request.publish)
         return self.begun
 

@@ -18,11 +18,11 @@ from llm_routerd.queue.reader import Reader
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.inflight import InFlight, InFlightTable
-from llm_routerd.worker.leases import Leases
+from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from llm_routerd.config.tree import Config
     from llm_routerd.core.metrics import Metrics
@@ -34,6 +34,7 @@ log = get_logger()
 
 GOODBYE_SECONDS = 5.0  # longest time for the last words to Redis
 OUT_OF_MEMORY_POLL_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 5.0  # between two tries to reach Redis
 OVERSHOOT = 2  # entries that a read and a claim that crossed may bring above the limit
 
 
@@ -92,7 +93,11 @@ class Worker:
         self.in_flight = InFlightTable()
         self.clock = ServerClock()
         factory = ConnectionFactory(config.redis.url, client_name=f"llm-routerd:{os.getpid()}")
-        self.pipe = Pipe(factory, on_state=self._redis_state)
+        self.pipe = Pipe(
+            factory,
+            on_state=self._redis_state,
+            longest_pause_seconds=min(LONGEST_PAUSE_SECONDS, daemon.lease_seconds / TICKS_PER_LEASE),
+        )
         self.broker = Broker(
             self.pipe,
             Keys(config.redis.prefix),
@@ -121,7 +126,7 @@ class Worker:
             clock=self.clock,
             lease_seconds=daemon.lease_seconds,
             free=self._free,
-            take=self._take,
+            receive=self._receive,
             rng=rng,
         )
 
@@ -200,6 +205,8 @@ class Worker:
         self._tell()
 
     async def _main_loop(self, *watched: asyncio.Task[None]) -> None:
+        for task in watched:
+            task.add_done_callback(lambda _: self._slot_freed.set())  # look at it
         while not self._stopping.is_set():
             for task in watched:
                 if task.done():
@@ -212,10 +219,7 @@ class Worker:
             if self.pipe.state is PipeState.OUT_OF_MEMORY:
                 await asyncio.sleep(OUT_OF_MEMORY_POLL_SECONDS)  # neither read nor spend
                 continue
-            deliveries = await self._reader.read(free)
-            refused = [delivery for delivery in deliveries if not self._accept(delivery)]
-            if refused:
-                await self._give_back(refused)
+            self._receive(await self._reader.read(free))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -224,17 +228,20 @@ class Worker:
     def _free(self) -> int:
         return 0 if self._stopping.is_set() else self._concurrency - len(self.in_flight)
 
-    def _accept(self, delivery: Delivery) -> bool:
-        if delivery in self.in_flight:
-            return True  # ours already: the group was made again, or a reply was lost
-        if self._free() <= -OVERSHOOT:
-            return False
-        self._take(delivery)
-        return True
+    def _receive(self, deliveries: Sequence[Delivery]) -> None:
+        """Start what Redis has handed to us, and give back what there is no room for."""
+        refused = []
+        for delivery in deliveries:
+            if delivery in self.in_flight:
+                pass  # ours already: the group was made again, or a reply was lost
+            elif self._free() <= -OVERSHOOT:
+                refused.append(delivery)
+            else:
+                self._start(delivery)
+        if refused:
+            self._keep(asyncio.create_task(self._give_back(refused), name="give-back"))
 
-    def _take(self, delivery: Delivery) -> None:
-        if delivery in self.in_flight:
-            return
+    def _start(self, delivery: Delivery) -> None:
         item = self.in_flight.add(delivery, self.broker.keys.events(delivery.entry))
         item.task = asyncio.create_task(self._handle(item), name=f"request-{delivery.entry}")
         self._keep(item.task)
@@ -274,8 +281,8 @@ class Worker:
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 await asyncio.gather(*stopped, return_exceptions=True)
-                if left:
-                    given = await self.broker.hand_back([item.held() for item in left])
+                given = await self.broker.hand_everything_back()
+                if given:
                     log.info("handed_back", count=given)
                 await self.broker.retire(oneself=True)
         except TimeoutError:

@@ -66,6 +66,8 @@ end
 local data = last and ARGV[8] or ARGV[9]
 redis.call('XADD', events, n .. '-0', 'type', 'attempt', 'data', data)
 redis.call('PEXPIRE', events, ARGV[7])
+-- The lease begins anew: the entry may have come to a worker that slept since, and the next renewal is to be in time.
+redis.call('XCLAIM', requests, group, consumer, 0, entry, 'JUSTID')
 if ARGV[10] == '1' then
   redis.call('PUBLISH', events, '{"id":"' .. n .. '-0","type":"attempt","data":' .. data .. '}')
 end

@@ -1,16 +1,25 @@
 -- Take over what was delivered to a worker that has not renewed its lease.
 -- KEYS  1 lane
 -- ARGV  1 group, 2 consumer, 3 lease ms, 4 how many, 5 cursor ("-" or an entry to go on after),
---       6 "own" to take up what is one's own already (a reply that was lost), else ""
--- Returns {next cursor, {{entry, fields, deliveries}...}, {entries that are pending but no longer exist...}}
+--       6 "" for whatever has outlived its lease, or the consumer whose entries to take at any time: oneself (a reply
+--         was lost), or what was handed back,
+--       7 the server's time in ms when this was asked for, as far as the worker knows; "" if it does not matter,
+--       8 how much later it may be
+-- Returns {next cursor, {{entry, fields, deliveries}...}, {entries that are pending but no longer exist...}, late}
 -- The delivery count rises by one, but not for one's own: that is a reply that was lost, and no crash.
+-- late is 1, and nothing is taken, if the server has stood still or its clock has jumped since this was asked for:
+-- every lease seems to have run out then, and the renewals of the living stand in the queue behind this.
 local requests, group, consumer = KEYS[1], ARGV[1], ARGV[2]
+if ARGV[7] ~= '' then
+  local now = redis.call('TIME')
+  if now[1] * 1000 + now[2] / 1000 - ARGV[7] > tonumber(ARGV[8]) then return {ARGV[5], {}, {}, 1} end
+end
 local from = ARGV[5] == '-' and '-' or '(' .. ARGV[5]
 local idle
-if ARGV[6] == 'own' then
-  idle = redis.call('XPENDING', requests, group, from, '+', ARGV[4], consumer)
-else
+if ARGV[6] == '' then
   idle = redis.call('XPENDING', requests, group, 'IDLE', ARGV[3], from, '+', ARGV[4])
+else
+  idle = redis.call('XPENDING', requests, group, from, '+', ARGV[4], ARGV[6])
 end
 local claimed, gone = {}, {}
 for _, item in ipairs(idle) do
@@ -25,4 +34,4 @@ for _, item in ipairs(idle) do
   end
 end
 local cursor = #idle == tonumber(ARGV[4]) and idle[#idle][1] or '-'
-return {cursor, claimed, gone}
+return {cursor, claimed, gone, 0}

@@ -8,7 +8,7 @@ local group, consumer = ARGV[1], ARGV[2]
 local lost, sealed = {}, {}
 for i = 4, #KEYS do
   local events, requests, entry = KEYS[i], KEYS[tonumber(ARGV[2 * i - 4])], ARGV[2 * i - 3]
-  local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  local last = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]  -- pcall: the key may be no stream
   if last and last[1] == FINAL then
     sealed[#sealed + 1] = i - 4
   else

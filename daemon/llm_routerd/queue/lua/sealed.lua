@@ -3,7 +3,7 @@
 local FINAL = '9007199254740991-0'
 local sealed = {}
 for i = 1, #KEYS do
-  local last = redis.call('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)[1]
+  local last = redis.pcall('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)[1]  -- pcall: the key may be no stream
   if last and last[1] == FINAL then sealed[#sealed + 1] = i - 1 end
 end
 return sealed

@@ -1,0 +1,102 @@
+"""A TCP proxy before Redis that misbehaves on demand, as networks do."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_READER = b"llm-routerd-read"  # a worker's reading connection gives itself this name
+_LOADING = b"-LOADING Redis is loading the dataset in memory\r\n"
+
+
+class Proxy:
+    """Forwards to one port; the flags change what it does from then on.
+
+    Attributes:
+        swallows: packets get lost, in both directions, on the connections of that time; new ones hang.
+        is_loading: new connections are told that the server is loading.
+        drops_next_delivery: the next reply that brings a request to a reader is lost, with its connection.
+        dropped: how many were.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+        self.connections = 0
+        self.swallows = False
+        self.is_loading = False
+        self.drops_next_delivery = False
+        self.dropped = 0
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self.is_loading:
+            while await reader.read(65536):  # one command at a time: its reply is waited for
+                writer.write(_LOADING)
+            writer.close()
+            return
+        there = await asyncio.open_connection("127.0.0.1", self._target)
+        link = _Link(self)
+        await asyncio.gather(link.copy(reader, there[1]), link.copy(there[0], writer, is_reply=True))
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection in a task of its own."""
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """Drop all connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _Link:
+    """One connection, both ways."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._is_reader = False
+        self._is_dead = False
+
+    async def copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, is_reply: bool = False) -> None:
+        proxy = self._proxy
+        try:
+            while data := await source.read(65536):
+                self._is_reader = self._is_reader or (not is_reply and _READER in data)
+                self._is_dead = self._is_dead or proxy.swallows
+                if self._is_dead:
+                    continue
+                if is_reply and self._is_reader and proxy.drops_next_delivery and b"prompt" in data:
+                    proxy.drops_next_delivery = False
+                    proxy.dropped += 1
+                    break
+                target.write(data)
+        except ConnectionError:
+            pass
+        finally:
+            target.close()
+
+
+@asynccontextmanager
+async def open_proxy(port: int) -> AsyncIterator[Proxy]:
+    """A proxy to a server on this machine."""
+    proxy = Proxy(port)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
+        await proxy.aclose()
