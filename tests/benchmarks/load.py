@@ -66,14 +66,12 @@ def check(request: Request, events: Sequence[Event], delivered: Delivered) -> No
     """
     if not events or events[-1].event_id != FINAL_ID or events[-1].kind != "result":
         raise DeliveryError(f"{request.id}: no result but {[event.kind for event in events[-1:]]}")
-    content = events[-1].data["content"]
-    if isinstance(content, str) and request.schema is not None:
-        content = orjson.loads(content)
+    content = _answer_of(request, events[-1].data["content"])
     expected = EXPECTED.get(request.model, content)
     if content != expected:
         raise DeliveryError(f"{request.id}: the result is not the model's answer")
     tokens = [event for event in events if event.kind == "token"]
-    if request.stream and "".join(event.data["text"] for event in tokens) != expected:
+    if request.stream and _answer_of(request, "".join(event.data["text"] for event in tokens)) != expected:
         raise DeliveryError(f"{request.id}: the token events are not the model's answer")
     if not request.stream and tokens:
         raise DeliveryError(f"{request.id}: tokens that nobody asked for")
@@ -82,6 +80,11 @@ def check(request: Request, events: Sequence[Event], delivered: Delivered) -> No
     if events[0].kind == "attempt":
         consumer = events[0].data["consumer"]
         delivered.consumers[consumer] = delivered.consumers.get(consumer, 0) + 1
+
+
+def _answer_of(request: Request, content: Any) -> Any:
+    """What a text means: with a schema, its JSON, which the daemon has parsed already."""
+    return orjson.loads(content) if request.schema is not None and isinstance(content, str) else content
 
 
 class Producer:

@@ -14,7 +14,7 @@ from tests.chaos.plan import Fault, Kind
 from tests.chaos.world import Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.chaos.world import Slot, World
 
@@ -70,9 +70,9 @@ class Driver:
         match fault.kind:
             case Kind.KILL_SERVER | Kind.RESTART_SERVER:
                 with self._trouble():
-                    await asyncio.to_thread(server.kill if fault.kind is Kind.KILL_SERVER else server.stop)
+                    await _to_its_end(server.kill if fault.kind is Kind.KILL_SERVER else server.stop)
                     await asyncio.sleep(fault.seconds)
-                    await asyncio.to_thread(server.start)
+                    await _to_its_end(server.start)
             case Kind.FREEZE_SERVER:
                 with self._trouble():
                     server.freeze()
@@ -108,3 +108,12 @@ class Driver:
     async def _command(self, *words: str) -> None:
         async with self._world.client() as client:
             await client.execute_command(*words)
+
+
+async def _to_its_end(work: Callable[[], None]) -> None:
+    """Run something that blocks; when this is cancelled it ends all the same, and whoever cleans up comes after it."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(running)
+    finally:
+        await running

@@ -67,7 +67,7 @@ def _on_first(directives: str) -> str:
 _KINDS: dict[str, tuple[int, Callable[[random.Random], tuple[str, dict[str, str]]]]] = {
     "plain": (6, lambda rng: (f"[[tokens={rng.randint(1, 40)} delay_ms={rng.randint(1, 25)}]]", {})),
     "long": (4, lambda rng: (f"[[tokens={rng.randint(40, 100)} delay_ms=40]]", {})),
-    "silent": (2, lambda _: ("[[tokens=5 first_ms=1500]]", {"stream": "false"})),
+    "silent": (3, lambda rng: (f"[[tokens=5 first_ms={rng.randint(1000, 6000)}]]", {"stream": "false"})),
     "fails": (2, lambda _: ("[[tokens=20 delay_ms=20]]" + _on_first("fail=503"), {})),
     "stalls": (1, lambda _: ("[[tokens=20 delay_ms=20]]" + _on_first("stall_after=3"), {"stream": '"live"'})),
     "cut": (1, lambda _: ("[[tokens=20 delay_ms=20]]" + _on_first("cut_after=4"), {"stream": '"live"'})),

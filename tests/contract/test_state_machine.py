@@ -6,17 +6,19 @@ Time passes by rule: `_age` sets an entry's idle time, so no test waits.
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import redis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     consumes,
+    initialize,
     invariant,
     multiple,
     precondition,
@@ -74,6 +76,7 @@ class Task:
     attempt: int = 0
     seq: int = 0
     committed: bool = False
+    number: int = field(default_factory=itertools.count().__next__)  # no two have the same answer
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -94,6 +97,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.streams: dict[str, Stream] = {}
         self.seen: dict[str, list[Any]] = {}
         self.dropped: set[Lane] = set()  # groups that were made again: everything is delivered as new once more
+        first: list[tuple[Lane, str | None]] = [("normal", "a"), ("high", None), ("normal", None), ("low", "a")]
+        for lane, request_id in first:
+            self._add(lane, request_id)
 
     def run(self, script: scripts.Script, keys: Iterable[str], *args: Any) -> Any:
         """Run one of our scripts."""
@@ -104,12 +110,29 @@ class QueueMachine(RuleBasedStateMachine):
         """The model of an entry's events stream."""
         return self.streams.setdefault(entry.key, Stream())
 
+    @initialize(target=entries)
+    def some_requests_wait(self) -> Any:
+        """Two of them with the same id."""
+        return multiple(*self.all)
+
+    @initialize(target=tasks)
+    def some_are_under_way(self) -> Any:
+        """Two workers are busy."""
+        found = self._take("w1", 3) + self._take("w2", 1)
+        for task in found[1:]:
+            self._check_begin(task)
+        return multiple(*found)
+
     # What producers do.
 
     @rule(target=entries, lane=lanes, request_id=st.sampled_from(["a", "b", None, None, None]))
     def a_producer_adds(self, lane: Lane, request_id: str | None) -> Entry:
         """XADD, with an id that others use too, or without one."""
-        entry = self.client.xadd(KEYS.requests(lane), {"prompt": "hi"}).decode()
+        return self._add(lane, request_id)
+
+    def _add(self, lane: Lane, request_id: str | None) -> Entry:
+        entry = f"{len(self.all) + 1}-0"  # not the clock's, so that a failure can be played again
+        self.client.xadd(KEYS.requests(lane), {"prompt": "hi"}, id=entry)
         added = Entry(lane, entry, KEYS.events(request_id or entry))
         self.all.append(added)
         return added
@@ -293,7 +316,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._settle(entry)
 
     def _commit(self, task: Task, under_way: str) -> Any:
-        data = json.dumps({"by": task.worker, "entry": task.entry.entry, "attempt": task.attempt})
+        data = json.dumps({"by": task.worker, "entry": task.entry.entry, "task": task.number})
         return self.run(
             scripts.COMMIT, (KEYS.requests(task.entry.lane), KEYS.dead, METRICS, task.entry.key),
             GROUP, task.entry.entry, "result", data, TTL_MS, "", "" if task.attempt else task.entry.lane, under_way,
@@ -422,5 +445,6 @@ def test_scripts_keep_every_promise_in_every_order(valkey_url: str) -> None:
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
+                phases=[Phase.generate],  # shrinking takes minutes; add Phase.shrink to have a short history
             ),
         )

@@ -26,6 +26,9 @@ _ERROR_BODY_SECONDS = 5.0
 _SETTLE_SECONDS = 0.05
 # Below the keep-alive of most servers, so that a pooled connection is seldom one that is just being closed.
 _KEEP_ALIVE_SECONDS = 15.0
+# As long as less than this is buffered, aiohttp runs its parser again for each HTTP chunk that is taken out, and a
+# token is a chunk: its default of 64 kB costs a microsecond for each.
+_READ_BUFFER_BYTES = 8192
 _MEGABYTE = 1_048_576
 _SHORTEST_SECONDS = 0.001  # to aiohttp, a timeout of 0 is none
 
@@ -75,6 +78,7 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),
                 headers={"User-Agent": "llm-routerd"},
+                read_bufsize=_READ_BUFFER_BYTES,
                 auto_decompress=True,
                 trust_env=False,
             )

@@ -11,7 +11,7 @@ would replace it; of everything else the guard forbids only what full validation
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
@@ -397,6 +397,27 @@ class JsonGuard:
 def json_body(text: str) -> str:
     """Return the JSON value within a text that the guard has accepted."""
     return _without_opening(text).rstrip(_SPACE + "`")
+
+
+def is_certain(text: str) -> bool:
+    """Tell whether the guard could only agree with full validation of a complete text, so that it need not look.
+
+    They differ where a name is given twice, and about deep containers and long numbers.  Every name has a colon after
+    it, so no name is given twice if there are as many colons as names; colons in strings merely make it uncertain.
+    """
+    if len(text) > MAX_NUMBER_CHARS or text.count("{") + text.count("[") > MAX_DEPTH:
+        return False
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return text.count(":") == _count_names(value)
+
+
+def _count_names(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count_names, value.values()))
+    return sum(map(_count_names, value)) if isinstance(value, list) else 0
 
 
 def _without_opening(text: str) -> str:

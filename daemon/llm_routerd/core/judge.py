@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from llm_routerd.core.jsonguard import JsonGuard, json_body
+from llm_routerd.core.jsonguard import JsonGuard, is_certain, json_body
 from llm_routerd.core.outcome import Answer, AttemptCode, Rejection, Usage
 from llm_routerd.core.request import StreamMode
-from llm_routerd.core.shape import Shape, shape_of
 from llm_routerd.core.thinking import ThinkSplitter, drop_unopened_thinking
 
 if TYPE_CHECKING:
     from llm_routerd.core.call import Finish
     from llm_routerd.core.outcome import ToolCall
     from llm_routerd.core.refusal import RefusalDetector, RefusalWatch
+    from llm_routerd.core.shape import Shape
 
 MAX_ANSWER_CHARS = 4_194_304
 """Longest text of one attempt, thinking included; beyond it the stream is taken to be endless."""
@@ -48,6 +48,10 @@ class JudgedSchema(Protocol):
     @property
     def raw(self) -> dict[str, Any] | bool:
         """The schema as it was given."""
+
+    @property
+    def shape(self) -> Shape:
+        """Its certain limits, for the guard."""
 
     def validate(self, instance: Any) -> str | None:
         """Return None for a valid instance, else one line that names the path."""
@@ -92,7 +96,6 @@ class Judge:
         mode: StreamMode,
         has_tools: bool = False,
         tool_names: frozenset[str] | None = None,
-        shape: Shape | None = None,
     ) -> None:
         """Begin an attempt.
 
@@ -102,7 +105,6 @@ class Judge:
             mode: how early text is released.
             has_tools: tools were offered, so that calls of them are an answer.
             tool_names: the tools offered, to reject calls of others; None: any name will do.
-            shape: `shape_of(schema.raw)`, where the caller keeps it for further attempts.
         """
         self._schema = schema
         self._refusals = refusals
@@ -113,7 +115,7 @@ class Judge:
         self._thinking: ThinkSplitter | None = ThinkSplitter()
         self._watch: JsonGuard | RefusalWatch | None = None
         if schema is not None:
-            self._watch = JsonGuard(shape or shape_of(schema.raw))
+            self._watch = JsonGuard(schema.shape)
         elif refusals is not None:
             self._watch = refusals.watch()
         self._objection: Rejection | None = None  # to the text, where tool calls may still come
@@ -169,17 +171,16 @@ class Judge:
             return Rejection(code=AttemptCode.REFUSAL, reason="the backend reports a refusal")
         if finish.finish_reason == "length":
             return Rejection(code=AttemptCode.LENGTH, reason="cut off at the limit of tokens")
+        if self._schema is not None and not self._chars and is_certain(finish.text):
+            self._watch = None  # validation will say all that the guard could
         tail = self._feed_last(finish)
         if isinstance(tail, Rejection):
             return replace(tail, early=False)
         calls = finish.tool_calls if self._has_tools else ()
-        verdict = self._judge_calls(calls) if calls else self._judge_text(validate=validate)
+        verdict = self._judge_calls(calls, finish) if calls else self._judge_text(finish, validate=validate)
         if isinstance(verdict, Rejection):
-            return replace(verdict, early=False)
-        return Accepted(
-            answer=replace(verdict, finish_reason=finish.finish_reason, usage=finish.usage or Usage()),
-            tail=tail,
-        )
+            return replace(verdict, early=False) if verdict.early else verdict
+        return Accepted(answer=verdict, tail=tail)
 
     def _feed_opening(self, text: str, thinking: ThinkSplitter) -> Released | Rejection:
         """Take text while it may still be thinking."""
@@ -227,7 +228,7 @@ class Judge:
         text = last.text + rest.text + self.release().text
         return Released(text, finish.reasoning + last.reasoning + rest.reasoning)
 
-    def _judge_calls(self, calls: tuple[ToolCall, ...]) -> Answer | Rejection:
+    def _judge_calls(self, calls: tuple[ToolCall, ...], finish: Finish) -> Answer | Rejection:
         """Judge calls of tools; the text beside them may be anything."""
         whole_calls = []
         for call in calls:
@@ -240,21 +241,21 @@ class Judge:
                 return _invalid_json("the arguments of a tool call are no JSON object")
             whole_calls.append(replace(call, arguments=arguments))
         text = drop_unopened_thinking("".join(self._parts))
-        return Answer(content=text, raw_text=text, finish_reason="", tool_calls=tuple(whole_calls))
+        return _answer(text, text, finish, tuple(whole_calls))
 
-    def _judge_text(self, *, validate: bool) -> Answer | Rejection:
+    def _judge_text(self, finish: Finish, *, validate: bool) -> Answer | Rejection:
         """Judge the whole text, as far as that has not been done on the way."""
         text = "".join(self._parts)
         objection = self._objection or (self._watch.finish() if self._watch is not None else None)
         if self._schema is not None:
-            return objection or _judge_json(text, self._schema if validate else None)
+            return objection or _judge_json(text, self._schema if validate else None, finish)
         answer = drop_unopened_thinking(text)
         if not answer.strip():
             return Rejection(code=AttemptCode.UPSTREAM, reason="empty answer", retryable=True)
         if len(answer) != len(text) and self._refusals is not None:
             # What was watched was thinking; the answer only comes after it.
             objection = _REFUSAL if self._refusals.is_refusal(answer) else None
-        return objection or Answer(content=answer, raw_text=answer, finish_reason="")
+        return objection or _answer(answer, answer, finish)
 
 
 def is_encodable(text: str) -> bool:
@@ -266,7 +267,17 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def _judge_json(text: str, schema: JudgedSchema | None) -> Answer | Rejection:
+def _answer(content: Any, raw_text: str, finish: Finish, tool_calls: tuple[ToolCall, ...] = ()) -> Answer:
+    return Answer(
+        content=content,
+        raw_text=raw_text,
+        finish_reason=finish.finish_reason,
+        tool_calls=tool_calls,
+        usage=finish.usage or Usage(),
+    )
+
+
+def _judge_json(text: str, schema: JudgedSchema | None, finish: Finish) -> Answer | Rejection:
     """Validate a text that the guard has accepted."""
     content = _parse(json_body(text))
     if content is _NOT_JSON:
@@ -274,7 +285,7 @@ def _judge_json(text: str, schema: JudgedSchema | None) -> Answer | Rejection:
     problem = None if schema is None else schema.validate(content)
     if problem is not None:
         return Rejection(code=AttemptCode.SCHEMA_VIOLATION, reason=problem)
-    return Answer(content=content, raw_text=text, finish_reason="")
+    return _answer(content, text, finish)
 
 
 def _parse(text: str) -> Any:

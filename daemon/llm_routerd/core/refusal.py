@@ -55,6 +55,8 @@ _MAX_LEADS = 8
 # So much of the sentence after a refusing one tells whether it goes on to help.
 _MAX_TURN_CHARS = 40
 _STRIDE_CHARS = 24
+# A whole answer that comes at once is looked at as if it had come in pieces: its first words mostly tell.
+_FIRST_LOOK_CHARS = 2 * _STRIDE_CHARS
 _APOSTROPHES = {0x2018: "'", 0x2019: "'"}
 _MAY_END = re.compile(r"[.!?\n]")
 _PUNCTUATION = ",.;:!-\u2013\u2014'"
@@ -70,6 +72,8 @@ _CONTRACTIONS = (
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*\n\s*")
 _SPACE = re.compile(r"\s+")
+# A first word that is as it stands: no Markdown, no quotation, no contraction.
+_FIRST_WORD = re.compile(r"(?!can)[a-z]+(?= )", re.IGNORECASE | re.ASCII)
 
 
 class RefusalDetector:
@@ -109,6 +113,9 @@ class RefusalDetector:
         Returns:
             Whether it refuses; None while that depends on what comes.
         """
+        first = _FIRST_WORD.match(text)
+        if first is not None and not self._may_begin(first[0].lower()):
+            return False
         complete = complete or len(text) >= _MAX_OPENING_CHARS
         sentences = _sentences(text[:_MAX_OPENING_CHARS])
         for index, sentence in enumerate(sentences[:_MAX_SENTENCES]):
@@ -135,6 +142,10 @@ class RefusalDetector:
 
     def _refuses(self, sentence: str) -> bool:
         return REFUSES.match(sentence) is not None or sentence.startswith(self._phrases)
+
+    def _may_begin(self, word: str) -> bool:
+        """Tell whether a sentence with this first word may be more than an answer."""
+        return word in self._first_words or word in FIRST_OF_PAIR
 
     def _may_refuse(self, sentence: str) -> bool:
         """Tell whether the beginning of a sentence may become more than the beginning of an answer."""
@@ -171,7 +182,9 @@ class RefusalWatch:
         if length > _STRIDE_CHARS and length - self._looked_at < _STRIDE_CHARS and not _MAY_END.search(text):
             return None
         self._looked_at = length
-        verdict = self._detector.judge_opening(self._text, complete=False)
+        verdict = self._detector.judge_opening(self._text[:_FIRST_LOOK_CHARS], complete=False)
+        if verdict is None and length > _FIRST_LOOK_CHARS:
+            verdict = self._detector.judge_opening(self._text, complete=False)
         self.judged = self.done = verdict is False
         return _REFUSAL if verdict else None
 
@@ -189,8 +202,9 @@ class RefusalWatch:
 def _sentences(text: str) -> list[str]:
     """Split the beginning of a reply, evened out; the last sentence may be incomplete or empty."""
     text = _QUOTATION.sub("…", _MARKDOWN.sub("", text.translate(_APOSTROPHES).lower()))
-    for contraction, words in _CONTRACTIONS:
-        text = contraction.sub(words, text)
+    if "'" in text or "can" in text:  # else there is none
+        for contraction, words in _CONTRACTIONS:
+            text = contraction.sub(words, text)
     return [_SPACE.sub(" ", sentence) for sentence in _SENTENCE_END.split(text.lstrip(_EDGES))]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jsonschema_rs
@@ -17,6 +18,7 @@ import orjson
 
 from llm_routerd.core.jsonpath import json_path, printable
 from llm_routerd.core.schema_safety import PATTERN_BYTES, Examined, examine
+from llm_routerd.core.shape import Shape, shape_of
 
 # What the schemas of one cache may take, by estimate.
 _CACHE_BYTES = 128_000_000
@@ -58,8 +60,6 @@ class AnswerSchema:
         bytes_estimate: what it may take in memory.
     """
 
-    __slots__ = ("_examined", "_is_light", "_validator", "bytes_estimate", "digest", "raw")
-
     def __init__(
         self,
         *,
@@ -77,6 +77,11 @@ class AnswerSchema:
 
     def __repr__(self) -> str:
         return f"AnswerSchema({self.digest})"
+
+    @cached_property
+    def shape(self) -> Shape:
+        """What the guard of a streamed answer knows of it; made once, for the event loop's thread only."""
+        return shape_of(self.raw)
 
     def validate(self, instance: Any) -> str | None:
         """Judge an instance as `orjson.loads` made it.

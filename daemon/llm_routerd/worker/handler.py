@@ -206,7 +206,8 @@ class Handler:
         ending: Ending | None = None,
     ) -> Finished:
         """What the metrics event tells of a request."""
-        finished = Finished(
+        answered = event if isinstance(event, Result) else None
+        return Finished(
             id=event.id,
             chain="" if request is None else request.model,
             type=event.type,
@@ -216,6 +217,9 @@ class Handler:
             tenant_id=None if request is None else request.tenant_id,
             context=None if request is None else request.context,
             code=event.code if isinstance(event, Failed) else None,
+            model_used=None if answered is None else answered.model_used,
+            deployment=None if answered is None else answered.deployment,
+            usage=None if answered is None else answered.usage,
             queue_ms=item.queue_ms,
             ttft_ms=None if ending is None else ending.ttft_ms,
             cost_usd=0.0 if ending is None else ending.cost_usd,
@@ -224,9 +228,6 @@ class Handler:
             local_only=request is not None and request.local_only,
             stream=request is not None and request.stream is not StreamMode.OFF,
         )
-        if isinstance(event, Failed):
-            return finished
-        return replace(finished, model_used=event.model_used, deployment=event.deployment, usage=event.usage)
 
     def queue_ms(self, delivery: Delivery) -> int:
         """How long an entry has waited since its XADD, by the server's clock."""

@@ -39,7 +39,7 @@ end
 -- Which of the streams are open to this entry?
 local open, verdict, detail = {}, nil, nil
 local letter = 13 + 3 * ARGV[12]
-local kept = true  -- whether a dead letter is needed no more
+local kept = true  -- false: what is sealed is not for this entry, whose dead letter is still to be written
 for i = 4, #KEYS do
   local events = redis.pcall('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)
   local last = events[1]
@@ -49,8 +49,11 @@ for i = 4, #KEYS do
     open[#open + 1] = KEYS[i]
   elseif last[1] == FINAL then
     if redis.call('PTTL', KEYS[i]) < 0 then redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
-    if field(last, 'data') == ARGV[4] then return settle('committed') end
+    local waits = #redis.call('XRANGE', requests, entry, entry) > 0
+    if not waits and field(last, 'data') == ARGV[4] then return settle('committed') end
     verdict, detail = verdict or 'sealed', field(last, 'type')
+    -- A bad request of the same entry ID on another lane was first, with an answer of the same words.
+    if waits and detail == 'error' then kept = false end
   elseif ARGV[7] == '' then
     if ARGV[8] ~= '' and is_before(last[1], ARGV[8]) then return {'gap'} end
     open[#open + 1] = KEYS[i]
@@ -70,7 +73,7 @@ if #KEYS > 3 and #open == 0 and (kept or letter > #ARGV) then return settle(verd
 for i = 13, letter - 1, 3 do
   local reply = redis.pcall('XADD', KEYS[4], 'NOMKSTREAM', ARGV[i], 'type', ARGV[i + 1], 'data', ARGV[i + 2])
   if type(reply) == 'table' and reply.err then
-    if not string.find(reply.err, 'equal or smaller', 1, true) then return reply end  -- else: overtaken
+    if not string.find(tostring(reply.err), 'equal or smaller', 1, true) then return reply end  -- else: overtaken
   elseif reply and ARGV[6] == '1' then
     publish(KEYS[4], ARGV[i], ARGV[i + 1], ARGV[i + 2])
   end

@@ -4,6 +4,7 @@
 -- Returns {lost..., } as {{position...}, {position...}, ms}: positions (from 0) of the lost and of the sealed ones,
 -- and the server's time in ms.  Lost: another consumer owns it now.
 local FINAL = '9007199254740991-0'
+local HANDED_BACK = 'handed-back'  -- its delivery counts are one lower: taking it up raises them again
 local group, consumer = ARGV[1], ARGV[2]
 local lost, sealed = {}, {}
 for i = 4, #KEYS do
@@ -20,8 +21,9 @@ for i = 4, #KEYS do
       redis.call('XCLAIM', requests, group, consumer, 0, entry, 'JUSTID')
     elseif owner then
       -- The other one counted this as the crash of a worker, which plainly lives: take that back.
+      local least = owner[2] == HANDED_BACK and 0 or 1
       redis.call('XCLAIM', requests, group, owner[2], 0, entry, 'IDLE', owner[3],
-        'RETRYCOUNT', math.max(1, owner[4] - 1), 'JUSTID')
+        'RETRYCOUNT', math.max(least, owner[4] - 1), 'JUSTID')
       lost[#lost + 1] = i - 4
     elseif not pending.err and #redis.call('XRANGE', requests, entry, entry) > 0 then
       -- Nobody owns it: the group was dropped and made again.

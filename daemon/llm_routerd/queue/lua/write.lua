@@ -7,7 +7,7 @@ local reply
 for i = 2, #ARGV, 3 do
   reply = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', ARGV[i], 'type', ARGV[i + 1], 'data', ARGV[i + 2])
   if type(reply) == 'table' and reply.err then
-    if not string.find(reply.err, 'equal or smaller', 1, true) then return reply end
+    if not string.find(tostring(reply.err), 'equal or smaller', 1, true) then return reply end
   elseif reply and ARGV[1] == '1' then
     local message = '{"id":"' .. ARGV[i] .. '","type":"' .. ARGV[i + 1] .. '","data":' .. ARGV[i + 2] .. '}'
     redis.call('PUBLISH', KEYS[1], message)
