@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 _NOT_UNICODE = Rejection(code=AttemptCode.UPSTREAM, reason="invalid Unicode", retryable=True, early=True)
 # A backend yields a Finish or raises; one that does neither has cut its stream.
 _CUT = Rejection(code=AttemptCode.TRUNCATED, reason="the stream ended without its terminal event", retryable=True)
+_LATE = {
+    AttemptCode.FIRST_TOKEN_TIMEOUT: "no token within {:g} s",
+    AttemptCode.IDLE_TIMEOUT: "no token for {:g} s",
+    AttemptCode.TIMEOUT: "no whole answer within {:g} s",
+}
 HOLD_SECONDS = 0.4  # longest time that `probe` holds an opening back
 
 
@@ -126,8 +131,8 @@ class AttemptClock:
         if self.ttft_seconds is not None:
             return False
         self.ttft_seconds = self._last - self._started
-        if self._timer is not None:  # it stands at the bound of the first token; the gap's may be nearer
-            self._timer.cancel()
+        if self._timer is not None and self._last + self._bounds.idle_seconds < self._timer.when():
+            self._timer.cancel()  # it stood at the bound of the first token, and that of the gap is nearer
             self._check()
         return True
 
@@ -145,42 +150,29 @@ class AttemptClock:
 
     def _check(self) -> None:
         now = self._loop.time()
-        due, rejection = self._due(now)
+        due, code, seconds = min(self._bounds_in_force(now))
         if now < due:
             self._timer = self._loop.call_at(due, self._check)
         elif not self._timeout.expired():
-            self.rejection = rejection
+            reason = _LATE[code].format(seconds) if seconds else "the request's deadline came"
+            self.rejection = Rejection(code=code, reason=reason, retryable=True)
             self._timeout.reschedule(now)
 
-    def _due(self, now: float) -> tuple[float, Rejection]:
-        bounds, late = self._bounds, []
-        if bounds.deadline is not None:
-            late.append((bounds.deadline, AttemptCode.TIMEOUT, "the request's deadline came"))
+    def _bounds_in_force(self, now: float) -> list[tuple[float, AttemptCode, float]]:
+        """When each of the bounds is due that count now, its code, and its length in seconds (0: the deadline)."""
+        bounds, began = self._bounds, self._started + self._paused_seconds
         if self._is_paused:
-            late.append((now + bounds.idle_seconds, AttemptCode.IDLE_TIMEOUT, ""))  # look again then
+            late = [(now + bounds.idle_seconds, AttemptCode.IDLE_TIMEOUT, bounds.idle_seconds)]  # look again then
         elif self.ttft_seconds is None and bounds.first_token_seconds is not None:
             seconds = bounds.first_token_seconds
-            late.append(
-                (
-                    self._started + seconds + self._paused_seconds,
-                    AttemptCode.FIRST_TOKEN_TIMEOUT,
-                    f"no token within {seconds:g} s",
-                )
-            )
+            late = [(began + seconds, AttemptCode.FIRST_TOKEN_TIMEOUT, seconds)]
         else:
+            late = [(began + bounds.total_seconds, AttemptCode.TIMEOUT, bounds.total_seconds)]
             if self.ttft_seconds is not None:
-                seconds = bounds.idle_seconds
-                late.append((self._last + seconds, AttemptCode.IDLE_TIMEOUT, f"no token for {seconds:g} s"))
-            seconds = bounds.total_seconds
-            late.append(
-                (
-                    self._started + seconds + self._paused_seconds,
-                    AttemptCode.TIMEOUT,
-                    f"no whole answer within {seconds:g} s",
-                )
-            )
-        due, code, reason = min(late)
-        return due, Rejection(code=code, reason=reason, retryable=True)
+                late.append((self._last + bounds.idle_seconds, AttemptCode.IDLE_TIMEOUT, bounds.idle_seconds))
+        if bounds.deadline is not None:
+            late.append((bounds.deadline, AttemptCode.TIMEOUT, 0.0))
+        return late
 
 
 class Attempt:

@@ -109,6 +109,7 @@ class Executor:
         self.slots = {name: Slots(each.concurrency) for name, each in config.deployments.items()}
         self.warmth = {name: Warmth(each, backends.get(name)) for name, each in config.deployments.items()}
         self.validation = ValidationProcess()
+        self._deployments_of: dict[str, tuple[Deployment, ...]] = {}
         self.loop = asyncio.get_running_loop()
 
     def warm(self) -> None:
@@ -117,6 +118,13 @@ class Executor:
         for name, deployment in self.config.deployments.items():
             if deployment.backend_kind == "ollama" and deployment.local and name in chained:
                 self.warmth[name].load()
+
+    def saved_usd(self, chain: Chain, usage: Usage, *, spent_usd: float) -> float:
+        """What a local answer saved; see `Pricing.saved_usd`."""
+        deployments = self._deployments_of.get(chain.name)
+        if deployments is None:
+            deployments = self._deployments_of[chain.name] = deployments_of(self.config, chain)
+        return self.pricing.saved_usd(deployments, usage, spent_usd=spent_usd)
 
     async def aclose(self) -> None:
         """Stop warming, close the backends; what still runs breaks off."""
@@ -149,3 +157,17 @@ class Executor:
         """
         run = RequestRun(self, request, chain, sink, deadline=deadline, delivery=delivery)
         return await run.until_done(queue_ms)
+
+
+def deployments_of(config: Config, chain: Chain) -> tuple[Deployment, ...]:
+    """The deployments of a chain and its fallbacks, in the order in which they would be asked."""
+    names: dict[str, None] = {}
+    seen: set[str] = set()
+    coming = [chain]
+    while coming:
+        current = coming.pop()
+        if current.name not in seen:
+            seen.add(current.name)
+            names |= dict.fromkeys(current.deployments)
+            coming += [config.chains[name] for name in reversed(current.fallback)]
+    return tuple(config.deployments[name] for name in names)

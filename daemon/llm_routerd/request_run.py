@@ -13,14 +13,15 @@ from llm_routerd.core.events import AttemptRejected, AttemptStarted, Failed, Res
 from llm_routerd.core.judge import Accepted, Judge
 from llm_routerd.core.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage
 from llm_routerd.core.request import StreamMode
+from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
-    from llm_routerd.config.tree import Chain, Config, Deployment
+    from llm_routerd.config.tree import Chain, Deployment
     from llm_routerd.core.request import Request
     from llm_routerd.executor import Executor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Ending:
     """How a request ended, and what the metrics need to know of its way there.  Times are in milliseconds."""
 
@@ -65,7 +66,7 @@ class RequestRun:
         self._began = self._loop.time()
         self._records: list[AttemptRecord] = []
         self._repair: tuple[dict[str, Any], ...] = ()
-        self._chain_deployments = deployments_of(executor.config, chain)
+        self._chain = chain
         self._chain_run = ChainRun(
             config=executor.config,
             chain=chain,
@@ -243,7 +244,7 @@ class RequestRun:
         )
         saved = 0.0
         if deployment.local:
-            saved = self._executor.pricing.saved_usd(self._chain_deployments, usage, spent_usd=cost)
+            saved = self._executor.saved_usd(self._chain, usage, spent_usd=cost)
         return Ending(
             event=event,
             records=records,
@@ -277,20 +278,6 @@ class RequestRun:
     def _within(self, seconds: float) -> float:
         left = self._left()
         return seconds if left is None else min(seconds, left)
-
-
-def deployments_of(config: Config, chain: Chain) -> tuple[Deployment, ...]:
-    """The deployments of a chain and its fallbacks, in the order in which they would be asked."""
-    names: dict[str, None] = {}
-    seen: set[str] = set()
-    coming = [chain]
-    while coming:
-        current = coming.pop()
-        if current.name not in seen:
-            seen.add(current.name)
-            names |= dict.fromkeys(current.deployments)
-            coming += [config.chains[name] for name in reversed(current.fallback)]
-    return tuple(config.deployments[name] for name in names)
 
 
 def _repair_messages(text: str, rejection: Rejection) -> tuple[dict[str, Any], ...]:

@@ -34,12 +34,13 @@ class Warmth:
     def __init__(self, deployment: Deployment, backend: Warmable) -> None:
         self._deployment = deployment
         self._backend = backend
+        self._loop = asyncio.get_running_loop()
         self._warm_until = float("-inf")
         self._loading: asyncio.Task[Rejection | None] | None = None
 
     def answered(self) -> None:
         """The model has just said something, so it is loaded."""
-        self._warm_until = asyncio.get_running_loop().time() + TRUST_SECONDS
+        self._warm_until = self._loop.time() + TRUST_SECONDS
 
     async def ready(self, *, wait_seconds: float | None) -> Rejection | None:
         """Return None once the model is loaded, or when that cannot be told; else why it is not waited for.
@@ -80,7 +81,7 @@ class Warmth:
             await asyncio.gather(self._loading, return_exceptions=True)
 
     def _is_warm(self) -> bool:
-        return asyncio.get_running_loop().time() < self._warm_until
+        return self._loop.time() < self._warm_until
 
     async def _load(self) -> Rejection | None:
         seconds = self._deployment.load_timeout

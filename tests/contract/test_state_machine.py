@@ -232,11 +232,10 @@ class QueueMachine(RuleBasedStateMachine):
             task.attempt, task.seq = int(expected[1]), 0
 
     def _begin(self, task: Task) -> Any:
-        later = {"delivery": task.deliveries, "consumer": task.worker}
-        first = later | {"entry": task.entry.entry, "lane": task.entry.lane}
+        data = {"delivery": task.deliveries, "consumer": task.worker}
         return self.run(
             scripts.BEGIN, (task.entry.key, *KEYS.lanes), GROUP, task.worker, task.entry.entry, task.entry.lane,
-            "claimed" if task.claimed else "new", task.deliveries, TTL_MS, json.dumps(later), json.dumps(first), "",
+            "claimed" if task.claimed else "new", task.deliveries, TTL_MS, json.dumps(data), "",
         )  # fmt: skip
 
     def _expected_begin(self, task: Task) -> tuple[Any, ...]:

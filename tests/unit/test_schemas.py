@@ -159,7 +159,7 @@ RECORDS = (
     AttemptRecord(deployment="c", model="x/z", outcome=Outcome.SUCCESS, cost_usd=0.1),
 )
 EVENTS: list[Event] = [
-    AttemptStarted(deployment="local", model="ollama/m", delivery=1, consumer="w", entry="1-0", lane="high"),
+    AttemptStarted(deployment="local", model="ollama/m", delivery=1, consumer="w"),
     AttemptStarted(deployment="local", model="ollama/m", delivery=2, consumer="w"),
     Token("x"),
     Reasoning("x"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from multidict import CIMultiDict
 from yarl import URL
 
 from llm_routerd.backends import faults
@@ -45,9 +46,9 @@ class Endpoint:
         """The address of `path`, which starts with a slash."""
         return URL(self._base + path)
 
-    def headers(self, own: Mapping[str, str]) -> dict[str, str]:
-        """The headers of a JSON request, with those of the protocol."""
-        return {"Content-Type": "application/json", **own}
+    def headers(self, own: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of a JSON request, with those of the protocol; as aiohttp keeps them, to be copied cheaply."""
+        return CIMultiDict({"Content-Type": "application/json", **own})
 
     def traced(self, headers: Mapping[str, str], traceparent: str | None) -> Mapping[str, str]:
         """The same with the request's trace context."""

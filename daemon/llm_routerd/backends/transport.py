@@ -6,6 +6,7 @@ import asyncio
 import socket
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -49,6 +50,11 @@ def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
         connection.is_new = True
     family, kind, protocol, _, _ = address
     return socket.socket(family, kind, protocol)
+
+
+@lru_cache(maxsize=64)
+def _timeout(connect_seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=max(connect_seconds, _SHORTEST_SECONDS))
 
 
 class Transport:
@@ -141,7 +147,7 @@ class Transport:
             data=data,
             headers=headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=max(connect_seconds, _SHORTEST_SECONDS)),
+            timeout=_timeout(connect_seconds),
         )
 
     async def get_json(self, url: URL, *, headers: Mapping[str, str], connect_seconds: float) -> Any:

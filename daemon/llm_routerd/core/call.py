@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.core.value import value
+
 if TYPE_CHECKING:
     from llm_routerd.core.outcome import ToolCall, Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Call:
     """One question to one deployment.
 
@@ -41,7 +43,7 @@ class Delta:
     reasoning: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Finish:
     """The backend's terminal event, the last thing a stream yields; without it the stream was cut.
 

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from llm_routerd.config.tree import Chain
 from llm_routerd.core.outcome import AttemptCode, AttemptRecord, ErrorCode, Outcome
+from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
     import random
@@ -70,7 +71,7 @@ _MAY_PASS: Final = frozenset(
 _TIMEOUTS: Final = frozenset({AttemptCode.CONNECT, AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Need:
     """What a request demands of every deployment that it asks."""
 
@@ -78,7 +79,7 @@ class Need:
     tools: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Try:
     """Ask this deployment.
 

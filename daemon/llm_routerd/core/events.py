@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from llm_routerd.core.value import value
+
 if TYPE_CHECKING:
     from llm_routerd.core.outcome import Answer, AttemptRecord, ErrorCode, Rejection, Usage
 
@@ -18,11 +20,11 @@ FINAL_PART = 2**53 - 1
 FINAL_ID = f"{FINAL_PART}-0"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AttemptStarted:
     """One call to one deployment begins; whatever an earlier attempt showed is superseded.
 
-    `entry` and `lane` tell which stream entry the request came from: the daemon's, on a request's first attempt.
+    On a request's first attempt `begin.lua` adds `entry` and `lane`: which stream entry the request came from.
     """
 
     type: ClassVar[str] = "attempt"
@@ -31,20 +33,15 @@ class AttemptStarted:
     model: str
     delivery: int = 1
     consumer: str = ""
-    entry: str | None = None
-    lane: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """The event's `data`."""
-        wire: dict[str, Any] = {
+        return {
             "deployment": self.deployment,
             "model": self.model,
             "delivery": self.delivery,
             "consumer": self.consumer,
         }
-        if self.entry is not None:
-            wire |= {"entry": self.entry, "lane": self.lane}
-        return wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,7 @@ class AttemptRejected:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Result:
     """The answer.  Times are in milliseconds; `usage` is the answering call's, `cost_usd` that of all attempts."""
 

@@ -13,7 +13,8 @@ The rules:
   on average since the start, less the time that this attempt took; unknown before its first answer.
 - What callers choose freely is bounded: of the tenants the last 1,000 are kept, and one that comes back later
   starts at nothing.  For the same reason a tenant is never a Prometheus label.
-- No prompt, no answer and no key comes in here, and so none goes out.
+- No prompt, no answer and no key goes out.  Reasons are the one thing that could hold a piece of an answer: where an
+  answer is not the JSON that was asked for, the code stands in their place.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from llm_routerd.core.exposition import Family, Histogram, render
 from llm_routerd.core.health import State
 from llm_routerd.core.outcome import AttemptCode, Outcome
+from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +39,7 @@ _DURATION_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
 _TTFT_BOUNDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Finished:
     """One request that has its final event.
 
@@ -170,7 +172,7 @@ class Metrics:
             "latency_ms": finished.latency_ms,
             "queue_ms": finished.queue_ms,
             "ttft_ms": finished.ttft_ms,
-            "attempts": [record.to_wire() for record in finished.attempts],
+            "attempts": [_told(record) for record in finished.attempts],
             "usage": None if finished.usage is None else finished.usage.to_wire(),
             "cost_usd": finished.cost_usd,
             "saved_usd": finished.saved_usd,
@@ -285,6 +287,14 @@ class Metrics:
         ttft = Family("time_to_first_token_seconds", "histogram", "From pick-up to the answer's first token.")
         ttft.add_histogram(self._ttft)
         yield from (duration, ttft)
+
+
+def _told(record: AttemptRecord) -> dict[str, Any]:
+    """An attempt as the metrics tell it: why an answer is not the JSON asked for may quote it, and stays out."""
+    told = record.to_wire()
+    if record.outcome is Outcome.INVALID:
+        told["reason"] = told["code"]
+    return told
 
 
 def _gauge_families(gauges: Gauges) -> Iterator[Family]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from llm_routerd.core.value import value
+
 
 class AttemptCode(StrEnum):
     """Why an attempt was rejected (protocol: "codes of a rejected attempt")."""
@@ -54,7 +56,7 @@ class Outcome(StrEnum):
 _INVALID_CODES = frozenset({AttemptCode.INVALID_JSON, AttemptCode.SCHEMA_VIOLATION})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Rejection:
     """The verdict on an attempt that is no answer.
 
@@ -78,7 +80,7 @@ class Rejection:
         return Outcome.INVALID if self.code in _INVALID_CODES else Outcome.REJECTED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Usage:
     """Tokens of one call as its backend counted them; the optional ones only where it told.
 
@@ -121,7 +123,7 @@ def _add_optional(a: int | None, b: int | None) -> int | None:
     return None if a is None and b is None else (a or 0) + (b or 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AttemptRecord:
     """One line of a request's `attempts`: what became of one deployment's turn.
 
@@ -168,7 +170,7 @@ class ToolCall:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Answer:
     """An accepted answer: `content` is parsed JSON where a schema was given, else `raw_text` itself."""
 

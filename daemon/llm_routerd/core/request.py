@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.core.value import value
+
 if TYPE_CHECKING:
     from llm_routerd.core.outcome import ErrorCode
     from llm_routerd.core.schema import AnswerSchema
@@ -19,7 +21,7 @@ class StreamMode(StrEnum):
     LIVE = "live"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Request:
     """One request; `messages` is filled also where the producer wrote `prompt`.
 

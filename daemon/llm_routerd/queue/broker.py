@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from llm_routerd.core.events import FINAL_ID
+from llm_routerd.core.value import value
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group
 from llm_routerd.queue.keys import GROUP, HANDED_BACK, LANES, Keys, Lane
@@ -26,7 +27,7 @@ HISTORY_PAGE = 500
 STALE_CONSUMER_SECONDS = 3600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Delivery:
     """An entry of a lane that Redis has handed to this worker.
 
@@ -41,7 +42,7 @@ class Delivery:
     claimed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Held:
     """An entry that this worker has in flight, as lease renewal needs it."""
 
@@ -85,7 +86,7 @@ BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "ret
 CommitVerdict = Literal["committed", "sealed", "duplicate"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Committed:
     """What came of a commit; `sealed_by` is the type of the final event that stood there already."""
 
@@ -135,15 +136,12 @@ class Broker:
         self, delivery: Delivery, transcript: Transcript, event: AttemptStarted, *, publish: bool
     ) -> BeginVerdict:
         """Write the first attempt's event if the request is ours and open; the transcript then knows its number."""
-        later = event.to_wire()
-        first = later | {"entry": delivery.entry, "lane": delivery.lane}
         reply = await self._with_groups(
             scripts.BEGIN,
             (transcript.events_key, *self.keys.lanes),
             (
                 GROUP, self.consumer, delivery.entry, delivery.lane, "claimed" if delivery.claimed else "new",
-                delivery.deliveries, self.limits.result_ttl_ms, orjson.dumps(later), orjson.dumps(first),
-                "1" if publish else "",
+                delivery.deliveries, self.limits.result_ttl_ms, orjson.dumps(event.to_wire()), "1" if publish else "",
             ),
         )  # fmt: skip
         verdict: BeginVerdict = reply[0].decode()

@@ -1,7 +1,7 @@
 -- Begin (or go on with) one request on this worker: is it ours, is it open, which attempt is next?
 -- KEYS  1 events, 2-4 lanes (high, normal, low)
 -- ARGV  1 group, 2 consumer, 3 entry, 4 lane, 5 "new" | "claimed", 6 delivery, 7 TTL ms,
---       8 data of the attempt event, 9 data of it on a request's first attempt, 10 "1" to PUBLISH as well
+--       8 data of the attempt event (on a request's first attempt, entry and lane are added), 9 "1" to PUBLISH as well
 -- Returns {"begun", n} | {"sealed", type} | {"duplicate"} | {"collision"} | {"lost"} | {"returned"}
 -- May be repeated after a lost reply: the attempt that it wrote is recognised.
 local FINAL = '9007199254740991-0'
@@ -63,12 +63,13 @@ if last then
   n = tonumber(number) + 1
 end
 
-local data = last and ARGV[8] or ARGV[9]
+local data = ARGV[8]
+if not last then data = string.sub(data, 1, -2) .. ',"entry":"' .. entry .. '","lane":"' .. lane .. '"}' end
 redis.call('XADD', events, n .. '-0', 'type', 'attempt', 'data', data)
 redis.call('PEXPIRE', events, ARGV[7])
 -- The lease begins anew: the entry may have come to a worker that slept since, and the next renewal is to be in time.
 redis.call('XCLAIM', requests, group, consumer, 0, entry, 'JUSTID')
-if ARGV[10] == '1' then
+if ARGV[9] == '1' then
   redis.call('PUBLISH', events, '{"id":"' .. n .. '-0","type":"attempt","data":' .. data .. '}')
 end
 return {'begun', n}
