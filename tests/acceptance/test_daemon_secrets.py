@@ -112,7 +112,9 @@ async def test_no_prompt_answer_or_key_gets_out(tmp_path: Path) -> None:
             for _, fields in metrics:
                 _must_not_sing("metrics event", fields["data"])
             for final in finals:
-                _must_not_sing("reasons", json.dumps([each["reason"] for each in final.data.get("attempts", [])]))
+                reasons = json.dumps([each["reason"] for each in final.data.get("attempts", [])])
+                # Why an answer breaks the schema may quote a scalar of it: these events are its own requester's.
+                _must_not_sing("reasons", reasons.replace(_ANSWER, ""))
                 _must_not_sing("message", final.data.get("message", ""))
             for _, fields in letters:
                 _must_not_sing("dead letter's message", fields["message"] + fields["reason"])
