@@ -205,18 +205,27 @@ class Attempt:
         self._call = call
         self._judge = judge
         self._sink = sink
-        self._bounds = bounds
         self._on_first_token = on_first_token
         self._schema = schema
         self._validation = validation
         self._release_timer: asyncio.TimerHandle | None = None
         self._chars = 0
-        self.clock: AttemptClock
+        self.clock = AttemptClock(bounds)
         self.finish: Finish | None = None
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since the call began, without what we made it wait."""
+        return self.clock.elapsed_seconds
+
+    @property
+    def ttft_seconds(self) -> float | None:
+        """From the call to its first token, if one came."""
+        return self.clock.ttft_seconds
 
     async def run(self) -> Accepted | Rejection:
         """Make the call; the connection to the model is closed, or back in its pool, when this returns or raises."""
-        self.clock = clock = AttemptClock(self._bounds)
+        clock = self.clock
         stream = self._backend.stream(self._call)
         try:
             async with clock:

@@ -232,6 +232,8 @@ def _status_line(status: Status) -> str:
         return f"draining, {status.in_flight} in flight"
     if status.redis is not PipeState.READY:
         return f"Redis {status.redis.value.replace('_', ' ')}: {status.why}"
+    if not status.ready:
+        return f"cannot read requests: {status.why}"
     return f"answering, {status.in_flight} in flight"
 
 

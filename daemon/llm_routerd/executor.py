@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llm_routerd.backends.protocol import Backend
     from llm_routerd.config.tree import Chain, Config, Deployment
     from llm_routerd.core.health import Health
-    from llm_routerd.core.outcome import Usage
+    from llm_routerd.core.outcome import AttemptRecord, Usage
     from llm_routerd.core.refusal import RefusalDetector
     from llm_routerd.core.request import Request
 
@@ -142,6 +142,7 @@ class Executor:
         deadline: float | None,
         delivery: int = 1,
         queue_ms: int | None = None,
+        records: list[AttemptRecord] | None = None,
     ) -> Ending | None:
         """Ask until there is an answer or nothing is left; None: the sink said that the request is not ours.
 
@@ -154,8 +155,9 @@ class Executor:
             deadline: loop time at which an answer is no longer wanted.
             delivery: how often Redis has delivered the request, for the attempt events.
             queue_ms: how long it waited before.
+            records: gets what became of each attempt, as it ends; also of the one that a cancellation ends.
         """
-        run = RequestRun(self, request, chain, sink, deadline=deadline, delivery=delivery)
+        run = RequestRun(self, request, chain, sink, deadline=deadline, delivery=delivery, records=records)
         return await run.until_done(queue_ms)
 
 

@@ -56,6 +56,7 @@ class RequestRun:
         *,
         deadline: float | None,
         delivery: int,
+        records: list[AttemptRecord] | None = None,
     ) -> None:
         self._executor = executor
         self._request = request
@@ -64,7 +65,8 @@ class RequestRun:
         self._delivery = delivery
         self._loop = executor.loop
         self._began = self._loop.time()
-        self._records: list[AttemptRecord] = []
+        self._records: list[AttemptRecord] = [] if records is None else records
+        self._attempt: Attempt | None = None  # the call under way
         self._repair: tuple[dict[str, Any], ...] = ()
         self._chain = chain
         self._chain_run = ChainRun(
@@ -102,6 +104,9 @@ class RequestRun:
             tried = await self._take_turn(deployment, decision.repair)
         except BaseException:
             self._chain_run.abandoned()
+            if self._attempt is not None:
+                cancelled = Rejection(code=AttemptCode.CANCELLED, reason="cancelled")
+                self._record(deployment, _Try(cancelled, called=True, elapsed_seconds=self._attempt.elapsed_seconds))
             raise
         match tried.verdict:
             case None:
@@ -162,7 +167,7 @@ class RequestRun:
             has_tools=bool(request.tools),
             tool_names=frozenset(tool["function"]["name"] for tool in request.tools) if request.tools else None,
         )
-        attempt = Attempt(
+        self._attempt = attempt = Attempt(
             backend=self._executor.backends.get(deployment.name),
             call=self._make_call(deployment, repair),
             judge=judge,
@@ -173,14 +178,15 @@ class RequestRun:
             validation=self._executor.validation,
         )
         verdict = await attempt.run()
+        self._attempt = None
         finish = attempt.finish
         if isinstance(verdict, Rejection) and verdict.outcome is Outcome.INVALID:
             self._repair = _repair_messages(judge.text, verdict)
         return _Try(
             verdict,
             called=True,
-            elapsed_seconds=attempt.clock.elapsed_seconds,
-            ttft_seconds=attempt.clock.ttft_seconds,
+            elapsed_seconds=attempt.elapsed_seconds,
+            ttft_seconds=attempt.ttft_seconds,
             usage=finish.usage if finish is not None else None,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,11 @@ from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, babbles, fails, hangs, says, waits_for
 from tests.support.queue import add, events_of, open_client
 from tests.support.workers import DAEMON, make_config, run_worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from llm_routerd.core.call import Call, Delta, Finish
 
 
 async def metrics_of(client: Any, count: int = 1) -> list[dict[str, Any]]:
@@ -331,3 +336,86 @@ async def test_bug_in_handling_ends_that_request_and_no_other(broker_url: str, m
         good = await add(client)
         assert (await final_of(client, good))[0] == "result"
         await nothing_left(client)
+
+
+async def test_cancelled_request_accounts_for_what_it_has_cost(broker_url: str) -> None:
+    """The rejected attempt was paid for, and the one that the cancellation ended is told as `cancelled`."""
+    first, second = FakeBackend(says("I cannot help with that.")), FakeBackend(hangs("word "))
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": first, "cloud": second}),
+        Client(broker_url) as producer,
+    ):
+        entry = await add(client, tenant_id="kid")
+        await eventually(lambda: second.running == 1)
+        await producer.cancel(entry)
+        (metrics,) = await metrics_of(client)
+        assert metrics["type"] == "cancelled"
+        assert [each["code"] for each in metrics["attempts"]] == ["refusal", "cancelled"]
+        assert metrics["usage_by_deployment"]["local"]["completion_tokens"] == 5
+        assert metrics["tenant_totals"]["requests"] == 1
+
+
+async def test_cancellation_between_two_attempts_costs_no_further_call(broker_url: str) -> None:
+    """The next deployment is not asked for a request that has been ended, and its entry is done with."""
+    gate = asyncio.Event()
+
+    async def refuses_late(backend: FakeBackend, call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        await gate.wait()
+        async for item in says("I cannot help with that.")(backend, call):
+            yield item
+
+    first, second = FakeBackend(refuses_late), FakeBackend(says("late"))
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": first, "cloud": second}),
+        Client(broker_url) as producer,
+    ):
+        entry = await add(client)
+        await eventually(lambda: first.running == 1)
+        await producer.cancel(entry)
+        gate.set()
+        (metrics,) = await metrics_of(client)
+        assert metrics["type"] == "cancelled"
+        assert second.calls == []
+        await nothing_left(client)
+
+
+async def test_entries_of_two_lanes_with_one_id_leave_a_dead_letter_and_a_metrics_event(broker_url: str) -> None:
+    """The one that cannot be answered is not forgotten."""
+    gate = asyncio.Event()
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": FakeBackend(waits_for(gate))}),
+    ):
+        await client.xadd("llm:requests", {"prompt": "a"}, id="5-0")
+        await client.xadd("llm:requests:low", {"prompt": "b"}, id="5-0")
+        (metrics,) = await metrics_of(client)
+        assert (metrics["type"], metrics["code"]) == ("error", "invalid_request")
+        assert await client.xlen("llm:dead") == 1
+        gate.set()
+        assert (await final_of(client, "5-0"))[0] == "result"
+
+
+async def test_worker_that_never_reached_redis_stops_at_once() -> None:
+    """There is nobody to say goodbye to."""
+    loop = asyncio.get_running_loop()
+    async with run_worker("redis://127.0.0.1:1/0", {"local": FakeBackend(says("x"))}, until_ready=False):
+        await asyncio.sleep(0.1)
+        began = loop.time()
+    assert loop.time() - began < 1.0
+
+
+async def test_worker_that_cannot_read_says_so_once_and_is_not_ready(valkey_url: str) -> None:
+    """Redis answers, and yet no request comes in: that must not look like an idle evening."""
+    async with open_client(valkey_url) as client, run_worker(valkey_url, {"local": FakeBackend(says("x"))}) as worker:
+        await client.execute_command("ACL", "SETUSER", "default", "-client|id")
+        try:
+            for info in await client.client_list(_type="normal"):
+                if info["name"].startswith("llm-routerd-read"):
+                    await client.client_kill_filter(_id=info["id"])
+            await eventually(lambda: not worker.status().ready, seconds=15)
+            assert "NoPermission" in worker.status().why
+        finally:
+            await client.execute_command("ACL", "SETUSER", "default", "+client|id")
+        await eventually(lambda: worker.status().ready, seconds=15)

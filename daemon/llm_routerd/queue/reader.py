@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.queue import scripts
@@ -23,6 +24,7 @@ from llm_routerd.queue.connection import (
     MovedError,
     RedisError,
     ResponseError,
+    describe,
     execute,
     is_missing_group,
 )
@@ -48,6 +50,8 @@ class Reader:
         self._connection: AbstractConnection | None = None
         self._client_id: int | None = None
         self._stopped = False
+        self._losses = 0  # in a row
+        self.trouble: str | None = None  # why nothing can be read; None: it can
         self._more = False  # the last read was full: there is probably more
 
     async def read(self, free: int) -> list[Delivery]:
@@ -80,6 +84,7 @@ class Reader:
             _, claimed, _, _ = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
             own += parse_claimed(lane, claimed, own=True)
         self._backoff.reset()
+        self._losses, self.trouble = 0, None
         return own
 
     @staticmethod
@@ -131,6 +136,9 @@ class Reader:
         )
 
     async def _lost(self, error: BaseException) -> None:
+        self._losses += 1
+        if self._losses > 1:  # one is an everyday thing: the next connection will do
+            self.trouble = describe(error)
         if isinstance(error, MovedError):
             self._factory.redirect(error)
         await self.aclose()
@@ -140,7 +148,8 @@ class Reader:
         """End a blocking read that is under way, without losing what it may bring, and begin no other."""
         self._stopped = True
         if self._client_id is not None:
-            await self._broker.pipe.call("CLIENT", "UNBLOCK", self._client_id)
+            with suppress(ResponseError):  # an ACL may refuse it; then the read ends by itself
+                await self._broker.pipe.call("CLIENT", "UNBLOCK", self._client_id)
 
     async def aclose(self) -> None:
         """Close the connection."""

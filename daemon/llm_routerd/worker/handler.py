@@ -9,11 +9,10 @@ is still pending, for this worker or another to take up.
 from __future__ import annotations
 
 import asyncio
-import base64
 import difflib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
@@ -23,12 +22,12 @@ from llm_routerd.core.metrics import Finished
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.request import RequestError, StreamMode
 from llm_routerd.logs import get_logger
-from llm_routerd.worker.sink import QueueSink
+from llm_routerd.worker.dead_letters import dead_letter
+from llm_routerd.worker.running import Running
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_routerd.config.tree import Chain
     from llm_routerd.core.metrics import Metrics
     from llm_routerd.core.parsing import RequestParser
     from llm_routerd.core.request import Request
@@ -71,11 +70,11 @@ class Handler:
         clock: Clock,
         max_deliveries: int,
     ) -> None:
-        self._broker = broker
+        self.broker = broker
         self.parser = parser
         self.executor = executor
-        self._metrics = metrics
-        self._clock = clock
+        self.metrics = metrics
+        self.clock = clock
         self.max_deliveries = max_deliveries
         self._loop = asyncio.get_running_loop()
 
@@ -87,14 +86,14 @@ class Handler:
         if isinstance(request, RequestError):
             await self._refuse(item, request)
             return
-        item.request_id, item.events_key = request.id, self._broker.keys.events(request.id)
+        item.request_id, item.events_key = request.id, self.broker.keys.events(request.id)
         chain = resolve(self.executor.config, request.model)
         if chain is None:
             await self._refuse(item, self._unknown_model(request), request)
         elif delivery.deliveries > self.max_deliveries:
             await self._bury(item, request)
         else:
-            await _One(self, item, request, chain).run()
+            await Running(self, item, request, chain).run()
 
     def _unknown_model(self, request: Request) -> RequestError:
         config = self.executor.config
@@ -108,13 +107,13 @@ class Handler:
         """Answer an entry that is no request, and keep a copy of it."""
         delivery = item.delivery
         event = Failed(id=error.id or delivery.entry, code=error.code, message=error.message, metadata=error.metadata)
-        finished = self._finished(event, item, request=request)
-        await self._end(
+        finished = self.finished(event, item, request=request)
+        await self.end(
             item,
             event,
             request_ids=dict.fromkeys((error.id or delivery.entry, delivery.entry)),
             metrics=finished,
-            dead_letter=dead_letter(delivery, event, consumer=self._broker.consumer, at_ms=self._clock.server_ms()),
+            dead_letter=dead_letter(delivery, event, consumer=self.broker.consumer, at_ms=self.clock.server_ms()),
         )
         log.info("request_refused", entry=delivery.entry, code=error.code.value)
 
@@ -127,18 +126,18 @@ class Handler:
             message=f"{delivery.deliveries - 1} workers died while they had this request",
             metadata=request.metadata,
         )
-        history = await self._broker.history(request.id)
-        await self._end(
+        history = await self.broker.history(request.id)
+        await self.end(
             item,
             event,
             request_ids=(request.id,),
             publish=request.publish,
-            metrics=self._finished(event, item, request=request),
+            metrics=self.finished(event, item, request=request),
             dead_letter=dead_letter(
                 delivery,
                 event,
-                consumer=self._broker.consumer,
-                at_ms=self._clock.server_ms(),
+                consumer=self.broker.consumer,
+                at_ms=self.clock.server_ms(),
                 history=history,
             ),
         )
@@ -147,16 +146,16 @@ class Handler:
     async def give_up(self, item: InFlight) -> None:
         """End a request on which this program has failed."""
         event = Failed(id=item.request_id, code=ErrorCode.INTERNAL, message="a fault in llm-routerd; its log has more")
-        letter = dead_letter(item.delivery, event, consumer=self._broker.consumer, at_ms=self._clock.server_ms())
-        await self._end(
+        letter = dead_letter(item.delivery, event, consumer=self.broker.consumer, at_ms=self.clock.server_ms())
+        await self.end(
             item,
             event,
             request_ids=(item.request_id,),
-            metrics=self._finished(event, item),
+            metrics=self.finished(event, item),
             dead_letter=letter,
         )
 
-    async def _end(
+    async def end(
         self,
         item: InFlight,
         event: Result | Failed,
@@ -169,35 +168,25 @@ class Handler:
     ) -> None:
         """Commit; and where somebody else has ended the request, account for that instead."""
         item.ending = True
-        committed = await self._broker.commit(
+        committed = await self.broker.commit(
             item.delivery,
             event,
             transcript=transcript,
             request_ids=tuple(request_ids),
             publish=publish,
-            metrics=orjson.dumps(self._metrics.finished(metrics)),
+            metrics=orjson.dumps(self.metrics.finished(metrics)),
             dead_letter=dead_letter,
         )
-        if committed.sealed_by == "cancelled":  # in the last moment: the cancellation was first
-            await self.account_cancelled(metrics)
+        if committed.sealed_by == "cancelled":  # in the last moment; the attempts have been counted above
+            await self.account_cancelled(replace(metrics, attempts=(), cost_usd=0.0))
 
     async def account_cancelled(self, finished: Finished) -> None:
         """Account for a request that its producer has ended; `finished` is what it would have been."""
-        cancelled = replace(
-            finished,
-            type="cancelled",
-            code=None,
-            model_used=None,
-            deployment=None,
-            usage=None,
-            ttft_ms=None,
-            cost_usd=0.0,
-            saved_usd=0.0,
-            attempts=(),
-        )
-        await self._broker.emit_metrics(orjson.dumps(self._metrics.finished(cancelled)))
+        no_answer = replace(finished, code=None, model_used=None, deployment=None, usage=None, ttft_ms=None)
+        cancelled = replace(no_answer, type="cancelled", saved_usd=0.0)
+        await self.broker.emit_metrics(orjson.dumps(self.metrics.finished(cancelled)))
 
-    def _finished(
+    def finished(
         self,
         event: Result | Failed,
         item: InFlight,
@@ -213,7 +202,7 @@ class Handler:
             type=event.type,
             timestamp=time.time(),
             latency_ms=0 if ending is None else ending.latency_ms,
-            consumer=self._broker.consumer,
+            consumer=self.broker.consumer,
             tenant_id=None if request is None else request.tenant_id,
             context=None if request is None else request.context,
             code=event.code if isinstance(event, Failed) else None,
@@ -232,130 +221,9 @@ class Handler:
     def queue_ms(self, delivery: Delivery) -> int:
         """How long an entry has waited since its XADD, by the server's clock."""
         added_ms = int(delivery.entry.partition("-")[0])
-        return max(0, round(self._clock.server_ms() - added_ms))
+        return max(0, round(self.clock.server_ms() - added_ms))
 
     def deadline(self, request: Request) -> float | None:
         """The loop time at which the request's answer is no longer wanted; None: whenever it comes."""
-        left = request.seconds_left(self._clock.server_ms())
+        left = request.seconds_left(self.clock.server_ms())
         return None if left is None else self._loop.time() + left
-
-
-class _One:
-    """One well-formed request under way."""
-
-    def __init__(self, handler: Handler, item: InFlight, request: Request, chain: Chain) -> None:
-        self._handler = handler
-        self._broker = handler._broker  # noqa: SLF001 - one module
-        self._item = item
-        self._request = request
-        self._chain = chain
-        self._transcript = self._broker.transcript(request.id, publish=request.publish, fenced=self._fenced)
-        self._sink = QueueSink(self._broker, item.delivery, request, self._transcript)
-
-    def _fenced(self, why: str) -> None:
-        self._item.stop("sealed" if why == "sealed" else "lost")
-
-    async def run(self) -> None:
-        item, request, handler = self._item, self._request, self._handler
-        try:
-            ending = await handler.executor.run(
-                request,
-                self._chain,
-                self._sink,
-                deadline=handler.deadline(request),
-                delivery=item.delivery.deliveries,
-                queue_ms=item.queue_ms,
-            )
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if item.stopped is None or task is None or task.uncancel() > 0:
-                raise
-            await self._stopped()
-            return
-        if ending is None:
-            await self._withdrawn()
-            return
-        await self._commit(ending)
-
-    async def _commit(self, ending: Ending) -> None:
-        handler, request = self._handler, self._request
-        await handler._end(  # noqa: SLF001
-            self._item,
-            ending.event,
-            request_ids=(request.id,),
-            transcript=self._transcript if self._sink.begun else None,
-            publish=request.publish,
-            metrics=handler._finished(ending.event, self._item, request=request, ending=ending),  # noqa: SLF001
-        )
-        log.debug("request_finished", id=request.id, type=ending.event.type, latency_ms=ending.latency_ms)
-
-    async def _stopped(self) -> None:
-        """The attempt was cancelled from outside; the connection to the model is closed."""
-        self._transcript.abandon()
-        if self._item.stopped == "sealed":
-            await self._broker.acknowledge(self._item.delivery, self._request.id)
-            await self._cancelled()
-        log.info("request_stopped", id=self._request.id, why=self._item.stopped)
-
-    async def _withdrawn(self) -> None:
-        """The begin script said that there is nothing to do here."""
-        self._item.ending = True
-        verdict, delivery = self._sink.verdict, self._item.delivery
-        self._transcript.abandon()
-        if verdict == "sealed":
-            await self._cancelled()
-        elif verdict == "collision":
-            event = Failed(
-                id=delivery.entry,
-                code=ErrorCode.INVALID_REQUEST,
-                message="another lane has an entry of the same ID, which is this one's id too: set `id`",
-                metadata=self._request.metadata,
-            )
-            await self._broker.commit(
-                delivery,
-                event,
-                transcript=None,
-                request_ids=(),
-                dead_letter=dead_letter(
-                    delivery,
-                    event,
-                    consumer=self._broker.consumer,
-                    at_ms=self._handler._clock.server_ms(),  # noqa: SLF001
-                ),
-            )
-        log.info("request_withdrawn", id=self._request.id, entry=delivery.entry, why=verdict)
-
-    async def _cancelled(self) -> None:
-        """Account for a cancellation, if that is what ended the request (and not an earlier answer)."""
-        if await self._broker.final_type(self._request.id) == "cancelled":
-            event = Failed(id=self._request.id, code=ErrorCode.INTERNAL, message="")
-            finished = self._handler._finished(event, self._item, request=self._request)  # noqa: SLF001
-            await self._handler.account_cancelled(finished)
-
-
-def dead_letter(
-    delivery: Delivery, event: Failed, *, consumer: str, at_ms: float, history: Sequence[Any] = ()
-) -> list[bytes | str]:
-    """The fields of an entry of `P:dead`, flat; see `schemas/dead-letter.schema.json`."""
-    fields = {}
-    for name, value in zip(delivery.fields[::2], delivery.fields[1::2], strict=False):
-        fields[name.decode("utf-8", "backslashreplace")] = _text_or_base64(value)
-    letter = {
-        "entry": delivery.entry,
-        "lane": delivery.lane,
-        "id": event.id,
-        "reason": event.code.value,
-        "message": event.message,
-        "deliveries": str(delivery.deliveries),
-        "consumer": consumer,
-        "at_ms": str(round(at_ms)),
-        "data": orjson.dumps({"fields": fields, "history": list(history)}),
-    }
-    return [part for pair in letter.items() for part in pair]
-
-
-def _text_or_base64(value: bytes) -> str | dict[str, str]:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(value).decode()}

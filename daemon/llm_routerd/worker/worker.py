@@ -86,6 +86,7 @@ class Worker:
         self._on_status = on_status
         self._why = "connecting to Redis"
         self._has_groups = False
+        self._reader_trouble: str | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -138,7 +139,12 @@ class Worker:
     def status(self) -> Status:
         """How this worker is doing."""
         return Status(
-            ready=self._has_groups and self.pipe.state is PipeState.READY and not self._stopping.is_set(),
+            ready=(
+                self._has_groups
+                and self.pipe.state is PipeState.READY
+                and self._reader_trouble is None
+                and not self._stopping.is_set()
+            ),
             redis=self.pipe.state,
             why=self._why,
             in_flight=len(self.in_flight),
@@ -220,6 +226,19 @@ class Worker:
                 await asyncio.sleep(OUT_OF_MEMORY_POLL_SECONDS)  # neither read nor spend
                 continue
             self._receive(await self._reader.read(free))
+            self._note_trouble(self._reader.trouble)
+
+    def _note_trouble(self, trouble: str | None) -> None:
+        """Say once that requests cannot be read although Redis answers (`maxclients`, say), and once that they can."""
+        if self.pipe.state is not PipeState.READY or (trouble is None) == (self._reader_trouble is None):
+            return
+        self._reader_trouble = trouble
+        if trouble is None:
+            log.info("reading_again")
+        else:
+            self._why = trouble
+            log.warning("cannot_read_requests", why=trouble)
+        self._tell()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -274,6 +293,8 @@ class Worker:
 
     async def _say_goodbye(self) -> None:
         """Hand back what did not get done, and leave the group."""
+        if not self._has_groups:
+            return  # Redis was never reached
         left = list(self.in_flight)
         for item in left:
             item.stop("drain")

@@ -1,0 +1,128 @@
+"""One well-formed request under way on this worker, whoever ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llm_routerd.core.events import Failed
+from llm_routerd.core.outcome import ErrorCode
+from llm_routerd.logs import get_logger
+from llm_routerd.worker.dead_letters import dead_letter
+from llm_routerd.worker.sink import QueueSink
+
+if TYPE_CHECKING:
+    from llm_routerd.config.tree import Chain
+    from llm_routerd.core.outcome import AttemptRecord
+    from llm_routerd.core.request import Request
+    from llm_routerd.request_run import Ending
+    from llm_routerd.worker.handler import Handler
+    from llm_routerd.worker.inflight import InFlight
+
+log = get_logger()
+
+
+class Running:
+    """One well-formed request under way."""
+
+    def __init__(self, handler: Handler, item: InFlight, request: Request, chain: Chain) -> None:
+        self._handler = handler
+        self._broker = handler.broker
+        self._item = item
+        self._request = request
+        self._chain = chain
+        self._records: list[AttemptRecord] = []
+        self._transcript = self._broker.transcript(request.id, publish=request.publish, fenced=self._fenced)
+        self._sink = QueueSink(self._broker, item.delivery, request, self._transcript)
+
+    def _fenced(self, why: str) -> None:
+        self._item.stop("sealed" if why == "sealed" else "lost")
+
+    async def run(self) -> None:
+        """Ask the chain and commit what comes of it; or leave it, if Redis or the worker says so."""
+        item, request, handler = self._item, self._request, self._handler
+        try:
+            ending = await handler.executor.run(
+                request,
+                self._chain,
+                self._sink,
+                deadline=handler.deadline(request),
+                delivery=item.delivery.deliveries,
+                queue_ms=item.queue_ms,
+                records=self._records,
+            )
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if item.stopped is None or task is None or task.uncancel() > 0:
+                raise
+            await self._stopped()
+            return
+        if ending is None:
+            await self._withdrawn()
+            return
+        await self._commit(ending)
+
+    async def _commit(self, ending: Ending) -> None:
+        handler, request = self._handler, self._request
+        await handler.end(
+            self._item,
+            ending.event,
+            request_ids=(request.id,),
+            transcript=self._transcript if self._sink.begun else None,
+            publish=request.publish,
+            metrics=handler.finished(ending.event, self._item, request=request, ending=ending),
+        )
+        log.debug("request_finished", id=request.id, type=ending.event.type, latency_ms=ending.latency_ms)
+
+    async def _stopped(self) -> None:
+        """The attempt was cancelled from outside; the connection to the model is closed."""
+        self._transcript.abandon()
+        if self._item.stopped == "sealed":
+            await self._broker.acknowledge(self._item.delivery, self._request.id)
+            await self._cancelled()
+        log.info("request_stopped", id=self._request.id, why=self._item.stopped)
+
+    async def _withdrawn(self) -> None:
+        """Redis said, before a call, that the request is not ours to answer."""
+        self._item.ending = True
+        verdict, delivery = self._sink.verdict, self._item.delivery
+        self._transcript.abandon()
+        if verdict == "collision":
+            await self._refuse_collision()
+        elif verdict == "sealed":
+            await self._cancelled()
+        elif verdict == "begun":  # between two attempts it was ended, or another worker took it over
+            if await self._broker.final_type(self._request.id) is None:
+                verdict = "lost"
+            else:
+                await self._broker.acknowledge(delivery, self._request.id)
+                await self._cancelled()
+        log.info("request_withdrawn", id=self._request.id, entry=delivery.entry, why=verdict)
+
+    async def _refuse_collision(self) -> None:
+        """Two lanes, one entry ID, no `id`: the other entry has the events stream, so only a dead letter can tell."""
+        delivery, handler = self._item.delivery, self._handler
+        event = Failed(
+            id=delivery.entry,
+            code=ErrorCode.INVALID_REQUEST,
+            message="another lane has an entry of the same ID, which is this one's id too: set `id`",
+            metadata=self._request.metadata,
+        )
+        at_ms = handler.clock.server_ms()
+        await handler.end(
+            self._item,
+            event,
+            request_ids=(),
+            metrics=handler.finished(event, self._item, request=self._request),
+            dead_letter=dead_letter(delivery, event, consumer=self._broker.consumer, at_ms=at_ms),
+        )
+
+    async def _cancelled(self) -> None:
+        """Account for a cancellation, if that is what ended the request (and not an earlier answer)."""
+        if await self._broker.final_type(self._request.id) == "cancelled":
+            event = Failed(id=self._request.id, code=ErrorCode.INTERNAL, message="", attempts=tuple(self._records))
+            finished = self._handler.finished(event, self._item, request=self._request)
+            cost = sum(record.cost_usd for record in self._records)
+            latency = sum(record.latency_ms for record in self._records)
+            await self._handler.account_cancelled(replace(finished, cost_usd=cost, latency_ms=latency))
