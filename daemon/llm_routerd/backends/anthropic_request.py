@@ -6,11 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import for_anthropic, instruction
 from llm_routerd.backends.endpoint import effective_params
+from llm_routerd.core.toolcalls import arguments_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -181,14 +180,7 @@ def _image_source(url: str) -> dict[str, str]:
 
 def _tool_use(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
-    arguments = function.get("arguments") or "{}"
-    if isinstance(arguments, str):
-        try:
-            arguments = orjson.loads(arguments)
-        except orjson.JSONDecodeError:
-            arguments = {"arguments": arguments}
-    if not isinstance(arguments, dict):
-        arguments = {"arguments": arguments}
+    arguments = arguments_object(function.get("arguments") or "{}")
     return {"type": "tool_use", "id": call.get("id", ""), "name": function["name"], "input": arguments}
 
 

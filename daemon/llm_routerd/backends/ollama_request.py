@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from llm_routerd.backends import faults
 from llm_routerd.backends.endpoint import effective_params
+from llm_routerd.core.toolcalls import arguments_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -120,14 +119,7 @@ def _base64_of(url: str) -> str:
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     """Arguments as an object; what is no JSON object is sent as an object that holds it."""
     function = call["function"]
-    arguments = function.get("arguments") or "{}"
-    if isinstance(arguments, str):
-        try:
-            arguments = orjson.loads(arguments)
-        except orjson.JSONDecodeError:
-            arguments = {"arguments": arguments}
-    if not isinstance(arguments, dict):
-        arguments = {"arguments": arguments}
+    arguments = arguments_object(function.get("arguments") or "{}")
     converted: dict[str, Any] = {"function": {"name": function["name"], "arguments": arguments}}
     if "id" in call:
         converted["id"] = call["id"]

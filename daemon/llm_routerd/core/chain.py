@@ -38,6 +38,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from llm_routerd.config.tree import Chain
+from llm_routerd.core.health import FAILURES
 from llm_routerd.core.outcome import AttemptCode, AttemptRecord, ErrorCode, Outcome
 from llm_routerd.core.value import value
 
@@ -57,17 +58,8 @@ _FAIR_SHARE: Final = 0.5
 # Timers fire late and clocks are read twice: so close to the deadline, it was the deadline.
 _DEADLINE_SLACK_SECONDS: Final = 0.05
 
-_MAY_PASS: Final = frozenset(
-    {
-        AttemptCode.CONNECT,
-        AttemptCode.RATE_LIMITED,
-        AttemptCode.UPSTREAM,
-        AttemptCode.TRUNCATED,
-        AttemptCode.TIMEOUT,
-        AttemptCode.FIRST_TOKEN_TIMEOUT,
-        AttemptCode.IDLE_TIMEOUT,
-    }
-)
+# What is the deployment's own fault may pass by itself, but for what takes a new configuration.
+_MAY_PASS: Final = FAILURES - {AttemptCode.AUTH, AttemptCode.NOT_FOUND}
 _TIMEOUTS: Final = frozenset({AttemptCode.CONNECT, AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT})
 
 

@@ -40,7 +40,7 @@ _TTFT_WEIGHT: Final = 0.3
 # Optimistic on purpose: a deployment that nobody has measured looks fast, is asked, and so is measured.
 _UNMEASURED_TTFT_SECONDS: Final = 0.05
 
-_FAILURES: Final = frozenset(
+FAILURES: Final = frozenset(
     {
         AttemptCode.CONNECT,
         AttemptCode.AUTH,
@@ -237,7 +237,7 @@ class Health:
             self._sample(permit.entry, elapsed_seconds)
         if code is AttemptCode.CANCELLED or (code is AttemptCode.UPSTREAM and not rejection.retryable):
             self.abandoned(permit)
-        elif code in _FAILURES:
+        elif code in FAILURES:
             self._failed(permit, rejection, now)
         else:
             self.succeeded(permit)

@@ -102,3 +102,13 @@ class ToolCallAssembler:
         if isinstance(index, int):
             self._at_index[index] = current
         return current
+
+
+def arguments_object(arguments: Any) -> dict[str, Any]:
+    """The arguments of a call in a request's messages as an object; what is none is held by one."""
+    if isinstance(arguments, str):
+        try:
+            arguments = orjson.loads(arguments or "{}")
+        except orjson.JSONDecodeError:
+            return {"arguments": arguments}
+    return arguments if isinstance(arguments, dict) else {"arguments": arguments}

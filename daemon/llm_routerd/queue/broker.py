@@ -14,7 +14,7 @@ from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group
 from llm_routerd.queue.keys import GROUP, HANDED_BACK, LANES, Keys, Lane
 from llm_routerd.queue.outbox import Outbox, Transcript
-from llm_routerd.queue.pipe import Command, Pipe
+from llm_routerd.queue.pipe import Command, Pipe, resolving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -194,7 +194,7 @@ class Broker:
     async def _after_events(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script behind all events that have been handed in so far."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.outbox.send(Command(("EVALSHA", script.sha, len(keys), *keys, *args), _resolve(future)))
+        self.outbox.send(Command(("EVALSHA", script.sha, len(keys), *keys, *args), resolving(future)))
         return await future
 
     async def acknowledge(self, delivery: Delivery, request_id: str) -> None:
@@ -332,15 +332,3 @@ def parse_claimed(lane: Lane, claimed: Sequence[Any], *, own: bool = False) -> l
 def _field(fields: Sequence[bytes], name: bytes) -> bytes:
     """The value of one field of a flat list; empty where it is not there."""
     return next((fields[at + 1] for at in range(0, len(fields) - 1, 2) if fields[at] == name), b"")
-
-
-def _resolve(future: asyncio.Future[Any]) -> Callable[[Any], None]:
-    def answered(reply: Any) -> None:
-        if future.done():
-            return
-        if isinstance(reply, ResponseError):
-            future.set_exception(reply)
-        else:
-            future.set_result(reply)
-
-    return answered

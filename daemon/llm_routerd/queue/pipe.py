@@ -121,16 +121,7 @@ class Pipe:
             ResponseError: the server's refusal.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def answered(reply: Any) -> None:
-            if future.done():
-                return
-            if isinstance(reply, ResponseError):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
-
-        self._waiting.append(Command(args, answered))
+        self._waiting.append(Command(args, resolving(future)))
         self._wake.set()
         return await future
 
@@ -234,3 +225,17 @@ class Pipe:
             command.answered(reply)
         self._unanswered = kept
         return refused
+
+
+def resolving(future: asyncio.Future[Any]) -> Callable[[Any], None]:
+    """An `answered` that hands the reply, or the refusal, to whoever waits for the future."""
+
+    def answered(reply: Any) -> None:
+        if future.done():
+            return
+        if isinstance(reply, ResponseError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    return answered
