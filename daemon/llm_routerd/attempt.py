@@ -1,11 +1,9 @@
-"""One call to one deployment: its clock, and the loop that judges the tokens while they come."""
+"""One call to one deployment: the loop that judges the tokens while they come."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.core.call import Delta, Finish
 from llm_routerd.core.errors import BackendError
@@ -14,10 +12,9 @@ from llm_routerd.core.outcome import AttemptCode, Rejection
 from llm_routerd.validation import LIGHT_STEPS, ValidationProcess
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
-    from types import TracebackType
+    from collections.abc import AsyncGenerator, Callable
 
-    from llm_routerd.config.tree import Deployment
+    from llm_routerd.attempt_clock import AttemptClock
     from llm_routerd.core.call import Call
     from llm_routerd.core.events import AttemptRejected, AttemptStarted
     from llm_routerd.core.schema import AnswerSchema
@@ -25,11 +22,6 @@ if TYPE_CHECKING:
 _NOT_UNICODE = Rejection(code=AttemptCode.UPSTREAM, reason="invalid Unicode", retryable=True, early=True)
 # A backend yields a Finish or raises; one that does neither has cut its stream.
 _CUT = Rejection(code=AttemptCode.TRUNCATED, reason="the stream ended without its terminal event", retryable=True)
-_LATE = {
-    AttemptCode.FIRST_TOKEN_TIMEOUT: "no token within {:g} s",
-    AttemptCode.IDLE_TIMEOUT: "no token for {:g} s",
-    AttemptCode.TIMEOUT: "no whole answer within {:g} s",
-}
 HOLD_SECONDS = 0.4  # longest time that `probe` holds an opening back
 
 
@@ -66,115 +58,6 @@ class ModelStream(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
-class Bounds:
-    """How long an attempt may take, in seconds.
-
-    `first_token_seconds` is None where only the whole answer is bounded; `deadline` is a loop time.
-    """
-
-    first_token_seconds: float | None
-    idle_seconds: float
-    total_seconds: float
-    deadline: float | None
-
-    @classmethod
-    def of(cls, deployment: Deployment, *, streams: bool, deadline: float | None) -> Bounds:
-        """The bounds that the configuration sets for a request that streams, or does not."""
-        return cls(
-            first_token_seconds=deployment.timeout if streams else None,
-            idle_seconds=deployment.idle_timeout,
-            total_seconds=deployment.stream_timeout if streams else deployment.timeout,
-            deadline=deadline,
-        )
-
-
-class AttemptClock:
-    """Ends the block when the first token, the next token or the whole answer is late; `rejection` tells which.
-
-    One timer, moved only by the first token and when it fires: any other token costs no more than noting the time.
-    Time in `paused` (Redis has no room) is not the model's, and not counted; the request's deadline goes on.
-    """
-
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
-        self._loop = asyncio.get_running_loop()
-        self._timeout = asyncio.timeout(None)
-        self._timer: asyncio.TimerHandle | None = None
-        self._started = self._last = self._loop.time()
-        self._paused_seconds = 0.0
-        self._is_paused = False
-        self.ttft_seconds: float | None = None
-        self.rejection: Rejection | None = None
-
-    async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
-        self._started = self._last = self._loop.time()
-        self._check()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        await self._timeout.__aexit__(kind, error, traceback)
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Since the attempt began, without what was paused."""
-        return self._loop.time() - self._started - self._paused_seconds
-
-    def touch(self) -> bool:
-        """The model has said something; True the first time."""
-        self._last = self._loop.time()
-        if self.ttft_seconds is not None:
-            return False
-        self.ttft_seconds = self._last - self._started
-        if self._timer is not None and self._last + self._bounds.idle_seconds < self._timer.when():
-            self._timer.cancel()  # it stood at the bound of the first token, and that of the gap is nearer
-            self._check()
-        return True
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """The model waits for us."""
-        began = self._loop.time()
-        self._is_paused = True
-        try:
-            yield
-        finally:
-            self._is_paused = False
-            self._last = self._loop.time()
-            self._paused_seconds += self._last - began
-
-    def _check(self) -> None:
-        now = self._loop.time()
-        due, code, seconds = min(self._bounds_in_force(now))
-        if now < due:
-            self._timer = self._loop.call_at(due, self._check)
-        elif not self._timeout.expired():
-            reason = _LATE[code].format(seconds) if seconds else "the request's deadline came"
-            self.rejection = Rejection(code=code, reason=reason, retryable=True)
-            self._timeout.reschedule(now)
-
-    def _bounds_in_force(self, now: float) -> list[tuple[float, AttemptCode, float]]:
-        """When each of the bounds is due that count now, its code, and its length in seconds (0: the deadline)."""
-        bounds, began = self._bounds, self._started + self._paused_seconds
-        if self._is_paused:
-            late = [(now + bounds.idle_seconds, AttemptCode.IDLE_TIMEOUT, bounds.idle_seconds)]  # look again then
-        elif self.ttft_seconds is None and bounds.first_token_seconds is not None:
-            seconds = bounds.first_token_seconds
-            late = [(began + seconds, AttemptCode.FIRST_TOKEN_TIMEOUT, seconds)]
-        else:
-            late = [(began + bounds.total_seconds, AttemptCode.TIMEOUT, bounds.total_seconds)]
-            if self.ttft_seconds is not None:
-                late.append((self._last + bounds.idle_seconds, AttemptCode.IDLE_TIMEOUT, bounds.idle_seconds))
-        if bounds.deadline is not None:
-            late.append((bounds.deadline, AttemptCode.TIMEOUT, 0.0))
-        return late
-
-
 class Attempt:
     """One call, judged while it streams.
 
@@ -183,7 +66,7 @@ class Attempt:
         call: what is asked.
         judge: fresh; it holds the answer when `run` has returned.
         sink: where text goes.
-        bounds: how long it may take.
+        clock: bounds it; fresh.
         on_first_token: told the time to first token, in seconds.
         schema: what the judge holds the answer to.
         validation: where that is done when it would take long.
@@ -196,7 +79,7 @@ class Attempt:
         call: Call,
         judge: Judge,
         sink: EventSink,
-        bounds: Bounds,
+        clock: AttemptClock,
         on_first_token: Callable[[float], None],
         schema: AnswerSchema | None,
         validation: ValidationProcess,
@@ -210,7 +93,7 @@ class Attempt:
         self._validation = validation
         self._release_timer: asyncio.TimerHandle | None = None
         self._chars = 0
-        self.clock = AttemptClock(bounds)
+        self.clock = clock
         self.finish: Finish | None = None
 
     @property
@@ -228,7 +111,7 @@ class Attempt:
         clock = self.clock
         stream = self._backend.stream(self._call)
         try:
-            async with clock:
+            with clock:
                 verdict = await self._consume(stream)
         except BackendError as error:
             verdict = Rejection(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from llm_routerd.attempt_clock import Watch
 from llm_routerd.request_run import Ending, RequestRun
 from llm_routerd.validation import ValidationProcess
 from llm_routerd.warmth import Warmth
@@ -108,6 +109,7 @@ class Executor:
         self.consumer = consumer
         self.slots = {name: Slots(each.concurrency) for name, each in config.deployments.items()}
         self.warmth = {name: Warmth(each, backends.get(name)) for name, each in config.deployments.items()}
+        self.watch = Watch()
         self.validation = ValidationProcess()
         self._deployments_of: dict[str, tuple[Deployment, ...]] = {}
         self.loop = asyncio.get_running_loop()
@@ -131,6 +133,7 @@ class Executor:
         for warmth in self.warmth.values():
             await warmth.aclose()
         await self.validation.aclose()
+        self.watch.close()
         await self.backends.aclose()
 
     async def run(

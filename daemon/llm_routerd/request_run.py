@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
-from llm_routerd.attempt import Attempt, Bounds, EventSink
+from llm_routerd.attempt import Attempt, EventSink
+from llm_routerd.attempt_clock import Bounds
 from llm_routerd.core.call import Call
 from llm_routerd.core.chain import ChainRun, GiveUp, Need, Try
 from llm_routerd.core.events import AttemptRejected, AttemptStarted, Failed, Result
@@ -167,12 +168,13 @@ class RequestRun:
             has_tools=bool(request.tools),
             tool_names=frozenset(tool["function"]["name"] for tool in request.tools) if request.tools else None,
         )
+        bounds = Bounds.of(deployment, streams=mode is not StreamMode.OFF, deadline=self._deadline)
         self._attempt = attempt = Attempt(
             backend=self._executor.backends.get(deployment.name),
             call=self._make_call(deployment, repair),
             judge=judge,
             sink=self._sink,
-            bounds=Bounds.of(deployment, streams=mode is not StreamMode.OFF, deadline=self._deadline),
+            clock=self._executor.watch.clock(bounds),
             on_first_token=self._chain_run.first_token,
             schema=request.schema,
             validation=self._executor.validation,
