@@ -109,7 +109,7 @@ class AttemptClock:
         self.rejection: Rejection | None = None
 
     def __enter__(self) -> Self:
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("a clock bounds a task")
         self._cancelling = task.cancelling()

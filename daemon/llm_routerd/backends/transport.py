@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import aiohttp
 import orjson
@@ -66,14 +65,13 @@ class Transport:
     """
 
     def __init__(self) -> None:
-        self._sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = WeakKeyDictionary()
+        self._session: aiohttp.ClientSession | None = None
 
     def session(self) -> aiohttp.ClientSession:
-        """The running loop's session, made on first use."""
-        loop = asyncio.get_running_loop()
-        session = self._sessions.get(loop)
+        """The session, made on first use and for that event loop only."""
+        session = self._session
         if session is None:
-            session = self._sessions[loop] = aiohttp.ClientSession(
+            session = self._session = aiohttp.ClientSession(
                 # No limit in here: each deployment has its own `concurrency`, and waits only for that.
                 connector=aiohttp.TCPConnector(
                     limit=0,
@@ -91,8 +89,8 @@ class Transport:
         return session
 
     async def aclose(self) -> None:
-        """Close the running loop's connections; calls under way break off."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        """Close all connections; calls under way break off."""
+        session, self._session = self._session, None
         if session is not None:
             await session.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Lane = Literal["high", "normal", "low"]
@@ -11,7 +12,7 @@ GROUP = "llm-router"
 HANDED_BACK = "handed-back"  # the consumer that owns what was handed back
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Keys:
     """The keys of one queue; on Redis Cluster the prefix is a hash tag (`{llm}`), so all lie in one slot."""
 
@@ -19,12 +20,17 @@ class Keys:
 
     def requests(self, lane: Lane) -> str:
         """The stream of a lane."""
-        return f"{self.prefix}:requests" if lane == "normal" else f"{self.prefix}:requests:{lane}"
+        return self._requests[lane]
 
-    @property
+    @cached_property
     def lanes(self) -> tuple[str, ...]:
         """The streams of all lanes, the most urgent first."""
-        return tuple(self.requests(lane) for lane in LANES)
+        return tuple(self._requests[lane] for lane in LANES)
+
+    @cached_property
+    def _requests(self) -> dict[Lane, str]:
+        name = f"{self.prefix}:requests"
+        return {"high": f"{name}:high", "normal": name, "low": f"{name}:low"}
 
     def events(self, request_id: str) -> str:
         """The events stream of a request, also the name of its Pub/Sub channel."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BLOCK_MS = 5000
 GRACE_SECONDS = 5.0
+TROUBLE_LOSSES = 5  # in a row, some three seconds; if Redis is away as a whole, the pipe has said so by then
 
 
 class Reader:
@@ -137,7 +138,7 @@ class Reader:
 
     async def _lost(self, error: BaseException) -> None:
         self._losses += 1
-        if self._losses > 1:  # one is an everyday thing: the next connection will do
+        if self._losses >= TROUBLE_LOSSES:
             self.trouble = describe(error)
         if isinstance(error, MovedError):
             self._factory.redirect(error)
