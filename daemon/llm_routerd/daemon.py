@@ -116,6 +116,7 @@ class Daemon:
         endpoint = await self._start_endpoint(config)
         if server is not None:
             self._spawn(self._follow_embedded(server), "embedded-server")
+        calm_garbage_collector()
         log.info("starting", consumer=consumer, prefix=config.redis.prefix, concurrency=config.daemon.concurrency)
         try:
             await worker.run()
@@ -184,7 +185,7 @@ class Daemon:
         unpriced = await get_ready(self._worker.executor)
         if unpriced:
             log.warning("price_unknown", deployments=list(unpriced))
-        _calm_garbage_collector()
+        calm_garbage_collector()
 
     def _status_changed(self, status: Status) -> None:
         line = _status_line(status)
@@ -218,11 +219,12 @@ class Daemon:
         )
 
 
-def _calm_garbage_collector() -> None:
+def calm_garbage_collector() -> None:
     """Look for cycles less often, and never among what stays: that took a tenth of the CPU of a short request.
 
     Requests in flight are long-lived to it, and free of cycles; the default thresholds look at them again and again.
     """
+    gc.enable()  # it was off while everything was imported and made
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 

@@ -16,7 +16,7 @@ import asyncio
 import math
 from collections import deque
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import hiredis
 
@@ -34,6 +34,7 @@ from llm_routerd.queue.connection import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import TracebackType
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -73,6 +74,47 @@ class Source(Protocol):
     def take_commands(self) -> list[Command]:
         """What is to be sent now; called when a batch is put together."""
         ...
+
+
+class _Silence:
+    """Bounds how long the server may be silent within the block; TimeoutError when it was for longer.
+
+    One timer, moved only when it fires: a batch costs no more than noting the time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None  # None: nothing is asked of the server
+        self._timeout = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self._look()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(kind, error, traceback)
+
+    def begins(self) -> None:
+        """An answer is expected from now on."""
+        self._since = self._loop.time()
+
+    def ends(self) -> None:
+        """The answer is there."""
+        self._since = None
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        due = (now if self._since is None else self._since) + self._seconds
+        if now < due:
+            self._timer = self._loop.call_at(due, self._look)
+        else:
+            self._timeout.reschedule(now)
 
 
 class Pipe:
@@ -135,8 +177,9 @@ class Pipe:
             while True:
                 connection = await self._connect()
                 try:
-                    while True:
-                        await self._one_batch(connection)
+                    async with _Silence(BATCH_SECONDS) as silence:
+                        while True:
+                            await self._one_batch(connection, silence)
                 except (RedisError, OSError, TimeoutError) as error:
                     await connection.disconnect(nowait=True)
                     self._connection = None
@@ -175,7 +218,7 @@ class Pipe:
             self.state = state
             self._on_state(state, why)
 
-    async def _one_batch(self, connection: AbstractConnection) -> None:
+    async def _one_batch(self, connection: AbstractConnection, silence: _Silence) -> None:
         if not self._unanswered:
             await self._wake.wait()
         self._wake.clear()
@@ -184,10 +227,11 @@ class Pipe:
         if not batch:
             return
         self._unanswered = batch
-        async with asyncio.timeout(BATCH_SECONDS):
-            packed = b"".join([hiredis.pack_command(tuple(command.args)) for command in batch])
-            await connection.send_packed_command(packed, check_health=False)
-            refused = await self._read_replies(connection, batch)
+        packed = b"".join([hiredis.pack_command(tuple(command.args)) for command in batch])
+        silence.begins()
+        await connection.send_packed_command(packed, check_health=False)
+        refused = await self._read_replies(connection, batch)
+        silence.ends()
         if refused is None:
             self._backoff.reset()
             if self.state is not PipeState.READY:
