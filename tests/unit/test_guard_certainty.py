@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_routerd.core.jsonguard import JsonGuard, is_certain
+from llm_routerd.core.jsonguard import UNCERTAIN, JsonGuard, certain_json
 from llm_routerd.core.schema import AnswerSchema, compile_schema
 from llm_routerd.core.shape import shape_of
 
@@ -30,7 +30,7 @@ def test_guard_agrees_where_it_is_not_asked(schema: dict[str, Any], value: Any) 
     text = json.dumps(value)
     compiled = compile_schema(schema)
     assert isinstance(compiled, AnswerSchema)
-    if is_certain(text) and compiled.validate(value) is None:
+    if certain_json(text) is not UNCERTAIN and compiled.validate(value) is None:
         guard = JsonGuard(shape_of(schema))
         assert (guard.feed(text) or guard.finish()) is None
 
@@ -50,10 +50,10 @@ def test_guard_agrees_where_it_is_not_asked(schema: dict[str, Any], value: Any) 
 )
 def test_doubtful_text_is_looked_at(text: str) -> None:
     """Names given twice, colons in strings, depth, long numbers, and whatever is no bare JSON."""
-    assert not is_certain(text)
+    assert certain_json(text) is UNCERTAIN
 
 
 @pytest.mark.parametrize("text", ["1", "[]", ' {"a": {"b": [1, {"c": null}]}} ', '"text"'])
 def test_plain_text_is_certain(text: str) -> None:
     """The common answer."""
-    assert is_certain(text)
+    assert certain_json(text) is not UNCERTAIN

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 200
 """Most containers within one another."""
 MAX_NUMBER_CHARS = 1000
+UNCERTAIN = object()
 """Longest number: a model that writes digits without end gives no answer."""
 
 _SPACE = " \t\r\n\v\f\u00a0\u200b\ufeff"
@@ -399,19 +400,19 @@ def json_body(text: str) -> str:
     return _without_opening(text).rstrip(_SPACE + "`")
 
 
-def is_certain(text: str) -> bool:
-    """Tell whether the guard could only agree with full validation of a complete text, so that it need not look.
+def certain_json(text: str) -> Any:
+    """Parse a complete text on which the guard could only agree with full validation; else `UNCERTAIN`.
 
     They differ where a name is given twice, and about deep containers and long numbers.  Every name has a colon after
     it, so no name is given twice if there are as many colons as names; colons in strings merely make it uncertain.
     """
     if len(text) > MAX_NUMBER_CHARS or text.count("{") + text.count("[") > MAX_DEPTH:
-        return False
+        return UNCERTAIN
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return False
-    return text.count(":") == _count_names(value)
+        return UNCERTAIN
+    return value if text.count(":") == _count_names(value) else UNCERTAIN
 
 
 def _count_names(value: Any) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from llm_routerd.core.jsonguard import JsonGuard, is_certain, json_body
+from llm_routerd.core.jsonguard import UNCERTAIN, JsonGuard, certain_json, json_body
 from llm_routerd.core.outcome import Answer, AttemptCode, Rejection, Usage
 from llm_routerd.core.request import StreamMode
 from llm_routerd.core.thinking import ThinkSplitter, drop_unopened_thinking
@@ -171,8 +171,10 @@ class Judge:
             return Rejection(code=AttemptCode.REFUSAL, reason="the backend reports a refusal")
         if finish.finish_reason == "length":
             return Rejection(code=AttemptCode.LENGTH, reason="cut off at the limit of tokens")
-        if self._schema is not None and not self._chars and is_certain(finish.text):
-            self._watch = None  # validation will say all that the guard could
+        if self._schema is not None and not (self._chars or finish.reasoning or finish.tool_calls):
+            content = certain_json(finish.text)
+            if content is not UNCERTAIN:
+                return self._judge_certain(content, finish, validate=validate)
         tail = self._feed_last(finish)
         if isinstance(tail, Rejection):
             return replace(tail, early=False)
@@ -181,6 +183,14 @@ class Judge:
         if isinstance(verdict, Rejection):
             return replace(verdict, early=False) if verdict.early else verdict
         return Accepted(answer=verdict, tail=tail)
+
+    def _judge_certain(self, content: Any, finish: Finish, *, validate: bool) -> Accepted | Rejection:
+        """Judge JSON that came at once, and of which validation says all that the guard could."""
+        self._parts.append(finish.text)
+        verdict = _validated(content, finish.text, self._schema if validate else None, finish)
+        if isinstance(verdict, Rejection):
+            return verdict
+        return Accepted(answer=verdict, tail=Released(finish.text, "") if self.shows else EMPTY)
 
     def _feed_opening(self, text: str, thinking: ThinkSplitter) -> Released | Rejection:
         """Take text while it may still be thinking."""
@@ -280,8 +290,10 @@ def _answer(content: Any, raw_text: str, finish: Finish, tool_calls: tuple[ToolC
 def _judge_json(text: str, schema: JudgedSchema | None, finish: Finish) -> Answer | Rejection:
     """Validate a text that the guard has accepted."""
     content = _parse(json_body(text))
-    if content is _NOT_JSON:
-        return _invalid_json("not JSON")
+    return _invalid_json("not JSON") if content is _NOT_JSON else _validated(content, text, schema, finish)
+
+
+def _validated(content: Any, text: str, schema: JudgedSchema | None, finish: Finish) -> Answer | Rejection:
     problem = None if schema is None else schema.validate(content)
     if problem is not None:
         return Rejection(code=AttemptCode.SCHEMA_VIOLATION, reason=problem)
