@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from typing import Any, cast
 
 import orjson
 
 
+@cache
 def load_schema(name: str) -> dict[str, Any]:
     """Read one of them.
 

@@ -34,11 +34,11 @@ def _plan(bed: Bed, rounds: int) -> dict[str, Callable[[], AsyncIterator[Row]]]:
     return {
         "start": lambda: workloads.measure_starts(bed, rounds=rounds),
         "idle": lambda: workloads.measure_idle(bed, seconds=10),
-        "tokens": lambda: workloads.measure_bursts(bed, [workloads.TOKENS], concurrency=32, rounds=rounds),
+        "tokens": lambda: workloads.measure_bursts(bed, [workloads.TOKENS], concurrency=32, rounds=2 * rounds + 1),
         "short": lambda: workloads.measure_bursts(
-            bed, [workloads.SHORT, workloads.SHORT_WITH_SCHEMA], concurrency=64, rounds=rounds
+            bed, [workloads.SHORT, workloads.SHORT_WITH_SCHEMA], concurrency=64, rounds=2 * rounds + 1
         ),
-        "two": lambda: workloads.measure_two_workers(bed, rounds=3, requests=2500),
+        "two": lambda: workloads.measure_two_workers(bed, rounds=5, requests=2500),
         "trickle": lambda: workloads.measure_trickle(bed, rounds=3, seconds=8),
         "delay": lambda: workloads.measure_delay(bed, rounds=3),
         "open": lambda: workloads.measure_open_streams(bed),

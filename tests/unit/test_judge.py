@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from llm_routerd.core.request import StreamMode
 from llm_routerd.core.schema import AnswerSchema, compile_schema
 
 REFUSALS = RefusalDetector("anchored")
+_CORPUS = Path(__file__).parents[1] / "refusals" / "corpus.jsonl"
+CORPUS = [json.loads(line)["text"] for line in _CORPUS.read_text(encoding="utf-8").splitlines()]
 
 
 def schema_of(raw: dict[str, Any] | bool) -> AnswerSchema:
@@ -369,3 +373,14 @@ def test_calls_that_nobody_asked_for_are_ignored() -> None:
     """Without tools in the request only the text counts."""
     answer = answer_of(run(text_judge(), "Yes.", stop(tool_calls=(CALL,)))[1])
     assert answer.tool_calls == ()
+
+
+@pytest.mark.parametrize("text", CORPUS, ids=range(len(CORPUS)))
+def test_answer_that_comes_at_once_is_judged_as_one_that_comes_in_pieces(text: str) -> None:
+    """The short way says what the long one says, on every reply of the labelled corpus."""
+    at_once = text_judge().finish(stop(text))
+    _, in_pieces = run(text_judge(), text)
+    if isinstance(in_pieces, Rejection):
+        assert code_of(at_once) is in_pieces.code
+    else:
+        assert answer_of(at_once) == in_pieces.answer

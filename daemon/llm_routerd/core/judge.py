@@ -171,10 +171,14 @@ class Judge:
             return Rejection(code=AttemptCode.REFUSAL, reason="the backend reports a refusal")
         if finish.finish_reason == "length":
             return Rejection(code=AttemptCode.LENGTH, reason="cut off at the limit of tokens")
-        if self._schema is not None and not (self._chars or finish.reasoning or finish.tool_calls):
-            content = certain_json(finish.text)
-            if content is not UNCERTAIN:
-                return self._judge_certain(content, finish, validate=validate)
+        if not (self._chars or finish.reasoning or finish.tool_calls):
+            verdict = self._judge_at_once(finish, validate=validate)
+            if verdict is not None:
+                return verdict
+        return self._judge_to_the_end(finish, validate=validate)
+
+    def _judge_to_the_end(self, finish: Finish, *, validate: bool) -> Accepted | Rejection:
+        """Judge an answer that came in pieces, or whose whole text needs a closer look."""
         tail = self._feed_last(finish)
         if isinstance(tail, Rejection):
             return replace(tail, early=False)
@@ -184,13 +188,28 @@ class Judge:
             return replace(verdict, early=False) if verdict.early else verdict
         return Accepted(answer=verdict, tail=tail)
 
-    def _judge_certain(self, content: Any, finish: Finish, *, validate: bool) -> Accepted | Rejection:
-        """Judge JSON that came at once, and of which validation says all that the guard could."""
-        self._parts.append(finish.text)
-        verdict = _validated(content, finish.text, self._schema if validate else None, finish)
+    def _judge_at_once(self, finish: Finish, *, validate: bool) -> Accepted | Rejection | None:
+        """Judge a whole answer that came at once the short way, which says the same; None: it takes the long one.
+
+        That is JSON on which validation says all that the guard could, or text that cannot hold thinking.
+        """
+        text = finish.text
+        verdict: Answer | Rejection
+        if self._schema is not None:
+            content = certain_json(text)
+            if content is UNCERTAIN:
+                return None
+            verdict = _validated(content, text, self._schema if validate else None, finish)
+        elif "<" in text or not text.strip() or len(text) > MAX_ANSWER_CHARS or not is_encodable(text):
+            return None
+        elif self._refusals is not None and self._refusals.is_refusal(text):
+            return replace(_REFUSAL, early=False)
+        else:
+            verdict = _answer(text, text, finish)
+        self._parts.append(text)
         if isinstance(verdict, Rejection):
             return verdict
-        return Accepted(answer=verdict, tail=Released(finish.text, "") if self.shows else EMPTY)
+        return Accepted(answer=verdict, tail=Released(text, "") if self.shows else EMPTY)
 
     def _feed_opening(self, text: str, thinking: ThinkSplitter) -> Released | Rejection:
         """Take text while it may still be thinking."""
