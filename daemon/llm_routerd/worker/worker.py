@@ -93,26 +93,12 @@ class Worker:
         self._slot_freed = asyncio.Event()
         self.in_flight = InFlightTable()
         self.clock = ServerClock()
-        factory = ConnectionFactory(config.redis.url, client_name=f"llm-routerd:{os.getpid()}")
+        pause_seconds = min(LONGEST_PAUSE_SECONDS, daemon.lease_seconds / TICKS_PER_LEASE)
         self.pipe = Pipe(
-            factory,
-            on_state=self._redis_state,
-            longest_pause_seconds=min(LONGEST_PAUSE_SECONDS, daemon.lease_seconds / TICKS_PER_LEASE),
+            _connections(config, "llm-routerd"), on_state=self._redis_state, longest_pause_seconds=pause_seconds
         )
-        self.broker = Broker(
-            self.pipe,
-            Keys(config.redis.prefix),
-            consumer=consumer,
-            limits=Limits(
-                lease_ms=round(daemon.lease_seconds * 1000),
-                result_ttl_ms=round(daemon.result_ttl_seconds * 1000),
-                metrics_channel=config.metrics.channel,
-                metrics_maxlen=config.metrics.stream_maxlen,
-            ),
-        )
-        self._reader = Reader(
-            ConnectionFactory(config.redis.url, client_name=f"llm-routerd-read:{os.getpid()}"), self.broker
-        )
+        self.broker = Broker(self.pipe, Keys(config.redis.prefix), consumer=consumer, limits=_limits(config))
+        self._reader = Reader(_connections(config, "llm-routerd-read"), self.broker)
         self._handler = Handler(
             broker=self.broker,
             parser=parser,
@@ -167,8 +153,7 @@ class Worker:
         self._handler.max_deliveries = config.daemon.max_deliveries
         self._concurrency = config.daemon.concurrency
         self._drain_seconds = config.daemon.drain_seconds
-        ttl_ms = round(config.daemon.result_ttl_seconds * 1000)
-        self.broker.limits = replace(self.broker.limits, result_ttl_ms=ttl_ms)
+        self.broker.limits = replace(self.broker.limits, result_ttl_ms=_limits(config).result_ttl_ms)
         self._slot_freed.set()
         running = {item.task for item in self.in_flight if item.task is not None}
         self._keep(asyncio.create_task(_close_when_idle(old, running), name="retire-executor"))
@@ -319,6 +304,19 @@ class Worker:
 
     def _tell(self) -> None:
         self._on_status(self.status())
+
+
+def _connections(config: Config, name: str) -> ConnectionFactory:
+    return ConnectionFactory(config.redis.url, client_name=f"{name}:{os.getpid()}")
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        lease_ms=round(config.daemon.lease_seconds * 1000),
+        result_ttl_ms=round(config.daemon.result_ttl_seconds * 1000),
+        metrics_channel=config.metrics.channel,
+        metrics_maxlen=config.metrics.stream_maxlen,
+    )
 
 
 async def _close_when_idle(executor: Executor, running: set[asyncio.Task[None]]) -> None:
