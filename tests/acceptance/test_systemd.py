@@ -341,3 +341,8 @@ def test_the_metrics_reader_reads_metrics_only(sessions: dict[str, Session]) -> 
 def test_an_operator_is_not_restricted(sessions: dict[str, Session]) -> None:
     """Somebody must be able to mend things."""
     assert sessions["operator"].may("ACL LIST")
+
+
+def test_acl_names_no_command_that_redis_7_0_does_not_know() -> None:
+    """One unknown name, and the server refuses to start; seen on Redis 7.0.15."""
+    assert "client|setinfo" not in (_SYSTEMD / "users.acl").read_text(encoding="utf-8")
