@@ -12,7 +12,7 @@ import asyncio
 import difflib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
@@ -113,7 +113,7 @@ class Handler:
             event,
             request_ids=dict.fromkeys((error.id or delivery.entry, delivery.entry)),
             metrics=finished,
-            dead_letter=dead_letter(delivery, event, consumer=self.broker.consumer, at_ms=self.clock.server_ms()),
+            dead_letter=self.dead_letter(delivery, event),
         )
         log.info("request_refused", entry=delivery.entry, code=error.code.value)
 
@@ -133,26 +133,19 @@ class Handler:
             request_ids=(request.id,),
             publish=request.publish,
             metrics=self.finished(event, item, request=request),
-            dead_letter=dead_letter(
-                delivery,
-                event,
-                consumer=self.broker.consumer,
-                at_ms=self.clock.server_ms(),
-                history=history,
-            ),
+            dead_letter=self.dead_letter(delivery, event, history),
         )
         log.warning("request_poisoned", id=request.id, entry=delivery.entry, deliveries=delivery.deliveries)
 
     async def give_up(self, item: InFlight) -> None:
         """End a request on which this program has failed."""
         event = Failed(id=item.request_id, code=ErrorCode.INTERNAL, message="a fault in llm-routerd; its log has more")
-        letter = dead_letter(item.delivery, event, consumer=self.broker.consumer, at_ms=self.clock.server_ms())
         await self.end(
             item,
             event,
             request_ids=(item.request_id,),
             metrics=self.finished(event, item),
-            dead_letter=letter,
+            dead_letter=self.dead_letter(item.delivery, event),
         )
 
     async def end(
@@ -217,6 +210,11 @@ class Handler:
             local_only=request is not None and request.local_only,
             stream=request is not None and request.stream is not StreamMode.OFF,
         )
+
+    def dead_letter(self, delivery: Delivery, event: Failed, history: Sequence[Any] = ()) -> list[bytes | str]:
+        """The dead letter of an entry that this worker gives up now."""
+        at_ms = self.clock.server_ms()
+        return dead_letter(delivery, event, consumer=self.broker.consumer, at_ms=at_ms, history=history)
 
     def queue_ms(self, delivery: Delivery) -> int:
         """How long an entry has waited since its XADD, by the server's clock."""

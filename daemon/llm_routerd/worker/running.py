@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from llm_routerd.core.events import Failed
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.logs import get_logger
-from llm_routerd.worker.dead_letters import dead_letter
 from llm_routerd.worker.sink import QueueSink
 
 if TYPE_CHECKING:
@@ -109,13 +108,12 @@ class Running:
             message="another lane has an entry of the same ID, which is this one's id too: set `id`",
             metadata=self._request.metadata,
         )
-        at_ms = handler.clock.server_ms()
         await handler.end(
             self._item,
             event,
             request_ids=(),
             metrics=handler.finished(event, self._item, request=self._request),
-            dead_letter=dead_letter(delivery, event, consumer=self._broker.consumer, at_ms=at_ms),
+            dead_letter=handler.dead_letter(delivery, event),
         )
 
     async def _cancelled(self) -> None:
