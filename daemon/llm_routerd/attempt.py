@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.core.call import Delta, Finish
 from llm_routerd.core.errors import BackendError
+from llm_routerd.core.estimate import estimated_usage
 from llm_routerd.core.judge import Accepted, Judge, Released, is_encodable
 from llm_routerd.core.outcome import AttemptCode, Rejection
 from llm_routerd.validation import LIGHT_STEPS, ValidationProcess
@@ -146,6 +147,10 @@ class Attempt:
                 rejection = self._feed(item.text)
                 if rejection is not None:
                     return rejection
+                if self._judge.only_blanks_follow:
+                    usage = estimated_usage(self._call.messages, self._chars)
+                    self.finish = Finish(finish_reason="stop", usage=usage)
+                    return await self._finish(self.finish)
             if not sink.has_room:
                 with clock.paused():
                     await sink.room()

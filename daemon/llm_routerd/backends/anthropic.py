@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llm_routerd.backends import faults
+from llm_routerd.backends import faults, finish_reasons
 from llm_routerd.backends.anthropic_request import messages_request
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
+from llm_routerd.backends.messages import message_of
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.usage import count, mapping
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode, Usage
-from llm_routerd.core.toolcalls import ToolCallAssembler
+from llm_routerd.core.toolcalls import ToolCallAssembler, json_of_arguments
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -32,12 +33,6 @@ if TYPE_CHECKING:
     from llm_routerd.core.call import Call
 
 _DEFAULT_BASE = "https://api.anthropic.com"
-_FINISH_REASONS = {
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "refusal",
-}
 
 
 class AnthropicBackend:
@@ -100,13 +95,17 @@ class AnthropicAnswer(EventAnswer):
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None
 
-    def take(self, payloads: list[bytes]) -> Delta | Finish | None:
+    def take(self, payloads: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, no call per token
         """See `EventAnswer.take`.  Kinds of events that are not known are passed over, as the API asks."""
         text: list[str] = []
         reasoning: list[str] = []
         progress = False
         for payload in payloads:
-            event = orjson.loads(payload)
+            event = (
+                orjson.loads(payload) if payload.startswith(b"{") and b"\\ud" not in payload else message_of(payload)
+            )
+            if event is None:
+                continue
             kind = event.get("type")
             if kind == "content_block_delta":
                 delta = event["delta"]
@@ -120,13 +119,13 @@ class AnthropicAnswer(EventAnswer):
             elif kind == "content_block_start":
                 self._start_block(event["index"], event["content_block"], text)
             elif kind == "message_stop":
-                return self._finish("".join(text), "".join(reasoning))
+                return self._finish(self.delta(text, reasoning))
             elif kind == "error":
                 raise faults.fault_of_error_object(event.get("error"))
             else:
                 self._take_frame(kind, event)
         if text or reasoning or progress:
-            return Delta("".join(text), "".join(reasoning))
+            return self.delta(text, reasoning)
         return None
 
     def take_document(self, document: dict[str, Any]) -> Finish:
@@ -135,9 +134,12 @@ class AnthropicAnswer(EventAnswer):
         reasoning = [block["thinking"] for block in document["content"] if block.get("type") == "thinking"]
         for index, block in enumerate(document["content"]):
             self._start_block(index, block, text)
-        self._stop_reason = document["stop_reason"]
+        reason = document["stop_reason"]
+        if not finish_reasons.is_reason(reason):
+            raise faults.truncated()
+        self._stop_reason = reason
         self._usage = mapping(document.get("usage"))
-        return self._finish("".join(text), "".join(reasoning))
+        return self._finish(self.delta(text, reasoning))
 
     def at_end(self, last: Delta) -> Finish:  # noqa: ARG002 - only `message_stop` is an end
         """See `EventAnswer.at_end`: no `message_stop` has come."""
@@ -148,7 +150,9 @@ class AnthropicAnswer(EventAnswer):
         if kind == "message_start":
             self._usage.update(mapping(event["message"].get("usage")))
         elif kind == "message_delta":
-            self._stop_reason = event["delta"].get("stop_reason") or self._stop_reason
+            reason = event["delta"].get("stop_reason")
+            if finish_reasons.is_reason(reason):
+                self._stop_reason = reason
             self._usage.update(mapping(event.get("usage")))
 
     def _start_block(self, index: int, block: dict[str, Any], text: list[str]) -> None:
@@ -160,7 +164,7 @@ class AnthropicAnswer(EventAnswer):
                 head = {"name": block["name"]}
                 self._tool_calls.add({"index": index, "id": block.get("id"), "function": head})
             if block.get("input"):  # most servers send it in pieces, after this
-                self._add_input(index, orjson.dumps(block["input"]).decode(), text)
+                self._add_input(index, json_of_arguments(block["input"]), text)
 
     def _add_input(self, index: int, piece: str, text: list[str]) -> None:
         if self.by_tool:
@@ -168,16 +172,19 @@ class AnthropicAnswer(EventAnswer):
         else:
             self._tool_calls.add({"index": index, "function": {"arguments": piece}})
 
-    def _finish(self, text: str, reasoning: str) -> Finish:
-        finish_reason = _FINISH_REASONS.get(self._stop_reason or "", "stop")
+    def _finish(self, last: Delta) -> Finish:
+        self.end_of_text()
+        reason = self._stop_reason or "end_turn"  # `message_stop` says enough
+        finish_reason = finish_reasons.meaning_of(reason)
         if self.by_tool and finish_reason == "tool_calls":
             finish_reason = "stop"
         return Finish(
             finish_reason=finish_reason,
+            word=finish_reasons.printable(reason),
             usage=_usage(self._usage) if self._usage else None,
             tool_calls=self._tool_calls.complete(),
-            text=text,
-            reasoning=reasoning,
+            text=last.text,
+            reasoning=last.reasoning,
             refusal="" if finish_reason == "refusal" else None,
         )
 

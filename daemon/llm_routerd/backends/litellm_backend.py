@@ -26,6 +26,8 @@ from multidict import CIMultiDict
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import instruction
 from llm_routerd.backends.endpoint import converted, effective_params
+from llm_routerd.backends.finish_reasons import is_reason, meaning_of, printable
+from llm_routerd.backends.messages import HalvesJoiner
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
@@ -50,15 +52,6 @@ _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 _GAP_SECONDS = 600.0
 # Which of the two is set depends on the provider.
 _FINISHED = ("received_finish_reason", "intermittent_finish_reason")
-_FINISH_REASONS = {
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "refusal": "refusal",
-}
-
-
 _NO_CONNECTION = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionTimeoutError"})
 _BROKEN_CONNECTION = frozenset({"ReadError", "RemoteProtocolError", "ClientPayloadError", "ServerDisconnectedError"})
 
@@ -97,10 +90,11 @@ def _import_litellm() -> Any:
 
 
 def _mend_streams() -> None:
-    """Two repairs of litellm 1.102.4, without which a broken answer could not be told from a whole one.
+    """Three repairs of litellm 1.102.4, without which a broken answer could not be told from a whole one.
 
     Its streams pass over an event that is no JSON, so that a piece of the answer would be missing; and for
-    Gemini it makes up the finish reason "stop" for every chunk that has none.
+    Gemini it makes up the finish reason "stop" for every chunk that has none.  And it takes reasons that it does not
+    know, and some that say that the server broke off, for "stop".
     """
     base: Any = importlib.import_module("litellm.llms.base_llm.base_model_iterator")
     base.BaseModelResponseIterator._string_to_dict_parser = staticmethod(_event_of_line)  # noqa: SLF001 - there is no other way in
@@ -112,6 +106,21 @@ def _mend_streams() -> None:
         return None if finish_reason is None else mapped(chat_completion_message, finish_reason)
 
     gemini._check_finish_reason = staticmethod(finish_reason_of)  # noqa: SLF001 - likewise
+    core: Any = importlib.import_module("litellm.litellm_core_utils.core_helpers")
+    core._FINISH_REASON_MAP = _ReasonsAsSaid(core._FINISH_REASON_MAP)  # noqa: SLF001 - likewise
+
+
+class _ReasonsAsSaid(dict[str, str]):
+    """litellm's table of finish reasons without what it makes a "stop" of; other reasons stay as they are."""
+
+    def __init__(self, theirs: dict[str, str]) -> None:
+        super().__init__(
+            {said: mapped for said, mapped in theirs.items() if mapped != "stop" or meaning_of(said) == "stop"}
+        )
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ARG002 - as `dict.get` has it
+        """What a reason is mapped to: by default to itself."""
+        return super().get(key, key)
 
 
 def _event_of_line(str_line: str) -> Any:
@@ -179,6 +188,8 @@ class _Answer:
     def __init__(self) -> None:
         self._tool_calls = ToolCallAssembler()
         self._finish_reason = "stop"
+        self._text_halves = HalvesJoiner()
+        self._reasoning_halves = HalvesJoiner()
         self._usage: Usage | None = None
 
     def take(self, chunk: Any) -> Delta | None:
@@ -192,7 +203,7 @@ class _Answer:
         if not chunk.choices:
             return None
         choice = chunk.choices[0]
-        if choice.finish_reason:
+        if is_reason(choice.finish_reason):
             self._finish_reason = choice.finish_reason
         text = choice.delta.content or ""
         reasoning = getattr(choice.delta, "reasoning_content", None) or ""
@@ -201,9 +212,7 @@ class _Answer:
             self._add_call(call)
         if not (text or reasoning or calls):
             return None
-        if not (text.isascii() and reasoning.isascii()):
-            _require_encodable(text + reasoning)
-        return Delta(text, reasoning)
+        return Delta(self._text_halves.join(text), self._reasoning_halves.join(reasoning))
 
     def finish(self, *, whole: bool) -> Finish:
         """The end; `whole` is whether the provider said that it had finished.
@@ -217,9 +226,12 @@ class _Answer:
             tool_calls = self._tool_calls.complete()
         except ToolCallError as error:
             raise faults.malformed(str(error)) from None
-        finish_reason = _FINISH_REASONS.get(self._finish_reason, "stop")
+        self._text_halves.finish()
+        self._reasoning_halves.finish()
+        finish_reason = meaning_of(self._finish_reason)
         return Finish(
             finish_reason="tool_calls" if finish_reason == "stop" and tool_calls else finish_reason,
+            word=printable(self._finish_reason),
             usage=self._usage,
             tool_calls=tool_calls,
             refusal="" if finish_reason == "refusal" else None,
@@ -294,14 +306,6 @@ def _kinds(error: BaseException) -> set[str]:
         kinds.update(kind.__name__ for kind in type(cause).__mro__)
         cause = cause.__cause__ or cause.__context__
     return kinds
-
-
-def _require_encodable(text: str) -> None:
-    """Python's `json`, with which litellm parses, lets lone surrogates through; nobody could encode them."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise faults.malformed("a lone surrogate in the stream") from None
 
 
 def _usage(usage: Any) -> Usage:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llm_routerd.backends import faults
+from llm_routerd.backends import faults, finish_reasons
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.framing import LineFramer
+from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.backends.ollama_request import chat_body
 from llm_routerd.backends.transport import next_chunk
 from llm_routerd.backends.usage import count
@@ -96,12 +97,14 @@ class OllamaBackend:
 class OllamaAnswer:
     """The answer so far (see `exchange.Answer`)."""
 
-    __slots__ = ("_count", "_framer", "_tool_calls")
+    __slots__ = ("_count", "_framer", "_reasoning_halves", "_text_halves", "_tool_calls")
 
     def __init__(self) -> None:
         self._framer = LineFramer()
         self._tool_calls = ToolCallAssembler()
         self._count = 0
+        self._text_halves = HalvesJoiner()
+        self._reasoning_halves = HalvesJoiner()
 
     def feed(self, chunk: bytes) -> Delta | Finish | None:
         """See `Answer.feed`."""
@@ -113,8 +116,8 @@ class OllamaAnswer:
         if rest and not rest.startswith(b"{"):
             raise faults.malformed("no JSON where JSON belongs")
         try:
-            orjson.loads(rest)
-        except orjson.JSONDecodeError:
+            message_of(rest)
+        except ValueError:
             raise faults.truncated() from None
         last = self._take([rest])
         if not isinstance(last, Finish):
@@ -128,9 +131,9 @@ class OllamaAnswer:
         called = False
         try:
             for line in lines:
-                if not line:
+                event = orjson.loads(line) if line.startswith(b"{") and b"\\ud" not in line else message_of(line)
+                if event is None:
                     continue
-                event = orjson.loads(line)
                 if (message := event.get("message")) is not None:
                     if content := message.get("content"):
                         text.append(content)
@@ -140,11 +143,11 @@ class OllamaAnswer:
                         called = True
                         self._add_tool_calls(calls)
                 if event.get("done"):
-                    return self._finish(event, "".join(text), "".join(reasoning))
+                    return self._finish(event, self._delta(text, reasoning))
                 if "error" in event:
                     raise faults.fault_of_error_object(event["error"])
             if text or reasoning or called:
-                return Delta("".join(text), "".join(reasoning))
+                return self._delta(text, reasoning)
         except faults.SHAPE_ERRORS as error:
             raise faults.fault_of_shape(error) from None
         return None
@@ -155,11 +158,17 @@ class OllamaAnswer:
             self._tool_calls.add({**call, "index": self._count})
             self._count += 1
 
-    def _finish(self, event: dict[str, Any], text: str, reasoning: str) -> Finish:
-        if event.get("done_reason") == "length":
-            finish_reason = "length"
-        else:
-            finish_reason = "tool_calls" if self._tool_calls else "stop"
+    def _delta(self, text: list[str], reasoning: list[str]) -> Delta:
+        return Delta(self._text_halves.join("".join(text)), self._reasoning_halves.join("".join(reasoning)))
+
+    def _finish(self, event: dict[str, Any], last: Delta) -> Finish:
+        self._text_halves.finish()
+        self._reasoning_halves.finish()
+        said = event.get("done_reason")
+        reason: str = said if finish_reasons.is_reason(said) else "stop"  # `done` says enough, as in older versions
+        finish_reason = finish_reasons.meaning_of(reason)
+        if finish_reason == "stop" and self._tool_calls:
+            finish_reason = "tool_calls"
         usage = None
         if "eval_count" in event or "prompt_eval_count" in event:
             usage = Usage(
@@ -168,10 +177,11 @@ class OllamaAnswer:
             )
         return Finish(
             finish_reason=finish_reason,
+            word=finish_reasons.printable(reason),
             usage=usage,
             tool_calls=self._tool_calls.complete(),
-            text=text,
-            reasoning=reasoning,
+            text=last.text,
+            reasoning=last.reasoning,
         )
 
 

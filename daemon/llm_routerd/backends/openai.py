@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llm_routerd.backends import faults
+from llm_routerd.backends import faults, finish_reasons
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
+from llm_routerd.backends.messages import message_of
 from llm_routerd.backends.openai_request import chat_body
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.usage import count, mapping
@@ -28,17 +29,6 @@ if TYPE_CHECKING:
     from llm_routerd.core.call import Call
 
 _OPENAI_HOST = "api.openai.com"
-_FINISH_REASONS = {
-    "length": "length",
-    "max_tokens": "length",
-    "MAX_TOKENS": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "SAFETY": "content_filter",
-}
-# The server gave up: what came so far is no answer.
-_BROKEN_OFF = frozenset({"error", "abort", "insufficient_system_resource"})
 
 
 class OpenAIBackend:
@@ -101,7 +91,11 @@ class OpenAIBackend:
 
 
 class OpenAIAnswer(EventAnswer):
-    """The answer so far.  Whole after a finish reason and then `[DONE]` or the stream's clean end."""
+    """The answer so far.  Whole after a good finish reason and then `[DONE]` or the stream's clean end.
+
+    One answer is asked for, and the first choice is it.  Of any other choice only calls of tools are taken: some
+    proxies put an answer's text into one choice and its calls into the next.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,62 +103,85 @@ class OpenAIAnswer(EventAnswer):
         self._usage: Usage | None = None
         self._tool_calls = ToolCallAssembler()
         self._refusal: str | None = None
+        self._choice: Any = None  # the index of the first choice, once one has come
 
-    def take(self, payloads: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, no call per token
+    def take(self, payloads: list[bytes]) -> Delta | Finish | None:
         """See `EventAnswer.take`."""
         text: list[str] = []
         reasoning: list[str] = []
         progress = False
         for payload in payloads:
             if payload.startswith(b"[DONE]"):
-                return self.at_end(Delta("".join(text), "".join(reasoning)))
-            event = orjson.loads(payload)
+                return self.at_end(self.delta(text, reasoning))
+            event = (
+                orjson.loads(payload) if payload.startswith(b"{") and b"\\ud" not in payload else message_of(payload)
+            )
+            if event is None:
+                continue
             if choices := event.get("choices"):
-                choice = choices[0]
-                if delta := choice.get("delta"):
-                    if content := delta.get("content"):
-                        text.append(content)
-                    # Most deltas are `content` alone, or that and a role.
-                    if len(delta) > 1 or not content:
-                        progress = self._take_rest(delta, reasoning) or progress
-                if finish_reason := choice.get("finish_reason"):
-                    self._finish_reason = finish_reason
-            if usage := event.get("usage"):
-                self._usage = _usage(mapping(usage))
-            if error := event.get("error"):
-                raise faults.fault_of_error_object(error)
+                for choice in choices:
+                    progress = self._take_choice(choice, text, reasoning) or progress
+            self._take_rest_of_event(event)
         if text or reasoning or progress:
-            return Delta("".join(text), "".join(reasoning))
+            return self.delta(text, reasoning)
         return None
 
     def take_document(self, document: dict[str, Any]) -> Finish:
         """See `EventAnswer.take_document`."""
-        choice = document["choices"][0]
-        message = choice["message"]
+        text: list[str] = []
         reasoning: list[str] = []
-        self._take_rest(message, reasoning)
-        self._finish_reason = choice.get("finish_reason")
-        if usage := document.get("usage"):
-            self._usage = _usage(mapping(usage))
-        return self.at_end(Delta("".join([message.get("content") or ""]), "".join(reasoning)))
+        for number, choice in enumerate(document["choices"]):
+            self._take_choice({"index": number, **choice, "delta": choice["message"]}, text, reasoning)
+        self._take_rest_of_event(document)
+        return self.at_end(self.delta(text, reasoning))
 
     def at_end(self, last: Delta) -> Finish:
         """See `EventAnswer.at_end`."""
         if self._finish_reason is None:
             raise faults.truncated()
-        if self._finish_reason in _BROKEN_OFF:
-            raise faults.malformed("the server broke the answer off")
-        finish_reason = _FINISH_REASONS.get(self._finish_reason, "stop")
+        self.end_of_text()
+        finish_reason = finish_reasons.meaning_of(self._finish_reason)
         if finish_reason == "stop" and self._tool_calls:  # some servers say "stop" for these too
             finish_reason = "tool_calls"
         return Finish(
             finish_reason=finish_reason,
+            word=finish_reasons.printable(self._finish_reason),
             usage=self._usage,
             tool_calls=self._tool_calls.complete(),
             text=last.text,
             reasoning=last.reasoning,
             refusal=self._refusal,
         )
+
+    def _take_choice(self, choice: dict[str, Any], text: list[str], reasoning: list[str]) -> bool:
+        """One choice of an event; returns whether the model got on with what has no text."""
+        delta = choice.get("delta")
+        if (index := choice.get("index")) != self._choice:
+            if self._choice is None:
+                self._choice = index
+            elif index is not None:
+                return self._take_other_choice(delta)
+        progress = False
+        if delta:
+            if content := delta.get("content"):
+                if isinstance(content, list):
+                    _take_parts(content, text, reasoning)
+                else:
+                    text.append(content)
+            # Most deltas are `content` alone, or that and a role.
+            if len(delta) > 1 or not content:
+                progress = self._take_rest(delta, reasoning)
+        if (finish_reason := choice.get("finish_reason")) and finish_reasons.is_reason(finish_reason):
+            self._finish_reason = finish_reason
+        if usage := choice.get("usage"):  # Moonshot
+            self._usage = _usage(mapping(usage))
+        return progress
+
+    def _take_other_choice(self, delta: Any) -> bool:
+        calls = mapping(delta).get("tool_calls") or ()
+        for call in calls:
+            self._tool_calls.add(call)
+        return bool(calls)
 
     def _take_rest(self, delta: dict[str, Any], reasoning: list[str]) -> bool:
         """All of a delta but its content; returns whether the model got on with what has no text."""
@@ -177,6 +194,29 @@ class OpenAIAnswer(EventAnswer):
         for call in calls:
             self._tool_calls.add(call)
         return bool(calls or refusal)
+
+    def _take_rest_of_event(self, event: dict[str, Any]) -> None:
+        """What stands beside the choices; counts of tokens in later events replace earlier ones."""
+        if usage := event.get("usage") or mapping(event.get("x_groq")).get("usage"):
+            self._usage = _usage(mapping(usage))
+        if error := event.get("error"):
+            raise faults.fault_of_error_object(error)
+
+
+def _take_parts(parts: list[Any], text: list[str], reasoning: list[str]) -> None:
+    """Content as a list of parts, as Mistral's models that think send it."""
+    for part in parts:
+        match part:
+            case {"type": "text", "text": str(piece)}:
+                text.append(piece)
+            case {"type": "thinking", "thinking": str(piece)}:
+                reasoning.append(piece)
+            case {"type": "thinking", "thinking": list(inner)}:
+                _take_parts(inner, reasoning, reasoning)
+            case {"type": "reference"}:  # where a citation belongs: nothing to read
+                pass
+            case _:
+                raise faults.malformed("a part of the content is of no known kind")
 
 
 def _usage(usage: dict[str, Any]) -> Usage:

@@ -9,6 +9,7 @@ import orjson
 
 from llm_routerd.backends import faults
 from llm_routerd.backends.framing import EventFramer
+from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.core.call import Delta, Finish
 
 _MAX_DOCUMENT_BYTES = 8_388_608
@@ -21,6 +22,8 @@ class EventAnswer(ABC):
         self._framer = EventFramer()
         self._document: bytearray | None = None
         self._begun = False
+        self._text_halves = HalvesJoiner()
+        self._reasoning_halves = HalvesJoiner()
 
     def feed(self, chunk: bytes) -> Delta | Finish | None:
         """See `Answer.feed`."""
@@ -40,13 +43,22 @@ class EventAnswer(ABC):
         """See `Answer.end`."""
         try:
             if self._document is not None:
-                return self._end_of_document(orjson.loads(self._document))
+                return self._end_of_document(message_of(bytes(self._document)))
             last = self.take(self._framer.rest())
             return last if isinstance(last, Finish) else self.at_end(last or Delta())
         except orjson.JSONDecodeError:
             raise faults.truncated() from None
         except faults.SHAPE_ERRORS as error:
             raise faults.fault_of_shape(error) from None
+
+    def delta(self, text: list[str], reasoning: list[str]) -> Delta:
+        """What one read brought, without half a character at its end."""
+        return Delta(self._text_halves.join("".join(text)), self._reasoning_halves.join("".join(reasoning)))
+
+    def end_of_text(self) -> None:
+        """No more text will come; `BackendError` if it ends with half a character."""
+        self._text_halves.finish()
+        self._reasoning_halves.finish()
 
     @abstractmethod
     def take(self, payloads: list[bytes]) -> Delta | Finish | None:

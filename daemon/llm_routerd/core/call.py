@@ -48,7 +48,9 @@ class Finish:
     """The backend's terminal event, the last thing a stream yields; without it the stream was cut.
 
     Attributes:
-        finish_reason: `stop`, `length`, `tool_calls`, `content_filter` or `refusal`.
+        finish_reason: `stop` or `tool_calls` for a whole answer; `length`, `context_window`, `content_filter`,
+            `refusal`, or `truncated`, where the server gave a reason that we do not know.
+        word: the server's own reason, in letters that are safe to repeat.
         usage: as the backend counted; None where it did not say.
         tool_calls: complete, assembled from their deltas.
         text, reasoning: what the same read brought before the terminal event.
@@ -56,6 +58,7 @@ class Finish:
     """
 
     finish_reason: str
+    word: str = ""
     usage: Usage | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     text: str = ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
+from llm_routerd.core.numbers import carries_numbers
 from llm_routerd.core.outcome import AttemptCode, Rejection
 from llm_routerd.core.shape import ARRAY, FALSE, NULL, NUMBER, OBJECT, STRING, TRUE, Shape
 
@@ -81,6 +82,7 @@ class JsonGuard:
 
     Attributes:
         done: always False: the guard looks at all text to the end.
+        blanks: how many characters of white space, and nothing else, came last after the whole value.
     """
 
     done = False
@@ -89,6 +91,7 @@ class JsonGuard:
         self._rejection: Rejection | None = None
         self._opening: str | None = ""  # None: the value has begun
         self._closing = ""  # backticks after the value
+        self.blanks = 0
         self._carry = ""  # a token that may go on in the next piece
         self._has_comma = False
         self._expect = _VALUE
@@ -153,6 +156,7 @@ class JsonGuard:
     def _skip_closing(self, text: str) -> None:
         marks = text.strip(_SPACE)
         self._closing += marks
+        self.blanks = 0 if marks else self.blanks + len(text)
         if marks.strip("`") or len(self._closing) > _MAX_OPENING_CHARS:
             self._fail("text after the value")
 
@@ -406,7 +410,7 @@ def certain_json(text: str) -> Any:
     They differ where a name is given twice, and about deep containers and long numbers.  Every name has a colon after
     it, so no name is given twice if there are as many colons as names; colons in strings merely make it uncertain.
     """
-    if len(text) > MAX_NUMBER_CHARS or text.count("{") + text.count("[") > MAX_DEPTH:
+    if len(text) > MAX_NUMBER_CHARS or not carries_numbers(text) or text.count("{") + text.count("[") > MAX_DEPTH:
         return UNCERTAIN
     try:
         value = orjson.loads(text)

@@ -5,20 +5,25 @@ In order of what is asked:
 - With a schema the answer must be one JSON value (`jsonguard`) that satisfies it; refusals are not looked
   for, since a reply that refuses in words is no JSON, and one that is valid is an answer.
 - Without one, any text that is not empty is an answer unless it is a refusal (`refusal`).
-- Where tools were offered, text may only accompany the calls: it is judged at the end, and only if none came.
+- Where tools were offered, text may only accompany the calls: it is judged at the end, and only if none came,
+  neither apart from it nor within it (`leaked_calls`).
 
 Thinking at the start of the text (`thinking`) is passed on as reasoning and is no part of the answer.
 An answer cut off at its length limit is rejected even where what came is complete: the model had more to say.
+So is one that the server did not call whole, and one that promises calls of tools and has none.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from llm_routerd.core.jsonguard import UNCERTAIN, JsonGuard, certain_json, json_body
+from llm_routerd.core.leaked_calls import UNSURE, leaked_calls
+from llm_routerd.core.numbers import carries_numbers
 from llm_routerd.core.outcome import Answer, AttemptCode, Rejection, Usage
 from llm_routerd.core.request import StreamMode
 from llm_routerd.core.thinking import ThinkSplitter, drop_unopened_thinking
@@ -35,8 +40,17 @@ MAX_ANSWER_CHARS = 4_194_304
 PROBE_CHARS = 200
 """Most characters that `probe` holds back."""
 
+MAX_BLANKS = 32
+"""White space after a whole JSON value beyond which no more is waited for: models held to a format go on with it for
+ever (Ollama, llama.cpp)."""
+
 _NOT_JSON: Any = object()
+_MARKUP_ALONE = re.compile(r"(?:\s|<\|[a-z_]{1,24}\|>|</?s>|<(?:eos|end_of_turn)>)*+")
 _REFUSING_REASONS = frozenset({"refusal", "content_filter"})
+_WHOLE = frozenset({"stop", "tool_calls"})
+_NO_CALLS = Rejection(
+    code=AttemptCode.UPSTREAM, reason="the server promises calls of tools and sends none", retryable=True
+)
 _REFUSAL = Rejection(code=AttemptCode.REFUSAL, reason="the answer refuses")
 _EARLY_LENGTH = Rejection(code=AttemptCode.LENGTH, reason="an endless stream", early=True)
 _EARLY_UNICODE = Rejection(code=AttemptCode.UPSTREAM, reason="invalid Unicode", retryable=True, early=True)
@@ -149,6 +163,11 @@ class Judge:
         self._chars += len(reasoning)
 
     @property
+    def only_blanks_follow(self) -> bool:
+        """The JSON value is whole, and so much white space has come after it that nothing else will."""
+        return type(self._watch) is JsonGuard and self._watch.blanks > MAX_BLANKS and not self._has_tools
+
+    @property
     def holding(self) -> bool:
         """Text is being held back until its opening has been judged; after 400 ms call `release`."""
         return bool(self._held)
@@ -169,9 +188,9 @@ class Judge:
         """
         if finish.refusal is not None or finish.finish_reason in _REFUSING_REASONS:
             return Rejection(code=AttemptCode.REFUSAL, reason="the backend reports a refusal")
-        if finish.finish_reason == "length":
-            return Rejection(code=AttemptCode.LENGTH, reason="cut off at the limit of tokens")
-        if not (self._chars or finish.reasoning or finish.tool_calls):
+        if finish.finish_reason not in _WHOLE:
+            return _not_whole(finish)
+        if not (self._chars or finish.reasoning or finish.tool_calls or self._has_tools):
             verdict = self._judge_at_once(finish, validate=validate)
             if verdict is not None:
                 return verdict
@@ -182,8 +201,13 @@ class Judge:
         tail = self._feed_last(finish)
         if isinstance(tail, Rejection):
             return replace(tail, early=False)
-        calls = finish.tool_calls if self._has_tools else ()
-        verdict = self._judge_calls(calls, finish) if calls else self._judge_text(finish, validate=validate)
+        if finish.tool_calls and not self._has_tools:  # nobody asked for them: only the text counts
+            finish = replace(finish, tool_calls=(), finish_reason="stop")
+        if finish.tool_calls:
+            text = drop_unopened_thinking(self.text)
+            verdict = self._judge_calls(finish.tool_calls, text, finish)
+        else:
+            verdict = self._judge_without_calls(finish, validate=validate)
         if isinstance(verdict, Rejection):
             return replace(verdict, early=False) if verdict.early else verdict
         return Accepted(answer=verdict, tail=tail)
@@ -200,7 +224,13 @@ class Judge:
             if content is UNCERTAIN:
                 return None
             verdict = _validated(content, text, self._schema if validate else None, finish)
-        elif "<" in text or not text.strip() or len(text) > MAX_ANSWER_CHARS or not is_encodable(text):
+        elif (
+            "<" in text
+            or "THINK]" in text
+            or not text.strip()
+            or len(text) > MAX_ANSWER_CHARS
+            or not is_encodable(text)
+        ):
             return None
         elif self._refusals is not None and self._refusals.is_refusal(text):
             return replace(_REFUSAL, early=False)
@@ -257,7 +287,21 @@ class Judge:
         text = last.text + rest.text + self.release().text
         return Released(text, finish.reasoning + last.reasoning + rest.reasoning)
 
-    def _judge_calls(self, calls: tuple[ToolCall, ...], finish: Finish) -> Answer | Rejection:
+    def _judge_without_calls(self, finish: Finish, *, validate: bool) -> Answer | Rejection:
+        """Judge an answer whose server told no calls of tools apart from its text."""
+        verdict = self._judge_text(finish, validate=validate)
+        is_json_answer = self._schema is not None and isinstance(verdict, Answer)
+        if self._has_tools and self._tool_names and not is_json_answer:
+            leaked = leaked_calls(drop_unopened_thinking(self.text), self._tool_names)
+            if leaked is UNSURE:
+                return _invalid_json(UNSURE)
+            if isinstance(leaked, tuple):
+                return self._judge_calls(leaked[1], leaked[0], replace(finish, finish_reason="tool_calls"))
+        if finish.finish_reason == "tool_calls" and isinstance(verdict, Answer):
+            return _NO_CALLS
+        return verdict
+
+    def _judge_calls(self, calls: tuple[ToolCall, ...], text: str, finish: Finish) -> Answer | Rejection:
         """Judge calls of tools; the text beside them may be anything."""
         whole_calls = []
         for call in calls:
@@ -269,7 +313,6 @@ class Judge:
             if not isinstance(_parse(arguments), dict):
                 return _invalid_json("the arguments of a tool call are no JSON object")
             whole_calls.append(replace(call, arguments=arguments))
-        text = drop_unopened_thinking("".join(self._parts))
         return _answer(text, text, finish, tuple(whole_calls))
 
     def _judge_text(self, finish: Finish, *, validate: bool) -> Answer | Rejection:
@@ -279,7 +322,7 @@ class Judge:
         if self._schema is not None:
             return objection or _judge_json(text, self._schema if validate else None, finish)
         answer = drop_unopened_thinking(text)
-        if not answer.strip():
+        if _MARKUP_ALONE.fullmatch(answer):
             return Rejection(code=AttemptCode.UPSTREAM, reason="empty answer", retryable=True)
         if len(answer) != len(text) and self._refusals is not None:
             # What was watched was thinking; the answer only comes after it.
@@ -308,8 +351,13 @@ def _answer(content: Any, raw_text: str, finish: Finish, tool_calls: tuple[ToolC
 
 def _judge_json(text: str, schema: JudgedSchema | None, finish: Finish) -> Answer | Rejection:
     """Validate a text that the guard has accepted."""
-    content = _parse(json_body(text))
-    return _invalid_json("not JSON") if content is _NOT_JSON else _validated(content, text, schema, finish)
+    body = json_body(text)
+    content = _parse(body)
+    if content is _NOT_JSON:
+        return _invalid_json("not JSON")
+    if not carries_numbers(body):
+        return _invalid_json("a number with more digits than can be carried")
+    return _validated(content, text, schema, finish)
 
 
 def _validated(content: Any, text: str, schema: JudgedSchema | None, finish: Finish) -> Answer | Rejection:
@@ -324,6 +372,18 @@ def _parse(text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return _NOT_JSON
+
+
+def _not_whole(finish: Finish) -> Rejection:
+    """The verdict on an answer that its server did not call whole."""
+    match finish.finish_reason:
+        case "length":
+            return Rejection(code=AttemptCode.LENGTH, reason="cut off at the limit of tokens")
+        case "context_window":
+            return Rejection(code=AttemptCode.CONTEXT_WINDOW, reason="cut off where the model's context window ends")
+        case _:
+            reason = f"the server ended the answer with {finish.word or 'an unknown reason'}"
+            return Rejection(code=AttemptCode.TRUNCATED, reason=reason, retryable=True)
 
 
 def _invalid_json(reason: str) -> Rejection:

@@ -84,6 +84,7 @@ class Rejection:
 class Usage:
     """Tokens of one call as its backend counted them; the optional ones only where it told.
 
+    `estimated`: the backend did not tell, and these were counted from characters.
     `prompt_tokens` includes `cached_tokens`, `completion_tokens` includes `reasoning_tokens` (OpenAI's sense).
     """
 
@@ -91,6 +92,7 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    estimated: bool = False
 
     @property
     def total_tokens(self) -> int:
@@ -103,11 +105,12 @@ class Usage:
             completion_tokens=self.completion_tokens + other.completion_tokens,
             cached_tokens=_add_optional(self.cached_tokens, other.cached_tokens),
             reasoning_tokens=_add_optional(self.reasoning_tokens, other.reasoning_tokens),
+            estimated=self.estimated or other.estimated,
         )
 
-    def to_wire(self) -> dict[str, int]:
+    def to_wire(self) -> dict[str, int | bool]:
         """The `usage` object of a result."""
-        wire = {
+        wire: dict[str, int | bool] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.total_tokens,
@@ -116,6 +119,8 @@ class Usage:
             wire["cached_tokens"] = self.cached_tokens
         if self.reasoning_tokens is not None:
             wire["reasoning_tokens"] = self.reasoning_tokens
+        if self.estimated:
+            wire["estimated"] = True
         return wire
 
 

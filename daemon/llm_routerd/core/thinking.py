@@ -2,10 +2,11 @@
 
 Rules:
 
-- A `<think>` or `<thinking>` block at the very start of the text (after whitespace) is reasoning; so is a
-  second block right after it.  Whitespace between such a block and the answer belongs to neither.
+- A `<think>`, `<thinking>`, `<thought>` or `[THINK]` block at the very start of the text (after whitespace) is
+  reasoning; so is a second block right after it.  Whitespace between such a block and the answer belongs to neither.
 - A block that is never closed is reasoning to its end: the answer is empty.
 - A closing tag at the very start closes an empty block: some chat templates write the opening tag themselves.
+- A text that begins with a token of OpenAI's harmony format is split by its channels (`harmony`).
 - Everything later is answer text, tags included.  Where the template wrote the opening tag and the thinking
   is not empty, the text streams as answer text, since nothing tells it apart; `drop_unopened_thinking` mends the
   complete text.  With a JSON schema such thinking is prose where JSON belongs: let the server split it off.
@@ -15,12 +16,20 @@ from __future__ import annotations
 
 import re
 
-_OPENING = re.compile(r"[\s\ufeff]*<(/?)(think(?:ing)?)>")
+from llm_routerd.core.harmony import OPENINGS, HarmonySplitter
+
+_OPENING = re.compile(r"[\s\ufeff]*([<\[])(/?)(think(?:ing)?|thought|THINK)([>\]])")
 _SPACE = " \t\r\n\v\f\ufeff"
-_TAGS = ("<think>", "<thinking>", "</think>", "</thinking>")
+_TAGS = (
+    *(f"<{slash}{name}>" for slash in ("", "/") for name in ("think", "thinking", "thought")),
+    "[THINK]",
+    "[/THINK]",
+    *OPENINGS,
+)
 # More leading whitespace than this is answer text: it bounds what is held back and looked at again.
 _MAX_HELD_CHARS = 256
-_UNOPENED = re.compile(r"</think(?:ing)?>[ \t]*(?:\r?\n|\Z)")
+_UNOPENED = re.compile(r"(?:</(?:think(?:ing)?|thought)>|\[/THINK\])[ \t]*(?:\r?\n|\Z)")
+_ANY_OPENING = re.compile(r"<think|<thought>|\[THINK\]")
 
 
 class ThinkSplitter:
@@ -30,22 +39,29 @@ class ThinkSplitter:
         settled: the answer has begun, all further text belongs to it and need not come through here.
     """
 
-    __slots__ = ("_after_block", "_closing", "_held", "settled")
+    __slots__ = ("_after_block", "_closing", "_harmony", "_held", "settled")
 
     def __init__(self) -> None:
         self.settled = False
         self._held = ""
         self._closing: str | None = None
         self._after_block = False
+        self._harmony: HarmonySplitter | None = None
 
     def feed(self, text: str) -> tuple[str, str]:
         """Take the next piece; return the answer text and the reasoning that are certain by now."""
         if self.settled:
             return text, ""
+        if self._harmony is not None:
+            return self._harmony.feed(text)
         text, self._held = self._held + text, ""
         reasoning: list[str] = []
         while text and not self.settled:
             if self._closing is None:
+                if text.lstrip(_SPACE).startswith(OPENINGS):
+                    self._harmony = HarmonySplitter()
+                    answer, thought = self._harmony.feed(text.lstrip(_SPACE))
+                    return answer, "".join(reasoning) + thought
                 text = self._look_for_opening(text)
             else:
                 text = self._look_for_closing(text, self._closing, reasoning)
@@ -53,6 +69,8 @@ class ThinkSplitter:
 
     def finish(self) -> tuple[str, str]:
         """No more text will come: return what was held back, as answer text and as reasoning."""
+        if self._harmony is not None:
+            return self._harmony.finish()
         held, self._held = self._held, ""
         if self._closing is not None:
             return "", held
@@ -63,8 +81,8 @@ class ThinkSplitter:
         match = _OPENING.match(text)
         if match is not None:
             self._after_block = True
-            if not match[1]:
-                self._closing = f"</{match[2]}>"
+            if not match[2]:
+                self._closing = f"{match[1]}/{match[3]}{match[4]}"
             return text[match.end() :]
         visible = text.lstrip(_SPACE)
         if len(text) < _MAX_HELD_CHARS and any(tag.startswith(visible) for tag in _TAGS):
@@ -92,12 +110,12 @@ def drop_unopened_thinking(text: str) -> str:
     The tag must end its line, so that an answer which merely mentions it stays whole.
     """
     match = _UNOPENED.search(text)
-    if match is None or "<think" in text[: match.start()]:
+    if match is None or _ANY_OPENING.search(text, 0, match.start()):
         return text
     return text[match.end() :].lstrip(_SPACE)
 
 
 def _length_of_begun_tag(text: str, tag: str) -> int:
     """How many characters at the end of `text` may be the beginning of `tag`."""
-    begin = text.rfind("<", max(0, len(text) - len(tag) + 1))
+    begin = text.rfind(tag[0], max(0, len(text) - len(tag) + 1))
     return len(text) - begin if begin >= 0 and tag.startswith(text[begin:]) else 0

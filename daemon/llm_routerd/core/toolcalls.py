@@ -2,9 +2,9 @@
 
 OpenAI sends `{index, id, function: {name, arguments: ""}}` first and pieces of `arguments` after it, by
 index. Others leave out the index, the id or both, send every call whole, send each under index 0, or send
-arguments as an object.  The rule that serves them all: a delta continues the call at its index (without one:
-the last call), unless it brings another id, or, without index and id, a name after arguments; then it begins
-a new one.
+arguments as an object; and some change the id with every delta.  The rule that serves them all: a delta continues
+the call at its index (without one: the last call), unless it brings another id and a name, the call so far being
+whole or of another name, or, without index and id, a name after arguments; then it begins a new one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from llm_routerd.core.numbers import holds_inexact
 from llm_routerd.core.outcome import ToolCall
 
 MAX_CALLS = 128
@@ -29,6 +30,17 @@ class _Partial:
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
+
+    def is_whole(self) -> bool:
+        """Whether its arguments are a JSON object, or have not begun."""
+        if not self.arguments:
+            return True
+        if not self.arguments[-1].rstrip().endswith("}"):
+            return False
+        try:
+            return isinstance(orjson.loads("".join(self.arguments)), dict)
+        except orjson.JSONDecodeError:
+            return False
 
 
 class ToolCallAssembler:
@@ -60,7 +72,7 @@ class ToolCallAssembler:
         arguments = function.get("arguments")
         if arguments is None:
             return
-        text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+        text = arguments if isinstance(arguments, str) else json_of_arguments(arguments)
         self._length += len(text)
         if self._length > MAX_ARGUMENTS_LENGTH:
             raise ToolCallError("the tool calls are too long")
@@ -79,7 +91,7 @@ class ToolCallAssembler:
             ToolCall(
                 id=partial.id or f"call_{number}",
                 name=partial.name,
-                arguments="".join(partial.arguments) or "{}",
+                arguments=_joined("".join(partial.arguments)) or "{}",
             )
             for number, partial in enumerate(self._partials)
         )
@@ -91,7 +103,9 @@ class ToolCallAssembler:
         else:
             current = self._partials[-1] if self._partials else None
         if current is not None:
-            other_id = bool(call_id) and bool(current.id) and call_id != current.id
+            # An id that changes with every delta is no new call: a new one has a name, and follows a whole one.
+            other_id = bool(call_id) and bool(current.id) and call_id != current.id and bool(name)
+            other_id = other_id and (name != current.name or current.is_whole())
             named_again = bool(name) and bool(current.arguments) and not call_id and not isinstance(index, int)
             if not other_id and not named_again:
                 return current
@@ -102,6 +116,25 @@ class ToolCallAssembler:
         if isinstance(index, int):
             self._at_index[index] = current
         return current
+
+
+def json_of_arguments(arguments: Any) -> str:
+    """The JSON of arguments that came parsed.
+
+    Raises:
+        ToolCallError: a number in them is too large to have come through the parser as it was.
+    """
+    if holds_inexact(arguments):
+        raise ToolCallError("a number in a tool call is too large to be carried")
+    return orjson.dumps(arguments).decode()
+
+
+def _joined(text: str) -> str:
+    """A text whose halves of surrogate pairs, which came in different pieces, are whole characters."""
+    try:
+        return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        raise ToolCallError("half a surrogate pair in a tool call") from None
 
 
 def arguments_object(arguments: Any) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""What a line or an event of a stream holds, for the forms that are no plain JSON object."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import orjson
+
+from llm_routerd.backends import faults
+
+
+def message_of(payload: bytes) -> Any:
+    """The message in a payload; None for one that no protocol would call a message.
+
+    That is nothing at all, a comment (`: PROCESSING`), and any JSON scalar (`null`, seen as a keep-alive while a
+    model reasons).  What claims to be JSON and is not, is a fault.
+
+    Halves of surrogate pairs, which some servers divide between two events, are kept as Python keeps them:
+    `HalvesJoiner` puts them together.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    payload = payload.strip()
+    if not payload or payload.startswith(b":"):
+        return None
+    try:
+        message = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        if b"\\ud" not in payload.lower():
+            raise
+        message = _with_halves(payload)
+    return message if isinstance(message, dict | list) else None
+
+
+class HalvesJoiner:
+    """Joins the halves of surrogate pairs in one text that comes in pieces."""
+
+    __slots__ = ("_high",)
+
+    def __init__(self) -> None:
+        self._high = ""
+
+    def join(self, piece: str) -> str:
+        """The piece, with a half from the last one before it, and without one that waits for the next.
+
+        Raises:
+            BackendError: a half stands alone.
+        """
+        if not piece or (piece.isascii() and not self._high):
+            return piece
+        piece, self._high = self._high + piece, ""
+        if "\ud800" <= piece[-1] <= "\udbff":
+            piece, self._high = piece[:-1], piece[-1]
+        return joined_halves(piece)
+
+    def finish(self) -> None:
+        """The text ends here.
+
+        Raises:
+            BackendError: with half a pair.
+        """
+        if self._high:
+            raise _lone_half()
+
+
+def joined_halves(text: str) -> str:
+    """A text in which neighbouring halves are whole characters.
+
+    Raises:
+        BackendError: a half stands alone.
+    """
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        raise _lone_half() from None
+
+
+def _lone_half() -> Exception:
+    return faults.malformed("half a surrogate pair in the stream")
+
+
+def _with_halves(payload: bytes) -> Any:
+    """Parse JSON that orjson refuses for lone surrogates; it is as strict about everything else."""
+    return json.loads(payload, parse_constant=_no_json)
+
+
+def _no_json(word: str) -> NoReturn:
+    raise ValueError(word)

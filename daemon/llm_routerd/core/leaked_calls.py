@@ -1,0 +1,132 @@
+"""Calls of tools that a model wrote into its text, where its server did not tell them apart.
+
+Qwen's and Hermes' `<tool_call>{"name": …, "arguments": …}</tool_call>`, also without its end, and the object alone
+(ollama 13968 and 16686), Mistral's `[TOOL_CALLS][…]` and Llama's `<|python_tag|>{…}`.  They count where tools were
+offered and every name is one of those; then they are the calls, and what stands before them is the text.
+
+Markup at the beginning of a line that cannot be read, names no offered tool, or is followed by words is no answer
+either: it is `UNSURE`, and the attempt is to be rejected.  In the middle of a sentence it is text, unless it names an
+offered tool.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from llm_routerd.core.jsonguard import json_body
+from llm_routerd.core.numbers import carries_numbers
+from llm_routerd.core.outcome import ToolCall
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+UNSURE: Final = "a call of a tool in the text that cannot be read for certain"
+
+_MARKUP = re.compile(
+    r"<tool_call>|\[TOOL_CALLS\]|<\|python_tag\|>|<function=|<function_call>|<\|tool_calls?(?:_begin|_section_begin)?\|>"
+    r"|<\uff5ctool\u2581calls?\u2581begin\uff5c>"
+)
+_READABLE = re.compile(r"<tool_call>|\[TOOL_CALLS\]|<\|python_tag\|>")
+_SEPARATORS = re.compile(
+    r"(?:\s|</?tool_call>|\[/?TOOL_CALLS\]|<\|python_tag\|>|<\|(?:im_end|eom_id|eot_id)\|>|</s>|;)*"
+)
+_KEYS = frozenset({"name", "arguments", "parameters", "id", "type"})
+_MAX_CALLS = 128
+
+
+def leaked_calls(text: str, tool_names: AbstractSet[str]) -> tuple[str, tuple[ToolCall, ...]] | str | None:
+    """The text before the calls and the calls; `UNSURE`; or None where the text is text."""
+    markup = _MARKUP.search(text)
+    if markup is None:
+        values = _bare(text)
+        calls = None if values is None else _calls(values, tool_names)
+        return None if calls is None else ("", calls)
+    before = text[: markup.start()]
+    opens_line = not before.rpartition("\n")[2].strip()
+    if opens_line and _READABLE.match(text, markup.start()):
+        values = _values(text[markup.end() :])
+        calls = None if values is None else _calls(values, tool_names)
+        if calls is not None:
+            return before.strip(), calls
+    names_tool = any(name in text[markup.start() :] for name in tool_names)
+    return UNSURE if opens_line or names_tool else None
+
+
+def _bare(text: str) -> list[Any] | None:
+    """The JSON objects that the text is, in a fence or not; None where it is anything else."""
+    text = json_body(text)
+    return _values(text) if text.startswith(("{", "[")) else None
+
+
+def _values(text: str) -> list[Any] | None:
+    """The JSON values that a text is made of, lists taken apart; None where there is anything else."""
+    values: list[Any] = []
+    position = _SEPARATORS.match(text).end()  # type: ignore[union-attr] # it always matches
+    while position < len(text):
+        end = _end_of_value(text, position)
+        if end is None or len(values) > _MAX_CALLS:
+            return None
+        try:
+            value = orjson.loads(text[position:end])
+        except orjson.JSONDecodeError:
+            return None
+        if not carries_numbers(text[position:end]):
+            return None
+        values += value if isinstance(value, list) else [value]
+        position = _SEPARATORS.match(text, end).end()  # type: ignore[union-attr] # it always matches
+    return values or None
+
+
+_BRACKETS = re.compile(r'[\[{]|[\]}]|"(?:[^"\\]|\\.)*+"', re.DOTALL)
+
+
+def _end_of_value(text: str, position: int) -> int | None:
+    """Where the object or array that begins here ends."""
+    depth = 0
+    for token in _BRACKETS.finditer(text, position):
+        if depth == 0 and token.start() != position:
+            return None
+        depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
+        if depth <= 0:
+            return token.end()
+    return None
+
+
+def _calls(values: list[Any], tool_names: AbstractSet[str]) -> tuple[ToolCall, ...] | None:
+    """The calls that these are; None unless all of them are calls of offered tools."""
+    calls = []
+    for number, value in enumerate(values):
+        call = _call(value, number, tool_names)
+        if call is None:
+            return None
+        calls.append(call)
+    return tuple(calls)
+
+
+def _call(value: Any, number: int, tool_names: AbstractSet[str]) -> ToolCall | None:
+    match value:
+        case {"function": {"name": str()} as function} if value.keys() <= {"function", "id", "type"}:
+            value = {**value, **function}
+            del value["function"]
+    match value:
+        case {"name": str(name), "arguments": arguments} | {"name": str(name), "parameters": arguments}:
+            if name not in tool_names or not value.keys() <= _KEYS:
+                return None
+        case _:
+            return None
+    if isinstance(arguments, str):
+        try:
+            arguments = orjson.loads(arguments)
+        except orjson.JSONDecodeError:
+            return None
+    if not isinstance(arguments, dict):
+        return None
+    call_id = value.get("id")
+    return ToolCall(
+        id=call_id if isinstance(call_id, str) and call_id else f"call_{number}",
+        name=name,
+        arguments=orjson.dumps(arguments).decode(),
+    )

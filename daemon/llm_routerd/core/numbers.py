@@ -1,0 +1,68 @@
+"""Whether the numbers of a JSON text survive being parsed and written again.
+
+Integers beyond 64 bits become floats in orjson, as in JavaScript, and come out as other numbers; so do integers
+that are written with a fraction or an exponent and have more digits than a float keeps.  An answer that holds one
+is not passed on: a wrong number that is told as valid is worse than none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+_LONGEST_INTEGER = 20  # characters of the smallest and of the largest
+_LARGEST_EXACT = 2**53
+_MAY_BE_LARGE = re.compile(r"\d{16}|\d[eE]\+?\d\d")
+
+
+class _InexactError(Exception):
+    pass
+
+
+def carries_numbers(text: str) -> bool:
+    """Whether every number of a valid JSON text is the same after `orjson.loads` and `orjson.dumps`.
+
+    Digits beyond a float's precision after the point of a number that is no integer are not looked at: no
+    reader of JSON keeps them.
+    """
+    if _MAY_BE_LARGE.search(text) is None:
+        return True
+    try:
+        json.loads(text, parse_int=_check_integer, parse_float=_check_float)
+    except (_InexactError, RecursionError, ValueError):
+        return False
+    return True
+
+
+def holds_inexact(value: Any) -> bool:
+    """Whether a value that orjson has parsed holds a float that may have been an integer too large for it."""
+    match value:
+        case float():
+            return abs(value) > _LARGEST_EXACT and value.is_integer()
+        case int():
+            return not _SMALLEST <= value <= _LARGEST
+        case dict():
+            return any(map(holds_inexact, value.values()))
+        case list():
+            return any(map(holds_inexact, value))
+        case _:
+            return False
+
+
+def _check_integer(literal: str) -> int:
+    if len(literal) > _LONGEST_INTEGER or not _SMALLEST <= int(literal) <= _LARGEST:
+        raise _InexactError
+    return 0
+
+
+def _check_float(literal: str) -> float:
+    value = float(literal)
+    try:
+        if value.is_integer() and Decimal(literal) != Decimal(repr(value)) and abs(value) >= _LARGEST_EXACT:
+            raise _InexactError
+    except (InvalidOperation, OverflowError):
+        raise _InexactError from None
+    return value
