@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
+from llm_routerd.backends.optional_fields import refused_field
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode
 from llm_routerd.core.toolcalls import ToolCallError
@@ -97,7 +98,9 @@ def fault_of_status(status: int, headers: Mapping[str, str], body: bytes) -> Bac
     """The fault that an HTTP answer other than 200 stands for; `body` may be cut, empty or HTML."""
     if status < HTTPStatus.BAD_REQUEST:  # a redirect is not followed: it could carry the prompt anywhere
         return BackendError(AttemptCode.UPSTREAM, f"status {status} instead of an answer", status=status)
-    return _fault(f"status {status}", status, error_object(body), retry_after_seconds(headers))
+    fault = _fault(f"status {status}", status, error_object(body), retry_after_seconds(headers))
+    fault.refused_field = refused_field(status, body)
+    return fault
 
 
 def fault_of_error_object(error: Any) -> BackendError:

@@ -13,6 +13,7 @@ from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.framing import LineFramer
 from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.backends.ollama_request import chat_body
+from llm_routerd.backends.optional_fields import Omissions, without
 from llm_routerd.backends.transport import next_chunk
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
@@ -42,17 +43,22 @@ class OllamaBackend:
         self._chat_url = self._endpoint.url("/api/chat")
         key = deployment.api_key
         self._headers = self._endpoint.headers({"Authorization": f"Bearer {key}"} if key else {})
+        self._omissions = Omissions()
 
     def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
         return exchange(partial(self._ask, call), OllamaAnswer())
 
     async def _ask(self, call: Call) -> aiohttp.ClientResponse:
-        return await self._transport.post(
-            self._chat_url,
-            converted(chat_body, self._deployment, call),
-            headers=self._endpoint.traced(self._headers, call.traceparent),
-            connect_seconds=call.connect_seconds,
+        body = converted(chat_body, self._deployment, call)
+        return await self._omissions.ask(
+            partial(without, body),
+            partial(
+                self._transport.post,
+                self._chat_url,
+                headers=self._endpoint.traced(self._headers, call.traceparent),
+                connect_seconds=call.connect_seconds,
+            ),
         )
 
     async def probe(self) -> ProbeReport:
@@ -65,7 +71,11 @@ class OllamaBackend:
             loaded = _with_tag(name) in await self._model_names("/api/ps")
         except BackendError as error:
             return ProbeReport(ok=False, detail=error.reason)
-        return ProbeReport(ok=True, detail="model in memory" if loaded else "model not in memory", loaded=loaded)
+        return ProbeReport(
+            ok=True,
+            detail="model in memory" if loaded else "model not in memory",
+            loaded=loaded,
+        )
 
     async def warm(self) -> None:
         """See `Backend.warm`.  A generation without a prompt loads the model and does nothing else."""
@@ -165,7 +175,7 @@ class OllamaAnswer:
         self._text_halves.finish()
         self._reasoning_halves.finish()
         said = event.get("done_reason")
-        reason: str = said if finish_reasons.is_reason(said) else "stop"  # `done` says enough, as in older versions
+        reason = str(said) if finish_reasons.is_reason(said) else "stop"  # `done` says enough, as in older versions
         finish_reason = finish_reasons.meaning_of(reason)
         if finish_reason == "stop" and self._tool_calls:
             finish_reason = "tool_calls"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.messages import message_of
 from llm_routerd.backends.openai_request import chat_body
+from llm_routerd.backends.optional_fields import Omissions
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.usage import count, mapping
 from llm_routerd.core.call import Delta, Finish, ProbeReport
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
     from llm_routerd.core.call import Call
 
+_EXAMINATION_SECONDS = 5.0
 _OPENAI_HOST = "api.openai.com"
 
 
@@ -48,17 +51,23 @@ class OpenAIBackend:
         key = deployment.api_key
         self._chat_url = self._endpoint.url(f"{self._version}/chat/completions")
         self._headers = self._endpoint.headers({"Authorization": f"Bearer {key}"} if key else {})
+        self._omissions = Omissions()
 
     def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
         return exchange(partial(self._ask, call), OpenAIAnswer())
 
     async def _ask(self, call: Call) -> aiohttp.ClientResponse:
-        return await self._transport.post(
-            self._chat_url,
-            converted(partial(chat_body, genuine=self._genuine), self._deployment, call),
-            headers=self._endpoint.traced(self._headers, call.traceparent),
-            connect_seconds=call.connect_seconds,
+        return await self._omissions.ask(
+            lambda omitted: converted(
+                partial(chat_body, genuine=self._genuine, omitted=omitted), self._deployment, call
+            ),
+            partial(
+                self._transport.post,
+                self._chat_url,
+                headers=self._endpoint.traced(self._headers, call.traceparent),
+                connect_seconds=call.connect_seconds,
+            ),
         )
 
     async def probe(self) -> ProbeReport:
@@ -79,12 +88,35 @@ class OpenAIBackend:
             return ProbeReport(ok=False, detail="answers, but not as OpenAI does")
         known = {model.get("id") for model in models if isinstance(model, dict)}
         if name in known:
-            return ProbeReport(ok=True, detail="answers and knows the model")
+            return ProbeReport(ok=True, detail=f"answers and knows the model{await self._refused_fields()}")
         # llama.cpp serves its one model under any name.
         one = len(known) == 1 and not self._genuine
         return ProbeReport(
             ok=one, detail="answers, lists another model" if one else f"answers, but has no model {name}"
         )
+
+    async def _refused_fields(self) -> str:
+        """Which of the optional fields the server refuses; asked with a body that no server can answer."""
+        if self._genuine:
+            return ""
+        body = {"model": self._deployment.model_name, "messages": None, "stream": True}
+        optional = {
+            "stream_options": {"include_usage": True},
+            "response_format": {"type": "json_object"},
+            "reasoning_effort": "low",
+            "parallel_tool_calls": True,
+        }
+        post = partial(
+            self._transport.post,
+            self._chat_url,
+            headers=self._headers,
+            connect_seconds=self._deployment.connect_timeout,
+        )
+        try:
+            async with asyncio.timeout(_EXAMINATION_SECONDS):
+                return await self._omissions.examine({**body, **optional}, post)
+        except TimeoutError:
+            return ""
 
     async def warm(self) -> None:
         """See `Backend.warm`: there is nothing to ask for."""

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends.answer_format import instruction, meets_openai_strict
 from llm_routerd.backends.endpoint import effective_params
+from llm_routerd.backends.optional_fields import without
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from llm_routerd.config.tree import Deployment
     from llm_routerd.core.call import Call
 
@@ -17,8 +20,17 @@ _OPENAI_REASONING = re.compile(r"o\d|gpt-5")
 _SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "stop")
 
 
-def chat_body(deployment: Deployment, call: Call, *, genuine: bool) -> dict[str, Any]:
-    """The body of a streamed completion; `genuine`: OpenAI itself is asked, which is stricter than others."""
+def chat_body(
+    deployment: Deployment, call: Call, *, genuine: bool, omitted: Collection[str] = frozenset()
+) -> dict[str, Any]:
+    """The body of a streamed completion.
+
+    Args:
+        deployment: whom it is for.
+        call: what is asked.
+        genuine: OpenAI itself is asked, which is stricter than others.
+        omitted: fields that the server refuses; a schema goes in words without `response_format`.
+    """
     params = {name: value for name, value in effective_params(deployment, call).items() if value is not None}
     if genuine:
         _suit_openai(deployment.model_name, params)
@@ -30,14 +42,17 @@ def chat_body(deployment: Deployment, call: Call, *, genuine: bool) -> dict[str,
         **params,
     }
     if call.schema is not None:
-        _add_schema(body, call.schema, genuine=genuine)
+        if "response_format" in omitted:
+            body["messages"].insert(0, {"role": "system", "content": instruction(call.schema)})
+        else:
+            _add_schema(body, call.schema, genuine=genuine)
     if call.tools:
         body["tools"] = call.tools
         if call.tool_choice is not None:
             body["tool_choice"] = call.tool_choice
     else:
         body.pop("parallel_tool_calls", None)  # without tools it is an error
-    return body
+    return without(body, omitted)
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class BackendError(RouterdError):
         retryable: whether the same deployment may be asked again soon.
         retry_after_seconds: what the server asked for, where it did.
         status: the HTTP status, where there was one.
+        refused_field: the optional field of the request that the server refuses by name, if that is why.
     """
 
     def __init__(
@@ -50,3 +51,4 @@ class BackendError(RouterdError):
         self.retryable = retryable
         self.retry_after_seconds = retry_after_seconds
         self.status = status
+        self.refused_field: str | None = None
