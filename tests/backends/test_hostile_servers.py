@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.backends.exchange import Answer
 
+FINISH_REASONS = {"stop", "length", "tool_calls", "content_filter", "refusal", "context_window", "truncated"}
 SCALARS = st.none() | st.booleans() | st.integers(-5, 600) | st.text(max_size=5) | st.floats(allow_nan=False)
 KEYS = st.sampled_from(
     [
@@ -112,7 +113,7 @@ def _survives(answer: Answer, reads: list[bytes]) -> None:
     if isinstance(end, BackendError):
         assert 0 < len(end.reason) <= 200
         return
-    assert end.finish_reason in {"stop", "length", "tool_calls", "content_filter", "refusal"}
+    assert end.finish_reason in FINISH_REASONS
     assert isinstance(end.text + end.reasoning + (end.refusal or ""), str)
     for call in end.tool_calls:
         assert isinstance(call.id + call.name + call.arguments, str)

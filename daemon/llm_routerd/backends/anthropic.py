@@ -9,8 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from llm_routerd.backends import faults, finish_reasons
 from llm_routerd.backends.anthropic_request import messages_request
 from llm_routerd.backends.endpoint import Endpoint, converted
@@ -95,15 +93,13 @@ class AnthropicAnswer(EventAnswer):
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None
 
-    def take(self, payloads: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, no call per token
+    def take(self, payloads: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, one call per token
         """See `EventAnswer.take`.  Kinds of events that are not known are passed over, as the API asks."""
         text: list[str] = []
         reasoning: list[str] = []
         progress = False
         for payload in payloads:
-            event = (
-                orjson.loads(payload) if payload.startswith(b"{") and b"\\ud" not in payload else message_of(payload)
-            )
+            event = message_of(payload)
             if event is None:
                 continue
             kind = event.get("type")

@@ -22,12 +22,12 @@ def message_of(payload: bytes) -> Any:
     Raises:
         ValueError: it is no JSON.
     """
-    payload = payload.strip()
-    if not payload or payload.startswith(b":"):
-        return None
     try:
         message = orjson.loads(payload)
     except orjson.JSONDecodeError:
+        payload = payload.strip()
+        if not payload or payload.startswith(b":"):
+            return None
         if b"\\ud" not in payload.lower():
             raise
         message = _with_halves(payload)

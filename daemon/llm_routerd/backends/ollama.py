@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from llm_routerd.backends import faults, finish_reasons
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
@@ -134,14 +132,14 @@ class OllamaAnswer:
             raise faults.truncated()
         return last
 
-    def _take(self, lines: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, no call per token
+    def _take(self, lines: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, one call per token
         """What the lines of one read bring; None if nothing."""
         text: list[str] = []
         reasoning: list[str] = []
         called = False
         try:
             for line in lines:
-                event = orjson.loads(line) if line.startswith(b"{") and b"\\ud" not in line else message_of(line)
+                event = message_of(line)
                 if event is None:
                     continue
                 if (message := event.get("message")) is not None:

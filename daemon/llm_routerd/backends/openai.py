@@ -6,8 +6,6 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from llm_routerd.backends import faults, finish_reasons
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
@@ -145,9 +143,7 @@ class OpenAIAnswer(EventAnswer):
         for payload in payloads:
             if payload.startswith(b"[DONE]"):
                 return self.at_end(self.delta(text, reasoning))
-            event = (
-                orjson.loads(payload) if payload.startswith(b"{") and b"\\ud" not in payload else message_of(payload)
-            )
+            event = message_of(payload)
             if event is None:
                 continue
             if choices := event.get("choices"):

@@ -190,7 +190,8 @@ class Judge:
             return Rejection(code=AttemptCode.REFUSAL, reason="the backend reports a refusal")
         if finish.finish_reason not in _WHOLE:
             return _not_whole(finish)
-        if not (self._chars or finish.reasoning or finish.tool_calls or self._has_tools):
+        came_in_pieces = self._chars or finish.reasoning
+        if not (came_in_pieces or self._has_tools or finish.tool_calls or finish.finish_reason == "tool_calls"):
             verdict = self._judge_at_once(finish, validate=validate)
             if verdict is not None:
                 return verdict

@@ -32,9 +32,7 @@ class _Partial:
     arguments: list[str] = field(default_factory=list)
 
     def is_whole(self) -> bool:
-        """Whether its arguments are a JSON object, or have not begun."""
-        if not self.arguments:
-            return True
+        """Whether its arguments are a JSON object."""
         if not self.arguments[-1].rstrip().endswith("}"):
             return False
         try:
@@ -66,10 +64,10 @@ class ToolCallAssembler:
         if not isinstance(function, dict):
             raise ToolCallError("a tool call is malformed")
         index, call_id, name = delta.get("index"), delta.get("id"), function.get("name")
-        partial = self._partial(index, call_id, name)
+        arguments = function.get("arguments")
+        partial = self._partial(index, call_id, name, has_arguments=bool(arguments))
         partial.id = partial.id or (call_id if isinstance(call_id, str) else "")
         partial.name = partial.name or (name if isinstance(name, str) else "")
-        arguments = function.get("arguments")
         if arguments is None:
             return
         text = arguments if isinstance(arguments, str) else json_of_arguments(arguments)
@@ -96,7 +94,7 @@ class ToolCallAssembler:
             for number, partial in enumerate(self._partials)
         )
 
-    def _partial(self, index: Any, call_id: Any, name: Any) -> _Partial:
+    def _partial(self, index: Any, call_id: Any, name: Any, *, has_arguments: bool) -> _Partial:
         """The call that a delta with these belongs to, a new one if to none so far."""
         if isinstance(index, int):
             current = self._at_index.get(index)
@@ -105,7 +103,8 @@ class ToolCallAssembler:
         if current is not None:
             # An id that changes with every delta is no new call: a new one has a name, and follows a whole one.
             other_id = bool(call_id) and bool(current.id) and call_id != current.id and bool(name)
-            other_id = other_id and (name != current.name or current.is_whole())
+            is_whole = current.is_whole() if current.arguments else not has_arguments
+            other_id = other_id and (name != current.name or is_whole)
             named_again = bool(name) and bool(current.arguments) and not call_id and not isinstance(index, int)
             if not other_id and not named_again:
                 return current
