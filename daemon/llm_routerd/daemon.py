@@ -239,12 +239,14 @@ def _status_line(status: Status) -> str:
     return f"answering, {status.in_flight} in flight"
 
 
-def _log_change(change: StateChange) -> None:
+def _log_change(told: StateChange) -> None:
+    change = told.change
     log.warning(
         "deployment_state",
         state=change.after.value,
-        deployment=change.deployment,
+        deployment=told.deployment,
         before=change.before.value,
         code=None if change.code is None else change.code.value,
         cooldown_seconds=round(change.cooldown_seconds, 1),
+        **({} if told.tenant is None else {"tenant": told.tenant}),
     )

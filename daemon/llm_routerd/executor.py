@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.attempt_clock import Watch
+from llm_routerd.examination import Examination
 from llm_routerd.request_run import Ending, RequestRun
 from llm_routerd.validation import ValidationProcess
 from llm_routerd.warmth import Warmth
@@ -109,6 +110,11 @@ class Executor:
         self.consumer = consumer
         self.slots = {name: Slots(each.concurrency) for name, each in config.deployments.items()}
         self.warmth = {name: Warmth(each, backends.get(name)) for name, each in config.deployments.items()}
+        self.examinations = {
+            name: Examination(each, backends.get(name), self.slots[name], self.warmth[name])
+            for name, each in config.deployments.items()
+            if each.local
+        }
         self.watch = Watch()
         self.validation = ValidationProcess()
         self._deployments_of: dict[str, tuple[Deployment, ...]] = {}
@@ -129,7 +135,9 @@ class Executor:
         return self.pricing.saved_usd(deployments, usage, spent_usd=spent_usd)
 
     async def aclose(self) -> None:
-        """Stop warming, close the backends; what still runs breaks off."""
+        """Stop warming and examining, close the backends; what still runs breaks off."""
+        for examination in self.examinations.values():
+            await examination.aclose()
         for warmth in self.warmth.values():
             await warmth.aclose()
         await self.validation.aclose()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from llm_routerd.attempt import Attempt, EventSink
 from llm_routerd.attempt_clock import Bounds
 from llm_routerd.core.call import Call
-from llm_routerd.core.chain import ChainRun, GiveUp, Need, Try
+from llm_routerd.core.chain import ChainRun, Examine, GiveUp, Need, Try
 from llm_routerd.core.events import AttemptRejected, AttemptStarted, Failed, Result
 from llm_routerd.core.judge import Accepted, Judge
 from llm_routerd.core.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage
@@ -77,12 +77,17 @@ class RequestRun:
             need=Need(local_only=request.local_only, tools=bool(request.tools)),
             deadline=deadline,
             rng=executor.rng,
+            tenant=request.tenant_id,
+            messages=request.messages,
         )
 
     async def until_done(self, queue_ms: int | None) -> Ending | None:
         """See `Executor.run`."""
         while True:
             decision = self._chain_run.decide(self._loop.time())
+            if isinstance(decision, Examine):
+                await self._examine(decision.deployment)
+                continue
             self._records += decision.passed
             match decision:
                 case GiveUp():
@@ -95,6 +100,10 @@ class RequestRun:
                 return None
             if isinstance(tried.verdict, Accepted):
                 return self._answered(decision.deployment, tried, tried.verdict.answer, queue_ms)
+
+    async def _examine(self, deployment: Deployment) -> None:
+        examination = self._executor.examinations[deployment.name]
+        self._chain_run.examined(deployment, answers=await examination.answers(wait_seconds=self._left()))
 
     async def _try(self, decision: Try) -> _Try:
         """One turn of one deployment, and its verdict told to everyone who keeps account."""

@@ -131,3 +131,40 @@ def test_retry_after_as_a_date_is_the_time_until_then() -> None:
     seconds = retry_after_seconds({"Retry-After": then})
     assert seconds is not None
     assert 55 < seconds <= 60
+
+
+_JINJA = (
+    "\n------------\nWhile executing CallExpression at line 47, column 32 in source:\n...== 0) %}\n"
+    "Error: Jinja Exception: Conversation roles must alternate user/assistant/user/assistant/..."
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (500, _JINJA),  # llama.cpp 19851, picoclaw 207
+        (500, orjson.dumps({"error": {"code": 500, "message": _JINJA, "type": "server_error"}}).decode()),  # Ollama
+        (400, "Conversation roles must alternate user/assistant/user/assistant/..."),
+        (500, "invalid operation: Conversation roles must alternate user/assistant (in chat_template:1)"),
+        (500, "System role not supported"),  # Gemma
+        (500, "No user query found in messages."),  # Qwen
+        (500, "Jinja Exception: System message must be at the beginning."),
+        (500, 'template: :3:5: executing "" at <.Messages>: nil pointer'),  # Ollama's own templates
+        (500, "registry.ollama.ai/library/gemma:2b does not support tools"),
+        (500, "Failed to parse grammar"),  # llama.cpp: this caller's schema
+        (404, "No endpoints found that support image input"),  # OpenRouter
+    ],
+)
+def test_what_only_the_callers_request_brings_about_is_no_fault_of_the_deployment(status: int, message: str) -> None:
+    """Not to be tried again, and no failure in `core.health`; also within the stream."""
+    fault = fault_of_status(status, {}, _body(message=message))
+    assert (fault.code, fault.retryable) == (Code.UPSTREAM, False)
+    in_stream = fault_of_error_object(message)
+    assert (in_stream.code, in_stream.retryable) == (Code.UPSTREAM, False)
+
+
+def test_input_that_was_flagged_is_refused() -> None:
+    """OpenRouter answers with 403, which is no wrong key."""
+    body = _body(message="Your chosen model requires moderation and your input was flagged", code=403)
+    assert fault_of_status(403, {}, body).code is Code.REFUSAL
+    assert fault_of_status(403, {}, _body(message="Forbidden")).code is Code.AUTH

@@ -70,7 +70,7 @@ NOT_WHOLE = {
     "insufficient_system_resource": Code.TRUNCATED,  # DeepSeek
     "MALFORMED_FUNCTION_CALL": Code.TRUNCATED,  # Gemini: promptfoo 9905
     "pause_turn": Code.TRUNCATED,  # Anthropic
-    "unload": Code.TRUNCATED,  # Ollama
+    "load": Code.UPSTREAM,  # Ollama, to messages that are all `system`: oh-my-pi 7465
     "something-new 4": Code.TRUNCATED,
     "model_length": Code.CONTEXT_WINDOW,  # Mistral: camel 4262
     "model_context_window_exceeded": Code.CONTEXT_WINDOW,  # GLM: camel 4267, Anthropic

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
     from llm_routerd.backends.exchange import Answer
 
-FINISH_REASONS = {"stop", "length", "tool_calls", "content_filter", "refusal", "context_window", "truncated"}
+FINISH_REASONS = {
+    "stop",
+    "length",
+    "tool_calls",
+    "content_filter",
+    "refusal",
+    "context_window",
+    "truncated",
+    "not_generated",
+}
 SCALARS = st.none() | st.booleans() | st.integers(-5, 600) | st.text(max_size=5) | st.floats(allow_nan=False)
 KEYS = st.sampled_from(
     [

@@ -60,6 +60,7 @@ class Setting:
         while isinstance(decision := self.run.decide(0.0), Try):
             names.append(decision.deployment.name)
             self.reject(code)
+        assert isinstance(decision, GiveUp), decision
         return [*names, decision.code]
 
 

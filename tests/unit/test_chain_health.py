@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from llm_routerd.config.tree import Config, Deployment
-from llm_routerd.core.chain import Need, Try
+from llm_routerd.core.chain import Examine, GiveUp, Need, Try
 from llm_routerd.core.health import Health
 from llm_routerd.core.outcome import AttemptCode, ErrorCode, Outcome
 from tests.support.routing import HAIKU, LOCAL, config, cool, rejection, start
@@ -28,10 +28,14 @@ def test_cooling_deployment_is_passed_over_with_a_record() -> None:
 
 
 def test_lone_deployment_that_is_switched_off_costs_later_requests_nothing() -> None:
-    """The first two pay the timeout; the next ones end at once, and are told why."""
+    """The first two pay the timeout, one causes a probe; the next ones end at once, and are told why."""
     health = Health(rng=random.Random(2))
     for _ in range(2):
         assert start(config(LOCAL), health=health).asked(AttemptCode.CONNECT) == ["local", "chain_exhausted"]
+    first = start(config(LOCAL), health=health, need=Need(local_only=True))
+    assert isinstance(first.run.decide(0.0), Examine)
+    first.run.examined(LOCAL, answers=False)
+    assert first.end().code is ErrorCode.LOCAL_EXHAUSTED
     end = start(config(LOCAL), health=health, need=Need(local_only=True)).end()
     assert end.code is ErrorCode.LOCAL_EXHAUSTED
     assert end.message.startswith("local: cooling down (connect), ")
@@ -61,6 +65,7 @@ def test_deployment_that_was_passed_over_is_looked_at_again_by_a_fallback() -> N
         assert len(setting.ask().passed) == 1
         setting.reject(AttemptCode.LENGTH)
         decision = setting.run.decide(later)
+        assert isinstance(decision, Try | GiveUp)
         assert decision.passed == ()
         assert (decision.deployment.name if isinstance(decision, Try) else None) == expected
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_routerd.config.tree import Chain, Config, Deployment
-from llm_routerd.core.chain import ChainRun, Decision, GiveUp, Need, Try
+from llm_routerd.core.chain import ChainRun, Examine, GiveUp, Need, Try
 from llm_routerd.core.health import Health
 from llm_routerd.core.outcome import AttemptCode, Rejection
 
@@ -66,9 +66,17 @@ class Requests:
             need=need,
             deadline=deadline,
             rng=self.rng,
+            tenant=self.rng.choice([None, "a", "b"]),
+            messages=({"role": "user", "content": self.rng.choice("xyz")},),
         )
         tries: list[Try] = []
-        while isinstance(decision := run.decide(self.now), Try):
+        while not isinstance(decision := run.decide(self.now), GiveUp):
+            if isinstance(decision, Examine):
+                assert need.local_only
+                assert decision.deployment.local
+                self.now += self.rng.choice([0.0, 8.0])
+                run.examined(decision.deployment, answers=self.rng.random() < 0.5)
+                continue
             tries.append(decision)
             assert decision.wait_seconds >= 0
             assert deadline is None or self.now + decision.wait_seconds < deadline
@@ -114,7 +122,7 @@ def test_every_request_ends_within_its_budget_and_asks_only_what_it_may(
             assert decision.deployment.local or not need.local_only
             assert decision.deployment.supports_tools or not need.tools
         assert "\n" not in end.message
-        decisions: list[Decision] = [*tries, end]
+        decisions: list[Try | GiveUp] = [*tries, end]
         passed = [record.deployment for decision in decisions for record in decision.passed]
         assert len(passed) == len(set(passed))
     assert all(state.in_flight == 0 for state in requests.health.states(requests.now).values())

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_routerd.core.health import Health, Permit, State, StateChange
+from llm_routerd.core.circuit import State
+from llm_routerd.core.health import Health, Permit, StateChange
 from llm_routerd.core.outcome import AttemptCode, Rejection
 
 BOX = "box"
@@ -268,11 +269,11 @@ def test_each_change_is_told_once(health: Health, changes: list[StateChange]) ->
     health.rejected(late, rejection(AttemptCode.CONNECT), 0.0, 0.1)
     fail(health, AttemptCode.CONNECT, 10.0)
     health.succeeded(admitted(health, 30.0))
-    assert [change.after for change in changes] == ["cooling", "probing", "cooling", "probing", "healthy"]
-    assert [change.before for change in changes] == ["healthy", "cooling", "probing", "cooling", "probing"]
-    assert changes[0].code is AttemptCode.CONNECT
-    assert 7.5 <= changes[0].cooldown_seconds <= 10.0
-    assert changes[-1].code is None
+    assert [told.change.after for told in changes] == ["cooling", "probing", "cooling", "probing", "healthy"]
+    assert [told.change.before for told in changes] == ["healthy", "cooling", "probing", "cooling", "probing"]
+    assert changes[0].change.code is AttemptCode.CONNECT
+    assert 7.5 <= changes[0].change.cooldown_seconds <= 10.0
+    assert changes[-1].change.code is None
 
 
 def test_end_of_a_retry_after_is_told_when_the_deployment_is_next_asked(
@@ -281,7 +282,7 @@ def test_end_of_a_retry_after_is_told_when_the_deployment_is_next_asked(
     """There is no timer behind it."""
     health.rejected(admitted(health), rejection(AttemptCode.RATE_LIMITED, retry_after_seconds=3.0), 0.0, 0.1)
     admitted(health, 3.0)
-    assert [change.after for change in changes] == ["cooling", "healthy"]
+    assert [told.change.after for told in changes] == ["cooling", "healthy"]
 
 
 def test_score_weighs_the_average_time_to_first_token_with_calls_in_flight(health: Health) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from llm_routerd.core.circuit import State
 from llm_routerd.core.exposition import Family, Histogram, render
-from llm_routerd.core.health import DeploymentHealth, State
+from llm_routerd.core.health import DeploymentHealth
 from llm_routerd.core.metrics import Finished, Gauges, Metrics
 from llm_routerd.core.outcome import AttemptCode, AttemptRecord, ErrorCode, Outcome, Usage
 
@@ -280,7 +281,13 @@ def test_durations_are_scraped_in_cumulated_buckets_of_seconds() -> None:
 def test_gauges_are_scraped_as_given() -> None:
     """Exactly one state of a deployment is 1."""
     health = DeploymentHealth(
-        state=State.COOLING, cooldown_seconds=3.0, code=None, failures=3, in_flight=2, ttft_seconds=0.25
+        state=State.COOLING,
+        cooldown_seconds=3.0,
+        code=None,
+        failures=3,
+        in_flight=2,
+        ttft_seconds=0.25,
+        tenants_kept_away=1,
     )
     samples = scraped(
         Metrics(),
@@ -298,6 +305,7 @@ def test_gauges_are_scraped_as_given() -> None:
     states = [samples[f'deployment_state{{deployment="local",state="{state.value}"}}'] for state in State]
     assert states == [0, 1, 0]
     assert samples['deployment_in_flight{deployment="local"}'] == 2
+    assert samples['deployment_tenants_kept_away{deployment="local"}'] == 1
     assert samples['deployment_ttft_seconds{deployment="local"}'] == 0.25
     assert 'deployment_ttft_seconds{deployment="new"}' not in samples
 

@@ -1,7 +1,7 @@
 """From everything that can go wrong with a call to a model to a `BackendError`.
 
 Reasons are made of fixed words, the HTTP status and the error's type or code, never of the server's message:
-upstream errors quote prompts and keys.  A few well-known messages are recognised and said in our own words.
+upstream errors quote prompts and keys.  A few messages are recognised and said in our own words.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
+from llm_routerd.backends.known_messages import Known, known_message
 from llm_routerd.backends.optional_fields import refused_field
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode
@@ -32,26 +33,12 @@ _CONTEXT_WINDOW = re.compile(
     r"|too many (?:input )?tokens|exceeds? the (?:available|maximum|model).{0,40}(?:context|tokens)",
     re.IGNORECASE,
 )
-_KNOWN_MESSAGES = (
-    (re.compile(r"does not support thinking", re.IGNORECASE), "the model does not support thinking"),
-    (re.compile(r"does not support tools", re.IGNORECASE), "the model does not support tools"),
-    (
-        re.compile(r"does not support (?:images|vision|multimodal)", re.IGNORECASE),
-        "the model takes no images",
-    ),
-    (re.compile(r"credit balance is too low", re.IGNORECASE), "the account's credit is used up"),
-    (re.compile(r"requires more system memory", re.IGNORECASE), "the model does not fit into memory"),
-    (
-        re.compile(r"json.?schema|response_format|output_config|grammar", re.IGNORECASE),
-        "the schema is not accepted",
-    ),
-    (
-        re.compile(r"model.{0,300}(?:not found|does not exist)", re.IGNORECASE | re.DOTALL),
-        "the model is not known",
-    ),
-)
 # Out of money is answered with 429 too, and no waiting helps.
 _NO_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_error"})
+# OpenRouter's moderation answers with 403, and would look like a wrong key.
+_FLAGGED = re.compile(
+    r"(?:input|prompt|content|request) (?:was|is|has been) flagged|requires moderation", re.IGNORECASE
+)
 _CONTENT_POLICY = frozenset({"content_filter", "content_policy_violation", "content_policy"})
 _CODE_OF_STATUS = {
     401: AttemptCode.AUTH,
@@ -117,17 +104,20 @@ def fault_of_error_object(error: Any) -> BackendError:
 
 def _fault(opening: str, status: int, error: Any, retry_after: float | None) -> BackendError:
     message, labels = _message_and_labels(error)
-    if not _CONTENT_POLICY.isdisjoint(labels):
+    if not _CONTENT_POLICY.isdisjoint(labels) or (status == HTTPStatus.FORBIDDEN and _FLAGGED.search(message)):
         return BackendError(AttemptCode.REFUSAL, "refused by the provider's content policy", status=status)
     code = _CODE_OF_STATUS.get(status, AttemptCode.UPSTREAM)
     # Of any status: Ollama, and some proxies, pass it on as a 500.
     if code is AttemptCode.UPSTREAM and any(_CONTEXT_WINDOW.search(text) for text in (*labels, message)):
         code = AttemptCode.CONTEXT_WINDOW
+    known = known_message(message)
+    if known is not None and known.is_callers and code in {AttemptCode.UPSTREAM, AttemptCode.NOT_FOUND}:
+        return BackendError(AttemptCode.UPSTREAM, _reason(opening, labels, known), status=status)
     passing = code is AttemptCode.UPSTREAM and status >= HTTPStatus.INTERNAL_SERVER_ERROR
     passing = passing or code in {AttemptCode.TIMEOUT, AttemptCode.RATE_LIMITED}
     return BackendError(
         code,
-        _reason(opening, labels, message),
+        _reason(opening, labels, known),
         retryable=passing and _NO_QUOTA.isdisjoint(labels),
         retry_after_seconds=retry_after,
         status=status,
@@ -227,7 +217,6 @@ def _message_and_labels(error: Any) -> tuple[str, tuple[str, ...]]:
     return message[:_MAX_MESSAGE] if isinstance(message, str) else "", tuple(dict.fromkeys(labels))
 
 
-def _reason(opening: str, labels: tuple[str, ...], message: str) -> str:
-    phrase = next((phrase for pattern, phrase in _KNOWN_MESSAGES if pattern.search(message)), None)
-    details = [*labels, *([phrase] if phrase else [])]
+def _reason(opening: str, labels: tuple[str, ...], known: Known | None) -> str:
+    details = [*labels, *([] if known is None else [known.phrase])]
     return (f"{opening} ({', '.join(details)})" if details else opening)[:_MAX_REASON]

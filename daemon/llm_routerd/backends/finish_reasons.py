@@ -38,6 +38,8 @@ _MEANINGS = {
         "content_filter",
     ),
     "refusal": "refusal",
+    # Ollama was asked for nothing: messages that are all `system`, or none (oh-my-pi 7465).
+    **dict.fromkeys(("load", "unload"), "not_generated"),
 }
 # KoboldCpp says "null" while it is not done, wrappers in Python say "None".
 _NO_REASON = frozenset({"", "null", "none"})

@@ -49,7 +49,8 @@ class Finish:
 
     Attributes:
         finish_reason: `stop` or `tool_calls` for a whole answer; `length`, `context_window`, `content_filter`,
-            `refusal`, or `truncated`, where the server gave a reason that we do not know.
+            `refusal`; `not_generated`, where the server saw nothing to answer; `truncated`, where it gave a reason
+            that we do not know.
         word: the server's own reason, in letters that are safe to repeat.
         usage: as the backend counted; None where it did not say.
         tool_calls: complete, assembled from their deltas.

@@ -24,7 +24,9 @@ The rules:
   fallback chain names it too, and when nothing else is left: its time may be over by then.
 - When all cool down, the request ends at once and its message says for how long.  Asking one all the same
   would cost every request that deployment's timeout, which cooling down is there to spare them, and it is
-  asked anyway, by its probe, as soon as its time is over.
+  asked anyway, by its probe, as soon as its time is over.  But a `local_only` request has no cloud to go to, and
+  what shut the local deployment may have been somebody's messages: before it ends, a probe of our own tells
+  whether the deployment answers (`Examine`), once in each cooldown.
 - What broke off at the request's own deadline before the deployment had half of the time that its
   configuration gives it says nothing of its health: else three hasty requests would take it away from all
   others.
@@ -35,15 +37,18 @@ The rules:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import orjson
 
 from llm_routerd.config.tree import Chain
-from llm_routerd.core.health import FAILURES
+from llm_routerd.core.health import CALLERS_PERHAPS, FAILURES
 from llm_routerd.core.outcome import AttemptCode, AttemptRecord, ErrorCode, Outcome
 from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Sequence
 
     from llm_routerd.config.tree import Config, Deployment
     from llm_routerd.core.health import Health, Permit
@@ -60,6 +65,7 @@ _DEADLINE_SLACK_SECONDS: Final = 0.05
 
 # What is the deployment's own fault may pass by itself, but for what takes a new configuration.
 _MAY_PASS: Final = FAILURES - {AttemptCode.AUTH, AttemptCode.NOT_FOUND}
+_MAX_TENANT: Final = 128  # characters of a tenant's name by which he is told from others
 _TIMEOUTS: Final = frozenset({AttemptCode.CONNECT, AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT})
 
 
@@ -92,6 +98,13 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Examine:
+    """Find out whether this deployment answers a call of ours, and say so with `examined`."""
+
+    deployment: Deployment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GiveUp:
     """Nothing is left to be asked.
 
@@ -106,7 +119,7 @@ class GiveUp:
     passed: tuple[AttemptRecord, ...] = ()
 
 
-Decision: TypeAlias = Try | GiveUp
+Decision: TypeAlias = Try | Examine | GiveUp
 
 
 def resolve(config: Config, model: str) -> Chain | None:
@@ -148,7 +161,7 @@ class ChainRun:
 
     `decide` is called until an answer is accepted or it gives up.  After each `Try` the executor owes one
     call of `answered`, `rejected` or `abandoned` before it may decide again, also when it was cancelled while
-    it waited.
+    it waited; after an `Examine`, one of `examined`.
 
     Args:
         config: the tree that was in force when the request began; a reload does not reach it.
@@ -157,6 +170,8 @@ class ChainRun:
         need: what every deployment has to fulfil.
         deadline: on the clock of `now`; None: none.
         rng: for jitter and choice.
+        tenant: whose request it is; None: it names nobody.
+        messages: what is asked, to tell failures that the same messages may have caused.
     """
 
     def __init__(
@@ -168,7 +183,11 @@ class ChainRun:
         need: Need,
         deadline: float | None,
         rng: random.Random,
+        tenant: str | None = None,
+        messages: Sequence[Any] | None = None,
     ) -> None:
+        self._tenant = "" if tenant is None else tenant[:_MAX_TENANT]
+        self._messages = messages
         self._config = config
         self._health = health
         self._need = need
@@ -180,6 +199,7 @@ class ChainRun:
         self._turns: list[_Turn] = []
         self._repairing: _Turn | None = None
         self._asked: set[str] = set()
+        self._examined: set[str] = set()
         self._passed_over: dict[str, _Turn] = {}
         self._looked_again = False
         self._asking: tuple[_Turn, Permit] | None = None
@@ -208,9 +228,17 @@ class ChainRun:
             elif not self._looked_again:
                 self._looked_again = True
                 self._turns = [turn for name, turn in self._passed_over.items() if name not in self._asked]
+            elif not self._need.local_only:
+                return self._give_up(ErrorCode.CHAIN_EXHAUSTED)
             else:
-                local_only = self._need.local_only
-                return self._give_up(ErrorCode.LOCAL_EXHAUSTED if local_only else ErrorCode.CHAIN_EXHAUSTED)
+                return self._examine(now) or self._give_up(ErrorCode.LOCAL_EXHAUSTED)
+
+    def examined(self, deployment: Deployment, *, answers: bool) -> None:
+        """What came of an `Examine`."""
+        self._health.examined(deployment.name, self._tenant, answers=answers)
+        self._examined.add(deployment.name)
+        if answers:
+            self._turns = [self._passed_over.pop(deployment.name)]
 
     def first_token(self, ttft_seconds: float) -> None:
         """The first token of the call came, so long after the call itself began; at most once per `Try`."""
@@ -240,7 +268,7 @@ class ChainRun:
         if elapsed_seconds is None or self._was_hasty(turn.deployment, rejection.code, now, elapsed_seconds):
             self._health.abandoned(permit)
         else:
-            self._health.rejected(permit, rejection, now, elapsed_seconds)
+            self._health.rejected(permit, rejection, now, elapsed_seconds, self._likeness(rejection.code))
         self._notes[turn.deployment.name] = f"{rejection.outcome.value} ({rejection.code.value})"
         if rejection.outcome is Outcome.INVALID and turn.repairs_left > 0:
             turn.repairs_left -= 1
@@ -258,6 +286,19 @@ class ChainRun:
             return False
         due = deployment.connect_timeout if code is AttemptCode.CONNECT else deployment.timeout
         return elapsed_seconds < due * _FAIR_SHARE
+
+    def _likeness(self, code: AttemptCode) -> int | None:
+        """The messages' hash, where it matters."""
+        if self._messages is None or code not in CALLERS_PERHAPS:
+            return None
+        return hash(orjson.dumps(self._messages))
+
+    def _examine(self, now: float) -> Examine | None:
+        """A deployment that was only passed over, and of which a probe of our own may tell more."""
+        for name, turn in self._passed_over.items():
+            if name not in self._asked | self._examined and self._health.examinable(name, now, self._tenant):
+                return Examine(deployment=turn.deployment)
+        return None
 
     def _verdict(self) -> tuple[_Turn, Permit]:
         if self._asking is None:
@@ -287,7 +328,9 @@ class ChainRun:
         if self._chain.strategy == "ordered" or len(self._turns) == 1:
             return self._turns[0]
         available = self._health.available
-        ready = [turn for turn in self._turns if available(turn.deployment.name, max(now, turn.not_before))]
+        ready = [
+            turn for turn in self._turns if available(turn.deployment.name, max(now, turn.not_before), self._tenant)
+        ]
         if not ready:
             return self._turns[0]
         fewest = min(turn.failures for turn in ready)
@@ -306,7 +349,7 @@ class ChainRun:
         longest = LONGEST_WAIT_SECONDS if left is None else min(LONGEST_WAIT_SECONDS, left * _WAIT_SHARE)
         if at - now > longest:
             return None
-        permit = self._health.admit(deployment.name, at)
+        permit = self._health.admit(deployment.name, at, self._tenant)
         if permit is None:
             if turn.calls == 0:
                 self._pass_over(turn, now)
@@ -324,7 +367,7 @@ class ChainRun:
 
     def _pass_over(self, turn: _Turn, now: float) -> None:
         deployment = turn.deployment
-        code, seconds = self._health.cooldown(deployment.name, now)
+        code, seconds = self._health.cooldown(deployment.name, now, self._tenant)
         cause = "" if code is None else f" ({code.value})"
         reason = f"cooling down{cause}, " + (f"{seconds:.1f} s more" if seconds else "being probed")
         if deployment.name not in self._passed_over:

@@ -10,6 +10,11 @@ The rules:
   parameters would take a deployment away from all others.
 - Failures in a row make it cool down: three, or two where nobody answers (`connect`), or one where nothing
   but a new configuration helps (`auth`, `not_found`).
+- A failure that the caller's messages may have caused (`CALLERS_PERHAPS`) is a witness, and only witnesses that
+  are unlike each other take a deployment away from everyone: one tenant counts once between two successes.  His
+  failures count in full in a circuit of his own, which keeps only him away; there the same messages count once.
+  So a tenant whose messages break the model's template shuts out himself, and a server that hangs is left alone
+  by its only tenant as well as by ten.  Requests without a tenant are one tenant's.
 - When the time is over, exactly one call is let through, the probe.  Its first token opens the deployment to
   all again, as an answer may take minutes to end; its failure doubles the time, up to a bound; a probe
   without a verdict leaves its place to the next call.  Only a success makes the doubling forget.
@@ -17,51 +22,38 @@ The rules:
   longest cooldown, and needs no probe afterwards: it told us, we did not guess.
 - The verdict on a call that began before the last cooldown says nothing about the time after it.  Else the
   many calls that a dying server takes along would double its cooldown once each.
+- Where a request has nobody else to ask, a probe of our own (`examinable`, `examined`) may end a cooldown, once
+  in each.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from llm_routerd.core.circuit import Circuit, CooldownPolicy, State
 from llm_routerd.core.outcome import AttemptCode
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Collection, Mapping
 
+    from llm_routerd.core.circuit import CircuitChange
     from llm_routerd.core.outcome import Rejection
 
-_UNREACHABLE_AFTER: Final = 2
-_HOPELESS_AFTER: Final = 1
-_JITTER: Final = 0.25
 _TTFT_WEIGHT: Final = 0.3
 # Optimistic on purpose: a deployment that nobody has measured looks fast, is asked, and so is measured.
 _UNMEASURED_TTFT_SECONDS: Final = 0.05
+_MAX_TENANTS: Final = 256  # with circuits of their own at one deployment; the oldest is forgotten
 
-FAILURES: Final = frozenset(
-    {
-        AttemptCode.CONNECT,
-        AttemptCode.AUTH,
-        AttemptCode.NOT_FOUND,
-        AttemptCode.RATE_LIMITED,
-        AttemptCode.UPSTREAM,
-        AttemptCode.TRUNCATED,
-        AttemptCode.TIMEOUT,
-        AttemptCode.FIRST_TOKEN_TIMEOUT,
-        AttemptCode.IDLE_TIMEOUT,
-    }
-)
 _TIMEOUTS: Final = frozenset({AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT, AttemptCode.IDLE_TIMEOUT})
-
-
-class State(StrEnum):
-    """Whether a deployment is asked: by everyone, by no one, by the one call that finds out."""
-
-    HEALTHY = "healthy"
-    COOLING = "cooling"
-    PROBING = "probing"
+CALLERS_PERHAPS: Final = _TIMEOUTS | {AttemptCode.UPSTREAM, AttemptCode.TRUNCATED}
+FAILURES: Final = CALLERS_PERHAPS | {
+    AttemptCode.CONNECT,
+    AttemptCode.AUTH,
+    AttemptCode.NOT_FOUND,
+    AttemptCode.RATE_LIMITED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +62,13 @@ class StateChange:
 
     Attributes:
         deployment: its name.
-        before, after: never the same.
-        code: the failure that it cools down for; None where it recovers.
-        cooldown_seconds: how long it cools down; 0 where it does not.
+        tenant: for whose requests alone; None: for all, "": for those that name no tenant.
+        change: from what to what.
     """
 
     deployment: str
-    before: State
-    after: State
-    code: AttemptCode | None = None
-    cooldown_seconds: float = 0.0
+    tenant: str | None
+    change: CircuitChange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +76,13 @@ class DeploymentHealth:
     """What is known of one deployment at one moment, for logs and metrics.
 
     Attributes:
-        state: as seen by a request that comes now.
-        cooldown_seconds: until it may be asked again; 0: it may be asked, or is being probed.
+        state: as seen by a request without a tenant that comes now.
+        cooldown_seconds: until such a one may ask it again; 0: it may, or it is being probed.
         code: the last failure that counted; None: there was none since the last success.
         failures: in a row.
         in_flight: permits without a verdict.
         ttft_seconds: moving average of the time to first token; None: not measured yet.
+        tenants_kept_away: how many are, by their own failures alone.
     """
 
     state: State
@@ -101,55 +91,51 @@ class DeploymentHealth:
     failures: int
     in_flight: int
     ttft_seconds: float | None
+    tenants_kept_away: int
 
 
 class _Entry:
-    """What `Health` remembers of one deployment.
+    """What `Health` remembers of one deployment: its circuit, and those of tenants who had failures there."""
 
-    `until` is when the cooldown ends.  `tripped` says that it ends through a probe only, `probe_out` that the
-    probe is under way.  `era` counts the cooldowns, so that a verdict from before one can be told.
-    """
+    __slots__ = ("cooldowns", "everyones", "in_flight", "name", "of_tenant", "ttft_seconds")
 
-    __slots__ = (
-        "code",
-        "cooldowns",
-        "era",
-        "failures",
-        "in_flight",
-        "name",
-        "probe_out",
-        "state",
-        "tripped",
-        "ttft_seconds",
-        "until",
-    )
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, everyones: Circuit) -> None:
         self.name = name
-        self.state = State.HEALTHY
-        self.code: AttemptCode | None = None
-        self.failures = 0
-        self.cooldowns = 0
-        self.until = float("-inf")
-        self.tripped = False
-        self.probe_out = False
-        self.era = 0
+        self.everyones = everyones
+        self.of_tenant: dict[str, Circuit] = {}
+        self.cooldowns = 0  # counts all, so that a verdict from before one can be told
         self.in_flight = 0
         self.ttft_seconds: float | None = None
 
-    def state_at(self, now: float) -> State:
-        if self.probe_out:
-            return State.PROBING
-        return State.COOLING if self.tripped or now < self.until else State.HEALTHY
+    def circuits(self, tenant: str) -> tuple[Circuit, ...]:
+        """Those that a tenant's call passes."""
+        own = self.of_tenant.get(tenant)
+        return (self.everyones,) if own is None else (self.everyones, own)
+
+    def worst(self, tenant: str, now: float) -> Circuit:
+        """The one of them that is in his way, if any is."""
+        return max(self.circuits(tenant), key=lambda each: (each.state_at(now) is not State.HEALTHY, each.until))
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The right to call one deployment once; owed one verdict."""
+    """The right to call one deployment once; owed one verdict.
+
+    `passed` are the circuits on its way, and of which of them it is the probe.
+    """
 
     entry: _Entry
-    era: int
-    probe: bool
+    tenant: str
+    cooldowns: int
+    passed: tuple[tuple[Circuit, bool], ...]
+
+    def is_of_now(self, circuit: Circuit) -> bool:
+        """Whether the call began after the circuit's last cooldown."""
+        return self.cooldowns >= circuit.since
+
+    def is_probe_of(self, circuit: Circuit) -> bool:
+        """Whether it was let through to find out."""
+        return any(each is circuit and is_probe for each, is_probe in self.passed)
 
 
 class Health:
@@ -177,70 +163,91 @@ class Health:
         cooldown_max_seconds: float = 60.0,
         on_change: Callable[[StateChange], object] | None = None,
     ) -> None:
-        self._rng = rng
-        self._cooldown_after = cooldown_after
-        self._first_seconds = cooldown_first_seconds
-        self._max_seconds = cooldown_max_seconds
+        self._policy = CooldownPolicy(
+            rng=rng,
+            after=cooldown_after,
+            first_seconds=cooldown_first_seconds,
+            max_seconds=cooldown_max_seconds,
+        )
         self._on_change = on_change
         self._entries: dict[str, _Entry] = {}
 
-    def available(self, name: str, at: float) -> bool:
-        """Whether `admit` would let a call of the time `at` through."""
+    def available(self, name: str, at: float, tenant: str = "") -> bool:
+        """Whether `admit` would let a tenant's call of the time `at` through."""
         entry = self._entries.get(name)
-        return entry is None or (at >= entry.until and not entry.probe_out)
+        return entry is None or all(circuit.available(at) for circuit in entry.circuits(tenant))
 
-    def admit(self, name: str, at: float) -> Permit | None:
+    def admit(self, name: str, at: float, tenant: str = "") -> Permit | None:
         """Let one call through that begins at `at`, which may lie ahead; None: the deployment cools down."""
-        if not self.available(name, at):
+        if not self.available(name, at, tenant):
             return None
         entry = self._entries.get(name)
         if entry is None:
-            entry = self._entries[name] = _Entry(name)
-        if entry.tripped:
-            entry.probe_out = True
-            self._note(entry, State.PROBING)
-        elif entry.state is not State.HEALTHY:
-            self._note(entry, State.HEALTHY)  # a Retry-After has run out
+            entry = self._entries[name] = _Entry(name, self._circuit(name, None))
         entry.in_flight += 1
-        return Permit(entry, entry.era, entry.tripped)
+        passed = tuple((circuit, circuit.enter()) for circuit in entry.circuits(tenant))
+        return Permit(entry, tenant, entry.cooldowns, passed)
 
     def first_token(self, permit: Permit, ttft_seconds: float) -> None:
         """The call's first token came after `ttft_seconds`, not counting its wait for a turn."""
-        entry = permit.entry
-        self._sample(entry, ttft_seconds)
-        if permit.probe and entry.probe_out and permit.era == entry.era:
-            self._reopen(entry)
+        self._sample(permit.entry, ttft_seconds)
+        for circuit, is_probe in permit.passed:
+            if permit.is_of_now(circuit):
+                circuit.first_token(is_probe=is_probe)
 
     def succeeded(self, permit: Permit) -> None:
         """The deployment answered; also where the answer was not acceptable."""
-        entry = permit.entry
-        entry.in_flight -= 1
-        if permit.era != entry.era:
-            return
-        entry.failures = entry.cooldowns = 0
-        entry.code = None
-        if permit.probe and entry.probe_out:
-            self._reopen(entry)
+        permit.entry.in_flight -= 1
+        for circuit in permit.entry.circuits(permit.tenant):
+            if permit.is_of_now(circuit):
+                circuit.succeeded(is_probe=permit.is_probe_of(circuit))
 
     def abandoned(self, permit: Permit) -> None:
         """The call ended for a reason of ours, and showed nothing of the deployment."""
-        entry = permit.entry
-        entry.in_flight -= 1
-        if permit.probe and entry.probe_out and permit.era == entry.era:
-            entry.probe_out = False
-            self._note(entry, State.COOLING, code=entry.code)
+        permit.entry.in_flight -= 1
+        for circuit, is_probe in permit.passed:
+            if permit.is_of_now(circuit):
+                circuit.abandoned(is_probe=is_probe)
 
-    def rejected(self, permit: Permit, rejection: Rejection, now: float, elapsed_seconds: float) -> None:
-        """The call came to nothing, `elapsed_seconds` after it began, not counting its wait for a turn."""
+    def rejected(
+        self, permit: Permit, rejection: Rejection, now: float, elapsed_seconds: float, likeness: int | None = None
+    ) -> None:
+        """The call came to nothing.
+
+        Args:
+            permit: its own.
+            rejection: why.
+            now: when.
+            elapsed_seconds: since it began, not counting its wait for a turn.
+            likeness: a hash of what was asked; None: like nothing else.
+        """
         code = rejection.code
         if code in _TIMEOUTS:
             self._sample(permit.entry, elapsed_seconds)
         if code is AttemptCode.CANCELLED or (code is AttemptCode.UPSTREAM and not rejection.retryable):
             self.abandoned(permit)
         elif code in FAILURES:
-            self._failed(permit, rejection, now)
+            permit.entry.in_flight -= 1
+            self._failed(permit, rejection, now, likeness)
         else:
             self.succeeded(permit)
+
+    def examinable(self, name: str, now: float, tenant: str = "") -> bool:
+        """Whether a probe of our own may end a tenant's wait for a deployment; once in each cooldown."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return False
+        shut = [circuit for circuit in entry.circuits(tenant) if circuit.state_at(now) is not State.HEALTHY]
+        return bool(shut) and all(circuit.examinable(now) for circuit in shut)
+
+    def examined(self, name: str, tenant: str = "", *, answers: bool) -> None:
+        """What a probe of our own has found."""
+        entry = self._entries.get(name)
+        for circuit in () if entry is None else entry.circuits(tenant):
+            if not answers:
+                circuit.examined = True
+            elif circuit.tripped:
+                circuit.recovered()
 
     def score(self, name: str) -> float:
         """How long a first token may take, weighed with the calls in flight; the smaller, the better."""
@@ -254,77 +261,85 @@ class Health:
         """Forget all but these deployments: after a reload, those that are still configured as they were."""
         self._entries = {name: entry for name, entry in self._entries.items() if name in names}
 
-    def cooldown(self, name: str, now: float) -> tuple[AttemptCode | None, float]:
+    def cooldown(self, name: str, now: float, tenant: str = "") -> tuple[AttemptCode | None, float]:
         """What a deployment cools down for, and for how many seconds more; 0: a request is probing it."""
         entry = self._entries.get(name)
-        return (None, 0.0) if entry is None else (entry.code, max(0.0, entry.until - now))
+        if entry is None:
+            return None, 0.0
+        circuit = entry.worst(tenant, now)
+        return circuit.code, max(0.0, circuit.until - now)
 
     def states(self, now: float) -> Mapping[str, DeploymentHealth]:
         """Every deployment that was ever asked, by name."""
-        return {
-            name: DeploymentHealth(
-                state=entry.state_at(now),
-                cooldown_seconds=max(0.0, entry.until - now),
-                code=entry.code,
-                failures=entry.failures,
-                in_flight=entry.in_flight,
-                ttft_seconds=entry.ttft_seconds,
-            )
-            for name, entry in self._entries.items()
-        }
+        return {name: _health(entry, now) for name, entry in self._entries.items()}
 
-    def _failed(self, permit: Permit, rejection: Rejection, now: float) -> None:
-        entry = permit.entry
-        entry.in_flight -= 1
-        if permit.era != entry.era:
+    def _failed(self, permit: Permit, rejection: Rejection, now: float, likeness: int | None) -> None:
+        entry, tenant, code = permit.entry, permit.tenant, rejection.code
+        everyones = entry.everyones
+        if not permit.is_of_now(everyones):
             return
-        if permit.probe:
-            entry.probe_out = False
-        entry.code = rejection.code
         asked_for = rejection.retry_after_seconds
         if asked_for is not None and asked_for > 0:
-            self._cool(entry, now, min(asked_for, self._max_seconds))
+            for circuit, is_probe in permit.passed:
+                if circuit is everyones:
+                    circuit.told_to_wait(code, asked_for, now, is_probe=is_probe)
+                elif permit.is_of_now(circuit):
+                    circuit.abandoned(is_probe=is_probe)
             return
-        entry.failures += 1
-        # After a cooldown a deployment has no credit until it has succeeded once, opened by its probe or not.
-        if entry.cooldowns or entry.failures >= self._tolerance(rejection.code):
-            longest = min(self._first_seconds * 2.0 ** min(entry.cooldowns, 32), self._max_seconds)
-            entry.cooldowns += 1
-            entry.tripped = True
-            entry.era += 1
-            self._cool(entry, now, longest * self._rng.uniform(1 - _JITTER, 1))
+        is_callers = code in CALLERS_PERHAPS
+        is_probe = permit.is_probe_of(everyones)
+        # After a cooldown there is no credit until a call has succeeded, opened by its probe or not.
+        has_credit = not everyones.cooldowns or (is_callers and not is_probe)
+        witness = tenant if is_callers else None
+        if everyones.failed(code, now, is_probe=is_probe, has_credit=has_credit, witness=witness):
+            entry.of_tenant.clear()
+            _count_cooldown(entry, everyones)
+        else:
+            self._failed_for(permit, code, now, likeness if is_callers else None)
 
-    def _tolerance(self, code: AttemptCode) -> int:
-        if code is AttemptCode.CONNECT:
-            return min(_UNREACHABLE_AFTER, self._cooldown_after)
-        if code in {AttemptCode.AUTH, AttemptCode.NOT_FOUND}:
-            return _HOPELESS_AFTER
-        return self._cooldown_after
+    def _failed_for(self, permit: Permit, code: AttemptCode, now: float, likeness: int | None) -> None:
+        """Count a failure in its tenant's own circuit."""
+        entry, tenant = permit.entry, permit.tenant
+        own = entry.of_tenant.get(tenant) or self._new_circuit(entry, tenant)
+        if not permit.is_of_now(own):
+            return
+        has_credit = not (entry.everyones.cooldowns or own.cooldowns)
+        is_probe = permit.is_probe_of(own)
+        witness = likeness if has_credit else None
+        if own.failed(code, now, is_probe=is_probe, has_credit=has_credit, witness=witness):
+            _count_cooldown(entry, own)
 
-    def _cool(self, entry: _Entry, now: float, seconds: float) -> None:
-        entry.until = max(entry.until, now + seconds)
-        self._note(entry, State.COOLING, code=entry.code, cooldown_seconds=seconds)
+    def _new_circuit(self, entry: _Entry, tenant: str) -> Circuit:
+        if len(entry.of_tenant) >= _MAX_TENANTS:
+            del entry.of_tenant[next(iter(entry.of_tenant))]
+        own = entry.of_tenant[tenant] = self._circuit(entry.name, tenant)
+        return own
 
-    def _reopen(self, entry: _Entry) -> None:
-        entry.tripped = entry.probe_out = False
-        entry.until = float("-inf")
-        self._note(entry, State.HEALTHY)
+    def _circuit(self, name: str, tenant: str | None) -> Circuit:
+        def on_change(change: CircuitChange) -> None:
+            if self._on_change is not None:
+                self._on_change(StateChange(deployment=name, tenant=tenant, change=change))
+
+        return Circuit(self._policy, on_change)
 
     def _sample(self, entry: _Entry, seconds: float) -> None:
         known = entry.ttft_seconds
         entry.ttft_seconds = seconds if known is None else known + _TTFT_WEIGHT * (seconds - known)
 
-    def _note(
-        self, entry: _Entry, after: State, *, code: AttemptCode | None = None, cooldown_seconds: float = 0.0
-    ) -> None:
-        before, entry.state = entry.state, after
-        if before is not after and self._on_change is not None:
-            self._on_change(
-                StateChange(
-                    deployment=entry.name,
-                    before=before,
-                    after=after,
-                    code=code,
-                    cooldown_seconds=cooldown_seconds,
-                )
-            )
+
+def _count_cooldown(entry: _Entry, circuit: Circuit) -> None:
+    entry.cooldowns += 1
+    circuit.since = entry.cooldowns
+
+
+def _health(entry: _Entry, now: float) -> DeploymentHealth:
+    circuit = entry.worst("", now)
+    return DeploymentHealth(
+        state=circuit.state_at(now),
+        cooldown_seconds=max(0.0, circuit.until - now),
+        code=circuit.code,
+        failures=max(each.failures for each in entry.circuits("")),
+        in_flight=entry.in_flight,
+        ttft_seconds=entry.ttft_seconds,
+        tenants_kept_away=sum(each.state_at(now) is not State.HEALTHY for each in entry.of_tenant.values()),
+    )

@@ -382,6 +382,8 @@ def _not_whole(finish: Finish) -> Rejection:
             return Rejection(code=AttemptCode.LENGTH, reason="cut off at the limit of tokens")
         case "context_window":
             return Rejection(code=AttemptCode.CONTEXT_WINDOW, reason="cut off where the model's context window ends")
+        case "not_generated":
+            return Rejection(code=AttemptCode.UPSTREAM, reason="the server saw nothing to answer in these messages")
         case _:
             reason = f"the server ended the answer with {finish.word or 'an unknown reason'}"
             return Rejection(code=AttemptCode.TRUNCATED, reason=reason, retryable=True)

@@ -23,8 +23,8 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from llm_routerd.core.circuit import State
 from llm_routerd.core.exposition import Family, Histogram, render
-from llm_routerd.core.health import State
 from llm_routerd.core.outcome import AttemptCode, Outcome
 from llm_routerd.core.value import value
 
@@ -309,10 +309,14 @@ def _gauge_families(gauges: Gauges) -> Iterator[Family]:
     state = Family("deployment_state", "gauge", "1 for the state that a deployment is in, 0 for the others.")
     calls = Family("deployment_in_flight", "gauge", "Calls to a deployment, waiting for their turn included.")
     ttft = Family("deployment_ttft_seconds", "gauge", "Moving average of a deployment's time to first token.")
+    kept_away = Family(
+        "deployment_tenants_kept_away", "gauge", "Tenants whose own failures alone keep them from a deployment."
+    )
     for name, health in (gauges.deployments or {}).items():
         for each in State:
             state.add(int(health.state is each), deployment=name, state=each.value)
         calls.add(health.in_flight, deployment=name)
+        kept_away.add(health.tenants_kept_away, deployment=name)
         if health.ttft_seconds is not None:
             ttft.add(health.ttft_seconds, deployment=name)
-    yield from (in_flight, lag, loop_lag, state, calls, ttft)
+    yield from (in_flight, lag, loop_lag, state, calls, kept_away, ttft)
