@@ -257,7 +257,6 @@ def test_anthropic_usage_counts_the_cache_as_prompt() -> None:
         ("max_tokens", "length", None),
         ("model_context_window_exceeded", "context_window", None),
         ("refusal", "refusal", ""),
-        (None, "stop", None),
     ],
 )
 def test_anthropic_stop_reasons(stop_reason: str | None, finish_reason: str, refusal: str | None) -> None:

@@ -81,7 +81,7 @@ class AnthropicBackend:
 
 
 class AnthropicAnswer(EventAnswer):
-    """The answer so far.  Whole once `message_stop` has come.
+    """The answer so far.  Whole once a good stop reason and then `message_stop` have come.
 
     `by_tool`: the answer is the input of the tool that the model was made to call, and read as text.
     """
@@ -169,8 +169,9 @@ class AnthropicAnswer(EventAnswer):
             self._tool_calls.add({"index": index, "function": {"arguments": piece}})
 
     def _finish(self, last: Delta) -> Finish:
+        if (reason := self._stop_reason) is None:  # the event that has it was lost, and with it whether this is all
+            raise faults.truncated("the stream gives no reason to finish")
         self.end_of_text()
-        reason = self._stop_reason or "end_turn"  # `message_stop` says enough
         finish_reason = finish_reasons.meaning_of(reason)
         if self.by_tool and finish_reason == "tool_calls":
             finish_reason = "stop"

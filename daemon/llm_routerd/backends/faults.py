@@ -134,9 +134,9 @@ def fault_before_answer(exception: Exception, connect_seconds: float) -> Backend
     return BackendError(AttemptCode.UPSTREAM, "the answer is not HTTP", retryable=True)
 
 
-def truncated() -> BackendError:
-    """The stream ended, or broke, before its protocol's terminal event."""
-    return BackendError(AttemptCode.TRUNCATED, "the stream ended before its terminal event", retryable=True)
+def truncated(reason: str = "the stream ended before its terminal event") -> BackendError:
+    """The stream ended, or broke, before its protocol's terminal event, or this does not say that it is whole."""
+    return BackendError(AttemptCode.TRUNCATED, reason, retryable=True)
 
 
 def malformed(what: str) -> BackendError:
