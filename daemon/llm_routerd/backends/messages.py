@@ -31,7 +31,7 @@ def message_of(payload: bytes) -> Any:
         if b"\\ud" not in payload.lower():
             raise
         message = _with_halves(payload)
-    return message if isinstance(message, dict | list) else None
+    return message if isinstance(message, (dict, list)) else None
 
 
 class HalvesJoiner:
@@ -48,10 +48,10 @@ class HalvesJoiner:
         Raises:
             BackendError: a half stands alone.
         """
-        if not piece or (piece.isascii() and not self._high):
+        if not self._high and piece.isascii():
             return piece
         piece, self._high = self._high + piece, ""
-        if "\ud800" <= piece[-1] <= "\udbff":
+        if piece and "\ud800" <= piece[-1] <= "\udbff":
             piece, self._high = piece[:-1], piece[-1]
         return joined_halves(piece)
 

@@ -167,7 +167,10 @@ class OllamaAnswer:
             self._count += 1
 
     def _delta(self, text: list[str], reasoning: list[str]) -> Delta:
-        return Delta(self._text_halves.join("".join(text)), self._reasoning_halves.join("".join(reasoning)))
+        return Delta(
+            self._text_halves.join("".join(text)) if text else "",
+            self._reasoning_halves.join("".join(reasoning)) if reasoning else "",
+        )
 
     def _finish(self, event: dict[str, Any], last: Delta) -> Finish:
         self._text_halves.finish()

@@ -149,7 +149,8 @@ class OpenAIAnswer(EventAnswer):
             if choices := event.get("choices"):
                 for choice in choices:
                     progress = self._take_choice(choice, text, reasoning) or progress
-            self._take_rest_of_event(event)
+            if event.get("usage") or "x_groq" in event or "error" in event:
+                self._take_rest_of_event(event)
         if text or reasoning or progress:
             return self.delta(text, reasoning)
         return None

@@ -53,7 +53,10 @@ class EventAnswer(ABC):
 
     def delta(self, text: list[str], reasoning: list[str]) -> Delta:
         """What one read brought, without half a character at its end."""
-        return Delta(self._text_halves.join("".join(text)), self._reasoning_halves.join("".join(reasoning)))
+        return Delta(
+            self._text_halves.join("".join(text)) if text else "",
+            self._reasoning_halves.join("".join(reasoning)) if reasoning else "",
+        )
 
     def end_of_text(self) -> None:
         """No more text will come; `BackendError` if it ends with half a character."""
