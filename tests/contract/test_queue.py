@@ -80,8 +80,8 @@ async def test_begin_after_a_cancellation_acknowledges_and_gives_the_key_its_ttl
 async def test_second_entry_with_the_same_id_is_dropped_while_the_first_lives(broker_url: str) -> None:
     """An idempotency key that is being answered is not answered twice."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
-        await add(client)
-        await add(client)
+        await add(client, id="r1")
+        await client.xadd("llm:requests", {"data": '{"id":"r1","prompt":"x"}'})
         first, second = await take(broker_url, broker)
         transcript = broker.transcript("r1", publish=False, fenced=no_fence)
         assert await broker.begin(first, transcript, started(), publish=False) == "begun"
@@ -207,8 +207,8 @@ async def test_refusal_is_written_under_the_id_and_the_entry_id_with_one_dead_le
 async def test_refusal_does_not_end_another_request_of_the_same_id(broker_url: str) -> None:
     """A malformed duplicate is answered under its entry ID only."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
-        await add(client)
-        second_entry = await add(client)
+        await add(client, id="r1")
+        second_entry = await add(client, id="r1")
         first, second = await take(broker_url, broker)
         transcript = broker.transcript("r1", publish=False, fenced=no_fence)
         await broker.begin(first, transcript, started(), publish=False)
@@ -220,8 +220,8 @@ async def test_refusal_does_not_end_another_request_of_the_same_id(broker_url: s
 async def test_end_without_attempt_leaves_a_duplicates_first_alone(broker_url: str) -> None:
     """A request that got no deployment is dropped where another entry of its id is being answered."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
-        await add(client)
-        await add(client)
+        await add(client, id="r1")
+        await add(client, id="r1")
         first, second = await take(broker_url, broker)
         transcript = broker.transcript("r1", publish=False, fenced=no_fence)
         await broker.begin(first, transcript, started(), publish=False)

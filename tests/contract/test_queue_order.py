@@ -12,7 +12,6 @@ from llm_routerd.core.events import FINAL_ID, AttemptRejected
 from llm_routerd.core.outcome import AttemptCode, Rejection
 from llm_routerd.queue import scripts
 from llm_routerd.queue.broker import Held
-from llm_routerd.queue.connection import ResponseError
 from llm_routerd.queue.keys import HANDED_BACK
 from tests.support.eventually import eventually
 from tests.support.queue import (
@@ -75,8 +74,9 @@ async def test_commit_waits_for_events_that_were_refused_before_it(broker_url: s
         delivery = await take_one(broker_url, broker)
         transcript = broker.transcript("r1", publish=False, fenced=no_fence)
         await broker.begin(delivery, transcript, started(), publish=False)
-        keys = ("llm:requests", "llm:dead", "llm_router_metrics", "llm:events:r1")
-        args = ("llm-router", entry, "result", "{}", 60_000, "", "", "1-3", 100, "llm_router_metrics", "", 0)
+        keys = (*broker.keys.lanes, "llm:dead", "llm_router_metrics", "llm:events:r1")
+        told = ("llm-router", entry, "result", "{}", 60_000, "", "normal", "1", "1-3")
+        args = (*told, 100, "llm_router_metrics", "", "llm:events:", 0)
         assert await broker.pipe.run_script(scripts.COMMIT, keys, args) == [b"gap"]
         assert await client.xlen("llm:requests") == 1
         assert [event_id for event_id, _, _ in await events_of(client, "r1")] == ["1-0"]
@@ -245,8 +245,7 @@ async def test_key_of_another_kind_in_the_place_of_an_events_stream_harms_nobody
         entry = await add(client)
         delivery = await take_one(broker_url, broker)
         transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        with pytest.raises(ResponseError, match="WRONGTYPE"):
-            await broker.begin(delivery, transcript, started(), publish=False)
+        assert await broker.begin(delivery, transcript, started(), publish=False) == "unwritable"
         held = Held(lane="normal", entry=entry, events_key="llm:events:r1")
         assert list((await broker.renew([held])).lost) == []
         assert list(await broker.sealed([held])) == []

@@ -132,7 +132,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _add(self, lane: Lane, request_id: str | None) -> Entry:
         entry = f"{len(self.all) + 1}-0"  # not the clock's, so that a failure can be played again
-        self.client.xadd(KEYS.requests(lane), {"prompt": "hi"}, id=entry)
+        fields = {"prompt": "hi"} | ({} if request_id is None else {"id": request_id})
+        self.client.xadd(KEYS.requests(lane), fields, id=entry)
         added = Entry(lane, entry, KEYS.events(request_id or entry))
         self.all.append(added)
         return added
@@ -236,6 +237,7 @@ class QueueMachine(RuleBasedStateMachine):
         return self.run(
             scripts.BEGIN, (task.entry.key, *KEYS.lanes), GROUP, task.worker, task.entry.entry, task.entry.lane,
             "claimed" if task.claimed else "new", task.deliveries, TTL_MS, json.dumps(data), "",
+            task.entry.key.removeprefix(KEYS.events("")),
         )  # fmt: skip
 
     def _expected_begin(self, task: Task) -> tuple[Any, ...]:
@@ -300,7 +302,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert self._commit(task, under_way) == [b"gap"]  # and nothing has changed, as the invariants see
             return
         task.committed = True
-        own = stream.head is entry or not stream.attempts
+        own = stream.head is entry or not stream.attempts or stream.head is None or not stream.head.waits
         if stream.sealed is None and (begun or own):
             expected = [b"committed"]
             stream.sealed = "result"
@@ -317,9 +319,9 @@ class QueueMachine(RuleBasedStateMachine):
     def _commit(self, task: Task, under_way: str) -> Any:
         data = json.dumps({"by": task.worker, "entry": task.entry.entry, "task": task.number})
         return self.run(
-            scripts.COMMIT, (KEYS.requests(task.entry.lane), KEYS.dead, METRICS, task.entry.key),
-            GROUP, task.entry.entry, "result", data, TTL_MS, "", "" if task.attempt else task.entry.lane, under_way,
-            100, METRICS, "", 0,
+            scripts.COMMIT, (*KEYS.lanes, KEYS.dead, METRICS, task.entry.key),
+            GROUP, task.entry.entry, "result", data, TTL_MS, "", task.entry.lane, "1" if task.attempt else "", under_way,
+            100, METRICS, "", KEYS.events(""), 0,
         )  # fmt: skip
 
     @rule(task=tasks, others=st.lists(tasks, max_size=3))

@@ -82,16 +82,21 @@ class Limits:
     metrics_maxlen: int
 
 
-BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "returned"]
-CommitVerdict = Literal["committed", "sealed", "duplicate"]
+BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "returned", "unwritable"]
+CommitVerdict = Literal["committed", "sealed", "duplicate", "unwritable"]
 
 
 @value
 class Committed:
-    """What came of a commit; `sealed_by` is the type of the final event that stood there already."""
+    """What came of a commit.
+
+    `sealed_by` is the type of the final event that stood there already.  `letter_lost` says why the dead letter was
+    refused, where an event stands in its stead.
+    """
 
     verdict: CommitVerdict
     sealed_by: str | None = None
+    letter_lost: str | None = None
 
 
 def parse_entries(lane: Lane, entries: Sequence[Any]) -> list[Delivery]:
@@ -142,6 +147,7 @@ class Broker:
             (
                 GROUP, self.consumer, delivery.entry, delivery.lane, "claimed" if delivery.claimed else "new",
                 delivery.deliveries, self.limits.result_ttl_ms, orjson.dumps(event.to_wire()), "1" if publish else "",
+                transcript.events_key.removeprefix(self.keys.events("")),
             ),
         )  # fmt: skip
         verdict: BeginVerdict = reply[0].decode()
@@ -173,23 +179,24 @@ class Broker:
         """
         last_words = [] if transcript is None else transcript.close()
         keys = [
-            self.keys.requests(delivery.lane), self.keys.dead, self.limits.metrics_channel,
+            *self.keys.lanes, self.keys.dead, self.limits.metrics_channel,
             *(self.keys.events(request_id) for request_id in request_ids),
         ]  # fmt: skip
         data = orjson.dumps(event.to_wire())
         while True:
             args = (
                 GROUP, delivery.entry, event.type, data, self.limits.result_ttl_ms, "1" if publish else "",
-                delivery.lane if transcript is None else "", "" if transcript is None else transcript.under_way,
-                self.limits.metrics_maxlen, self.limits.metrics_channel, metrics,
+                delivery.lane, "" if transcript is None else "1", "" if transcript is None else transcript.under_way,
+                self.limits.metrics_maxlen, self.limits.metrics_channel, metrics, self.keys.events(""),
                 len(last_words) // 3, *last_words, *dead_letter,
             )  # fmt: skip
             reply = await self._after_events(scripts.COMMIT, keys, args)
             if reply[0] != b"gap":
                 break
-        return Committed(
-            verdict=reply[0].decode(), sealed_by=reply[1].decode() if len(reply) > 1 and reply[1] else None
-        )
+        sealed_by, letter_lost = (
+            [part.decode("utf-8", "replace") if part else None for part in reply[1:]] + [None] * 2
+        )[:2]
+        return Committed(verdict=reply[0].decode(), sealed_by=sealed_by, letter_lost=letter_lost)
 
     async def _after_events(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script behind all events that have been handed in so far."""
@@ -210,8 +217,11 @@ class Broker:
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def final_type(self, request_id: str) -> str | None:
-        """The type of a request's final event, if it has one."""
-        found = await self.pipe.call("XRANGE", self.keys.events(request_id), FINAL_ID, FINAL_ID)
+        """The type of a request's final event, if it has one; a key of another type has none."""
+        try:
+            found = await self.pipe.call("XRANGE", self.keys.events(request_id), FINAL_ID, FINAL_ID)
+        except ResponseError:
+            return None
         return None if not found else _field(found[0][1], b"type").decode()
 
     async def history(self, request_id: str) -> list[Any]:

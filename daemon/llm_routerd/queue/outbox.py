@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llm_routerd.core.events import FINAL_ID
+from llm_routerd.core.events import FINAL_PART
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError
 from llm_routerd.queue.pipe import Command
@@ -58,8 +58,8 @@ class Transcript:
     """
 
     __slots__ = (
-        "_fenced", "_growing", "_looking", "_outbox", "_pending", "_publish", "_queued", "_seq", "_under_way",
-        "_unwritten", "_waiter", "attempt", "events_key",
+        "_fenced", "_growing", "_last_words", "_looking", "_outbox", "_pending", "_publish", "_queued", "_seq",
+        "_under_way", "_unwritten", "_waiter", "attempt", "events_key",
     )  # fmt: skip
 
     def __init__(self, outbox: Outbox, events_key: str, *, publish: bool, fenced: Callable[[str], None]) -> None:
@@ -75,6 +75,7 @@ class Transcript:
         self._looking = False  # why it was refused
         self._unwritten = 0  # characters pending or under way
         self._queued = False
+        self._last_words: list[Any] = []
         self._waiter: asyncio.Future[None] | None = None
 
     def begun(self, number: int) -> None:
@@ -149,12 +150,16 @@ class Transcript:
             self._waiter.set_result(None)
 
     def close(self) -> list[Any]:
-        """ID, type and data of what is still to be written before the final event; nothing is accepted after this."""
+        """ID, type and data of what is still to be written before the final event; nothing is accepted after this.
+
+        The same again, however often it is asked.
+        """
         self._fenced = None
         args, chars = self._take()
         self._unwritten -= chars
         self._outbox.wrote(chars)
-        return args
+        self._last_words += args
+        return self._last_words
 
     def abandon(self) -> None:
         """Forget what is not under way yet: this worker has no more to say on this request."""
@@ -213,9 +218,10 @@ class Transcript:
         if self._fenced is None or isinstance(reply, ResponseError) or not reply:
             return
         last_id: str = reply[0][0].decode()
-        if last_id == FINAL_ID:
+        number = int(last_id.partition("-")[0])
+        if number >= FINAL_PART:
             self._stop("sealed")
-        elif int(last_id.partition("-")[0]) > self.attempt:
+        elif number > self.attempt:
             self._stop("overtaken")
 
     def _stop(self, why: str) -> None:

@@ -22,6 +22,7 @@ from llm_routerd.core.metrics import Finished
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.request import RequestError, StreamMode
 from llm_routerd.logs import get_logger
+from llm_routerd.worker.committing import Commitment, Committer
 from llm_routerd.worker.dead_letters import dead_letter
 from llm_routerd.worker.running import Running
 
@@ -76,6 +77,7 @@ class Handler:
         self.metrics = metrics
         self.clock = clock
         self.max_deliveries = max_deliveries
+        self._committer = Committer(broker, self.dead_letter)
         self._loop = asyncio.get_running_loop()
 
     async def handle(self, item: InFlight) -> None:
@@ -161,14 +163,16 @@ class Handler:
     ) -> None:
         """Commit; and where somebody else has ended the request, account for that instead."""
         item.ending = True
-        committed = await self.broker.commit(
-            item.delivery,
-            event,
-            transcript=transcript,
-            request_ids=tuple(request_ids),
-            publish=publish,
-            metrics=orjson.dumps(self.metrics.finished(metrics)),
-            dead_letter=dead_letter,
+        committed = await self._committer.commit(
+            Commitment(
+                delivery=item.delivery,
+                event=event,
+                transcript=transcript,
+                request_ids=tuple(request_ids),
+                publish=publish,
+                metrics=orjson.dumps(self.metrics.finished(metrics)),
+                dead_letter=dead_letter,
+            )
         )
         if committed.sealed_by == "cancelled":  # in the last moment; the attempts have been counted above
             await self.account_cancelled(replace(metrics, attempts=(), cost_usd=0.0))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from llm_routerd.core.events import Failed
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.logs import get_logger
+from llm_routerd.worker.committing import UNWRITABLE
 from llm_routerd.worker.sink import QueueSink
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from llm_routerd.worker.inflight import InFlight
 
 log = get_logger()
+
+_COLLISION = "another lane has an entry of the same ID, which is this one's id too: set `id`"
 
 
 class Running:
@@ -78,34 +81,44 @@ class Running:
         """The attempt was cancelled from outside; the connection to the model is closed."""
         self._transcript.abandon()
         if self._item.stopped == "sealed":
-            await self._broker.acknowledge(self._item.delivery, self._request.id)
-            await self._cancelled()
+            await self._sealed()
         log.info("request_stopped", id=self._request.id, why=self._item.stopped)
 
     async def _withdrawn(self) -> None:
         """Redis said, before a call, that the request is not ours to answer."""
         self._item.ending = True
-        verdict, delivery = self._sink.verdict, self._item.delivery
+        verdict = self._sink.verdict
         self._transcript.abandon()
         if verdict == "collision":
-            await self._refuse_collision()
+            await self._bury(_COLLISION)
+        elif verdict == "unwritable":
+            await self._bury(UNWRITABLE)
         elif verdict == "sealed":
             await self._cancelled()
         elif verdict == "begun":  # between two attempts it was ended, or another worker took it over
             if await self._broker.final_type(self._request.id) is None:
                 verdict = "lost"
             else:
-                await self._broker.acknowledge(delivery, self._request.id)
-                await self._cancelled()
-        log.info("request_withdrawn", id=self._request.id, entry=delivery.entry, why=verdict)
+                await self._sealed()
+        log.info("request_withdrawn", id=self._request.id, entry=self._item.delivery.entry, why=verdict)
 
-    async def _refuse_collision(self) -> None:
-        """Two lanes, one entry ID, no `id`: the other entry has the events stream, so only a dead letter can tell."""
+    async def _sealed(self) -> None:
+        """Somebody else has ended the request, or what he wrote leaves no place for an end."""
+        self._item.ending = True
+        if await self._broker.final_type(self._request.id) is None:
+            await self._bury(UNWRITABLE)
+        else:
+            await self._broker.acknowledge(self._item.delivery, self._request.id)
+            await self._cancelled()
+
+    async def _bury(self, message: str) -> None:
+        """There is no events stream for this request, so only a dead letter can tell."""
         delivery, handler = self._item.delivery, self._handler
         event = Failed(
-            id=delivery.entry,
+            id=self._request.id,
             code=ErrorCode.INVALID_REQUEST,
-            message="another lane has an entry of the same ID, which is this one's id too: set `id`",
+            message=message,
+            attempts=tuple(self._records),
             metadata=self._request.metadata,
         )
         await handler.end(

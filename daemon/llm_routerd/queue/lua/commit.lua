@@ -1,21 +1,48 @@
 -- End one request: the final event, its TTL, the acknowledgement, the dead letter and the metrics, all or nothing.
--- KEYS  1 requests lane, 2 dead letters, 3 metrics stream, 4... events streams that get the final event (may be none)
+-- KEYS  1-3 lanes (high, normal, low), 4 dead letters, 5 metrics stream,
+--       6... events streams that get the final event (may be none)
 -- ARGV  1 group, 2 entry, 3 type, 4 data, 5 TTL ms, 6 "1" to PUBLISH as well,
---       7 "" if this worker has begun it, else the lane's name: another entry may own the stream,
---       8 the ID of the last event that was sent before this one, "" if it is known to have been answered for,
---       9 metrics maxlen, 10 metrics channel, 11 metrics event,
---       12 how many events go before the final one, then ID, type and data of each, then the fields of the dead letter
+--       7 the lane's name, 8 "1" if this worker has begun it, else "": another entry may own the stream,
+--       9 the ID of the last event that was sent before this one, "" if it is known to have been answered for,
+--       10 metrics maxlen, 11 metrics channel, 12 metrics event, 13 what the keys of events streams begin with,
+--       14 how many events go before the final one, then ID, type and data of each, then the fields of the dead letter
 -- Returns "committed" | "sealed" (another final event stands; 2nd value: its type) | "duplicate"
 --       | "gap" (nothing was done: events that were sent before were refused, out of memory, and must come first)
+--       | "unwritable" (nothing was done: the events streams take no final event, ever, and there is no dead letter)
+-- A third value says why the dead letter was refused, where an event stands in its stead.
 -- May be repeated after a lost reply: the final event that it wrote is recognised.
-local FINAL = '9007199254740991-0'
-local requests, group, entry = KEYS[1], ARGV[1], ARGV[2]
+local FINAL, FINAL_MS = '9007199254740991-0', 9007199254740991
+local LANE = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
+local requests, group, entry = LANE[ARGV[7]], ARGV[1], ARGV[2]
+local EVENTS, WORDS = 6, 15  -- where these begin
 
 local function field(item, name)
   local fields = item[2]
   for i = 1, #fields, 2 do
     if fields[i] == name then return fields[i + 1] end
   end
+end
+
+-- Whether an event ID is the final one's or beyond it, where only others write.
+local function is_at_end(id)
+  return tonumber(string.match(id, '^%d+')) >= FINAL_MS
+end
+
+local function data_of(item)
+  local ok, data = pcall(cjson.decode, field(item, 'data') or '')
+  return ok and type(data) == 'table' and data or {}
+end
+
+-- Whether a stream that has been begun is another entry's, which still waits and is of the same id (see begin.lua).
+local function is_anothers(events)
+  local head = data_of(redis.call('XRANGE', events, '-', '+', 'COUNT', 1)[1])
+  if head.entry == entry and head.lane == ARGV[7] then return false end
+  local other = type(head.lane) == 'string' and LANE[head.lane]
+  if not other or type(head.entry) ~= 'string' then return false end
+  local found = redis.pcall('XRANGE', other, head.entry, head.entry)
+  if found.err or not found[1] then return false end
+  local id = field(found[1], 'id') or data_of(found[1]).id or head.entry
+  return ARGV[13] .. tostring(id) == events
 end
 
 local function settle(verdict, detail)
@@ -38,58 +65,76 @@ end
 
 -- Which of the streams are open to this entry?
 local open, verdict, detail = {}, nil, nil
-local letter = 13 + 3 * ARGV[12]
+local letter = WORDS + 3 * ARGV[14]
 local kept = true  -- false: what is sealed is not for this entry, whose dead letter is still to be written
-for i = 4, #KEYS do
+local is_foreign = false  -- a stream takes no final event, and has none
+for i = EVENTS, #KEYS do
   local events = redis.pcall('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)
   local last = events[1]
   if events.err then
-    verdict, kept = verdict or 'sealed', false  -- the key is no stream: somebody else's
+    verdict, kept, is_foreign = verdict or 'sealed', false, true  -- the key is no stream: somebody else's
   elseif not last then
     open[#open + 1] = KEYS[i]
-  elseif last[1] == FINAL then
+  elseif is_at_end(last[1]) then
     if redis.call('PTTL', KEYS[i]) < 0 then redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
-    local waits = #redis.call('XRANGE', requests, entry, entry) > 0
-    if not waits and field(last, 'data') == ARGV[4] then return settle('committed') end
-    verdict, detail = verdict or 'sealed', field(last, 'type')
-    -- A bad request of the same entry ID on another lane was first, with an answer of the same words.
-    if waits and detail == 'error' then kept = false end
-  elseif ARGV[7] == '' then
-    if ARGV[8] ~= '' and is_before(last[1], ARGV[8]) then return {'gap'} end
-    open[#open + 1] = KEYS[i]
-  else
-    local head = redis.call('XRANGE', KEYS[i], '-', '+', 'COUNT', 1)[1]
-    local ok, data = pcall(cjson.decode, field(head, 'data') or '')
-    if ok and type(data) == 'table' and data.entry == entry and data.lane == ARGV[7] then
-      open[#open + 1] = KEYS[i]
+    last = redis.call('XRANGE', KEYS[i], FINAL, FINAL)[1]
+    if not last then
+      verdict, kept, is_foreign = verdict or 'sealed', false, true
     else
-      verdict = verdict or 'duplicate'
+      local waits = #redis.call('XRANGE', requests, entry, entry) > 0
+      if not waits and field(last, 'data') == ARGV[4] then return settle('committed') end
+      verdict, detail = verdict or 'sealed', field(last, 'type')
+      -- A bad request of the same entry ID on another lane was first, with an answer of the same words.
+      if waits and detail == 'error' then kept = false end
     end
+  elseif ARGV[8] ~= '' then
+    if ARGV[9] ~= '' and is_before(last[1], ARGV[9]) then return {'gap'} end
+    open[#open + 1] = KEYS[i]
+  elseif is_anothers(KEYS[i]) then
+    verdict = verdict or 'duplicate'
+  else
+    open[#open + 1] = KEYS[i]
   end
 end
-if #KEYS > 3 and #open == 0 and (kept or letter > #ARGV) then return settle(verdict, detail) end
+if #KEYS >= EVENTS and #open == 0 and letter > #ARGV and is_foreign then return {'unwritable'} end
+if #KEYS >= EVENTS and #open == 0 and (kept or letter > #ARGV) then return settle(verdict, detail) end
 
 -- The writes that memory can refuse come first: at maxmemory nothing has been acknowledged yet.
-for i = 13, letter - 1, 3 do
-  local reply = redis.pcall('XADD', KEYS[4], 'NOMKSTREAM', ARGV[i], 'type', ARGV[i + 1], 'data', ARGV[i + 2])
+for i = WORDS, letter - 1, 3 do
+  local reply = redis.pcall('XADD', KEYS[EVENTS], 'NOMKSTREAM', ARGV[i], 'type', ARGV[i + 1], 'data', ARGV[i + 2])
   if type(reply) == 'table' and reply.err then
     if not string.find(tostring(reply.err), 'equal or smaller', 1, true) then return reply end  -- else: overtaken
   elseif reply and ARGV[6] == '1' then
-    publish(KEYS[4], ARGV[i], ARGV[i + 1], ARGV[i + 2])
+    publish(KEYS[EVENTS], ARGV[i], ARGV[i + 1], ARGV[i + 2])
   end
 end
+local written, letter_lost = {}, nil
 for _, events in ipairs(open) do
-  redis.call('XADD', events, FINAL, 'type', ARGV[3], 'data', ARGV[4])
-  redis.call('PEXPIRE', events, ARGV[5])
+  local reply = redis.pcall('XADD', events, FINAL, 'type', ARGV[3], 'data', ARGV[4])
+  if type(reply) == 'table' and reply.err then
+    -- The stream's last ID may lie beyond its last entry: what stood there was deleted.
+    if not string.find(reply.err, 'equal or smaller', 1, true) then return reply end
+  else
+    written[#written + 1] = events
+    redis.call('PEXPIRE', events, ARGV[5])
+  end
 end
-if letter <= #ARGV then redis.call('XADD', KEYS[2], '*', unpack(ARGV, letter)) end
+if #open > 0 and #written == 0 and letter > #ARGV then return {'unwritable'} end
+if letter <= #ARGV then
+  local reply = redis.pcall('XADD', KEYS[4], '*', unpack(ARGV, letter))
+  if type(reply) == 'table' and reply.err then
+    if #written == 0 then return reply end
+    letter_lost = reply.err
+  end
+end
 settle()
-if ARGV[11] ~= '' then
+if ARGV[12] ~= '' then
   -- pcall: on a cluster the metrics key may lie in another slot, and no answer is lost for that
-  redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[9], '*', 'data', ARGV[11])
-  redis.pcall('PUBLISH', ARGV[10], ARGV[11])
+  redis.pcall('XADD', KEYS[5], 'MAXLEN', '~', ARGV[10], '*', 'data', ARGV[12])
+  redis.pcall('PUBLISH', ARGV[11], ARGV[12])
 end
 if ARGV[6] == '1' then
-  for _, events in ipairs(open) do publish(events, FINAL, ARGV[3], ARGV[4]) end
+  for _, events in ipairs(written) do publish(events, FINAL, ARGV[3], ARGV[4]) end
 end
+if letter_lost then return {'committed', false, letter_lost} end
 return {'committed'}

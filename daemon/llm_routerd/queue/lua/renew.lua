@@ -3,14 +3,14 @@
 -- ARGV  1 group, 2 consumer, 3 TTL ms, then for each entry: lane number (1-3), entry
 -- Returns {lost..., } as {{position...}, {position...}, ms}: positions (from 0) of the lost and of the sealed ones,
 -- and the server's time in ms.  Lost: another consumer owns it now.
-local FINAL = '9007199254740991-0'
+local FINAL_MS = 9007199254740991
 local HANDED_BACK = 'handed-back'  -- its delivery counts are one lower: taking it up raises them again
 local group, consumer = ARGV[1], ARGV[2]
 local lost, sealed = {}, {}
 for i = 4, #KEYS do
   local events, requests, entry = KEYS[i], KEYS[tonumber(ARGV[2 * i - 4])], ARGV[2 * i - 3]
   local last = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]  -- pcall: the key may be no stream
-  if last and last[1] == FINAL then
+  if last and tonumber(string.match(last[1], '^%d+')) >= FINAL_MS then
     sealed[#sealed + 1] = i - 4
   else
     if last then redis.call('PEXPIRE', events, ARGV[3]) end

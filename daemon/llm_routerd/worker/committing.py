@@ -1,0 +1,132 @@
+"""Final events on their way to Redis, whatever it refuses: a model that has been paid is not asked again for that.
+
+Redis refuses some commands for good: a right is missing, a key is of another type, a script is not allowed what it
+does.  (What it refuses for the moment, out of memory or while it loads, the pipe keeps and repeats.)  So less and less
+is asked of it, until something stands: the whole; the same without metrics; an error and a dead letter; a dead letter
+alone.  If nothing does, what there is to say is kept, and said again until it is heard; the request stays ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from llm_routerd.core.events import Failed
+from llm_routerd.core.outcome import ErrorCode
+from llm_routerd.logs import get_logger
+from llm_routerd.queue.connection import Backoff, ResponseError, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from llm_routerd.core.events import Result
+    from llm_routerd.queue.broker import Broker, Committed, Delivery
+    from llm_routerd.queue.outbox import Transcript
+
+log = get_logger()
+
+LONGEST_PAUSE_SECONDS = 30.0
+_REFUSED = "the answer stood, and Redis refused the event that has it; the log of llm-routerd says why"
+UNWRITABLE = (
+    "no final event can be written to its events stream: the key is of another type, or holds an event at or beyond "
+    "the final one that no worker wrote"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commitment:
+    """What is to be written.
+
+    Attributes:
+        delivery: the entry.
+        event: the final event.
+        request_ids: whose streams get it; empty: none.
+        transcript: of a request that was begun here.
+        publish: PUBLISH the event as well.
+        metrics: the metrics event, as JSON; empty: none.
+        dead_letter: flat fields; empty: none.
+    """
+
+    delivery: Delivery
+    event: Result | Failed
+    request_ids: tuple[str, ...]
+    transcript: Transcript | None = None
+    publish: bool = False
+    metrics: bytes = b""
+    dead_letter: Sequence[bytes | str] = ()
+
+
+class Committer:
+    """Brings endings to Redis.
+
+    Args:
+        broker: this worker's side of the queue.
+        make_letter: makes the dead letter of an entry that is given up.
+    """
+
+    def __init__(self, broker: Broker, make_letter: Callable[[Delivery, Failed], Sequence[bytes | str]]) -> None:
+        self._broker = broker
+        self._make_letter = make_letter
+
+    async def commit(self, commitment: Commitment) -> Committed:
+        """Write it; returns when it stands, or what stands in its place."""
+        backoff = Backoff(cap_seconds=LONGEST_PAUSE_SECONDS)
+        is_told = False
+        while True:
+            for step in self._steps(commitment):
+                try:
+                    committed = await self._write(step)
+                except ResponseError as error:
+                    if not is_told:
+                        is_told = True
+                        log.warning("commit_refused", entry=commitment.delivery.entry, why=describe(error))
+                    continue
+                if step is not commitment and commitment.metrics:
+                    await self._tell_metrics(commitment.metrics)
+                return committed
+            await asyncio.sleep(backoff.next_seconds())
+
+    def _steps(self, commitment: Commitment) -> Iterator[Commitment]:
+        yield commitment
+        less = replace(commitment, metrics=b"")
+        if commitment.metrics:
+            yield less
+        event = commitment.event
+        if not isinstance(event, Failed):
+            event = Failed(
+                id=event.id, code=ErrorCode.INTERNAL, message=_REFUSED, attempts=event.attempts, metadata=event.metadata
+            )
+        yield replace(
+            less, event=event, dead_letter=commitment.dead_letter or self._make_letter(commitment.delivery, event)
+        )
+        yield self.without_event(less, event.code, event.message)
+
+    def without_event(self, commitment: Commitment, code: ErrorCode, message: str = UNWRITABLE) -> Commitment:
+        """The ending that has a dead letter in the place of its event."""
+        event = Failed(id=commitment.event.id, code=code, message=message)
+        letter = self._make_letter(commitment.delivery, event)
+        return replace(commitment, event=event, request_ids=(), transcript=None, dead_letter=letter)
+
+    async def _write(self, commitment: Commitment) -> Committed:
+        committed = await self._broker.commit(
+            commitment.delivery,
+            commitment.event,
+            transcript=commitment.transcript,
+            request_ids=commitment.request_ids,
+            publish=commitment.publish,
+            metrics=commitment.metrics,
+            dead_letter=commitment.dead_letter,
+        )
+        if committed.letter_lost is not None:
+            log.error("dead_letter_refused", entry=commitment.delivery.entry, why=committed.letter_lost)
+        if committed.verdict == "unwritable":
+            log.info("events_unwritable", entry=commitment.delivery.entry)
+            return await self._write(self.without_event(commitment, ErrorCode.INVALID_REQUEST))
+        return committed
+
+    async def _tell_metrics(self, metrics: bytes) -> None:
+        try:
+            await self._broker.emit_metrics(metrics)
+        except ResponseError as error:
+            log.warning("metrics_refused", why=describe(error))
