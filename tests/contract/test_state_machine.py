@@ -206,7 +206,7 @@ class QueueMachine(RuleBasedStateMachine):
             entry = self._entry(requests.encode(), raw)
             assert entry.owner is not None
             assert owner in {"", entry.owner}
-            if entry.owner not in {worker, HANDED_BACK}:
+            if entry.owner != HANDED_BACK and owner != worker:
                 entry.crashes += 1
             entry.owner = worker
             tasks.append(Task(worker, entry, deliveries, claimed=owner != worker or deliveries > 1))

@@ -178,8 +178,10 @@ class Broker:
             dead_letter: flat fields of a dead letter; empty: none.
         """
         last_words = [] if transcript is None else transcript.close()
+        lane = self.keys.requests(delivery.lane)
         keys = [
-            *self.keys.lanes, self.keys.dead, self.limits.metrics_channel,
+            # What is not written to is not named either: a right that is missing there is in nobody's way.
+            *self.keys.lanes, self.keys.dead if dead_letter else lane, self.limits.metrics_channel if metrics else lane,
             *(self.keys.events(request_id) for request_id in request_ids),
         ]  # fmt: skip
         data = orjson.dumps(event.to_wire())
@@ -232,7 +234,7 @@ class Broker:
             events = await self.pipe.call("XRANGE", self.keys.events(request_id), cursor, "+", "COUNT", HISTORY_PAGE)
             for event_id, fields in events:
                 if _field(fields, b"type") in {b"attempt", b"rejected"}:
-                    history.append({"event": event_id.decode()} | orjson.loads(_field(fields, b"data")))
+                    history.append({"event": event_id.decode()} | _object(_field(fields, b"data")))
             if len(events) < HISTORY_PAGE or len(history) >= HISTORY_PAGE:
                 return history[:HISTORY_PAGE]
             cursor = "(" + events[-1][0].decode()
@@ -337,6 +339,15 @@ def parse_claimed(lane: Lane, claimed: Sequence[Any], *, own: bool = False) -> l
         Delivery(lane=lane, entry=entry.decode(), fields=fields, deliveries=count, claimed=not own or count > 1)
         for entry, fields, count in claimed
     ]
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """A JSON object; empty where it is none: others may write to events streams."""
+    try:
+        found = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _field(fields: Sequence[bytes], name: bytes) -> bytes:

@@ -2,8 +2,9 @@
 
 Redis refuses some commands for good: a right is missing, a key is of another type, a script is not allowed what it
 does.  (What it refuses for the moment, out of memory or while it loads, the pipe keeps and repeats.)  So less and less
-is asked of it, until something stands: the whole; the same without metrics; an error and a dead letter; a dead letter
-alone.  If nothing does, what there is to say is kept, and said again until it is heard; the request stays ours.
+is asked of it, until something stands: the whole; the same without metrics; without a dead letter; an error and a dead
+letter; a dead letter alone.  If nothing does, what there is to say is kept, and said again until it is heard; the
+request stays ours, and takes its place among those in flight.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 _REFUSED = "the answer stood, and Redis refused the event that has it; the log of llm-routerd says why"
 UNWRITABLE = (
@@ -63,43 +65,73 @@ class Committer:
     Args:
         broker: this worker's side of the queue.
         make_letter: makes the dead letter of an entry that is given up.
+        on_trouble: told why nothing at all can be written, and None when it can again.
     """
 
-    def __init__(self, broker: Broker, make_letter: Callable[[Delivery, Failed], Sequence[bytes | str]]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        make_letter: Callable[[Delivery, Failed], Sequence[bytes | str]],
+        on_trouble: Callable[[str | None], object] = lambda _why: None,
+    ) -> None:
         self._broker = broker
         self._make_letter = make_letter
+        self._on_trouble = on_trouble
+        self._kept = 0  # how many cannot be written
 
     async def commit(self, commitment: Commitment) -> Committed:
         """Write it; returns when it stands, or what stands in its place."""
-        backoff = Backoff(cap_seconds=LONGEST_PAUSE_SECONDS)
-        is_told = False
-        while True:
-            for step in self._steps(commitment):
-                try:
-                    committed = await self._write(step)
-                except ResponseError as error:
-                    if not is_told:
-                        is_told = True
-                        log.warning("commit_refused", entry=commitment.delivery.entry, why=describe(error))
-                    continue
-                if step is not commitment and commitment.metrics:
-                    await self._tell_metrics(commitment.metrics)
-                return committed
-            await asyncio.sleep(backoff.next_seconds())
+        steps = list(self._steps(commitment))
+        committed, why = await self._first_of(steps)
+        if why is not None:
+            log.warning("commit_refused", entry=commitment.delivery.entry, why=why, kept=committed is None)
+        if committed is None:
+            committed = await self._keep(steps, why)
+        return committed
+
+    async def _keep(self, steps: Sequence[Commitment], why: str | None) -> Committed:
+        """Try again until it can be written."""
+        backoff = Backoff(first_seconds=FIRST_PAUSE_SECONDS, cap_seconds=LONGEST_PAUSE_SECONDS)
+        self._kept += 1
+        self._on_trouble(why)
+        try:
+            while True:
+                await asyncio.sleep(backoff.next_seconds())
+                committed, _ = await self._first_of(steps)
+                if committed is not None:
+                    return committed
+        finally:
+            self._kept -= 1
+            if not self._kept:
+                self._on_trouble(None)
+
+    async def _first_of(self, steps: Sequence[Commitment]) -> tuple[Committed | None, str | None]:
+        """The first that Redis takes; and why it refused the one before."""
+        why = None
+        for step in steps:
+            try:
+                committed = await self._write(step)
+            except ResponseError as error:
+                why = why or describe(error)
+                continue
+            if step is not steps[0] and steps[0].metrics:
+                await self._tell_metrics(steps[0].metrics)
+            return committed, why
+        return None, why
 
     def _steps(self, commitment: Commitment) -> Iterator[Commitment]:
         yield commitment
         less = replace(commitment, metrics=b"")
         if commitment.metrics:
             yield less
+        if commitment.dead_letter and commitment.request_ids:
+            yield replace(less, dead_letter=())
         event = commitment.event
         if not isinstance(event, Failed):
             event = Failed(
                 id=event.id, code=ErrorCode.INTERNAL, message=_REFUSED, attempts=event.attempts, metadata=event.metadata
             )
-        yield replace(
-            less, event=event, dead_letter=commitment.dead_letter or self._make_letter(commitment.delivery, event)
-        )
+            yield replace(less, event=event, dead_letter=self._make_letter(commitment.delivery, event))
         yield self.without_event(less, event.code, event.message)
 
     def without_event(self, commitment: Commitment, code: ErrorCode, message: str = UNWRITABLE) -> Commitment:

@@ -27,7 +27,7 @@ from llm_routerd.worker.dead_letters import dead_letter
 from llm_routerd.worker.running import Running
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llm_routerd.core.metrics import Metrics
     from llm_routerd.core.parsing import RequestParser
@@ -59,6 +59,7 @@ class Handler:
         metrics: the counters of this worker.
         clock: the server's.
         max_deliveries: after so many crashes of a worker, a request is dead.
+        on_trouble: told why no final event can be written, and None when they can be again.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Handler:
         metrics: Metrics,
         clock: Clock,
         max_deliveries: int,
+        on_trouble: Callable[[str | None], object] = lambda _why: None,
     ) -> None:
         self.broker = broker
         self.parser = parser
@@ -77,7 +79,7 @@ class Handler:
         self.metrics = metrics
         self.clock = clock
         self.max_deliveries = max_deliveries
-        self._committer = Committer(broker, self.dead_letter)
+        self._committer = Committer(broker, self.dead_letter, on_trouble)
         self._loop = asyncio.get_running_loop()
 
     async def handle(self, item: InFlight) -> None:
@@ -139,9 +141,9 @@ class Handler:
         )
         log.warning("request_poisoned", id=request.id, entry=delivery.entry, deliveries=delivery.deliveries)
 
-    async def give_up(self, item: InFlight) -> None:
-        """End a request on which this program has failed."""
-        event = Failed(id=item.request_id, code=ErrorCode.INTERNAL, message="a fault in llm-routerd; its log has more")
+    async def give_up(self, item: InFlight, what: str = "a fault in llm-routerd") -> None:
+        """End a request on which this program has failed, or Redis, with no model asked."""
+        event = Failed(id=item.request_id, code=ErrorCode.INTERNAL, message=f"{what}; its log has more")
         await self.end(
             item,
             event,

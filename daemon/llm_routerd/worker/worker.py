@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.broker import Broker, Held, Limits
-from llm_routerd.queue.connection import ConnectionFactory
+from llm_routerd.queue.connection import ConnectionFactory, ResponseError, describe
 from llm_routerd.queue.keys import Keys
 from llm_routerd.queue.pipe import Pipe, PipeState
 from llm_routerd.queue.reader import Reader
@@ -87,6 +87,7 @@ class Worker:
         self._why = "connecting to Redis"
         self._has_groups = False
         self._reader_trouble: str | None = None
+        self._refusal: str | None = None  # why Redis takes no final events
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -106,6 +107,7 @@ class Worker:
             metrics=metrics,
             clock=self.clock,
             max_deliveries=daemon.max_deliveries,
+            on_trouble=self._note_refusal,
         )
         self._leases = Leases(
             broker=self.broker,
@@ -129,6 +131,7 @@ class Worker:
                 self._has_groups
                 and self.pipe.state is PipeState.READY
                 and self._reader_trouble is None
+                and self._refusal is None
                 and not self._stopping.is_set()
             ),
             redis=self.pipe.state,
@@ -225,6 +228,17 @@ class Worker:
             log.warning("cannot_read_requests", why=trouble)
         self._tell()
 
+    def _note_refusal(self, why: str | None) -> None:
+        """Say that finished answers cannot be delivered, and are kept; and once that they can."""
+        if (why is None) != (self._refusal is None):
+            if why is None:
+                log.info("delivering_again")
+            else:
+                log.error("cannot_deliver_answers", why=why)
+        self._refusal = why
+        self._why = why or self._why
+        self._tell()
+
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -255,6 +269,9 @@ class Worker:
             await self._handler.handle(item)
         except asyncio.CancelledError:
             raise
+        except ResponseError as error:  # before a model was asked; what comes after is the committer's
+            log.warning("redis_refused", entry=item.delivery.entry, lane=item.delivery.lane, why=describe(error))
+            await self._handler.give_up(item, "Redis refuses llm-routerd a command")
         except Exception:
             log.exception("request_failed", entry=item.delivery.entry, lane=item.delivery.lane)
             await self._handler.give_up(item)

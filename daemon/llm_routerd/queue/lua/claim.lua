@@ -6,7 +6,7 @@
 --       7 the server's time in ms when this was asked for, as far as the worker knows; "" if it does not matter,
 --       8 how much later it may be
 -- Returns {next cursor, {{entry, fields, deliveries}...}, {entries that are pending but no longer exist...}, late}
--- The delivery count rises by one, but not for one's own: that is a reply that was lost, and no crash.
+-- The delivery count rises by one, but not where one asks for one's own: that is a reply that was lost, and no crash.
 -- late is 1, and nothing is taken, if the server has stood still or its clock has jumped since this was asked for:
 -- every lease seems to have run out then, and the renewals of the living stand in the queue behind this.
 local requests, group, consumer = KEYS[1], ARGV[1], ARGV[2]
@@ -23,8 +23,8 @@ else
 end
 local claimed, gone = {}, {}
 for _, item in ipairs(idle) do
-  local entry, owner, count = item[1], item[2], item[4]
-  local deliveries = owner == consumer and count or count + 1
+  local entry, count = item[1], item[4]
+  local deliveries = ARGV[6] == consumer and count or count + 1
   local reply = redis.call('XCLAIM', requests, group, consumer, 0, entry, 'RETRYCOUNT', deliveries)
   if reply[1] then
     claimed[#claimed + 1] = {entry, reply[1][2], deliveries}

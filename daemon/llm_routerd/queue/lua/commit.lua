@@ -121,6 +121,9 @@ for _, events in ipairs(open) do
 end
 if #open > 0 and #written == 0 and letter > #ARGV then return {'unwritable'} end
 if letter <= #ARGV then
+  -- Should these be refused for good, the letter must not stand: it would be written again with each try.
+  redis.call('XACK', requests, group, '0-0')
+  redis.call('XDEL', requests, '0-0')
   local reply = redis.pcall('XADD', KEYS[4], '*', unpack(ARGV, letter))
   if type(reply) == 'table' and reply.err then
     if #written == 0 then return reply end
