@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.broker import OWN_PENDING
+from llm_routerd.queue.connection import ResponseError, describe
 from llm_routerd.queue.keys import HANDED_BACK
 from llm_routerd.queue.pipe import PipeState
 
@@ -46,6 +47,7 @@ class Leases:
         lease_seconds: how long an entry stays ours without renewal.
         free: how many more requests this worker may take.
         receive: starts deliveries, or gives them back.
+        on_trouble: told why Redis refuses a tick, and None when it does not.
         rng: for jitter.
     """
 
@@ -58,6 +60,7 @@ class Leases:
         lease_seconds: float,
         free: Callable[[], int],
         receive: Callable[[Sequence[Delivery]], None],
+        on_trouble: Callable[[str | None], None] = lambda _why: None,
         rng: random.Random,
     ) -> None:
         self._broker = broker
@@ -69,6 +72,7 @@ class Leases:
         self._steady_seconds = lease_seconds / 2
         self._free = free
         self._receive = receive
+        self._on_trouble = on_trouble
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._renewed_at = self._retired_at = self._loop.time()
@@ -79,7 +83,12 @@ class Leases:
         """Tick until cancelled."""
         while True:
             await asyncio.sleep(self._tick_seconds * self._rng.uniform(0.8, 1.0))
-            await self.tick()
+            try:
+                await self.tick()
+            except ResponseError as error:
+                self._on_trouble(describe(error))
+            else:
+                self._on_trouble(None)
 
     async def tick(self) -> None:
         """One round; waits as long as Redis is away."""

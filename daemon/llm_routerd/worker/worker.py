@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.logs import get_logger
@@ -87,7 +88,7 @@ class Worker:
         self._why = "connecting to Redis"
         self._has_groups = False
         self._reader_trouble: str | None = None
-        self._refusal: str | None = None  # why Redis takes no final events
+        self._refusals: dict[str, str] = {}  # what Redis refuses us, and why
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -107,7 +108,7 @@ class Worker:
             metrics=metrics,
             clock=self.clock,
             max_deliveries=daemon.max_deliveries,
-            on_trouble=self._note_refusal,
+            on_trouble=partial(self._note_refusal, "cannot_deliver_answers"),
         )
         self._leases = Leases(
             broker=self.broker,
@@ -116,6 +117,7 @@ class Worker:
             lease_seconds=daemon.lease_seconds,
             free=self._free,
             receive=self._receive,
+            on_trouble=partial(self._note_refusal, "cannot_renew_leases"),
             rng=rng,
         )
 
@@ -131,7 +133,7 @@ class Worker:
                 self._has_groups
                 and self.pipe.state is PipeState.READY
                 and self._reader_trouble is None
-                and self._refusal is None
+                and not self._refusals
                 and not self._stopping.is_set()
             ),
             redis=self.pipe.state,
@@ -228,15 +230,16 @@ class Worker:
             log.warning("cannot_read_requests", why=trouble)
         self._tell()
 
-    def _note_refusal(self, why: str | None) -> None:
-        """Say that finished answers cannot be delivered, and are kept; and once that they can."""
-        if (why is None) != (self._refusal is None):
-            if why is None:
-                log.info("delivering_again")
-            else:
-                log.error("cannot_deliver_answers", why=why)
-        self._refusal = why
-        self._why = why or self._why
+    def _note_refusal(self, what: str, why: str | None) -> None:
+        """Say once what Redis refuses us for good, and once that it does no more; nothing is lost meanwhile."""
+        if (why is None) == (what not in self._refusals):
+            return
+        if why is None:
+            del self._refusals[what]
+            log.info("redis_allows_again", what=what)
+        else:
+            self._refusals[what] = self._why = why
+            log.error(what, why=why)
         self._tell()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
