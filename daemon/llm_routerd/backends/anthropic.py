@@ -177,7 +177,7 @@ class AnthropicAnswer(EventAnswer):
             finish_reason = "stop"
         return Finish(
             finish_reason=finish_reason,
-            word=finish_reasons.printable(reason),
+            word=finish_reasons.printable(reason) if finish_reason == "truncated" else "",
             usage=_usage(self._usage) if self._usage else None,
             tool_calls=self._tool_calls.complete(),
             text=last.text,

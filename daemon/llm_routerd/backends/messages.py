@@ -10,7 +10,7 @@ import orjson
 from llm_routerd.backends import faults
 
 
-def message_of(payload: bytes) -> Any:
+def message_of(payload: bytes | bytearray) -> Any:
     """The message in a payload; None for one that no protocol would call a message.
 
     That is nothing at all, a comment (`: PROCESSING`), and any JSON scalar (`null`, seen as a keep-alive while a
@@ -41,6 +41,11 @@ class HalvesJoiner:
 
     def __init__(self) -> None:
         self._high = ""
+
+    @property
+    def waits(self) -> bool:
+        """Whether a half waits for the other."""
+        return bool(self._high)
 
     def join(self, piece: str) -> str:
         """The piece, with a half from the last one before it, and without one that waits for the next.
@@ -81,7 +86,7 @@ def _lone_half() -> Exception:
     return faults.malformed("half a surrogate pair in the stream")
 
 
-def _with_halves(payload: bytes) -> Any:
+def _with_halves(payload: bytes | bytearray) -> Any:
     """Parse JSON that orjson refuses for lone surrogates; it is as strict about everything else."""
     return json.loads(payload, parse_constant=_no_json)
 

@@ -188,7 +188,7 @@ class OllamaAnswer:
             )
         return Finish(
             finish_reason=finish_reason,
-            word=finish_reasons.printable(reason),
+            word=finish_reasons.printable(reason) if finish_reason == "truncated" else "",
             usage=usage,
             tool_calls=self._tool_calls.complete(),
             text=last.text,

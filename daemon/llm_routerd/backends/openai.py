@@ -6,6 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from llm_routerd.backends import faults, finish_reasons
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
@@ -143,11 +145,25 @@ class OpenAIAnswer(EventAnswer):
         for payload in payloads:
             if payload.startswith(b"[DONE]"):
                 return self.at_end(self.delta(text, reasoning))
-            event = message_of(payload)
-            if event is None:
+            try:
+                event = orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                event = None
+            if type(event) is not dict and (event := message_of(payload)) is None:
                 continue
-            if choices := event.get("choices"):
-                for choice in choices:
+            for choice in event.get("choices") or ():
+                delta = choice.get("delta")
+                if (
+                    delta
+                    and len(delta) == 1
+                    and (content := delta.get("content"))
+                    and type(content) is str
+                    and choice.get("index") == self._choice
+                    and choice.get("finish_reason") is None
+                    and "usage" not in choice
+                ):
+                    text.append(content)  # as most events are: a piece of the first choice's text
+                else:
                     progress = self._take_choice(choice, text, reasoning) or progress
             if event.get("usage") or "x_groq" in event or "error" in event:
                 self._take_rest_of_event(event)
@@ -174,7 +190,7 @@ class OpenAIAnswer(EventAnswer):
             finish_reason = "tool_calls"
         return Finish(
             finish_reason=finish_reason,
-            word=finish_reasons.printable(self._finish_reason),
+            word=finish_reasons.printable(self._finish_reason) if finish_reason == "truncated" else "",
             usage=self._usage,
             tool_calls=self._tool_calls.complete(),
             text=last.text,

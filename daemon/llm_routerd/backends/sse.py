@@ -43,7 +43,7 @@ class EventAnswer(ABC):
         """See `Answer.end`."""
         try:
             if self._document is not None:
-                return self._end_of_document(message_of(bytes(self._document)))
+                return self._end_of_document(message_of(self._document))
             last = self.take(self._framer.rest())
             return last if isinstance(last, Finish) else self.at_end(last or Delta())
         except orjson.JSONDecodeError:
@@ -53,8 +53,9 @@ class EventAnswer(ABC):
 
     def delta(self, text: list[str], reasoning: list[str]) -> Delta:
         """What one read brought, without half a character at its end."""
+        said = "".join(text)
         return Delta(
-            self._text_halves.join("".join(text)) if text else "",
+            said if said.isascii() and not self._text_halves.waits else self._text_halves.join(said),
             self._reasoning_halves.join("".join(reasoning)) if reasoning else "",
         )
 

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Final
 
 from llm_routerd.core.circuit import Circuit, CooldownPolicy, State
 from llm_routerd.core.outcome import AttemptCode
+from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
     import random
@@ -117,25 +118,37 @@ class _Entry:
         return max(self.circuits(tenant), key=lambda each: (each.state_at(now) is not State.HEALTHY, each.until))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Permit:
     """The right to call one deployment once; owed one verdict.
 
-    `passed` are the circuits on its way, and of which of them it is the probe.
+    Attributes:
+        entry: what is remembered of the deployment.
+        tenant: whose call it is.
+        cooldowns: how many the deployment had when the call was let through.
+        is_probe: of everyone's circuit.
+        own: the circuit of its tenant, if there was one then, and whether the call is the probe of it.
     """
 
     entry: _Entry
     tenant: str
     cooldowns: int
-    passed: tuple[tuple[Circuit, bool], ...]
+    is_probe: bool
+    own: Circuit | None
+    is_own_probe: bool
+
+    def passed(self) -> tuple[tuple[Circuit, bool], ...]:
+        """The circuits on its way, and of which of them it is the probe."""
+        everyones = (self.entry.everyones, self.is_probe)
+        return (everyones,) if self.own is None else (everyones, (self.own, self.is_own_probe))
 
     def is_of_now(self, circuit: Circuit) -> bool:
         """Whether the call began after the circuit's last cooldown."""
         return self.cooldowns >= circuit.since
 
-    def is_probe_of(self, circuit: Circuit) -> bool:
-        """Whether it was let through to find out."""
-        return any(each is circuit and is_probe for each, is_probe in self.passed)
+    def is_probe_of(self, own: Circuit) -> bool:
+        """Whether it was let through to find out, for its tenant; his circuit may have been made anew since."""
+        return own is self.own and self.is_own_probe
 
 
 class Health:
@@ -175,7 +188,10 @@ class Health:
     def available(self, name: str, at: float, tenant: str = "") -> bool:
         """Whether `admit` would let a tenant's call of the time `at` through."""
         entry = self._entries.get(name)
-        return entry is None or all(circuit.available(at) for circuit in entry.circuits(tenant))
+        if entry is None:
+            return True
+        own = entry.of_tenant.get(tenant)
+        return entry.everyones.available(at) and (own is None or own.available(at))
 
     def admit(self, name: str, at: float, tenant: str = "") -> Permit | None:
         """Let one call through that begins at `at`, which may lie ahead; None: the deployment cools down."""
@@ -185,27 +201,37 @@ class Health:
         if entry is None:
             entry = self._entries[name] = _Entry(name, self._circuit(name, None))
         entry.in_flight += 1
-        passed = tuple((circuit, circuit.enter()) for circuit in entry.circuits(tenant))
-        return Permit(entry, tenant, entry.cooldowns, passed)
+        own = entry.of_tenant.get(tenant)
+        return Permit(
+            entry=entry,
+            tenant=tenant,
+            cooldowns=entry.cooldowns,
+            is_probe=entry.everyones.enter(),
+            own=own,
+            is_own_probe=own is not None and own.enter(),
+        )
 
     def first_token(self, permit: Permit, ttft_seconds: float) -> None:
         """The call's first token came after `ttft_seconds`, not counting its wait for a turn."""
         self._sample(permit.entry, ttft_seconds)
-        for circuit, is_probe in permit.passed:
+        for circuit, is_probe in permit.passed():
             if permit.is_of_now(circuit):
                 circuit.first_token(is_probe=is_probe)
 
     def succeeded(self, permit: Permit) -> None:
         """The deployment answered; also where the answer was not acceptable."""
-        permit.entry.in_flight -= 1
-        for circuit in permit.entry.circuits(permit.tenant):
-            if permit.is_of_now(circuit):
-                circuit.succeeded(is_probe=permit.is_probe_of(circuit))
+        entry = permit.entry
+        entry.in_flight -= 1
+        if permit.is_of_now(entry.everyones):
+            entry.everyones.succeeded(is_probe=permit.is_probe)
+        own = entry.of_tenant.get(permit.tenant)
+        if own is not None and permit.is_of_now(own):
+            own.succeeded(is_probe=permit.is_probe_of(own))
 
     def abandoned(self, permit: Permit) -> None:
         """The call ended for a reason of ours, and showed nothing of the deployment."""
         permit.entry.in_flight -= 1
-        for circuit, is_probe in permit.passed:
+        for circuit, is_probe in permit.passed():
             if permit.is_of_now(circuit):
                 circuit.abandoned(is_probe=is_probe)
 
@@ -280,14 +306,14 @@ class Health:
             return
         asked_for = rejection.retry_after_seconds
         if asked_for is not None and asked_for > 0:
-            for circuit, is_probe in permit.passed:
+            for circuit, is_probe in permit.passed():
                 if circuit is everyones:
                     circuit.told_to_wait(code, asked_for, now, is_probe=is_probe)
                 elif permit.is_of_now(circuit):
                     circuit.abandoned(is_probe=is_probe)
             return
         is_callers = code in CALLERS_PERHAPS
-        is_probe = permit.is_probe_of(everyones)
+        is_probe = permit.is_probe
         # After a cooldown there is no credit until a call has succeeded, opened by its probe or not.
         has_credit = not everyones.cooldowns or (is_callers and not is_probe)
         witness = tenant if is_callers else None

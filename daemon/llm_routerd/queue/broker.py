@@ -195,9 +195,7 @@ class Broker:
             reply = await self._after_events(scripts.COMMIT, keys, args)
             if reply[0] != b"gap":
                 break
-        sealed_by, letter_lost = (
-            [part.decode("utf-8", "replace") if part else None for part in reply[1:]] + [None] * 2
-        )[:2]
+        sealed_by, letter_lost = (*map(_text, reply[1:]), None, None)[:2]
         return Committed(verdict=reply[0].decode(), sealed_by=sealed_by, letter_lost=letter_lost)
 
     async def _after_events(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -339,6 +337,10 @@ def parse_claimed(lane: Lane, claimed: Sequence[Any], *, own: bool = False) -> l
         Delivery(lane=lane, entry=entry.decode(), fields=fields, deliveries=count, claimed=not own or count > 1)
         for entry, fields, count in claimed
     ]
+
+
+def _text(reply: bytes | None) -> str | None:
+    return reply.decode("utf-8", "replace") if reply else None
 
 
 def _object(data: bytes) -> dict[str, Any]:

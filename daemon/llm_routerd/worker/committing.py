@@ -10,11 +10,12 @@ request stays ours, and takes its place among those in flight.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llm_routerd.core.events import Failed
 from llm_routerd.core.outcome import ErrorCode
+from llm_routerd.core.value import value
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.connection import Backoff, ResponseError, describe
 
@@ -36,7 +37,7 @@ UNWRITABLE = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Commitment:
     """What is to be written.
 
@@ -81,15 +82,14 @@ class Committer:
 
     async def commit(self, commitment: Commitment) -> Committed:
         """Write it; returns when it stands, or what stands in its place."""
-        steps = list(self._steps(commitment))
-        committed, why = await self._first_of(steps)
+        committed, why = await self._try(commitment)
         if why is not None:
             log.warning("commit_refused", entry=commitment.delivery.entry, why=why, kept=committed is None)
         if committed is None:
-            committed = await self._keep(steps, why)
+            committed = await self._keep(commitment, why)
         return committed
 
-    async def _keep(self, steps: Sequence[Commitment], why: str | None) -> Committed:
+    async def _keep(self, commitment: Commitment, why: str | None) -> Committed:
         """Try again until it can be written."""
         backoff = Backoff(first_seconds=FIRST_PAUSE_SECONDS, cap_seconds=LONGEST_PAUSE_SECONDS)
         self._kept += 1
@@ -97,7 +97,7 @@ class Committer:
         try:
             while True:
                 await asyncio.sleep(backoff.next_seconds())
-                committed, _ = await self._first_of(steps)
+                committed, _ = await self._try(commitment)
                 if committed is not None:
                     return committed
         finally:
@@ -105,17 +105,17 @@ class Committer:
             if not self._kept:
                 self._on_trouble(None)
 
-    async def _first_of(self, steps: Sequence[Commitment]) -> tuple[Committed | None, str | None]:
-        """The first that Redis takes; and why it refused the one before."""
+    async def _try(self, commitment: Commitment) -> tuple[Committed | None, str | None]:
+        """Write the most of it that Redis takes; and why it did not take all."""
         why = None
-        for step in steps:
+        for step in self._steps(commitment):
             try:
                 committed = await self._write(step)
             except ResponseError as error:
                 why = why or describe(error)
                 continue
-            if step is not steps[0] and steps[0].metrics:
-                await self._tell_metrics(steps[0].metrics)
+            if step is not commitment and commitment.metrics:
+                await self._tell_metrics(commitment.metrics)
             return committed, why
         return None, why
 
