@@ -112,9 +112,7 @@ def _mend_gemini() -> None:
         said = {each.get("index", number): each.get("finishReason") for number, each in enumerate(candidates)}
         for choice in model_response.choices:
             reason = said.get(choice.index)
-            if not is_reason(reason):
-                choice.finish_reason = None
-            elif choice.finish_reason in _WHOLE and meaning_of(str(reason)) not in _WHOLE:
+            if choice.finish_reason in _WHOLE and meaning_of(str(reason)) not in _WHOLE:
                 choice.finish_reason = reason
         return applied
 
