@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm_routerd.backends.messages import HalvesJoiner, joined_halves, message_of
@@ -49,6 +49,8 @@ def by_codec(text: str) -> str | None:
 
 @SETTINGS
 @given(units, st.lists(st.integers(0, 8), max_size=4))
+@example(["\ud83d", "a", "\ude00"], [])
+@example(["a", "\ud83d", "\ude00"], [2])
 def test_halves_are_joined_wherever_they_come_apart(text: list[str], places: list[int]) -> None:
     """Each on its own, all at once, or cut anywhere: the characters, or a fault where one has no other half."""
     expected = by_codec("".join(text))
