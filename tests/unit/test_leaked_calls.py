@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm_routerd.core.leaked_calls import UNSURE, leaked_calls
@@ -140,16 +140,18 @@ FRAGMENTS = (
 
 @SETTINGS
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=10).map("".join))
+@example(f"{CALL}```json\n<tool_call>{CALL}")
 def test_any_text_has_a_verdict(text: str) -> None:
     """Of calls that are found each is one that was written, of an offered tool, and nothing else stands about them."""
     found = leaked_calls(text, NAMES)
     assert found is None or found is UNSURE or isinstance(found, tuple)
     if isinstance(found, tuple):
         before, found_calls = found
-        assert [(call.name, call.arguments) for call in found_calls] == [("f", '{"n":1}')] * text.count(CALL)
-        rest = text.replace(CALL, "")
-        assert before == rest[: len(before)] or before in text
-        assert not any(word in rest.replace(before, "", 1) for word in ("weather", "text", "other", "why", "1e99"))
+        assert text.lstrip().startswith(before)
+        rest = text.lstrip().removeprefix(before)
+        assert [(call.name, call.arguments) for call in found_calls] == [("f", '{"n":1}')] * rest.count(CALL)
+        rest = rest.replace(CALL, "")
+        assert not any(word in rest for word in ("weather", "text", "other", "why", "1e99", "name", "arguments"))
 
 
 NUMBERS = ("18446744073709551616", "-9223372036854775809", "9007199254740993.0", "90071992.54740993e9", "1" * 300)
