@@ -18,6 +18,7 @@ import os
 import warnings
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -27,6 +28,7 @@ from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import instruction
 from llm_routerd.backends.endpoint import converted, effective_params
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of, printable
+from llm_routerd.backends.litellm_mending import mend_litellm
 from llm_routerd.backends.messages import HalvesJoiner
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
@@ -85,55 +87,8 @@ def _import_litellm() -> Any:
     litellm.drop_params = True  # a parameter that a provider does not know is left out, not an error
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    _mend_streams()
+    mend_litellm(litellm)
     return litellm
-
-
-def _mend_streams() -> None:
-    """Three repairs of litellm 1.102.4, without which a broken answer could not be told from a whole one.
-
-    Its streams pass over an event that is no JSON, so that a piece of the answer would be missing; and for
-    Gemini it makes up the finish reason "stop" for every chunk that has none.  And it takes reasons that it does not
-    know, and some that say that the server broke off, for "stop".
-    """
-    base: Any = importlib.import_module("litellm.llms.base_llm.base_model_iterator")
-    base.BaseModelResponseIterator._string_to_dict_parser = staticmethod(_event_of_line)  # noqa: SLF001 - there is no other way in
-    vertex: Any = importlib.import_module("litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini")
-    gemini = vertex.VertexGeminiConfig
-    mapped = gemini._check_finish_reason  # noqa: SLF001 - likewise
-
-    def finish_reason_of(chat_completion_message: Any, finish_reason: str | None) -> Any:
-        return None if finish_reason is None else mapped(chat_completion_message, finish_reason)
-
-    gemini._check_finish_reason = staticmethod(finish_reason_of)  # noqa: SLF001 - likewise
-    core: Any = importlib.import_module("litellm.litellm_core_utils.core_helpers")
-    core._FINISH_REASON_MAP = _ReasonsAsSaid(core._FINISH_REASON_MAP)  # noqa: SLF001 - likewise
-
-
-class _ReasonsAsSaid(dict[str, str]):
-    """litellm's table of finish reasons without what it makes a "stop" of; other reasons stay as they are."""
-
-    def __init__(self, theirs: dict[str, str]) -> None:
-        super().__init__(
-            {said: mapped for said, mapped in theirs.items() if mapped != "stop" or meaning_of(said) == "stop"}
-        )
-
-    def get(self, key: str, default: Any = None) -> Any:  # noqa: ARG002 - as `dict.get` has it
-        """What a reason is mapped to: by default to itself."""
-        return super().get(key, key)
-
-
-def _event_of_line(str_line: str) -> Any:
-    """The event in a line of a stream; None for a line without one; `str_line` is litellm's name for it."""
-    data = str_line.removeprefix("data:").strip()
-    if data == "[DONE]":
-        return None
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        if str_line.startswith("data:") and data:
-            raise
-        return None
 
 
 class LitellmBackend:
@@ -157,7 +112,9 @@ class LitellmBackend:
             async for chunk in stream:
                 if (delta := answer.take(chunk)) is not None:
                     yield delta
-            yield answer.finish(whole=any(getattr(stream, name, None) for name in _FINISHED))
+            whole = any(is_reason(getattr(stream, name, None)) for name in _FINISHED)
+            counted = any(getattr(chunk, "usage", None) is not None for chunk in stream.chunks)
+            yield answer.finish(whole=whole, counted=counted)
         except BackendError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -214,8 +171,8 @@ class _Answer:
             return None
         return Delta(self._text_halves.join(text), self._reasoning_halves.join(reasoning))
 
-    def finish(self, *, whole: bool) -> Finish:
-        """The end; `whole` is whether the provider said that it had finished.
+    def finish(self, *, whole: bool, counted: bool) -> Finish:
+        """The end; `whole` is whether the provider said that it had finished, `counted` whether it told its tokens.
 
         Raises:
             BackendError: it did not, so the stream was cut.
@@ -232,7 +189,7 @@ class _Answer:
         return Finish(
             finish_reason="tool_calls" if finish_reason == "stop" and tool_calls else finish_reason,
             word=printable(self._finish_reason),
-            usage=self._usage,
+            usage=self._usage if counted or self._usage is None else replace(self._usage, estimated=True),
             tool_calls=tool_calls,
             refusal="" if finish_reason == "refusal" else None,
         )

@@ -88,7 +88,10 @@ def _lone_half() -> Exception:
 
 def _with_halves(payload: bytes | bytearray) -> Any:
     """Parse JSON that orjson refuses for lone surrogates; it is as strict about everything else."""
-    return json.loads(payload, parse_constant=_no_json)
+    try:
+        return json.loads(payload, parse_constant=_no_json)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _no_json(word: str) -> NoReturn:

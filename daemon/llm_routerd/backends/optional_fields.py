@@ -2,13 +2,16 @@
 
 Servers differ in what they let stand in a request: some answer 400 or 422 to a field that others pass over.  Such a
 refusal is no verdict on the deployment.  The call is made once more without the field; if that is answered, the
-deployment is never sent the field again.  To be learned the refusal has to name the field and call it unknown or
-unsupported, and the call without it has to be answered: an error that merely quotes a prompt teaches nothing.
+deployment is never sent the field with that value again.  To be learned the refusal has to name the field and call it
+unknown or unsupported, and the call without it has to be answered: an error that merely quotes a prompt teaches
+nothing.  It is the value that is remembered because the next caller's may be welcome: one schema that a server cannot
+constrain to, or one effort that it does not know, is no reason to take schemas and efforts from everybody.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.core.errors import BackendError
@@ -22,35 +25,57 @@ if TYPE_CHECKING:
 OPTIONAL_FIELDS = {
     "stream_options": (re.compile(r"stream_options|include_usage"), "tokens are not counted"),
     "parallel_tool_calls": (re.compile(r"parallel_tool_calls"), "calls of tools may come several at once"),
-    "response_format": (re.compile(r"response_format|json_schema"), "a schema is put to the model in words"),
+    "response_format": (
+        re.compile(r"response_format|json[_ ]schema", re.IGNORECASE),
+        "a schema is put to the model in words",
+    ),
     "reasoning_effort": (re.compile(r"reasoning_effort"), "the model thinks as much as it likes"),
     "think": (re.compile(r"\bthink(?:ing)?\b"), "the model thinks as much as it likes"),
 }
+# Ollama's OpenAI-compatible side calls the one by its name for the other.
+_ALSO_NAMES = {"think": "reasoning_effort"}
 _REFUSES = re.compile(
-    r"unknown|unsupported|unrecogni[sz]ed|unexpected|extra_forbidden|extra (?:inputs|fields)|no such"
-    r"|not (?:supported|permitted|allowed|implemented|accepted|recogni[sz]ed)"
-    r"|(?:does not|doesn't|do not|don't|cannot|can't) support|invalid (?:field|parameter|argument)",
+    r"unknown|unsupported|unrecogni[sz]ed|unexpected|unavailable|extra_forbidden|extra (?:inputs|fields)|no such"
+    r"|not (?:supported|permitted|allowed|implemented|accepted|recogni[sz]ed)|must be|enabled only"
+    r"|(?:does not|doesn't|do not|don't|cannot|can't) support|invalid (?:field|parameter|argument|schema)",
     re.IGNORECASE,
 )
 _STATUSES = frozenset({400, 404, 422, 501})
 _MAX_LOOKED_AT = 4096
+_MAX_MATCHES = 32
+_MAX_REFUSED = 1000
 
 
 def refused_field(status: int, body: bytes) -> str | None:
-    """The optional field that an error answer refuses by name; None if it is about anything else."""
+    """The optional field that an error answer refuses by name; None if it is about anything else.
+
+    Of several names it is the one nearest to the words that refuse: the others are what the server would take, or
+    stand in a request that it repeats.
+    """
     if status not in _STATUSES:
         return None
     text = body[:_MAX_LOOKED_AT].decode(errors="replace")
-    if not _REFUSES.search(text):
-        return None
-    return next((name for name, (named, _) in OPTIONAL_FIELDS.items() if named.search(text)), None)
+    refusals = [match.span() for match in islice(_REFUSES.finditer(text), _MAX_MATCHES)]
+    distances = {
+        name: min(
+            (
+                max(0, match.start() - end, start - match.end())
+                for match in islice(named.finditer(text), _MAX_MATCHES)
+                for start, end in refusals
+            ),
+            default=_MAX_LOOKED_AT,
+        )
+        for name, (named, _) in OPTIONAL_FIELDS.items()
+    }
+    nearest = min(distances, key=distances.__getitem__)
+    return nearest if distances[nearest] < _MAX_LOOKED_AT else None
 
 
 class Omissions:
-    """The fields that one deployment is not sent, since its server refuses them."""
+    """What one deployment is not sent, since its server refuses it."""
 
     def __init__(self) -> None:
-        self._omitted: set[str] = set()
+        self._refused: set[tuple[str, int]] = set()  # fields, and the hashes of the values that were refused
 
     async def ask(
         self,
@@ -62,17 +87,24 @@ class Omissions:
         Raises:
             BackendError: as `Transport.post`.
         """
-        omitted = set(self._omitted)
-        while True:
+        body = whole = make_body(())
+        omitted = {name for name in OPTIONAL_FIELDS.keys() & whole.keys() if self._is_refused(name, whole[name])}
+        if omitted:
             body = make_body(omitted)
+        refused = None
+        while True:
             try:
                 response = await post(body)
             except BackendError as error:
-                if error.refused_field is None or error.refused_field not in body:
+                refused = _refused_of(error, body)
+                if refused is None:
                     raise
-                omitted.add(error.refused_field)
+                omitted.add(refused)
+                body = make_body(omitted)
                 continue
-            self._omitted |= omitted
+            # Of several only the last: without it left out the call was refused, the others may have been quoted.
+            if refused is not None:
+                self._learn(refused, whole[refused])
             return response
 
     async def examine(
@@ -83,16 +115,39 @@ class Omissions:
         Returns:
             the end of a line for a person: what will be left out and what that costs; empty if nothing.
         """
-        refused = set(self._omitted)
+        refused: set[str] = set()
         for _ in OPTIONAL_FIELDS:
+            left = without(body, refused)
             try:
-                (await post(without(body, refused))).close()
+                (await post(left)).close()
                 break
             except BackendError as error:
-                if error.refused_field is None or error.refused_field in refused:
+                name = _refused_of(error, left)
+                if name is None:
                     break
-                refused.add(error.refused_field)
+                refused.add(name)
+        refused |= {name for name, _ in self._refused}
         return "".join(f"; refuses {name}, left out: {OPTIONAL_FIELDS[name][1]}" for name in sorted(refused))
+
+    def _is_refused(self, name: str, value: Any) -> bool:
+        return bool(self._refused) and (name, _hash(value)) in self._refused
+
+    def _learn(self, name: str, value: Any) -> None:
+        if len(self._refused) >= _MAX_REFUSED:
+            self._refused.clear()
+        self._refused.add((name, _hash(value)))
+
+
+def _hash(value: Any) -> int:
+    return hash(repr(value))
+
+
+def _refused_of(error: BackendError, body: dict[str, Any]) -> str | None:
+    """The field of this body that the server refuses, if that is what the error says."""
+    name = error.refused_field
+    if name is not None and name not in body:
+        name = _ALSO_NAMES.get(name)
+    return name if name in body else None
 
 
 def without(body: dict[str, Any], omitted: Collection[str]) -> dict[str, Any]:

@@ -31,79 +31,71 @@ _MARKUP = re.compile(
 )
 _READABLE = re.compile(r"<tool_call>|\[TOOL_CALLS\]|<\|python_tag\|>")
 _SEPARATORS = re.compile(
-    r"(?:\s|</?tool_call>|\[/?TOOL_CALLS\]|<\|python_tag\|>|<\|(?:im_end|eom_id|eot_id)\|>|</s>|;)*"
+    r"(?:\s|</?tool_call>|\[/?TOOL_CALLS\]|<\|python_tag\|>|<\|(?:im_end|eom_id|eot_id)\|>|</s>|;)*+"
 )
+# A string matches from its first quote on in any case, so that no part of the text is looked at twice.
+_BRACKETS = re.compile(r'[\[{]|[\]}]|"[^"\\]*+(?:\\.?[^"\\]*+)*+"?', re.DOTALL)
+_DEPTHS = {"{": 1, "[": 1, "}": -1, "]": -1}
 _KEYS = frozenset({"name", "arguments", "parameters", "id", "type"})
 _MAX_CALLS = 128
 
 
 def leaked_calls(text: str, tool_names: AbstractSet[str]) -> tuple[str, tuple[ToolCall, ...]] | str | None:
     """The text before the calls and the calls; `UNSURE`; or None where the text is text."""
+    body = json_body(text)
+    if body.startswith(("{", "[")):
+        read = _read(body, tool_names)
+        if read is not None:
+            return read if isinstance(read, str) else ("", read)
     markup = _MARKUP.search(text)
     if markup is None:
-        values = _bare(text)
-        calls = None if values is None else _calls(values, tool_names)
-        return None if calls is None else ("", calls)
+        return None
     before = text[: markup.start()]
     opens_line = not before.rpartition("\n")[2].strip()
     if opens_line and _READABLE.match(text, markup.start()):
-        values = _values(text[markup.end() :])
-        calls = None if values is None else _calls(values, tool_names)
-        if calls is not None:
-            return before.strip(), calls
-    names_tool = any(name in text[markup.start() :] for name in tool_names)
+        read = _read(text[markup.end() :], tool_names)
+        if isinstance(read, tuple):
+            return before.strip(), read
+    names_tool = any(text.find(name, markup.start()) >= 0 for name in tool_names)
     return UNSURE if opens_line or names_tool else None
 
 
-def _bare(text: str) -> list[Any] | None:
-    """The JSON objects that the text is, in a fence or not; None where it is anything else."""
-    text = json_body(text)
-    return _values(text) if text.startswith(("{", "[")) else None
+def _read(text: str, tool_names: AbstractSet[str]) -> tuple[ToolCall, ...] | str | None:
+    """The calls that a text is made of; `UNSURE` where they are too many or hold a number that cannot be carried.
 
-
-def _values(text: str) -> list[Any] | None:
-    """The JSON values that a text is made of, lists taken apart; None where there is anything else."""
-    values: list[Any] = []
+    None where anything else stands in the text.
+    """
+    calls: list[ToolCall] = []
+    is_exact = True
     position = _SEPARATORS.match(text).end()  # type: ignore[union-attr] # it always matches
     while position < len(text):
         end = _end_of_value(text, position)
-        if end is None or len(values) > _MAX_CALLS:
+        if end is None:
             return None
         try:
             value = orjson.loads(text[position:end])
         except orjson.JSONDecodeError:
             return None
-        if not carries_numbers(text[position:end]):
-            return None
-        values += value if isinstance(value, list) else [value]
+        is_exact = is_exact and carries_numbers(text[position:end])
+        for each in value if isinstance(value, list) else [value]:
+            call = _call(each, len(calls), tool_names)
+            if call is None:
+                return None
+            calls.append(call)
         position = _SEPARATORS.match(text, end).end()  # type: ignore[union-attr] # it always matches
-    return values or None
-
-
-_BRACKETS = re.compile(r'[\[{]|[\]}]|"(?:[^"\\]|\\.)*+"', re.DOTALL)
+    if not calls:
+        return None
+    return tuple(calls) if is_exact and len(calls) <= _MAX_CALLS else UNSURE
 
 
 def _end_of_value(text: str, position: int) -> int | None:
-    """Where the object or array that begins here ends."""
+    """Where the object or array that begins here ends, if one does."""
     depth = 0
     for token in _BRACKETS.finditer(text, position):
-        if depth == 0 and token.start() != position:
-            return None
-        depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
-        if depth <= 0:
+        depth += _DEPTHS.get(token[0], 0)
+        if depth == 0:
             return token.end()
     return None
-
-
-def _calls(values: list[Any], tool_names: AbstractSet[str]) -> tuple[ToolCall, ...] | None:
-    """The calls that these are; None unless all of them are calls of offered tools."""
-    calls = []
-    for number, value in enumerate(values):
-        call = _call(value, number, tool_names)
-        if call is None:
-            return None
-        calls.append(call)
-    return tuple(calls)
 
 
 def _call(value: Any, number: int, tool_names: AbstractSet[str]) -> ToolCall | None:
@@ -117,9 +109,10 @@ def _call(value: Any, number: int, tool_names: AbstractSet[str]) -> ToolCall | N
                 return None
         case _:
             return None
-    if isinstance(arguments, str):
+    written = arguments if isinstance(arguments, str) else None  # as it is, to the digit
+    if written is not None:
         try:
-            arguments = orjson.loads(arguments)
+            arguments = orjson.loads(written)
         except orjson.JSONDecodeError:
             return None
     if not isinstance(arguments, dict):
@@ -128,5 +121,5 @@ def _call(value: Any, number: int, tool_names: AbstractSet[str]) -> ToolCall | N
     return ToolCall(
         id=call_id if isinstance(call_id, str) and call_id else f"call_{number}",
         name=name,
-        arguments=orjson.dumps(arguments).decode(),
+        arguments=orjson.dumps(arguments).decode() if written is None else written,
     )

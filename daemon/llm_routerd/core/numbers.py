@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _LONGEST_INTEGER = 20  # characters of the smallest and of the largest
 _LARGEST_EXACT = 2**53
-_MAY_BE_LARGE = re.compile(r"\d{16}|\d[eE]\+?\d\d")
+_MAY_BE_LARGE = re.compile(r"\d{16}|\d[eE]\+?\d")
 
 
 class _InexactError(Exception):
@@ -25,8 +25,8 @@ class _InexactError(Exception):
 def carries_numbers(text: str) -> bool:
     """Whether every number of a valid JSON text is the same after `orjson.loads` and `orjson.dumps`.
 
-    Digits beyond a float's precision after the point of a number that is no integer are not looked at: no
-    reader of JSON keeps them.
+    Digits beyond a float's precision after the point of a number that is no integer are not looked at, unless the
+    float comes out as one: no reader of JSON keeps them.
     """
     if _MAY_BE_LARGE.search(text) is None:
         return True
@@ -39,17 +39,20 @@ def carries_numbers(text: str) -> bool:
 
 def holds_inexact(value: Any) -> bool:
     """Whether a value that orjson has parsed holds a float that may have been an integer too large for it."""
-    match value:
-        case float():
-            return abs(value) > _LARGEST_EXACT and value.is_integer()
-        case int():
-            return not _SMALLEST <= value <= _LARGEST
-        case dict():
-            return any(map(holds_inexact, value.values()))
-        case list():
-            return any(map(holds_inexact, value))
-        case _:
-            return False
+    values = [value]
+    while values:
+        match values.pop():
+            case float() as number if abs(number) >= _LARGEST_EXACT:
+                return True
+            case int() as number if not _SMALLEST <= number <= _LARGEST:
+                return True
+            case dict() as parts:
+                values.extend(parts.values())
+            case list() as parts:
+                values.extend(parts)
+            case _:
+                pass
+    return False
 
 
 def _check_integer(literal: str) -> int:
@@ -60,9 +63,7 @@ def _check_integer(literal: str) -> int:
 
 def _check_float(literal: str) -> float:
     value = float(literal)
-    try:
-        if value.is_integer() and Decimal(literal) != Decimal(repr(value)) and abs(value) >= _LARGEST_EXACT:
-            raise _InexactError
-    except (InvalidOperation, OverflowError):
-        raise _InexactError from None
+    # Infinity, which orjson does not take, is no integer.
+    if abs(value) >= _LARGEST_EXACT and value.is_integer() and Decimal(literal) != Decimal(repr(value)):
+        raise _InexactError
     return value

@@ -2,7 +2,7 @@
 
 Rules:
 
-- A `<think>`, `<thinking>`, `<thought>` or `[THINK]` block at the very start of the text (after whitespace) is
+- A `<think>`, `<thinking>`, `<thought>` or `[THINK]` block at the very start of the text (after some whitespace) is
   reasoning; so is a second block right after it.  Whitespace between such a block and the answer belongs to neither.
 - A block that is never closed is reasoning to its end: the answer is empty.
 - A closing tag at the very start closes an empty block: some chat templates write the opening tag themselves.
@@ -18,15 +18,16 @@ import re
 
 from llm_routerd.core.harmony import OPENINGS, HarmonySplitter
 
-_OPENING = re.compile(r"[\s\ufeff]*([<\[])(/?)(think(?:ing)?|thought|THINK)([>\]])")
 _SPACE = " \t\r\n\v\f\ufeff"
+_BLANKS = re.compile(rf"[{_SPACE}]*+")
+_TAG = re.compile(r"<(/?)(think(?:ing)?|thought)>|\[(/?)THINK\]|(<\|(?:channel|start)\|>)")
 _TAGS = (
     *(f"<{slash}{name}>" for slash in ("", "/") for name in ("think", "thinking", "thought")),
     "[THINK]",
     "[/THINK]",
     *OPENINGS,
 )
-# More leading whitespace than this is answer text: it bounds what is held back and looked at again.
+# A first tag that ends later than this is answer text: it bounds what is held back and looked at again.
 _MAX_HELD_CHARS = 256
 _UNOPENED = re.compile(r"(?:</(?:think(?:ing)?|thought)>|\[/THINK\])[ \t]*(?:\r?\n|\Z)")
 _ANY_OPENING = re.compile(r"<think|<thought>|\[THINK\]")
@@ -56,52 +57,56 @@ class ThinkSplitter:
             return self._harmony.feed(text)
         text, self._held = self._held + text, ""
         reasoning: list[str] = []
-        while text and not self.settled:
-            if self._closing is None:
-                if text.lstrip(_SPACE).startswith(OPENINGS):
-                    self._harmony = HarmonySplitter()
-                    answer, thought = self._harmony.feed(text.lstrip(_SPACE))
-                    return answer, "".join(reasoning) + thought
-                text = self._look_for_opening(text)
-            else:
-                text = self._look_for_closing(text, self._closing, reasoning)
-        return text, "".join(reasoning)
+        position = 0
+        while position < len(text) and not self.settled:
+            if self._closing is not None:
+                position = self._look_for_closing(text, position, self._closing, reasoning)
+                continue
+            position = self._look_for_opening(text, position)
+            if self._harmony is not None:
+                answer, thought = self._harmony.feed(text[position:])
+                return answer, "".join(reasoning) + thought
+        return text[position:], "".join(reasoning)
 
     def finish(self) -> tuple[str, str]:
         """No more text will come: return what was held back, as answer text and as reasoning."""
         if self._harmony is not None:
             return self._harmony.finish()
         held, self._held = self._held, ""
-        if self._closing is not None:
-            return "", held
-        return (held.lstrip(_SPACE) if self._after_block else held), ""
+        return ("", held) if self._closing is not None else (held, "")
 
-    def _look_for_opening(self, text: str) -> str:
-        """Return what remains to be looked at; all of it is answer text once `settled`."""
-        match = _OPENING.match(text)
-        if match is not None:
+    def _look_for_opening(self, text: str, position: int) -> int:
+        """Where to look on; all that is there is answer text once `settled`, and harmony once that has begun."""
+        visible = _BLANKS.match(text, position).end()  # type: ignore[union-attr] # it always matches
+        if self._after_block:
+            position = visible
+        match = _TAG.match(text, visible)
+        if match is not None and match.end() - position <= _MAX_HELD_CHARS:
+            if match[4]:
+                self._harmony = HarmonySplitter()
+                return visible
             self._after_block = True
-            if not match[2]:
-                self._closing = f"{match[1]}/{match[3]}{match[4]}"
-            return text[match.end() :]
-        visible = text.lstrip(_SPACE)
-        if len(text) < _MAX_HELD_CHARS and any(tag.startswith(visible) for tag in _TAGS):
-            self._held = text
-            return ""
+            if not (match[1] or match[3]):
+                self._closing = f"</{match[2]}>" if match[2] else "[/THINK]"
+            return match.end()
+        rest = text[position : position + _MAX_HELD_CHARS]
+        if len(rest) < _MAX_HELD_CHARS and any(tag.startswith(text[visible:]) for tag in _TAGS):
+            self._held = rest
+            return len(text)
         self.settled = True
-        return visible if self._after_block else text
+        return position
 
-    def _look_for_closing(self, text: str, closing: str, reasoning: list[str]) -> str:
-        """Move thinking to `reasoning`; return what follows the closing tag."""
-        thinking, tag, rest = text.partition(closing)
-        if tag:
+    def _look_for_closing(self, text: str, position: int, closing: str, reasoning: list[str]) -> int:
+        """Move thinking to `reasoning`; return where what follows the closing tag begins."""
+        end = text.find(closing, position)
+        if end >= 0:
             self._closing = None
         else:
-            kept = _length_of_begun_tag(text, closing)
-            thinking, self._held = text[: len(text) - kept], text[len(text) - kept :]
-        if thinking:
-            reasoning.append(thinking)
-        return rest
+            end = len(text) - _length_of_begun_tag(text, closing)
+            self._held = text[end:]
+        if end > position:
+            reasoning.append(text[position:end])
+        return len(text) if self._closing is not None else end + len(closing)
 
 
 def drop_unopened_thinking(text: str) -> str:
