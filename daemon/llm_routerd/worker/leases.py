@@ -3,7 +3,8 @@
 One tick a second (six in a lease, if that is short):
 - requests that somebody else has ended (a cancellation) are stopped;
 - every third of a lease, all leases are renewed in one script, and what was lost is stopped at once;
-- entries whose worker has not renewed its lease are taken over, as far as there is room.
+- entries whose worker has not renewed its lease are taken over, as far as there is room; those of them that somebody
+  has trimmed away go to whoever ends them.
 
 When Redis was away, or stood still, everybody's leases have run out, and their owners are as alive as we are.  So only
 a worker that has heard from Redis without a gap, for as long as it takes every other one to come back and renew, takes
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
-    from llm_routerd.queue.broker import Broker, Delivery
+    from llm_routerd.queue.broker import Broker, Claim, Delivery
     from llm_routerd.worker.clock import ServerClock
     from llm_routerd.worker.inflight import InFlight, InFlightTable
 
@@ -46,6 +47,7 @@ class Leases:
         lease_seconds: how long an entry stays ours without renewal.
         free: how many more requests this worker may take.
         receive: starts deliveries, or gives them back.
+        end_trimmed: ends the requests of entries that are gone.
         rng: for jitter.
     """
 
@@ -58,6 +60,7 @@ class Leases:
         lease_seconds: float,
         free: Callable[[], int],
         receive: Callable[[Sequence[Delivery]], None],
+        end_trimmed: Callable[[Sequence[Delivery]], None],
         rng: random.Random,
     ) -> None:
         self._broker = broker
@@ -69,6 +72,7 @@ class Leases:
         self._steady_seconds = lease_seconds / 2
         self._free = free
         self._receive = receive
+        self._end_trimmed = end_trimmed
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._renewed_at = self._retired_at = self._loop.time()
@@ -107,7 +111,7 @@ class Leases:
         await self._renew([item for item in self._in_flight if item.stopped is None])
         self._steady_since = self._loop.time()
         # The reply to a claim may have been lost with the old connection.
-        self._receive(await self._broker.claim_of(self._broker.consumer, count=OWN_PENDING))
+        self._take(await self._broker.claim_of(self._broker.consumer, count=OWN_PENDING))
 
     def _heard(self) -> None:
         """Redis has answered; if that took long, others may not have been able to renew."""
@@ -131,7 +135,7 @@ class Leases:
         if room <= 0:
             return
         if self._loop.time() - self._steady_since < self._steady_seconds:
-            self._receive(await self._broker.claim_of(HANDED_BACK, count=room))
+            self._take(await self._broker.claim_of(HANDED_BACK, count=room))
             self._heard()
             return
         claim = await self._broker.claim(room=room, server_ms=self._clock.server_ms())
@@ -140,6 +144,8 @@ class Leases:
             self._steady_since = self._loop.time()
         for delivery in claim.deliveries:
             log.info("request_claimed", entry=delivery.entry, lane=delivery.lane, deliveries=delivery.deliveries)
+        self._take(claim)
+
+    def _take(self, claim: Claim) -> None:
         self._receive(claim.deliveries)
-        if claim.gone:
-            log.warning("entries_trimmed", entries=claim.gone)
+        self._end_trimmed(claim.gone)

@@ -19,6 +19,7 @@ from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.inflight import InFlight, InFlightTable
 from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases
+from llm_routerd.worker.trimmed import Trimmed
 
 if TYPE_CHECKING:
     import random
@@ -114,6 +115,7 @@ class Worker:
             lease_seconds=daemon.lease_seconds,
             free=self._free,
             receive=self._receive,
+            end_trimmed=Trimmed(self._handler, self.in_flight, keep=self._keep).receive,
             rng=rng,
         )
 

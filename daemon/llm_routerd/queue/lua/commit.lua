@@ -8,15 +8,7 @@
 -- Returns "committed" | "sealed" (another final event stands; 2nd value: its type) | "duplicate"
 --       | "gap" (nothing was done: events that were sent before were refused, out of memory, and must come first)
 -- May be repeated after a lost reply: the final event that it wrote is recognised.
-local FINAL = '9007199254740991-0'
 local requests, group, entry = KEYS[1], ARGV[1], ARGV[2]
-
-local function field(item, name)
-  local fields = item[2]
-  for i = 1, #fields, 2 do
-    if fields[i] == name then return fields[i + 1] end
-  end
-end
 
 local function settle(verdict, detail)
   redis.call('XACK', requests, group, entry)
@@ -26,14 +18,6 @@ end
 
 local function publish(events, id, kind, data)
   redis.call('PUBLISH', events, '{"id":"' .. id .. '","type":"' .. kind .. '","data":' .. data .. '}')
-end
-
--- Whether an event ID is smaller than another.
-local function is_before(one, other)
-  local n, k = string.match(one, '(%d+)-(%d+)')
-  local m, l = string.match(other, '(%d+)-(%d+)')
-  n, k, m, l = tonumber(n), tonumber(k), tonumber(m), tonumber(l)
-  return n < m or (n == m and k < l)
 end
 
 -- Which of the streams are open to this entry?
@@ -49,7 +33,7 @@ for i = 4, #KEYS do
     open[#open + 1] = KEYS[i]
   elseif last[1] == FINAL then
     if redis.call('PTTL', KEYS[i]) < 0 then redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
-    local waits = #redis.call('XRANGE', requests, entry, entry) > 0
+    local waits = exists(requests, entry)
     if not waits and field(last, 'data') == ARGV[4] then return settle('committed') end
     verdict, detail = verdict or 'sealed', field(last, 'type')
     -- A bad request of the same entry ID on another lane was first, with an answer of the same words.
@@ -58,9 +42,8 @@ for i = 4, #KEYS do
     if ARGV[8] ~= '' and is_before(last[1], ARGV[8]) then return {'gap'} end
     open[#open + 1] = KEYS[i]
   else
-    local head = redis.call('XRANGE', KEYS[i], '-', '+', 'COUNT', 1)[1]
-    local ok, data = pcall(cjson.decode, field(head, 'data') or '')
-    if ok and type(data) == 'table' and data.entry == entry and data.lane == ARGV[7] then
+    local owner, its_lane = owner_of(KEYS[i])
+    if owner == entry and its_lane == ARGV[7] then
       open[#open + 1] = KEYS[i]
     else
       verdict = verdict or 'duplicate'

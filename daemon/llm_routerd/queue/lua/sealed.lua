@@ -1,6 +1,5 @@
 -- Which of these requests have been ended by somebody else?
 -- KEYS  events streams; returns the positions (from 0) of the sealed ones.
-local FINAL = '9007199254740991-0'
 local sealed = {}
 for i = 1, #KEYS do
   local last = redis.pcall('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)[1]  -- pcall: the key may be no stream

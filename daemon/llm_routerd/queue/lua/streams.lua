@@ -1,0 +1,46 @@
+-- What the scripts know of streams; goes before each of them.
+local FINAL = '9007199254740991-0'
+
+-- The value of one field of an entry.
+local function field(item, name)
+  local fields = item[2]
+  for i = 1, #fields, 2 do
+    if fields[i] == name then return fields[i + 1] end
+  end
+end
+
+-- Whether a stream ID is smaller than another.
+local function is_before(one, other)
+  local n, k = string.match(one, '(%d+)-(%d+)')
+  local m, l = string.match(other, '(%d+)-(%d+)')
+  n, k, m, l = tonumber(n), tonumber(k), tonumber(m), tonumber(l)
+  return n < m or (n == m and k < l)
+end
+
+-- Whether an entry of a lane exists.  XCLAIM must not be asked: it drops from the pending entries what does not, and
+-- then nobody knows any more that there was a request without an answer.
+local function exists(requests, entry)
+  return #redis.call('XRANGE', requests, entry, entry) > 0
+end
+
+-- What the event of attempt n says; nil where it is not there.
+local function attempt_of(events, n)
+  local item = redis.call('XRANGE', events, n .. '-0', n .. '-0')[1]
+  if not item then return nil end
+  local ok, data = pcall(cjson.decode, field(item, 'data') or '')
+  return ok and type(data) == 'table' and data or {}
+end
+
+-- The entry that an events stream belongs to, and its lane: those of the last attempt that names them.  The first one
+-- does, and one whose entry took the place of another that was gone.  nil where none does.
+local function owner_of(events)
+  local entry, lane
+  local n = 1
+  local attempt = attempt_of(events, n)
+  while attempt do
+    if type(attempt.entry) == 'string' then entry, lane = attempt.entry, attempt.lane end
+    n = n + 1
+    attempt = attempt_of(events, n)
+  end
+  return entry, lane
+end
