@@ -289,6 +289,7 @@ _DAEMONS = [
     "INFO server",
     "CONFIG GET maxmemory-policy",
     "TIME",
+    "SCAN 0 MATCH llm:events:* COUNT 10 TYPE stream",
     "CLIENT SETNAME llm-routerd",
     "CLIENT UNBLOCK 1",
 ]

@@ -434,22 +434,6 @@ async def test_urgent_lanes_are_read_first_and_never_more_than_asked(broker_url:
         assert lanes == [["high", "high"], ["normal", "normal"], ["low", "low"]]
 
 
-async def test_entry_trimmed_while_pending_is_reported_and_forgotten(broker_url: str) -> None:
-    """A request that somebody trimmed away cannot be answered, and does not stay pending for ever."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
-        entry = await add(client)
-        await take_one(broker_url, broker)
-        await client.xdel("llm:requests", entry)
-        await asyncio.sleep(0.55)
-        claim = await other.claim(room=5)
-        assert (list(claim.deliveries), list(claim.gone)) == ([], [entry])
-        assert (await client.xpending("llm:requests", "llm-router"))["pending"] == 0
-
-
 @pytest.mark.parametrize("kind", ["attempt", "token"])
 async def test_published_events_carry_id_type_and_data(broker_url: str, kind: str) -> None:
     """With `publish`, the channel named as the stream has every event."""

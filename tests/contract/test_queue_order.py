@@ -201,7 +201,7 @@ async def test_everything_is_handed_back_also_what_the_worker_never_heard_of(bro
         entries = [await add(client), await add(client, "low")]
         await take(broker_url, broker)
         assert await broker.hand_everything_back() == 2
-        again = await other.claim_of(HANDED_BACK, count=5)
+        again = (await other.claim_of(HANDED_BACK, count=5)).deliveries
         assert [(each.entry, each.deliveries) for each in again] == [(entry, 1) for entry in entries]
 
 

@@ -45,12 +45,16 @@ lanes = st.sampled_from(LANES)
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A request in a lane, and who owns it in the consumer group (None: not delivered, or the group is new)."""
+    """A request in a lane, and who owns it in the consumer group (None: not delivered, or the group is new).
+
+    `waits`: it stands in its lane; `trimmed`: somebody removed it from there unanswered.
+    """
 
     lane: Lane
     entry: str
     key: str
     waits: bool = True
+    trimmed: bool = False
     owner: str | None = None
     crashes: int = 0  # claims after a lease ran out: the only thing that may raise the delivery count
 
@@ -196,11 +200,16 @@ class QueueMachine(RuleBasedStateMachine):
         """A reply may have been lost."""
         return multiple(*self._claim(worker, lane, 10, worker))
 
-    def _claim(self, worker: str, lane: Lane, count: int, owner: str) -> list[Task]:
+    def _claim(self, worker: str, lane: Lane, count: int, owner: str, lease_ms: int = LEASE_MS) -> list[Task]:
         requests = KEYS.requests(lane)
-        args = (GROUP, worker, LEASE_MS, count, "-", owner, "", 0)
+        args = (GROUP, worker, lease_ms, count, "-", owner, "", 0)
         _, claimed, gone, late = self.run(scripts.CLAIM, (requests,), *args)
-        assert (gone, late) == ([], 0)
+        assert late == 0
+        for raw, _ in gone:
+            (entry,) = (each for each in self.all if (each.entry, each.lane) == (raw.decode(), lane))
+            assert entry.trimmed
+            assert entry.owner in ({HANDED_BACK} if owner else {HANDED_BACK, worker}) or lease_ms == 0
+            self._end_trimmed(entry)
         tasks = []
         for raw, _, deliveries in claimed:
             entry = self._entry(requests.encode(), raw)
@@ -211,6 +220,31 @@ class QueueMachine(RuleBasedStateMachine):
             entry.owner = worker
             tasks.append(Task(worker, entry, deliveries, claimed=owner != worker or deliveries > 1))
         return tasks
+
+    def _end_trimmed(self, entry: Entry) -> None:
+        """What a worker does with an entry that is gone: its events stream is sought, and ended."""
+        keys = [key for key in self.streams if self.client.exists(key)]
+        found = self.run(scripts.OWNED, keys, entry.entry, entry.lane) if keys else []
+        key = keys[found[0][0]] if found else KEYS.events(entry.entry)
+        assert bool(found) == (self.stream(entry).head is entry)
+        assert not found or key == entry.key
+        stream = self.streams.setdefault(key, Stream())
+        data = json.dumps({"by": "trimmed", "entry": entry.entry, "lane": entry.lane})
+        told = (GROUP, entry.entry, "error", data, TTL_MS, "", entry.lane, "", "")
+        args = (*told, 100, METRICS, "", KEYS.events(""), 0)
+        for _ in range(2):  # the second time as after a lost reply
+            reply = self.run(scripts.COMMIT, (*KEYS.lanes, KEYS.dead, METRICS, key), *args)
+            if stream.sealed is not None:
+                assert reply == [b"sealed", stream.sealed.encode()]
+                stream.has_ttl = True
+                break
+            if stream.attempts and stream.head not in {None, entry} and stream.head.waits:
+                assert reply == [b"duplicate"]
+                break
+            assert reply == [b"committed"]
+        else:
+            stream.sealed, stream.has_ttl = "error", True
+        entry.owner = None
 
     @rule(worker=workers, lane=lanes)
     def a_claim_that_gets_there_late_takes_nothing(self, worker: str, lane: Lane) -> None:
@@ -243,7 +277,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _expected_begin(self, task: Task) -> tuple[Any, ...]:
         """What begin must answer; the model is brought up to date."""
         entry, stream = task.entry, self.stream(task.entry)
-        if not entry.waits or entry.owner != task.worker:
+        if entry.owner != task.worker:
             return ("lost",)
         if stream.sealed is not None:
             stream.has_ttl = True
@@ -256,11 +290,10 @@ class QueueMachine(RuleBasedStateMachine):
             number, (worker, deliveries, events) = len(stream.attempts), stream.attempts[-1]
             if stream.head is entry and (worker, deliveries, events) == (task.worker, task.deliveries, 1):
                 return ("begun", number)
-            if stream.head is entry and not task.claimed and worker != task.worker:
+            if stream.head is entry and not task.claimed and worker != task.worker and entry.waits:
                 entry.owner = worker
                 return ("returned",)
-        else:
-            stream.head = entry
+        stream.head = entry  # it was the first, or has taken the place of one that is gone
         stream.attempts.append([task.worker, task.deliveries, 1])
         stream.has_ttl = True
         return ("begun", len(stream.attempts))
@@ -348,14 +381,14 @@ class QueueMachine(RuleBasedStateMachine):
         """One entry that it believes to have."""
         args = (GROUP, task.worker, LEASE_MS + 1, HANDED_BACK, LANES.index(task.entry.lane) + 1, task.entry.entry)
         mine = task.entry.owner == task.worker
-        assert self.run(scripts.HAND_BACK, KEYS.lanes, *args) == int(mine)
-        if mine:
+        assert self.run(scripts.HAND_BACK, KEYS.lanes, *args) == int(mine and task.entry.waits)
+        if mine and task.entry.waits:
             task.entry.owner = HANDED_BACK
 
     @rule(worker=workers)
     def a_worker_leaves(self, worker: str) -> None:
         """Everything that it has, known to it or not."""
-        mine = [entry for entry in self.all if entry.owner == worker]
+        mine = [entry for entry in self.all if entry.owner == worker and entry.waits]
         assert self.run(scripts.HAND_BACK, KEYS.lanes, GROUP, worker, LEASE_MS + 1, HANDED_BACK) == len(mine)
         for entry in mine:
             entry.owner = HANDED_BACK
@@ -364,8 +397,8 @@ class QueueMachine(RuleBasedStateMachine):
     # What happens to them.
 
     def _age(self, entry: Entry) -> None:
-        """Its owner has been silent for longer than a lease."""
-        if entry.owner is not None:
+        """Its owner has been silent for longer than a lease; a trimmed entry cannot be made older."""
+        if entry.owner is not None and not entry.trimmed:
             self.client.xclaim(
                 KEYS.requests(entry.lane), GROUP, entry.owner, 0, [entry.entry], idle=LEASE_MS + 1, justid=True
             )
@@ -380,6 +413,14 @@ class QueueMachine(RuleBasedStateMachine):
         for entry in self.all:
             if entry.lane == lane:
                 entry.owner = None
+
+    @rule(entry=entries)
+    def somebody_trims_a_lane(self, entry: Entry) -> None:
+        """Everything up to an entry, whoever has it."""
+        self.client.xtrim(KEYS.requests(entry.lane), minid=f"{entry.entry.partition('-')[0]}-1", approximate=False)
+        for each in self.all:
+            if each.lane == entry.lane and each.waits and int(each.entry[:-2]) <= int(entry.entry[:-2]):
+                each.waits, each.trimmed = False, True
 
     # What is always true.
 
@@ -402,8 +443,8 @@ class QueueMachine(RuleBasedStateMachine):
             waiting = {entry.decode() for entry, _ in self.client.xrange(KEYS.requests(lane))}
             assert waiting == {each.entry for each in self.all if each.lane == lane and each.waits}
         for entry in self.all:
-            if not entry.waits:
-                others = (other for other in self.all if other.key == entry.key and other.waits)
+            if not entry.waits and not entry.trimmed:
+                others = (other for other in self.all if other.key == entry.key and (other.waits or other.trimmed))
                 assert self.stream(entry).sealed is not None or any(others)
 
     @invariant()
@@ -422,15 +463,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever has happened: one worker that lives answers all the rest."""
+        had_owner = [entry for entry in self.all if entry.owner is not None]
         for _ in range(2):
-            for entry in self.all:
-                self._age(entry)
-            tasks = [task for lane in LANES for task in self._claim("w9", lane, 1000, "")] + self._take("w9", 1000)
+            tasks = [task for lane in LANES for task in self._claim("w9", lane, 1000, "", 0)] + self._take("w9", 1000)
             for task in tasks:
                 self._check_begin(task)
                 if task.attempt:
                     self.a_worker_commits(task, retried=False, hole=False)
-        assert not [entry for entry in self.all if entry.waits]
+        assert not [entry for entry in self.all if entry.waits or entry.owner is not None]
+        for entry in had_owner:  # trimmed or not
+            stream = self.stream(entry)
+            assert stream.sealed is not None or stream.head is not entry
         self.transcripts_only_grow_and_have_one_end()
         self.no_entry_is_lost_and_none_stays_when_it_is_settled()
 

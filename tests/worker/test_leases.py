@@ -63,9 +63,9 @@ class FakeBroker:
         """The silent worker's."""
         return Claim(deliveries=() if self.is_late else (LOST,), gone=(), late=self.is_late)
 
-    async def claim_of(self, owner: str, *, count: int) -> list[Delivery]:
+    async def claim_of(self, owner: str, *, count: int) -> Claim:
         """What was handed back, or ours."""
-        return {HANDED_BACK: [GIVEN], self.consumer: [OURS]}[owner]
+        return Claim(deliveries={HANDED_BACK: [GIVEN], self.consumer: [OURS]}[owner], gone=())
 
 
 class Fixture:
@@ -81,7 +81,7 @@ class Fixture:
             clock=ServerClock(),
             lease_seconds=LEASE_SECONDS,
             free=lambda: 8,
-            receive=self.received.extend,
+            receive=lambda claim: self.received.extend(claim.deliveries),
             rng=random.Random(1),
         )
 

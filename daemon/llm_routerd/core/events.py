@@ -24,7 +24,8 @@ FINAL_ID = f"{FINAL_PART}-0"
 class AttemptStarted:
     """One call to one deployment begins; whatever an earlier attempt showed is superseded.
 
-    On a request's first attempt `begin.lua` adds `entry` and `lane`: which stream entry the request came from.
+    `begin.lua` adds `entry` and `lane`, the stream entry that the request came from, to a request's first attempt and
+    to the first for another entry that takes its place.
     """
 
     type: ClassVar[str] = "attempt"

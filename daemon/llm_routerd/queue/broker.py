@@ -62,13 +62,14 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Entries that were taken over, and those that are pending but no longer exist (trimmed by somebody).
+    """Entries that were taken over, and those of dead workers that no longer exist (trimmed by somebody).
 
+    `gone`: they have no fields, and stay pending until their requests have been ended.
     `late`: nothing was, because the server answered so late that leases may have run out in the meantime.
     """
 
     deliveries: Sequence[Delivery]
-    gone: Sequence[str]
+    gone: Sequence[Delivery]
     late: bool = False
 
 
@@ -265,7 +266,7 @@ class Broker:
             server_ms: the server's time now, as far as it is known: if this gets there much later, nothing is taken.
         """
         deliveries: list[Delivery] = []
-        gone: list[str] = []
+        gone: list[Delivery] = []
         asked = "" if server_ms is None else round(server_ms)
         for lane in LANES:
             count = min(CLAIM_COUNT, room - len(deliveries))
@@ -278,21 +279,23 @@ class Broker:
             )
             self._cursors[lane] = cursor.decode()
             deliveries += parse_claimed(lane, claimed)
-            gone += [entry.decode() for entry in missing]
+            gone += parse_gone(lane, missing)
             if late:
                 return Claim(deliveries=deliveries, gone=gone, late=True)
         return Claim(deliveries=deliveries, gone=gone)
 
-    async def claim_of(self, owner: str, *, count: int) -> list[Delivery]:
+    async def claim_of(self, owner: str, *, count: int) -> Claim:
         """Take up to `count` of the entries that `owner` has, whatever their lease, the urgent lanes first."""
         deliveries: list[Delivery] = []
+        gone: list[Delivery] = []
         for lane in LANES:
             if len(deliveries) >= count:
                 break
             args = claim_args(owner, self.consumer, count - len(deliveries))
-            _, claimed, _, _ = await self._with_groups(scripts.CLAIM, (self.keys.requests(lane),), args)
+            _, claimed, missing, _ = await self._with_groups(scripts.CLAIM, (self.keys.requests(lane),), args)
             deliveries += parse_claimed(lane, claimed, own=owner == self.consumer)
-        return deliveries
+            gone += parse_gone(lane, missing)
+        return Claim(deliveries=deliveries, gone=gone)
 
     @property
     def late_ms(self) -> int:
@@ -350,6 +353,13 @@ def _object(data: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def parse_gone(lane: Lane, missing: Sequence[Any]) -> list[Delivery]:
+    """Entries that no longer exist, as `claim.lua` gives them."""
+    return [
+        Delivery(lane=lane, entry=entry.decode(), fields=(), deliveries=count, claimed=True) for entry, count in missing
+    ]
 
 
 def _field(fields: Sequence[bytes], name: bytes) -> bytes:

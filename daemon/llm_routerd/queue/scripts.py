@@ -16,8 +16,15 @@ class Script:
     sha: str
 
 
+def _read(name: str) -> str:
+    return resources.files("llm_routerd.queue").joinpath(f"lua/{name}.lua").read_text("utf-8")
+
+
+_SHARED = _read("streams")
+
+
 def _load(name: str) -> Script:
-    source = resources.files("llm_routerd.queue").joinpath(f"lua/{name}.lua").read_text("utf-8")
+    source = _SHARED + _read(name)
     return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -29,6 +36,7 @@ WRITE = _load("write")
 TAKE = _load("take")
 CLAIM = _load("claim")
 HAND_BACK = _load("hand_back")
+OWNED = _load("owned")
 RETIRE = _load("retire")
 
-ALL = (BEGIN, COMMIT, RENEW, SEALED, WRITE, TAKE, CLAIM, HAND_BACK, RETIRE)
+ALL = (BEGIN, COMMIT, RENEW, SEALED, WRITE, TAKE, CLAIM, HAND_BACK, OWNED, RETIRE)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.parsing import RequestParser
     from llm_routerd.core.request import Request
     from llm_routerd.executor import Executor
-    from llm_routerd.queue.broker import Broker, Delivery
+    from llm_routerd.queue.broker import Broker, Committed, Delivery
     from llm_routerd.queue.outbox import Transcript
     from llm_routerd.request_run import Ending
     from llm_routerd.worker.inflight import InFlight
@@ -162,7 +162,7 @@ class Handler:
         transcript: Transcript | None = None,
         publish: bool = False,
         dead_letter: Sequence[bytes | str] = (),
-    ) -> None:
+    ) -> Committed:
         """Commit; and where somebody else has ended the request, account for that instead."""
         item.ending = True
         committed = await self._committer.commit(
@@ -178,6 +178,7 @@ class Handler:
         )
         if committed.sealed_by == "cancelled":  # in the last moment; the attempts have been counted above
             await self.account_cancelled(replace(metrics, attempts=(), cost_usd=0.0))
+        return committed
 
     async def account_cancelled(self, finished: Finished) -> None:
         """Account for a request that its producer has ended; `finished` is what it would have been."""

@@ -3,7 +3,8 @@
 One tick a second (six in a lease, if that is short):
 - requests that somebody else has ended (a cancellation) are stopped;
 - every third of a lease, all leases are renewed in one script, and what was lost is stopped at once;
-- entries whose worker has not renewed its lease are taken over, as far as there is room.
+- entries whose worker has not renewed its lease are taken over, as far as there is room; those of them that somebody
+  has trimmed away go to whoever ends them.
 
 When Redis was away, or stood still, everybody's leases have run out, and their owners are as alive as we are.  So only
 a worker that has heard from Redis without a gap, for as long as it takes every other one to come back and renew, takes
@@ -24,9 +25,9 @@ from llm_routerd.queue.pipe import PipeState
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from llm_routerd.queue.broker import Broker, Delivery
+    from llm_routerd.queue.broker import Broker, Claim
     from llm_routerd.worker.clock import ServerClock
     from llm_routerd.worker.inflight import InFlight, InFlightTable
 
@@ -46,7 +47,7 @@ class Leases:
         clock: set with every renewal.
         lease_seconds: how long an entry stays ours without renewal.
         free: how many more requests this worker may take.
-        receive: starts deliveries, or gives them back.
+        receive: starts deliveries, or gives them back; ends the requests of entries that are gone.
         on_trouble: told why Redis refuses a tick, and None when it does not.
         rng: for jitter.
     """
@@ -59,7 +60,7 @@ class Leases:
         clock: ServerClock,
         lease_seconds: float,
         free: Callable[[], int],
-        receive: Callable[[Sequence[Delivery]], None],
+        receive: Callable[[Claim], None],
         on_trouble: Callable[[str | None], None] = lambda _why: None,
         rng: random.Random,
     ) -> None:
@@ -149,6 +150,4 @@ class Leases:
             self._steady_since = self._loop.time()
         for delivery in claim.deliveries:
             log.info("request_claimed", entry=delivery.entry, lane=delivery.lane, deliveries=delivery.deliveries)
-        self._receive(claim.deliveries)
-        if claim.gone:
-            log.warning("entries_trimmed", entries=claim.gone)
+        self._receive(claim)

@@ -20,6 +20,7 @@ from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.inflight import InFlight, InFlightTable
 from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases
+from llm_routerd.worker.trimmed import Trimmed
 
 if TYPE_CHECKING:
     import random
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.metrics import Metrics
     from llm_routerd.core.parsing import RequestParser
     from llm_routerd.executor import Executor
-    from llm_routerd.queue.broker import Delivery
+    from llm_routerd.queue.broker import Claim, Delivery
 
 log = get_logger()
 
@@ -110,13 +111,14 @@ class Worker:
             max_deliveries=daemon.max_deliveries,
             on_trouble=partial(self._note_refusal, "cannot_deliver_answers"),
         )
+        self._trimmed = Trimmed(self._handler, self.in_flight, keep=self._keep)
         self._leases = Leases(
             broker=self.broker,
             in_flight=self.in_flight,
             clock=self.clock,
             lease_seconds=daemon.lease_seconds,
             free=self._free,
-            receive=self._receive,
+            receive=self._receive_claim,
             on_trouble=partial(self._note_refusal, "cannot_renew_leases"),
             rng=rng,
         )
@@ -261,6 +263,10 @@ class Worker:
                 self._start(delivery)
         if refused:
             self._keep(asyncio.create_task(self._give_back(refused), name="give-back"))
+
+    def _receive_claim(self, claim: Claim) -> None:
+        self._receive(claim.deliveries)
+        self._trimmed.receive(claim.gone)
 
     def _start(self, delivery: Delivery) -> None:
         item = self.in_flight.add(delivery, self.broker.keys.events(delivery.entry))

@@ -5,10 +5,13 @@
 --         was lost), or what was handed back,
 --       7 the server's time in ms when this was asked for, as far as the worker knows; "" if it does not matter,
 --       8 how much later it may be
--- Returns {next cursor, {{entry, fields, deliveries}...}, {entries that are pending but no longer exist...}, late}
+-- Returns {next cursor, {{entry, fields, deliveries}...}, {{entry, deliveries}...}, late}
+-- The second list has what no longer exists (somebody trimmed it) and whose worker is dead: handed back, one's own, or
+-- of a consumer that has not been seen for as long as a lease.  It stays pending until its request has been ended.
 -- The delivery count rises by one, but not where one asks for one's own: that is a reply that was lost, and no crash.
 -- late is 1, and nothing is taken, if the server has stood still or its clock has jumped since this was asked for:
 -- every lease seems to have run out then, and the renewals of the living stand in the queue behind this.
+local HANDED_BACK = 'handed-back'
 local requests, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 if ARGV[7] ~= '' then
   local now = redis.call('TIME')
@@ -22,15 +25,32 @@ else
   idle = redis.call('XPENDING', requests, group, from, '+', ARGV[4], ARGV[6])
 end
 local claimed, gone = {}, {}
+local unseen  -- ms by consumer
+
+local function is_dead(owner)
+  if owner == HANDED_BACK then return true end
+  if ARGV[6] ~= '' then return false end  -- in a reply that was lost, perhaps; its lease will tell
+  if owner == consumer then return true end
+  if not unseen then
+    unseen = {}
+    for _, raw in ipairs(redis.call('XINFO', 'CONSUMERS', requests, group)) do
+      local info = {}
+      for i = 1, #raw, 2 do info[raw[i]] = raw[i + 1] end
+      unseen[info.name] = info.idle
+    end
+  end
+  return (unseen[owner] or math.huge) >= tonumber(ARGV[3])
+end
+
 for _, item in ipairs(idle) do
-  local entry, count = item[1], item[4]
-  local deliveries = ARGV[6] == consumer and count or count + 1
-  local reply = redis.call('XCLAIM', requests, group, consumer, 0, entry, 'RETRYCOUNT', deliveries)
-  if reply[1] then
-    claimed[#claimed + 1] = {entry, reply[1][2], deliveries}
-  else
-    redis.call('XACK', requests, group, entry)
-    gone[#gone + 1] = entry
+  local entry, owner, count = item[1], item[2], item[4]
+  local found = redis.call('XRANGE', requests, entry, entry)[1]
+  if found then
+    local deliveries = ARGV[6] == consumer and count or count + 1
+    redis.call('XCLAIM', requests, group, consumer, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
+    claimed[#claimed + 1] = {entry, found[2], deliveries}
+  elseif is_dead(owner) then
+    gone[#gone + 1] = {entry, count}
   end
 end
 local cursor = #idle == tonumber(ARGV[4]) and idle[#idle][1] or '-'

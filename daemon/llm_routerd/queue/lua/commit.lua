@@ -11,38 +11,15 @@
 --       | "unwritable" (nothing was done: the events streams take no final event, ever, and there is no dead letter)
 -- A third value says why the dead letter was refused, where an event stands in its stead.
 -- May be repeated after a lost reply: the final event that it wrote is recognised.
-local FINAL, FINAL_MS = '9007199254740991-0', 9007199254740991
 local LANE = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local requests, group, entry = LANE[ARGV[7]], ARGV[1], ARGV[2]
 local EVENTS, WORDS = 6, 15  -- where these begin
 
-local function field(item, name)
-  local fields = item[2]
-  for i = 1, #fields, 2 do
-    if fields[i] == name then return fields[i + 1] end
-  end
-end
-
--- Whether an event ID is the final one's or beyond it, where only others write.
-local function is_at_end(id)
-  return tonumber(string.match(id, '^%d+')) >= FINAL_MS
-end
-
-local function data_of(item)
-  local ok, data = pcall(cjson.decode, field(item, 'data') or '')
-  return ok and type(data) == 'table' and data or {}
-end
-
--- Whether a stream that has been begun is another entry's, which still waits and is of the same id (see begin.lua).
+-- Whether a stream that has been begun is another entry's, which still waits and is of the same id.
 local function is_anothers(events)
-  local head = data_of(redis.call('XRANGE', events, '-', '+', 'COUNT', 1)[1])
-  if head.entry == entry and head.lane == ARGV[7] then return false end
-  local other = type(head.lane) == 'string' and LANE[head.lane]
-  if not other or type(head.entry) ~= 'string' then return false end
-  local found = redis.pcall('XRANGE', other, head.entry, head.entry)
-  if found.err or not found[1] then return false end
-  local id = field(found[1], 'id') or data_of(found[1]).id or head.entry
-  return ARGV[13] .. tostring(id) == events
+  local owner, its_lane = owner_of(events)
+  if owner == entry and its_lane == ARGV[7] then return false end
+  return is_waiting(LANE, owner, its_lane, string.sub(events, #ARGV[13] + 1))
 end
 
 local function settle(verdict, detail)
@@ -53,14 +30,6 @@ end
 
 local function publish(events, id, kind, data)
   redis.call('PUBLISH', events, '{"id":"' .. id .. '","type":"' .. kind .. '","data":' .. data .. '}')
-end
-
--- Whether an event ID is smaller than another.
-local function is_before(one, other)
-  local n, k = string.match(one, '(%d+)-(%d+)')
-  local m, l = string.match(other, '(%d+)-(%d+)')
-  n, k, m, l = tonumber(n), tonumber(k), tonumber(m), tonumber(l)
-  return n < m or (n == m and k < l)
 end
 
 -- Which of the streams are open to this entry?
@@ -81,7 +50,7 @@ for i = EVENTS, #KEYS do
     if not last then
       verdict, kept, is_foreign = verdict or 'sealed', false, true
     else
-      local waits = #redis.call('XRANGE', requests, entry, entry) > 0
+      local waits = exists(requests, entry)
       if not waits and field(last, 'data') == ARGV[4] then return settle('committed') end
       verdict, detail = verdict or 'sealed', field(last, 'type')
       -- A bad request of the same entry ID on another lane was first, with an answer of the same words.

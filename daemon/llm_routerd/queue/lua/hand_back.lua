@@ -2,11 +2,12 @@
 -- KEYS  1-3 lanes (high, normal, low)
 -- ARGV  1 group, 2 consumer, 3 idle time in ms to give them (above the lease), 4 who owns them from now on,
 --       then per entry: lane number, entry; none: all that the consumer owns
--- Returns how many were handed back.
+-- Returns how many were handed back.  What no longer exists stays pending, for whoever finds its worker gone.
 local PAGE = 1000
 local given = 0
 
 local function give(requests, entry, deliveries)
+  if not exists(requests, entry) then return end
   redis.call('XCLAIM', requests, ARGV[1], ARGV[4], 0, entry,
     'IDLE', ARGV[3], 'RETRYCOUNT', math.max(0, deliveries - 1), 'JUSTID')
   given = given + 1

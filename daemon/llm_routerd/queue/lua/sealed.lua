@@ -1,9 +1,8 @@
 -- Which of these requests have been ended by somebody else?
 -- KEYS  events streams; returns the positions (from 0) of the sealed ones.
-local FINAL_MS = 9007199254740991
 local sealed = {}
 for i = 1, #KEYS do
   local last = redis.pcall('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)[1]  -- pcall: the key may be no stream
-  if last and tonumber(string.match(last[1], '^%d+')) >= FINAL_MS then sealed[#sealed + 1] = i - 1 end
+  if last and is_at_end(last[1]) then sealed[#sealed + 1] = i - 1 end
 end
 return sealed

@@ -1,0 +1,66 @@
+-- What the scripts know of streams; goes before each of them.
+-- Producers may write to events streams (they cancel there), so all that stands in one may be anything.
+local FINAL, FINAL_MS = '9007199254740991-0', 9007199254740991
+local MOST_ATTEMPTS = 1000  -- that are looked at
+
+-- The value of one field of an entry.
+local function field(item, name)
+  local fields = item[2]
+  for i = 1, #fields, 2 do
+    if fields[i] == name then return fields[i + 1] end
+  end
+end
+
+-- What an entry holds as JSON.
+local function data_of(item)
+  local ok, data = pcall(cjson.decode, field(item, 'data') or '')
+  return ok and type(data) == 'table' and data or {}
+end
+
+-- Whether an event ID is the final one's or beyond it, where only others write.
+local function is_at_end(id)
+  return tonumber(string.match(id, '^%d+')) >= FINAL_MS
+end
+
+-- Whether a stream ID is smaller than another.
+local function is_before(one, other)
+  local n, k = string.match(one, '(%d+)-(%d+)')
+  local m, l = string.match(other, '(%d+)-(%d+)')
+  n, k, m, l = tonumber(n), tonumber(k), tonumber(m), tonumber(l)
+  return n < m or (n == m and k < l)
+end
+
+-- Whether an entry of a lane exists.  XCLAIM must not be asked: it drops from the pending entries what does not, and
+-- then nobody knows any more that there was a request without an answer.
+local function exists(requests, entry)
+  return #redis.call('XRANGE', requests, entry, entry) > 0
+end
+
+-- What the event of attempt n says; nil where it is not there.
+local function attempt_of(events, n)
+  local item = redis.call('XRANGE', events, n .. '-0', n .. '-0')[1]
+  return item and data_of(item)
+end
+
+-- The entry that an events stream belongs to, and its lane: those of the last attempt that names them.  The first one
+-- does, and one whose entry took the place of another that was gone.  nil where none does.
+local function owner_of(events)
+  local entry, lane
+  local n = 1
+  local attempt = attempt_of(events, n)
+  while attempt and n <= MOST_ATTEMPTS do
+    if type(attempt.entry) == 'string' then entry, lane = attempt.entry, attempt.lane end
+    n = n + 1
+    attempt = attempt_of(events, n)
+  end
+  return entry, lane
+end
+
+-- Whether an entry that an events stream names waits in the lane that it names, as a request of this id.
+local function is_waiting(lanes, entry, lane, id)
+  local requests = type(lane) == 'string' and lanes[lane]
+  if not requests or type(entry) ~= 'string' then return false end
+  local found = redis.pcall('XRANGE', requests, entry, entry)
+  if found.err or not found[1] then return false end
+  return (field(found[1], 'id') or data_of(found[1]).id or entry) == id
+end

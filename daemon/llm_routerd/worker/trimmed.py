@@ -1,0 +1,93 @@
+"""Requests whose worker died, and whose entry somebody trimmed away before another could take it over.
+
+Nobody can answer them any more, for what was asked is gone; that they have an end can be seen to.  The entry stays
+among the pending ones until the final event stands: should this worker die meanwhile, the next one finds it there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llm_routerd.core.events import Failed
+from llm_routerd.core.outcome import ErrorCode
+from llm_routerd.logs import get_logger
+from llm_routerd.queue.connection import ResponseError, describe
+from llm_routerd.queue.search import find_requests
+from llm_routerd.worker.inflight import InFlight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llm_routerd.queue.broker import Delivery
+    from llm_routerd.queue.search import Found
+    from llm_routerd.worker.handler import Handler
+    from llm_routerd.worker.inflight import InFlightTable
+
+log = get_logger()
+
+MESSAGE = "its worker died, and its entry was trimmed from the requests stream before another worker could take it over"
+
+
+class Trimmed:
+    """Ends such requests, in a task of its own: to find the events stream of one may take long.
+
+    Args:
+        handler: of this worker.
+        in_flight: what this worker is busy with, and so is not dead.
+        keep: sees to a task until it is done, or the worker stops.
+    """
+
+    def __init__(
+        self, handler: Handler, in_flight: InFlightTable, *, keep: Callable[[asyncio.Task[None]], None]
+    ) -> None:
+        self._handler = handler
+        self._in_flight = in_flight
+        self._keep = keep
+        self._known: set[tuple[str, str]] = set()  # those that wait here, are being ended, or cannot be
+        self._waiting: list[Delivery] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def receive(self, gone: Sequence[Delivery]) -> None:
+        """Such entries were seen; most of them have been before."""
+        fresh = [each for each in gone if each not in self._in_flight and (each.lane, each.entry) not in self._known]
+        if not fresh:
+            return
+        self._known.update((each.lane, each.entry) for each in fresh)
+        self._waiting += fresh
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="end-trimmed")
+            self._keep(self._task)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            entries, self._waiting = self._waiting, []
+            try:
+                found = await find_requests(self._handler.broker, entries)
+                for delivery in entries:
+                    await self._end(delivery, found)
+                    self._known.discard((delivery.lane, delivery.entry))
+            except ResponseError as error:  # what is left stays pending, and is not tried again before a restart
+                log.warning("trimmed_requests_not_ended", count=len(entries), why=describe(error))
+
+    async def _end(self, delivery: Delivery, found: Found) -> None:
+        handler = self._handler
+        request_id = found.ids.get((delivery.lane, delivery.entry))
+        event = Failed(id=request_id or delivery.entry, code=ErrorCode.INTERNAL, message=MESSAGE)
+        history = () if request_id is None else await handler.broker.history(request_id)
+        item = InFlight(delivery, handler.broker.keys.events(event.id), event.id)
+        committed = await handler.end(
+            item,
+            event,
+            request_ids=(event.id,),
+            publish=True,  # whether that was asked for is not known any more
+            metrics=replace(handler.finished(event, item), queue_ms=None),
+            dead_letter=handler.dead_letter(delivery, event, history),
+        )
+        told = log.bind(entry=delivery.entry, lane=delivery.lane, id=event.id, verdict=committed.verdict)
+        if request_id is None:
+            # The id is the entry's own, and all is well; or the producer gave one, and waits in vain.
+            told.warning("trimmed_request_ended_under_its_entry", why=found.why_not or "no events stream names it")
+        else:
+            told.warning("trimmed_request_ended")
