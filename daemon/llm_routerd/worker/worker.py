@@ -9,9 +9,10 @@ import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.core.errors import BrokerError
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.broker import Broker, Held, Limits
-from llm_routerd.queue.connection import ConnectionFactory
+from llm_routerd.queue.connection import ConnectionFactory, ResponseError, describe
 from llm_routerd.queue.keys import Keys
 from llm_routerd.queue.pipe import Pipe, PipeState
 from llm_routerd.queue.reader import Reader
@@ -161,7 +162,11 @@ class Worker:
         self._keep(asyncio.create_task(_close_when_idle(old, running), name="retire-executor"))
 
     async def run(self) -> None:
-        """Work until stopped; whatever is in flight then is finished or handed back."""
+        """Work until stopped; whatever is in flight then is finished or handed back.
+
+        Raises:
+            BrokerError: Redis refuses what no worker can do without; the message names the command.
+        """
         pipe = asyncio.create_task(self.pipe.run(), name="pipe")
         leases = None
         try:
@@ -172,6 +177,9 @@ class Worker:
             if leases is not None:
                 await _end(leases)
             await self._say_goodbye()
+        except ResponseError as error:
+            log.error("redis_refuses", why=describe(error))  # noqa: TRY400 - its text may quote a key
+            raise BrokerError(describe(error)) from error
         finally:
             await self._reader.aclose()
             for task in (leases, pipe, *self._tasks):
@@ -257,8 +265,9 @@ class Worker:
             await self._handler.handle(item)
         except asyncio.CancelledError:
             raise
-        except Exception:
-            log.exception("request_failed", entry=item.delivery.entry, lane=item.delivery.lane)
+        except Exception as error:
+            refusal = describe(error) if isinstance(error, ResponseError) else None
+            log.exception("request_failed", entry=item.delivery.entry, lane=item.delivery.lane, refusal=refusal)
             await self._handler.give_up(item)
         finally:
             self.in_flight.remove(item)
