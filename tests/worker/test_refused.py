@@ -102,16 +102,3 @@ async def test_worker_that_may_not_do_what_it_must_ends_and_names_the_command(se
     assert [line["why"] for line in told(logs, "redis_refuses")] == [
         "NoPermissionError: the user may not run xgroup|create"
     ]
-
-
-async def test_command_that_a_request_failed_on_is_named(server: ValkeyProcess) -> None:
-    """Its error says that the log has more."""
-    with capture_logs() as logs:
-        async with open_client(server.url) as client:
-            url = await restrict(client, server, "-xrevrange")
-            async with run_worker(url, {"local": FakeBackend(says("hi"))}):
-                await add(client)
-                await eventually(lambda: told(logs, "request_failed"))
-    assert {line["refusal"] for line in told(logs, "request_failed")} == {
-        "ResponseError: the user may not run xrevrange (in a script)"
-    }

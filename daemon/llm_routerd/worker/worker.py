@@ -265,9 +265,8 @@ class Worker:
             await self._handler.handle(item)
         except asyncio.CancelledError:
             raise
-        except Exception as error:
-            refusal = describe(error) if isinstance(error, ResponseError) else None
-            log.exception("request_failed", entry=item.delivery.entry, lane=item.delivery.lane, refusal=refusal)
+        except Exception:
+            log.exception("request_failed", entry=item.delivery.entry, lane=item.delivery.lane)
             await self._handler.give_up(item)
         finally:
             self.in_flight.remove(item)

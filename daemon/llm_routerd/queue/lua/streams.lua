@@ -33,11 +33,13 @@ end
 
 -- The entry that an events stream belongs to, and its lane: those of the last attempt that names them.  The first one
 -- does, and one whose entry took the place of another that was gone.  nil where none does.
+-- Whoever may cancel may write any number of such events: they are not all looked at.
+local MOST_ATTEMPTS = 1000
 local function owner_of(events)
   local entry, lane
   local n = 1
   local attempt = attempt_of(events, n)
-  while attempt do
+  while attempt and n <= MOST_ATTEMPTS do
     if type(attempt.entry) == 'string' then entry, lane = attempt.entry, attempt.lane end
     n = n + 1
     attempt = attempt_of(events, n)
