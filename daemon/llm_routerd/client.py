@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 import orjson
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -35,6 +35,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from llm_routerd.core.errors import BrokerError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue.connection import CONNECT_SECONDS, Backoff, describe, is_unfit
+from llm_routerd.queue.handshake import connection_of
 from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
 
 if TYPE_CHECKING:
@@ -340,14 +341,15 @@ def check_stream_id(text: str) -> tuple[int, int]:
 
 def _connect(url: str) -> Redis:
     try:
-        return Redis.from_url(
-            url,
-            socket_timeout=None,  # `_once` bounds every reply
-            socket_connect_timeout=CONNECT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=_CONNECTIONS,
-            protocol=2,
-        )
+        connection_class, options = connection_of(url)
+        settings: dict[str, Any] = {
+            "socket_timeout": None,  # `_once` bounds every reply
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "retry": Retry(NoBackoff(), 0),
+            "max_connections": _CONNECTIONS,
+            "protocol": 2,
+        }
+        return Redis.from_pool(ConnectionPool(connection_class=connection_class, **settings | options))
     except (ValueError, TypeError):
         # The original message may quote the URL, and so its password.
         raise BrokerError("the Redis URL is none: expected redis://, rediss:// or unix://") from None

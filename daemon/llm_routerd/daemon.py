@@ -47,6 +47,7 @@ def serve(
 
     Raises:
         ConfigError: the configuration cannot be used after all (an address, the embedded server).
+        BrokerError: Redis refuses what no worker can do without.
     """
     set_up_logs(config.log)
     directory = Path(state_directory) if state_directory else default_state_directory()

@@ -415,7 +415,7 @@ async def test_worker_that_cannot_read_says_so_once_and_is_not_ready(valkey_url:
                 if info["name"].startswith("llm-routerd-read"):
                     await client.client_kill_filter(_id=info["id"])
             await eventually(lambda: not worker.status().ready, seconds=15)
-            assert "NoPermission" in worker.status().why
+            assert worker.status().why == "NoPermissionError: the user may not run client|id"
         finally:
             await client.execute_command("ACL", "SETUSER", "default", "+client|id")
         await eventually(lambda: worker.status().ready, seconds=15)

@@ -16,6 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: the configuration is unsound.
+        BrokerError: Redis refuses what no worker can do without.
     """
     # What is imported and made until the daemon works stays: looking for garbage in it took 15 ms.
     gc.disable()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import re
 from typing import TYPE_CHECKING, Any
 
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -28,14 +28,24 @@ from redis.exceptions import (
 )
 
 from llm_routerd.queue import scripts
+from llm_routerd.queue.handshake import connection_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from redis.asyncio.connection import AbstractConnection
 
 CONNECT_SECONDS = 5.0
 
 # Replies that say "not this server, not now": the command did nothing, and the same one will do later.
 _UNFIT = (ReadOnlyError, BusyLoadingError, MasterDownError, ClusterDownError, MovedError)
+
+# What else a server says quotes users, keys or arguments.
+_REFUSALS = (
+    (re.compile(r"no permissions to run the '([\w|.-]{1,64})' command"), "the user may not run"),
+    (re.compile(r"permissions to access (?:a|one of the|the '.*') (key|channel)"), "the user may not access a"),
+    (re.compile(r"unknown (?:sub)?command [`'\"]?([\w|.-]{1,64})"), "unknown command"),
+)
 
 
 def is_unfit(error: BaseException) -> bool:
@@ -65,20 +75,28 @@ def is_missing_script(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """One line on what is wrong with Redis; never an address with a password (redis-py quotes host and port only)."""
+    """One line on what is wrong with Redis.
+
+    Never an address with a password (redis-py quotes host and port only), nor what a server may quote of a command:
+    of one that an ACL refuses or that the server does not know it has the name, and no key, value or user.
+    """
+    kind, text = type(error).__name__, str(error)
+    for pattern, told in _REFUSALS:
+        if match := pattern.search(text):
+            where = " (in a script)" if "in script" in text else ""
+            return f"{kind}: {told}{''.join(f' {name}' for name in match.groups())}{where}"
     if isinstance(error, (AuthenticationError, NoPermissionError)):
-        return f"{type(error).__name__}: not allowed"
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+        return f"{kind}: not allowed"
+    lines = text.strip().splitlines()
+    return f"{kind}: {lines[0][:200]}" if lines else kind
 
 
 class ConnectionFactory:
     """Makes connections to one Redis, follows a MOVED of a cluster to the node that has our slot."""
 
     def __init__(self, url: str, *, client_name: str) -> None:
-        options: dict[str, Any] = dict(parse_url(url))
-        self._class: type[AbstractConnection] = options.pop("connection_class", Connection)
-        for ours in ("socket_timeout", "retry_on_timeout", "health_check_interval", "decode_responses"):
+        self._class, options = connection_of(url)
+        for ours in ("socket_timeout", "retry_on_timeout", "health_check_interval", "decode_responses", "client_name"):
             options.pop(ours, None)
         self._options = options
         self._client_name = client_name
@@ -102,7 +120,8 @@ class ConnectionFactory:
             driver_info=None,
         )
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
+            async with asyncio.timeout(2 * CONNECT_SECONDS):  # of which redis-py bounds the first half
+                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
             for script in scripts.ALL:
                 await execute(connection, ("SCRIPT", "LOAD", script.source), timeout_seconds=CONNECT_SECONDS)
         except BaseException:

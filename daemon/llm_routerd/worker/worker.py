@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.core.errors import BrokerError
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.broker import Broker, Held, Limits
 from llm_routerd.queue.connection import ConnectionFactory, ResponseError, describe
@@ -166,7 +167,11 @@ class Worker:
         self._keep(asyncio.create_task(_close_when_idle(old, running), name="retire-executor"))
 
     async def run(self) -> None:
-        """Work until stopped; whatever is in flight then is finished or handed back."""
+        """Work until stopped; whatever is in flight then is finished or handed back.
+
+        Raises:
+            BrokerError: Redis refuses what no worker can do without; the message names the command.
+        """
         pipe = asyncio.create_task(self.pipe.run(), name="pipe")
         leases = None
         try:
@@ -177,6 +182,9 @@ class Worker:
             if leases is not None:
                 await _end(leases)
             await self._say_goodbye()
+        except ResponseError as error:
+            log.error("redis_refuses", why=describe(error))  # noqa: TRY400 - its text may quote a key
+            raise BrokerError(describe(error)) from error
         finally:
             await self._reader.aclose()
             for task in (leases, pipe, *self._tasks):

@@ -44,6 +44,8 @@ end
 
 -- The entry that an events stream belongs to, and its lane: those of the last attempt that names them.  The first one
 -- does, and one whose entry took the place of another that was gone.  nil where none does.
+-- Whoever may cancel may write any number of such events: they are not all looked at.
+local MOST_ATTEMPTS = 1000
 local function owner_of(events)
   local entry, lane
   local n = 1
