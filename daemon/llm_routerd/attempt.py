@@ -142,6 +142,7 @@ class Attempt:
             if item.reasoning:
                 if not is_encodable(item.reasoning):
                     return _NOT_UNICODE
+                self._chars += len(item.reasoning)
                 self._show(Released("", item.reasoning))
             if item.text:
                 rejection = self._feed(item.text)

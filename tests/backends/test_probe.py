@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode
@@ -86,3 +90,35 @@ async def test_api_base_of_anthropic_may_have_its_path_or_not(base: str) -> None
     """Likewise."""
     async with StandIn() as server, backend_for("anthropic", server.url + base) as backend:
         assert (await tell(backend, ask())).text
+
+
+@pytest.mark.parametrize(
+    ("params", "capabilities", "is_told"),
+    [
+        ({"reasoning_effort": "low"}, ["completion"], True),
+        ({"think": True}, ["tools", "completion"], True),
+        ({"reasoning_effort": "low"}, ["completion", "thinking"], False),
+        ({}, ["completion"], False),
+        ({"reasoning_effort": "low"}, None, False),
+    ],
+)
+async def test_check_says_that_an_ollama_model_does_not_think(
+    params: dict[str, Any], capabilities: list[str] | None, *, is_told: bool
+) -> None:
+    """Where the deployment asks it to; the server's own word for it."""
+    answers = {
+        "/api/tags": {"models": [{"name": "stand-in:latest"}]},
+        "/api/ps": {"models": []},
+        "/api/show": {"capabilities": capabilities},
+    }
+
+    async def answer(asked: web.Request) -> web.Response:
+        return web.json_response(answers[asked.path])
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    server = TestServer(application)
+    async with server, backend_for("ollama", str(server.make_url("")), params=params) as backend:
+        report = await backend.probe()
+        assert report.ok
+        assert ("refuses think, left out" in report.detail) is is_told

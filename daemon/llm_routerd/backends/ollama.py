@@ -11,7 +11,7 @@ from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.framing import LineFramer
 from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.backends.ollama_request import chat_body
-from llm_routerd.backends.optional_fields import Omissions, without
+from llm_routerd.backends.optional_fields import Omissions, left_out, without
 from llm_routerd.backends.transport import next_chunk
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
@@ -67,13 +67,31 @@ class OllamaBackend:
             if _with_tag(name) not in known:
                 return ProbeReport(ok=False, detail=f"answers, but has no model {name}", loaded=False)
             loaded = _with_tag(name) in await self._model_names("/api/ps")
+            omitted = await self._omitted()
         except BackendError as error:
             return ProbeReport(ok=False, detail=error.reason)
         return ProbeReport(
             ok=True,
-            detail="model in memory" if loaded else "model not in memory",
+            detail=("model in memory" if loaded else "model not in memory") + omitted,
             loaded=loaded,
         )
+
+    async def _omitted(self) -> str:
+        """The end of a line for a person, where the deployment asks a model to think that cannot."""
+        if not {"think", "reasoning_effort"} & self._deployment.params.keys():
+            return ""
+        try:
+            shown = await self._transport.post_json(
+                self._endpoint.url("/api/show"),
+                {"model": self._deployment.model_name},
+                headers=self._headers,
+                connect_seconds=self._deployment.connect_timeout,
+            )
+        except BackendError:
+            return ""
+        capabilities = shown.get("capabilities") if isinstance(shown, dict) else None
+        can_think = not isinstance(capabilities, list) or "thinking" in capabilities
+        return "" if can_think else left_out("think")
 
     async def warm(self) -> None:
         """See `Backend.warm`.  A generation without a prompt loads the model and does nothing else."""

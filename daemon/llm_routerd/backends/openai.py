@@ -81,7 +81,7 @@ class OpenAIBackend:
             )
         except BackendError as error:
             if error.code is AttemptCode.NOT_FOUND:
-                return ProbeReport(ok=True, detail="answers, but lists no models")
+                return ProbeReport(ok=True, detail=f"answers, but lists no models{await self._refused_fields()}")
             return ProbeReport(ok=False, detail=error.reason)
         models = listing.get("data") if isinstance(listing, dict) else None
         if not isinstance(models, list):
@@ -91,9 +91,9 @@ class OpenAIBackend:
             return ProbeReport(ok=True, detail=f"answers and knows the model{await self._refused_fields()}")
         # llama.cpp serves its one model under any name.
         one = len(known) == 1 and not self._genuine
-        return ProbeReport(
-            ok=one, detail="answers, lists another model" if one else f"answers, but has no model {name}"
-        )
+        if one:
+            return ProbeReport(ok=True, detail=f"answers, lists another model{await self._refused_fields()}")
+        return ProbeReport(ok=False, detail=f"answers, but has no model {name}")
 
     async def _refused_fields(self) -> str:
         """Which of the optional fields the server refuses; asked with a body that no server can answer."""

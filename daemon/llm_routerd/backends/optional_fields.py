@@ -88,8 +88,9 @@ class Omissions:
             BackendError: as `Transport.post`.
         """
         body = whole = make_body(())
-        omitted = {name for name in OPTIONAL_FIELDS.keys() & whole.keys() if self._is_refused(name, whole[name])}
-        if omitted:
+        omitted: set[str] = set()
+        if self._refused:
+            omitted = {name for name in OPTIONAL_FIELDS.keys() & whole.keys() if self._is_refused(name, whole[name])}
             body = make_body(omitted)
         refused = None
         while True:
@@ -127,10 +128,10 @@ class Omissions:
                     break
                 refused.add(name)
         refused |= {name for name, _ in self._refused}
-        return "".join(f"; refuses {name}, left out: {OPTIONAL_FIELDS[name][1]}" for name in sorted(refused))
+        return "".join(map(left_out, sorted(refused)))
 
     def _is_refused(self, name: str, value: Any) -> bool:
-        return bool(self._refused) and (name, _hash(value)) in self._refused
+        return (name, _hash(value)) in self._refused
 
     def _learn(self, name: str, value: Any) -> None:
         if len(self._refused) >= _MAX_REFUSED:
@@ -148,6 +149,11 @@ def _refused_of(error: BackendError, body: dict[str, Any]) -> str | None:
     if name is not None and name not in body:
         name = _ALSO_NAMES.get(name)
     return name if name in body else None
+
+
+def left_out(name: str) -> str:
+    """The end of a line for a person: a field is not sent, and what that costs."""
+    return f"; refuses {name}, left out: {OPTIONAL_FIELDS[name][1]}"
 
 
 def without(body: dict[str, Any], omitted: Collection[str]) -> dict[str, Any]:

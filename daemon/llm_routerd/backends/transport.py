@@ -166,10 +166,32 @@ class Transport:
             raise faults.fault_before_answer(error, connect_seconds) from None
         if response.status != HTTPStatus.OK:
             raise faults.fault_of_status(response.status, response.headers, body[:_MAX_ERROR_BYTES])
+        return _parsed(body)
+
+    async def post_json(
+        self, url: URL, body: Mapping[str, Any], *, headers: Mapping[str, str], connect_seconds: float
+    ) -> Any:
+        """The JSON that a POST answers with, at most a megabyte; for questions about a server.
+
+        Raises:
+            BackendError: as `post`; and where the answer is no JSON, or does not come.
+        """
+        response = await self.post(url, body, headers=headers, connect_seconds=connect_seconds)
         try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise faults.malformed("no JSON where JSON belongs") from None
+            async with asyncio.timeout(connect_seconds + 5.0):
+                answer = await read_bounded(response, limit=_MEGABYTE)
+        except faults.CALL_ERRORS as error:  # TimeoutError is an OSError
+            raise faults.fault_before_answer(error, connect_seconds) from None
+        finally:
+            response.close()
+        return _parsed(answer)
+
+
+def _parsed(answer: bytes) -> Any:
+    try:
+        return orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        raise faults.malformed("no JSON where JSON belongs") from None
 
 
 async def next_chunk(response: aiohttp.ClientResponse) -> bytes:

@@ -12,6 +12,7 @@ offered tool.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -85,7 +86,11 @@ def _read(text: str, tool_names: AbstractSet[str]) -> tuple[ToolCall, ...] | str
         position = _SEPARATORS.match(text, end).end()  # type: ignore[union-attr] # it always matches
     if not calls:
         return None
-    return tuple(calls) if is_exact and len(calls) <= _MAX_CALLS else UNSURE
+    if not is_exact or len(calls) > _MAX_CALLS:
+        return UNSURE
+    if len({call.id for call in calls}) < len(calls):  # the model's own ids, which tell nobody apart
+        calls = [replace(call, id=f"call_{number}") for number, call in enumerate(calls)]
+    return tuple(calls)
 
 
 def _end_of_value(text: str, position: int) -> int | None:

@@ -103,8 +103,8 @@ class ToolCallAssembler:
         if current is not None:
             # An id that changes with every delta is no new call: a new one has a name, and follows a whole one.
             other_id = bool(call_id) and bool(current.id) and call_id != current.id and bool(name)
-            is_whole = current.is_whole() if current.arguments else not has_arguments
-            other_id = other_id and (name != current.name or is_whole)
+            if other_id and name == current.name:
+                other_id = current.is_whole() if current.arguments else not has_arguments
             named_again = bool(name) and bool(current.arguments) and not call_id and not isinstance(index, int)
             if not other_id and not named_again:
                 return current
