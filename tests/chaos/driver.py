@@ -6,8 +6,10 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, assert_never
+
+from redis.exceptions import ResponseError
 
 from llm_routerd.queue.keys import GROUP, Keys
 from tests.chaos.plan import Fault, Kind
@@ -89,6 +91,15 @@ class Driver:
             case Kind.DROP_GROUP:
                 with self._trouble():
                     await self._command("XGROUP", "DESTROY", _KEYS.requests(fault.lane), GROUP)
+            case Kind.GROUP_AT_END:
+                with self._trouble():
+                    lane = _KEYS.requests(fault.lane)
+                    await self._command("XGROUP", "DESTROY", lane, GROUP)
+                    with suppress(ResponseError):  # a worker may have been quicker
+                        await self._command("XGROUP", "CREATE", lane, GROUP, "$", "MKSTREAM")
+            case Kind.FORGET_CONSUMERS:
+                with self._trouble():
+                    await self._forget_consumers(_KEYS.requests(fault.lane))
             case Kind.FLUSH_SCRIPTS:
                 with self._trouble():
                     await self._command("SCRIPT", "FLUSH")
@@ -96,6 +107,13 @@ class Driver:
                 raise AssertionError(fault.kind)
             case _:
                 assert_never(fault.kind)
+
+    async def _forget_consumers(self, lane: str) -> None:
+        """As an operator cleans up who looks dead: all of them, with all that they have."""
+        async with self._world.client() as client:
+            with suppress(ResponseError):  # the group is not there
+                for consumer in await client.xinfo_consumers(lane, GROUP):
+                    await client.xgroup_delconsumer(lane, GROUP, consumer["name"])
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:

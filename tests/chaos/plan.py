@@ -26,6 +26,8 @@ class Kind(StrEnum):
     FILL_MEMORY = "fill-memory"
     KILL_CONNECTIONS = "kill-connections"
     DROP_GROUP = "drop-group"
+    GROUP_AT_END = "group-at-end"
+    FORGET_CONSUMERS = "forget-consumers"
     FLUSH_SCRIPTS = "flush-scripts"
 
 
@@ -40,6 +42,8 @@ _KINDS: dict[Kind, tuple[int, float, float]] = {
     Kind.FILL_MEMORY: (2, 0.3, 2.0),
     Kind.KILL_CONNECTIONS: (3, 0.0, 0.0),
     Kind.DROP_GROUP: (2, 0.0, 0.0),
+    Kind.GROUP_AT_END: (2, 0.0, 0.0),
+    Kind.FORGET_CONSUMERS: (2, 0.0, 0.0),
     Kind.FLUSH_SCRIPTS: (1, 0.0, 0.0),
 }
 

@@ -146,8 +146,13 @@ class Metrics:
         self._requests: Counter[tuple[str, str]] = Counter()
         self._attempts: Counter[tuple[str, str, str]] = Counter()
         self._saved_usd = 0.0
+        self._orphans = 0
         self._duration = Histogram(_DURATION_BOUNDS)
         self._ttft = Histogram(_TTFT_BOUNDS)
+
+    def count_orphans(self, number: int) -> None:
+        """So many requests were taken up that nobody owned."""
+        self._orphans += number
 
     def finished(self, finished: Finished) -> dict[str, Any]:
         """Count a request and make its metrics event, as `schemas/metrics.schema.json` has it."""
@@ -279,7 +284,9 @@ class Metrics:
         for deployment, answers in self._answers.items():
             stops.add(answers.early_stops, deployment=deployment)
             saved_time.add(answers.saved_ms / 1000, deployment=deployment)
-        yield from (requests, attempts, tokens, costs, saved, stops, saved_time)
+        orphans = Family("orphans_total", "counter", "Requests that nobody owned any more, and that were taken up.")
+        orphans.add(self._orphans)
+        yield from (requests, attempts, tokens, costs, saved, stops, saved_time, orphans)
 
     def _histogram_families(self) -> Iterator[Family]:
         duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")

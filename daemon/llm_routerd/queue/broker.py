@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CLAIM_COUNT = 16
 OWN_PENDING = 1000
+ORPHANS = 1000  # at most, of one lane in one sweep
+ORPHANS_PAGE = 50
 HISTORY_PAGE = 500
 STALE_CONSUMER_SECONDS = 3600.0
 
@@ -296,6 +298,24 @@ class Broker:
             deliveries += parse_claimed(lane, claimed, own=owner == self.consumer)
             gone += parse_gone(lane, missing)
         return Claim(deliveries=deliveries, gone=gone)
+
+    async def find_orphans(self, lane: Lane) -> list[str]:
+        """The entries of a lane that were delivered once and that nobody owns; see `orphans.lua`."""
+        orphans: list[str] = []
+        cursor = b"-"
+        while len(orphans) < ORPHANS:
+            args = (GROUP, self.consumer, ORPHANS_PAGE, cursor)
+            cursor, found, _ = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
+            orphans += [entry.decode() for entry in found]
+            if cursor == b"-":
+                break
+        return orphans
+
+    async def take_orphans(self, lane: Lane, entries: Sequence[str]) -> list[Delivery]:
+        """Those of them that are orphans still, from now on this worker's."""
+        args = (GROUP, self.consumer, 0, "-", *entries)
+        _, _, taken = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
+        return [Delivery(lane=lane, entry=entry.decode(), fields=fields, claimed=True) for entry, fields in taken]
 
     @property
     def late_ms(self) -> int:

@@ -21,6 +21,7 @@ from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.inflight import InFlight, InFlightTable
 from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases
+from llm_routerd.worker.orphans import Orphans
 from llm_routerd.worker.trimmed import Trimmed
 
 if TYPE_CHECKING:
@@ -112,6 +113,13 @@ class Worker:
             max_deliveries=daemon.max_deliveries,
             on_trouble=partial(self._note_refusal, "cannot_deliver_answers"),
         )
+        self._orphans = Orphans(
+            broker=self.broker,
+            metrics=metrics,
+            lease_seconds=daemon.lease_seconds,
+            free=self._free,
+            receive=self._receive,
+        )
         self._trimmed = Trimmed(self._handler, self.in_flight, keep=self._keep)
         self._leases = Leases(
             broker=self.broker,
@@ -173,23 +181,25 @@ class Worker:
             BrokerError: Redis refuses what no worker can do without; the message names the command.
         """
         pipe = asyncio.create_task(self.pipe.run(), name="pipe")
-        leases = None
+        keepers: list[asyncio.Task[None]] = []
         try:
             if await self._start_up():
-                leases = asyncio.create_task(self._leases.run(), name="leases")
-                await self._main_loop(pipe, leases)
+                keepers += (
+                    asyncio.create_task(self._leases.run(), name="leases"),
+                    asyncio.create_task(self._orphans.run(), name="orphans"),
+                )
+                await self._main_loop(pipe, *keepers)
             await self._drain()
-            if leases is not None:
-                await _end(leases)
+            for task in keepers:
+                await _end(task)
             await self._say_goodbye()
         except ResponseError as error:
             log.error("redis_refuses", why=describe(error))  # noqa: TRY400 - its text may quote a key
             raise BrokerError(describe(error)) from error
         finally:
             await self._reader.aclose()
-            for task in (leases, pipe, *self._tasks):
-                if task is not None:
-                    await _end(task)
+            for task in (*keepers, pipe, *self._tasks):
+                await _end(task)
             await self._handler.executor.aclose()
 
     async def _start_up(self) -> bool:

@@ -1,0 +1,48 @@
+-- Find the entries of a lane that Redis has delivered and that nobody owns, or take some of them.
+-- Redis delivers nothing twice: who removes a dead consumer (XGROUP DELCONSUMER) drops what it had, and a group made at
+-- `$`, or moved on (XGROUP SETID), passes over what stands before.
+-- KEYS  1 lane
+-- ARGV  1 group, 2 consumer, 3 how many to look at, 4 "-" or the entry to go on after, 5... entries to take
+-- To take is to look again: who has settled or taken one meanwhile was first.
+-- Returns {next, {entry...}, {{entry, fields}...}}: where to go on ("-": all has been seen), the orphans found (if none
+-- were to be taken), those taken.
+local requests, group, consumer = KEYS[1], ARGV[1], ARGV[2]
+
+local function group_of_lane()
+  for _, raw in ipairs(redis.call('XINFO', 'GROUPS', requests)) do
+    local info = {}
+    for i = 1, #raw, 2 do info[raw[i]] = raw[i + 1] end
+    if info.name == group then return info end
+  end
+end
+
+local function is_orphan(entry, delivered)
+  return not is_before(delivered, entry) and #redis.call('XPENDING', requests, group, entry, entry, 1) == 0
+end
+
+if redis.call('EXISTS', requests) == 0 then return {'-', {}, {}} end
+local info = group_of_lane()
+if not info then return {'-', {}, {}} end  -- it will be made at 0, and all is new
+local delivered = info['last-delivered-id']
+
+local taken = {}
+for i = 5, #ARGV do
+  local entry = ARGV[i]
+  local found = redis.call('XRANGE', requests, entry, entry)[1]
+  if found and is_orphan(entry, delivered) then
+    redis.call('XCLAIM', requests, group, consumer, 0, entry, 'FORCE', 'RETRYCOUNT', 1, 'JUSTID')
+    taken[#taken + 1] = {entry, found[2]}
+  end
+end
+if #ARGV > 4 then return {'-', {}, taken} end
+
+-- What stands there is pending, new or an orphan.  Servers that do not know how many are new say nothing here.
+local lag = tonumber(info.lag or nil)
+if lag and redis.call('XLEN', requests) <= info.pending + lag then return {'-', {}, {}} end
+local from = ARGV[4] == '-' and '-' or '(' .. ARGV[4]
+local seen = redis.call('XRANGE', requests, from, delivered, 'COUNT', ARGV[3])
+local orphans = {}
+for _, item in ipairs(seen) do
+  if is_orphan(item[1], delivered) then orphans[#orphans + 1] = item[1] end
+end
+return {#seen == tonumber(ARGV[3]) and seen[#seen][1] or '-', orphans, {}}

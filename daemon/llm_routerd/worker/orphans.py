@@ -1,0 +1,97 @@
+"""Entries that Redis has delivered and that nobody owns are found, and taken up.
+
+An operator removes a dead worker's consumer, or makes the group at `$`: Redis delivers what that one had, or what stood
+before, to nobody any more.  An orphan that is seen is left alone for a lease first: its worker may live, and has it
+back with its next renewal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llm_routerd.logs import get_logger
+from llm_routerd.queue.connection import ResponseError, describe
+from llm_routerd.queue.keys import LANES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llm_routerd.core.metrics import Metrics
+    from llm_routerd.queue.broker import Broker, Delivery
+    from llm_routerd.queue.keys import Lane
+
+log = get_logger()
+
+SWEEP_SECONDS = 60.0
+TICK_SECONDS = 1.0
+TICKS_PER_LEASE = 6
+
+
+class Orphans:
+    """Sweeps the lanes once a minute: one look at lengths each, where there are none.
+
+    Args:
+        broker: this worker's side of the queue.
+        metrics: counts them.
+        lease_seconds: how long one is left alone.
+        free: how many more requests this worker may take.
+        receive: starts deliveries, or gives them back.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        metrics: Metrics,
+        lease_seconds: float,
+        free: Callable[[], int],
+        receive: Callable[[Sequence[Delivery]], None],
+    ) -> None:
+        self._broker = broker
+        self._metrics = metrics
+        self._lease_seconds = lease_seconds
+        self._tick_seconds = min(TICK_SECONDS, lease_seconds / TICKS_PER_LEASE)
+        self._free = free
+        self._receive = receive
+        self._loop = asyncio.get_running_loop()
+        self._look_at = self._loop.time()
+        self._take_at = float("inf")
+        self._seen: dict[Lane, list[str]] = {}
+
+    async def run(self) -> None:
+        """Sweep until cancelled; what Redis refuses here is told once, and done without."""
+        is_told = False
+        while True:
+            await self._broker.pipe.ready()
+            try:
+                await self.tick()
+            except ResponseError as error:
+                if not is_told:
+                    is_told = True
+                    log.warning("orphans_not_sought", why=describe(error))
+            await asyncio.sleep(self._tick_seconds)
+
+    async def tick(self) -> None:
+        """Look, or take, if it is time for that."""
+        now = self._loop.time()
+        if now >= self._take_at:
+            self._take_at = float("inf")
+            await self._take()
+        elif now >= self._look_at:
+            self._look_at = now + SWEEP_SECONDS
+            self._seen = {lane: await self._broker.find_orphans(lane) for lane in LANES}
+            if any(self._seen.values()):
+                self._take_at = now + self._lease_seconds
+
+    async def _take(self) -> None:
+        for lane, entries in self._seen.items():
+            room = max(0, self._free())
+            if len(entries) > room:
+                self._look_at = self._loop.time()  # the rest will be found again
+            taken = await self._broker.take_orphans(lane, entries[:room]) if entries[:room] else []
+            if taken:
+                self._metrics.count_orphans(len(taken))
+                log.warning("orphans_taken", lane=lane, count=len(taken))
+                self._receive(taken)
+        self._seen = {}
