@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 async def look(url: str) -> dict[str, Finding]:
     """The findings by subject."""
-    return {finding.subject: finding for finding in await check_server(RedisConfig(url=url))}
+    return {finding.subject: finding for finding in await check_server(Config(redis=RedisConfig(url=url)))}
 
 
 @pytest.fixture

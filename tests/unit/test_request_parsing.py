@@ -302,10 +302,36 @@ def test_oversized_entry_is_refused_with_its_id() -> None:
     accepted(parse("prompt", "x" * (LIMIT - len("prompt"))))
 
 
-def test_huge_entry_is_not_read_for_its_id() -> None:
-    """Reading hundreds of megabytes for an id would hold up everybody else."""
-    huge = orjson.dumps({"id": "big", "prompt": "x" * 5 * LIMIT})
-    assert refused(parse("data", huge), ErrorCode.REQUEST_TOO_LARGE).id is None
+def test_huge_entry_is_answered_under_its_id() -> None:
+    """As a field, or where it stands in the first kilobytes: to parse hundreds of megabytes would hold up all others."""
+    text = "x" * 5 * LIMIT
+    huge = orjson.dumps({"metadata": {"id": "inner"}, "id": "big", "prompt": text})
+    error = refused(parse("data", huge), ErrorCode.REQUEST_TOO_LARGE)
+    assert (error.id, error.metadata) == ("big", None)
+    late = orjson.dumps({"prompt": text, "id": "big"})
+    assert refused(parse("data", late), ErrorCode.REQUEST_TOO_LARGE).id is None
+    for fields in (("id", "big", "prompt", text), ("prompt", text, "id", "big"), ("id", "big", "data", text)):
+        assert refused(parse(*fields), ErrorCode.REQUEST_TOO_LARGE).id == "big"
+
+
+@pytest.mark.parametrize(
+    ("data", "request_id"),
+    [
+        ('{"id":"r1","prompt":', "r1"),
+        ('{"prompt":"say \\"id\\": \\"no\\"","id" : "r1",', "r1"),
+        ('{"metadata":{"id":"no"},"tools":[{"id":"no"}],"id":"r1" x', "r1"),
+        ('{"metadata":{"id":"no"}', None),
+        ('{"id":7,"prompt":', None),
+        ('{"id":"not an id","prompt":', None),
+        ('["id","r1"', None),
+        ('{"x":"id","r1":', None),
+        ('"id":"r1"', None),
+        ("", None),
+    ],
+)
+def test_broken_json_is_answered_under_its_id(data: str, request_id: str | None) -> None:
+    """That of the outermost object, if it stands there."""
+    assert refused(parse("data", data.encode()), ErrorCode.INVALID_REQUEST).id == request_id
 
 
 @pytest.mark.parametrize(

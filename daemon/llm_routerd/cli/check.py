@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 
 async def _check(config: Config) -> list[Finding]:
-    server, models = await asyncio.gather(check_server(config.redis), check_models(config))
+    server, models = await asyncio.gather(check_server(config), check_models(config))
     return [*server, *models]
 
 

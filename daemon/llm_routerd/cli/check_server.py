@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llm_routerd.client import Client
-    from llm_routerd.config.tree import RedisConfig
+    from llm_routerd.config.tree import Config, DaemonConfig
 
 _REDIS_MINIMUM = (7, 0)
 _VALKEY_MINIMUM = (8, 0)
@@ -21,8 +21,9 @@ _PATIENCE_SECONDS = 0.5
 _SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
 
 
-async def check_server(redis: RedisConfig) -> list[Finding]:
+async def check_server(config: Config) -> list[Finding]:
     """Everything there is to say about the Redis of a configuration; raises nothing."""
+    redis = config.redis
     where = masked(redis.url)
     try:
         client = await open_client(redis, patience_seconds=_PATIENCE_SECONDS)
@@ -35,7 +36,7 @@ async def check_server(redis: RedisConfig) -> list[Finding]:
             await _check_version(client),
             *await _check_settings(client),
             *await _check_queue(client),
-            await _check_dead_letters(client),
+            await _check_dead_letters(client, config.daemon),
         ]
 
 
@@ -118,11 +119,12 @@ async def _check_queue(client: Client) -> list[Finding]:
     return [warn("workers", state, "start one: llm-routerd serve"), load]
 
 
-async def _check_dead_letters(client: Client) -> Finding:
+async def _check_dead_letters(client: Client, bounds: DaemonConfig) -> Finding:
     try:
         count = int(await client.patiently(lambda: client.redis.xlen(client.keys.dead)))
     except BrokerError as error:
         return warn("dead letters", f"cannot tell ({error})")
-    if count:
-        return warn("dead letters", f"{count}", "look at them: llm-routerd dead list")
-    return fine("dead letters", "none")
+    if not count:
+        return fine("dead letters", "none")
+    told = f"{count}; beyond {bounds.dead_max_entries}, or {bounds.dead_max_bytes} bytes, the oldest go"
+    return warn("dead letters", told, "look at them: llm-routerd dead list")

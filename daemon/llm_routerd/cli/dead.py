@@ -20,6 +20,7 @@ _WHY_NOT = {
     Verdict.MISSING: "there is no such dead letter",
     Verdict.ANSWERED: "its id has been answered or cancelled meanwhile: drop the letter",
     Verdict.IN_PROGRESS: "its id has been submitted again and is being answered: drop the letter",
+    Verdict.CUT: "its request was too long to be kept, and only its beginning is here: submit it again, in less bytes",
     Verdict.UNREADABLE: "it does not hold what was submitted",
 }
 
@@ -124,6 +125,7 @@ def _summary(letter: DeadLetter) -> str:
         about.get("reason", "?"),
         f"deliveries={about.get('deliveries', '?')}",
         about.get("message", ""),
+        *([] if letter.cut_bytes is None else [f"(cut: {letter.cut_bytes} bytes)"]),
     ]
     return one_line(" ".join(map(str, parts)))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.client import Client
 
-_LETTERS_PER_READ = 100
+_LETTERS_PER_READ = 10  # a letter may hold a request of a megabyte
 
 # Queue a dead letter's request again, and remove the letter and the error that its old life ended with.
 # KEYS  1 dead letters, 2 lane, 3 events of the request's own id, where it has one
@@ -52,6 +52,7 @@ class Verdict(StrEnum):
     MISSING = "missing"
     ANSWERED = "answered"  # a result or a cancellation stands under its id: the daemon would drop it at once
     IN_PROGRESS = "in_progress"  # somebody submitted the id again: the daemon would take this for a duplicate
+    CUT = "cut"  # what was submitted was too long to be kept whole
     UNREADABLE = "unreadable"  # the letter does not hold what was submitted
 
 
@@ -84,9 +85,18 @@ class DeadLetter:
     fields: tuple[bytes, ...] | None
     data: Mapping[str, Any]
 
+    @property
+    def cut_bytes(self) -> int | None:
+        """How long the request was, of which the letter holds beginnings only; None: it holds all."""
+        cut = self.data.get("cut")
+        size = cut.get("bytes") if isinstance(cut, dict) else None
+        return size if isinstance(size, int) else None
+
     def to_json(self, *, whole: bool) -> dict[str, Any]:
         """The letter for a program; `whole` with what was submitted, which the list does not need."""
         summary: dict[str, Any] = {"letter": self.entry, **self.about}
+        if self.cut_bytes is not None:
+            summary["cut_bytes"] = self.cut_bytes
         return summary | {"data": self.data} if whole else summary
 
 
@@ -132,6 +142,8 @@ class DeadLetters:
 
         Not repeated blindly after a lost reply: it then finds the letter gone, and says `missing`.
         """
+        if letter.cut_bytes is not None:
+            return Retried(verdict=Verdict.CUT)
         if letter.fields is None:
             return Retried(verdict=Verdict.UNREADABLE)
         lane: Lane = next((lane for lane in LANES if lane == letter.about.get("lane")), "normal")

@@ -31,6 +31,8 @@ class DaemonConfig:
     drain_seconds: float = 25.0
     result_ttl_seconds: float = 3600.0
     max_request_bytes: int = 1_048_576
+    dead_max_bytes: int = 33_554_432
+    dead_max_entries: int = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

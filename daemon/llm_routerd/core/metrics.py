@@ -147,8 +147,13 @@ class Metrics:
         self._attempts: Counter[tuple[str, str, str]] = Counter()
         self._saved_usd = 0.0
         self._orphans = 0
+        self._dropped_letters = 0
         self._duration = Histogram(_DURATION_BOUNDS)
         self._ttft = Histogram(_TTFT_BOUNDS)
+
+    def count_dropped_letters(self, number: int) -> None:
+        """So many dead letters went, since there were too many or they took too much room."""
+        self._dropped_letters += number
 
     def count_orphans(self, number: int) -> None:
         """So many requests were taken up that nobody owned."""
@@ -286,7 +291,9 @@ class Metrics:
             saved_time.add(answers.saved_ms / 1000, deployment=deployment)
         orphans = Family("orphans_total", "counter", "Requests that nobody owned any more, and that were taken up.")
         orphans.add(self._orphans)
-        yield from (requests, attempts, tokens, costs, saved, stops, saved_time, orphans)
+        dropped = Family("dead_letters_dropped_total", "counter", "Dead letters that went for newer ones.")
+        dropped.add(self._dropped_letters)
+        yield from (requests, attempts, tokens, costs, saved, stops, saved_time, orphans, dropped)
 
     def _histogram_families(self) -> Iterator[Family]:
         duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")

@@ -7,7 +7,6 @@ path and what was expected, with the nearest valid name of a mistyped property, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +16,7 @@ import orjson
 
 from llm_routerd.core.jsonpath import json_path, printable
 from llm_routerd.core.outcome import ErrorCode
+from llm_routerd.core.reply_address import reply_address
 from llm_routerd.core.request import Request, RequestError, StreamMode
 from llm_routerd.core.schema import SchemaProblem, quote
 from llm_routerd.schema_files import load_schema
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from llm_routerd.core.schema import SchemaCache
 
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _STREAM_MODES = {
     False: StreamMode.OFF,
     True: StreamMode.PROBE,
@@ -43,7 +42,7 @@ _BARE_WORDS = {
 _INTEGERS = frozenset({"top_k", "max_tokens", "seed"})
 # Deeper values could be read, but not be written again into an event or a call to a model.
 _MAX_DEPTH = 100
-# An oversized entry is still read for its id up to here; beyond, reading would hold up everybody else.
+# An oversized entry is still parsed for its id and metadata up to here; beyond, that would hold up everybody else.
 _MOST_READ_FOR_ID = 4
 # Messages, schemas and tools may hold what nobody else should see: never quoted, however short.
 _QUOTED = frozenset({"stream", "params", "timeout_ms", "deadline_ms", "local_only", "publish", "tool_choice"})
@@ -89,9 +88,9 @@ class RequestParser:
         flat = [part for pair in fields.items() for part in pair] if isinstance(fields, Mapping) else fields
         size = sum(map(len, flat))
         if size > self._max_request_bytes:
-            readable = size <= _MOST_READ_FOR_ID * self._max_request_bytes
             message = f"$: {size} bytes, more than the {self._max_request_bytes} that are accepted"
-            return self._error(flat if readable else (), ErrorCode.REQUEST_TOO_LARGE, message)
+            may_parse = size <= _MOST_READ_FOR_ID * self._max_request_bytes
+            return self._error(flat, ErrorCode.REQUEST_TOO_LARGE, message, may_parse=may_parse)
         try:
             document = self._document_of(flat)
             if self._validator.is_valid(document):
@@ -169,8 +168,10 @@ class RequestParser:
 
     # ------------------------------------------------------------------ telling what is wrong
 
-    def _error(self, flat: Sequence[bytes], code: ErrorCode, message: str) -> RequestError:
-        request_id, metadata = _read_id_and_metadata(flat)
+    def _error(self, flat: Sequence[bytes], code: ErrorCode, message: str, *, may_parse: bool = True) -> RequestError:
+        request_id, metadata = reply_address(flat, may_parse=may_parse)
+        if metadata is not None and _is_deeper_than(_MAX_DEPTH, metadata):
+            metadata = None
         return RequestError(id=request_id, code=code, message=message, metadata=metadata)
 
     def _explain(self, document: dict[str, Any]) -> str:
@@ -217,37 +218,6 @@ def _read_field(name: str, value: bytes, path: str) -> Any:
     if words is not None and value.isalpha() and value.decode("ascii", "replace") in words:
         return value.decode("ascii")
     return _parse_json(value, path)
-
-
-def _read_id_and_metadata(flat: Sequence[bytes]) -> tuple[str | None, Any]:
-    """The id and the metadata of an entry that is invalid, as far as they can be read."""
-    try:
-        found = {flat[index]: flat[index + 1] for index in range(0, len(flat), 2)}
-        data = found.get(b"data")
-        document = {} if data is None else orjson.loads(data)
-        if not isinstance(document, dict):
-            document = {}
-        request_id = document.get("id")
-        if request_id is None and b"id" in found:
-            request_id = found[b"id"].decode()
-        metadata = document.get("metadata")
-        if metadata is None and b"metadata" in found:
-            metadata = orjson.loads(found[b"metadata"])
-    except ValueError:
-        return _read_id_alone(flat), None
-    usable = isinstance(metadata, dict) and not _is_deeper_than(_MAX_DEPTH, metadata)
-    return _valid_id(request_id), metadata if usable else None
-
-
-def _read_id_alone(flat: Sequence[bytes]) -> str | None:
-    for index in range(0, len(flat), 2):
-        if flat[index] == b"id":
-            return _valid_id(flat[index + 1].decode("utf-8", "replace"))
-    return None
-
-
-def _valid_id(value: Any) -> str | None:
-    return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

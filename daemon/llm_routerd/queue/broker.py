@@ -83,6 +83,8 @@ class Limits:
     result_ttl_ms: int
     metrics_channel: str
     metrics_maxlen: int
+    dead_max_bytes: int = 33_554_432
+    dead_max_entries: int = 10_000
 
 
 BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "returned", "unwritable"]
@@ -94,12 +96,13 @@ class Committed:
     """What came of a commit.
 
     `sealed_by` is the type of the final event that stood there already.  `letter_lost` says why the dead letter was
-    refused, where an event stands in its stead.
+    refused, where an event stands in its stead; `letters_dropped` how many older ones had to go for it.
     """
 
     verdict: CommitVerdict
     sealed_by: str | None = None
     letter_lost: str | None = None
+    letters_dropped: int = 0
 
 
 def parse_entries(lane: Lane, entries: Sequence[Any]) -> list[Delivery]:
@@ -193,13 +196,19 @@ class Broker:
                 GROUP, delivery.entry, event.type, data, self.limits.result_ttl_ms, "1" if publish else "",
                 delivery.lane, "" if transcript is None else "1", "" if transcript is None else transcript.under_way,
                 self.limits.metrics_maxlen, self.limits.metrics_channel, metrics, self.keys.events(""),
+                self.limits.dead_max_entries, self.limits.dead_max_bytes,
                 len(last_words) // 3, *last_words, *dead_letter,
             )  # fmt: skip
             reply = await self._after_events(scripts.COMMIT, keys, args)
             if reply[0] != b"gap":
                 break
-        sealed_by, letter_lost = (*map(_text, reply[1:]), None, None)[:2]
-        return Committed(verdict=reply[0].decode(), sealed_by=sealed_by, letter_lost=letter_lost)
+        sealed_by, letter_lost, letters_dropped = (*reply[1:], None, None, None)[:3]
+        return Committed(
+            verdict=reply[0].decode(),
+            sealed_by=_text(sealed_by),
+            letter_lost=_text(letter_lost),
+            letters_dropped=letters_dropped or 0,
+        )
 
     async def _after_events(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script behind all events that have been handed in so far."""

@@ -150,6 +150,8 @@ class Committer:
             metrics=commitment.metrics,
             dead_letter=commitment.dead_letter,
         )
+        if committed.letters_dropped:
+            log.warning("dead_letters_dropped", count=committed.letters_dropped)
         if committed.letter_lost is not None:
             log.error("dead_letter_refused", entry=commitment.delivery.entry, why=committed.letter_lost)
         if committed.verdict == "unwritable":

@@ -59,6 +59,7 @@ class Handler:
         metrics: the counters of this worker.
         clock: the server's.
         max_deliveries: after so many crashes of a worker, a request is dead.
+        max_letter_bytes: of a request that is longer, a dead letter has the beginnings of its fields only.
         on_trouble: told why no final event can be written, and None when they can be again.
     """
 
@@ -71,6 +72,7 @@ class Handler:
         metrics: Metrics,
         clock: Clock,
         max_deliveries: int,
+        max_letter_bytes: int = 1_048_576,
         on_trouble: Callable[[str | None], object] = lambda _why: None,
     ) -> None:
         self.broker = broker
@@ -79,6 +81,7 @@ class Handler:
         self.metrics = metrics
         self.clock = clock
         self.max_deliveries = max_deliveries
+        self.max_letter_bytes = max_letter_bytes
         self._committer = Committer(broker, self.dead_letter, on_trouble)
         self._loop = asyncio.get_running_loop()
 
@@ -111,13 +114,16 @@ class Handler:
         """Answer an entry that is no request, and keep a copy of it."""
         delivery = item.delivery
         event = Failed(id=error.id or delivery.entry, code=error.code, message=error.message, metadata=error.metadata)
-        finished = self.finished(event, item, request=request)
+        if error.code is ErrorCode.REQUEST_TOO_LARGE:
+            letter = await asyncio.to_thread(self.dead_letter, delivery, event)  # hashes all of it
+        else:
+            letter = self.dead_letter(delivery, event)
         await self.end(
             item,
             event,
             request_ids=dict.fromkeys((error.id or delivery.entry, delivery.entry)),
-            metrics=finished,
-            dead_letter=self.dead_letter(delivery, event),
+            metrics=self.finished(event, item, request=request),
+            dead_letter=letter,
         )
         log.info("request_refused", entry=delivery.entry, code=error.code.value)
 
@@ -178,6 +184,7 @@ class Handler:
         )
         if committed.sealed_by == "cancelled":  # in the last moment; the attempts have been counted above
             await self.account_cancelled(replace(metrics, attempts=(), cost_usd=0.0))
+        self.metrics.count_dropped_letters(committed.letters_dropped)
         return committed
 
     async def account_cancelled(self, finished: Finished) -> None:
@@ -221,7 +228,14 @@ class Handler:
     def dead_letter(self, delivery: Delivery, event: Failed, history: Sequence[Any] = ()) -> list[bytes | str]:
         """The dead letter of an entry that this worker gives up now."""
         at_ms = self.clock.server_ms()
-        return dead_letter(delivery, event, consumer=self.broker.consumer, at_ms=at_ms, history=history)
+        return dead_letter(
+            delivery,
+            event,
+            consumer=self.broker.consumer,
+            at_ms=at_ms,
+            history=history,
+            most_bytes=self.max_letter_bytes,
+        )
 
     def queue_ms(self, delivery: Delivery) -> int:
         """How long an entry has waited since its XADD, by the server's clock."""

@@ -39,6 +39,7 @@ log = get_logger()
 GOODBYE_SECONDS = 5.0  # longest time for the last words to Redis
 OUT_OF_MEMORY_POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0  # between two tries to reach Redis
+LETTERS_AT_LEAST = 8  # dead letters that fit within their bound, be each as large as one may be
 OVERSHOOT = 2  # entries that a read and a claim that crossed may bring above the limit
 
 
@@ -111,6 +112,7 @@ class Worker:
             metrics=metrics,
             clock=self.clock,
             max_deliveries=daemon.max_deliveries,
+            max_letter_bytes=min(daemon.max_request_bytes, daemon.dead_max_bytes // LETTERS_AT_LEAST),
             on_trouble=partial(self._note_refusal, "cannot_deliver_answers"),
         )
         self._orphans = Orphans(
@@ -360,6 +362,8 @@ def _limits(config: Config) -> Limits:
         result_ttl_ms=round(config.daemon.result_ttl_seconds * 1000),
         metrics_channel=config.metrics.channel,
         metrics_maxlen=config.metrics.stream_maxlen,
+        dead_max_bytes=config.daemon.dead_max_bytes,
+        dead_max_entries=config.daemon.dead_max_entries,
     )
 
 

@@ -5,15 +5,17 @@
 --       7 the lane's name, 8 "1" if this worker has begun it, else "": another entry may own the stream,
 --       9 the ID of the last event that was sent before this one, "" if it is known to have been answered for,
 --       10 metrics maxlen, 11 metrics channel, 12 metrics event, 13 what the keys of events streams begin with,
---       14 how many events go before the final one, then ID, type and data of each, then the fields of the dead letter
+--       14 most dead letters, 15 most bytes of them,
+--       16 how many events go before the final one, then ID, type and data of each, then the fields of the dead letter
 -- Returns "committed" | "sealed" (another final event stands; 2nd value: its type) | "duplicate"
 --       | "gap" (nothing was done: events that were sent before were refused, out of memory, and must come first)
 --       | "unwritable" (nothing was done: the events streams take no final event, ever, and there is no dead letter)
--- A third value says why the dead letter was refused, where an event stands in its stead.
+-- A third value says why the dead letter was refused, where an event stands in its stead; a fourth how many older ones
+-- had to go for it.
 -- May be repeated after a lost reply: the final event that it wrote is recognised.
 local LANE = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local requests, group, entry = LANE[ARGV[7]], ARGV[1], ARGV[2]
-local EVENTS, WORDS = 6, 15  -- where these begin
+local EVENTS, WORDS = 6, 17  -- where these begin
 
 -- Whether a stream that has been begun is another entry's, which still waits and is of the same id.
 local function is_anothers(events)
@@ -32,9 +34,22 @@ local function publish(events, id, kind, data)
   redis.call('PUBLISH', events, '{"id":"' .. id .. '","type":"' .. kind .. '","data":' .. data .. '}')
 end
 
+-- Remove the oldest dead letters until they keep their bounds; returns how many went.
+local function trim_letters(letters, most, most_bytes)
+  local dropped = redis.call('XTRIM', letters, 'MAXLEN', most)
+  for _ = 1, 20 do
+    local length = redis.call('XLEN', letters)
+    local used = redis.pcall('MEMORY', 'USAGE', letters)  -- pcall: an ACL may refuse it
+    if type(used) ~= 'number' or used <= most_bytes or length < 2 then break end
+    local keep = math.min(length - 1, math.floor(length * most_bytes / used))
+    dropped = dropped + redis.call('XTRIM', letters, 'MAXLEN', math.max(1, keep))
+  end
+  return dropped
+end
+
 -- Which of the streams are open to this entry?
 local open, verdict, detail = {}, nil, nil
-local letter = WORDS + 3 * ARGV[14]
+local letter = WORDS + 3 * ARGV[16]
 local kept = true  -- false: what is sealed is not for this entry, whose dead letter is still to be written
 local is_foreign = false  -- a stream takes no final event, and has none
 for i = EVENTS, #KEYS do
@@ -77,7 +92,7 @@ for i = WORDS, letter - 1, 3 do
     publish(KEYS[EVENTS], ARGV[i], ARGV[i + 1], ARGV[i + 2])
   end
 end
-local written, letter_lost = {}, nil
+local written, letter_lost, dropped = {}, nil, 0
 for _, events in ipairs(open) do
   local reply = redis.pcall('XADD', events, FINAL, 'type', ARGV[3], 'data', ARGV[4])
   if type(reply) == 'table' and reply.err then
@@ -97,6 +112,8 @@ if letter <= #ARGV then
   if type(reply) == 'table' and reply.err then
     if #written == 0 then return reply end
     letter_lost = reply.err
+  else
+    dropped = trim_letters(KEYS[4], ARGV[14], tonumber(ARGV[15]))
   end
 end
 settle()
@@ -108,5 +125,5 @@ end
 if ARGV[6] == '1' then
   for _, events in ipairs(written) do publish(events, FINAL, ARGV[3], ARGV[4]) end
 end
-if letter_lost then return {'committed', false, letter_lost} end
+if letter_lost or dropped > 0 then return {'committed', false, letter_lost or false, dropped} end
 return {'committed'}
