@@ -11,6 +11,7 @@ import pytest_asyncio
 from llm_routerd.backends.litellm_backend import LitellmModule
 from llm_routerd.core.outcome import AttemptCode as Code
 from tests.backends.test_forms import NOT_WHOLE, WHOLE
+from tests.backends.test_optional_fields import EVERYTHING, Picky, if_sent, unknown_parameter
 from tests.support.calling import ask, backend_for
 from tests.support.forms import DONE, Said, called, chunk, events, judge_of, pieces_of
 from tests.support.recordings import ReplayServer
@@ -299,3 +300,17 @@ async def test_configurations_may_be_loaded_for_ever() -> None:
         await LitellmModule().get()
     verdict = await _verdict("gemini", Said(text=("Four.",), reason="STOP"))
     assert verdict.answer is not None, verdict
+
+
+@pytest.mark.parametrize("field", ["stream_options", "response_format", "parallel_tool_calls"])
+async def test_field_that_the_server_refuses_is_left_out(field: str) -> None:
+    """As for the backends that need no litellm: asked again without it, and remembered."""
+    async with Picky("openai", if_sent(field, unknown_parameter)) as server:
+        base = f"{server.url}/v1"
+        async with backend_for("openai", base, model="openai/stand-in", backend="litellm") as backend:
+            for _ in range(2):
+                verdict = await called(backend, ask(**EVERYTHING["openai"]), judge_of(tools=("f",)))
+                assert verdict.answer is not None, verdict
+    assert [field in body for body in server.bodies] == [True, False, False]
+    if field == "response_format":
+        assert "JSON Schema" in str(server.bodies[1]["messages"])

@@ -78,7 +78,7 @@ class Picky:
         return web.json_response({"data": [{"id": "stand-in"}]})
 
 
-def _unknown_parameter(field: str) -> tuple[int, Any]:
+def unknown_parameter(field: str) -> tuple[int, Any]:
     """OpenAI's and Azure's way."""
     message = f"Unknown parameter: '{field}'."
     error = {"message": message, "type": "invalid_request_error", "param": field, "code": "unknown_parameter"}
@@ -91,7 +91,8 @@ def _extra_forbidden(field: str) -> tuple[int, Any]:
     return 422, {"detail": [detail]}
 
 
-def _if_sent(field: str, say: Callable[[str], tuple[int, Any]]) -> Refuse:
+def if_sent(field: str, say: Callable[[str], tuple[int, Any]]) -> Refuse:
+    """Refuse requests that have this field, in these words."""
     return lambda body: say(field) if field in body else None
 
 
@@ -99,13 +100,13 @@ def _no_thinking(body: dict[str, Any]) -> tuple[int, Any] | None:
     return (400, {"error": '"stand-in" does not support thinking'}) if "think" in body else None
 
 
-@pytest.mark.parametrize("say", [_unknown_parameter, _extra_forbidden])
+@pytest.mark.parametrize("say", [unknown_parameter, _extra_forbidden])
 @pytest.mark.parametrize(("protocol", "field"), FIELDS)
 async def test_refused_field_is_left_out_once_and_for_all(
     protocol: str, field: str, say: Callable[[str], tuple[int, Any]]
 ) -> None:
     """The call is made again without it and answered; the next call leaves it out at once; nothing else is lost."""
-    async with Picky(protocol, _if_sent(field, say)) as server, backend_for(protocol, server.url) as backend:
+    async with Picky(protocol, if_sent(field, say)) as server, backend_for(protocol, server.url) as backend:
         assert (await tell(backend, ask(**EVERYTHING[protocol]))).text == "Four."
         assert [field in body for body in server.bodies] == [True, False]
         assert (await tell(backend, ask(**EVERYTHING[protocol]))).text == "Four."
@@ -121,7 +122,7 @@ async def test_refused_field_is_left_out_once_and_for_all(
 
 async def test_what_is_learned_is_one_deployments_own() -> None:
     """Another deployment of the same server is asked as if nothing had been."""
-    refuse = _if_sent("stream_options", _unknown_parameter)
+    refuse = if_sent("stream_options", unknown_parameter)
     async with Picky("openai", refuse) as server:
         for _ in range(2):
             async with backend_for("openai", server.url) as backend:
@@ -166,7 +167,7 @@ async def test_words_of_real_servers(protocol: str, field: str, status: int, err
 
 async def test_schema_that_is_not_taken_is_put_in_words() -> None:
     """Before the caller's messages, which stay as they are; a schema of `true` needs no words about itself."""
-    refuse = _if_sent("response_format", _unknown_parameter)
+    refuse = if_sent("response_format", unknown_parameter)
     async with Picky("openai", refuse) as server, backend_for("openai", server.url) as backend:
         await tell(backend, ask("How many?", schema=SCHEMA))
         await tell(backend, ask("How many?", schema=True))
@@ -202,7 +203,7 @@ async def test_nothing_is_learned_of_a_call_that_fails_either_way(
     """The next call sends the field again; the fault is that of the call without it."""
 
     def refuse(body: dict[str, Any]) -> tuple[int, Any] | None:
-        return _unknown_parameter(field) if field in body else second
+        return unknown_parameter(field) if field in body else second
 
     async with Picky(protocol, refuse) as server, backend_for(protocol, server.url) as backend:
         for _ in range(2):
@@ -215,7 +216,7 @@ async def test_nothing_is_learned_of_a_call_that_fails_either_way(
 @pytest.mark.parametrize(("protocol", "field"), FIELDS)
 async def test_field_that_is_refused_without_being_sent_is_no_reason_to_ask_for_ever(protocol: str, field: str) -> None:
     """Two requests, and the fault; the second, which was refused too, teaches nothing."""
-    refuses_always = Picky(protocol, lambda _: _unknown_parameter(field))
+    refuses_always = Picky(protocol, lambda _: unknown_parameter(field))
     async with asyncio.timeout(5), refuses_always as server, backend_for(protocol, server.url) as backend:
         with pytest.raises(BackendError):
             await tell(backend, ask(**EVERYTHING[protocol]))
@@ -319,7 +320,7 @@ async def test_server_that_refuses_nothing_gets_one_request(protocol: str) -> No
 
 async def test_calls_at_the_same_time_do_not_hinder_each_other() -> None:
     """Each is answered, and what they learn is the same."""
-    refuse = _if_sent("stream_options", _unknown_parameter)
+    refuse = if_sent("stream_options", unknown_parameter)
     async with Picky("openai", refuse) as server, backend_for("openai", server.url) as backend:
         told = await asyncio.gather(*(tell(backend, ask()) for _ in range(5)))
         assert [each.text for each in told] == ["Four."] * 5
@@ -359,7 +360,7 @@ async def test_check_names_what_calls_have_learned() -> None:
     def refuse(body: dict[str, Any]) -> tuple[int, Any] | None:
         if not body["messages"]:
             return 400, {"error": "no messages"}
-        return _unknown_parameter("reasoning_effort") if "reasoning_effort" in body else None
+        return unknown_parameter("reasoning_effort") if "reasoning_effort" in body else None
 
     async with Picky("openai", refuse) as server, backend_for("openai", server.url) as backend:
         await tell(backend, ask(params={"reasoning_effort": "low"}))

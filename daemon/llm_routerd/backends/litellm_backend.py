@@ -19,6 +19,7 @@ import warnings
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -30,6 +31,7 @@ from llm_routerd.backends.endpoint import converted, effective_params
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of, printable
 from llm_routerd.backends.litellm_mending import mend_litellm
 from llm_routerd.backends.messages import HalvesJoiner
+from llm_routerd.backends.optional_fields import Omissions, without
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
@@ -37,7 +39,7 @@ from llm_routerd.core.outcome import AttemptCode, Usage
 from llm_routerd.core.toolcalls import ToolCallAssembler, ToolCallError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Collection
 
     from llm_routerd.config.tree import Deployment
     from llm_routerd.core.call import Call
@@ -98,15 +100,21 @@ class LitellmBackend:
         self._deployment = deployment
         self._module = module
         self._timeout: Any = None
+        self._omissions = Omissions()
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
-        arguments = converted(_arguments, self._deployment, call)
         litellm = await self._module.get()
-        try:
-            stream = await litellm.acompletion(**arguments, timeout=self._timeouts())
-        except Exception as error:  # noqa: BLE001 - litellm raises its own, the SDKs' and bare ones
-            raise _fault(error, begun=False) from None
+
+        async def post(arguments: dict[str, Any]) -> Any:
+            try:
+                return await litellm.acompletion(**arguments, timeout=self._timeouts())
+            except Exception as error:  # noqa: BLE001 - litellm raises its own, the SDKs' and bare ones
+                raise _fault(error, begun=False) from None
+
+        stream = await self._omissions.ask(
+            lambda omitted: converted(partial(_arguments, omitted=omitted), self._deployment, call), post
+        )
         try:
             answer = _Answer()
             async for chunk in stream:
@@ -202,8 +210,11 @@ class _Answer:
             raise faults.malformed(str(error)) from None
 
 
-def _arguments(deployment: Deployment, call: Call) -> dict[str, Any]:
-    """What `litellm.acompletion` is called with: copies, for it changes what it is given, and others need it too."""
+def _arguments(deployment: Deployment, call: Call, *, omitted: Collection[str] = ()) -> dict[str, Any]:
+    """What `litellm.acompletion` is called with, but for fields that the server refuses.
+
+    Copies, for litellm changes what it is given, and others need it too.
+    """
     params = {name: value for name, value in effective_params(deployment, call).items() if value is not None}
     arguments: dict[str, Any] = {
         **params,
@@ -222,14 +233,14 @@ def _arguments(deployment: Deployment, call: Call) -> dict[str, Any]:
         arguments["tools"] = deepcopy(list(call.tools))
         if call.tool_choice is not None:
             arguments["tool_choice"] = call.tool_choice
-    if isinstance(call.schema, dict):
+    if isinstance(call.schema, dict) and "response_format" not in omitted:
         wrapped = {"name": "answer", "schema": deepcopy(call.schema), "strict": False}
         arguments["response_format"] = {"type": "json_schema", "json_schema": wrapped}
     elif call.schema is not None:
         arguments["messages"].insert(0, {"role": "system", "content": instruction(call.schema)})
     if call.traceparent is not None:
         arguments["extra_headers"] = {"traceparent": call.traceparent}
-    return arguments
+    return without(arguments, omitted)
 
 
 def _fault(error: Exception, *, begun: bool) -> BackendError:

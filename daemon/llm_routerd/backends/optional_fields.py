@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_routerd.core.errors import BackendError
 
@@ -71,6 +71,9 @@ def refused_field(status: int, body: bytes) -> str | None:
     return nearest if distances[nearest] < _MAX_LOOKED_AT else None
 
 
+_Response = TypeVar("_Response")
+
+
 class Omissions:
     """What one deployment is not sent, since its server refuses it."""
 
@@ -80,12 +83,12 @@ class Omissions:
     async def ask(
         self,
         make_body: Callable[[Collection[str]], dict[str, Any]],
-        post: Callable[[dict[str, Any]], Awaitable[aiohttp.ClientResponse]],
-    ) -> aiohttp.ClientResponse:
+        post: Callable[[dict[str, Any]], Awaitable[_Response]],
+    ) -> _Response:
         """Post the body that `make_body` makes without the fields it is given; again where a further one is refused.
 
         Raises:
-            BackendError: as `Transport.post`.
+            BackendError: as `post`.
         """
         body = whole = make_body(())
         omitted: set[str] = set()
