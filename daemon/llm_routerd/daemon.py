@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.assembly import get_ready, make_executor, make_parser
 from llm_routerd.config.load import changes_needing_restart, load_config
-from llm_routerd.core.errors import ConfigError
+from llm_routerd.core.errors import BrokerError, ConfigError
 from llm_routerd.core.health import Health, StateChange
 from llm_routerd.core.metrics import Gauges, Metrics
 from llm_routerd.embedded import EmbeddedServer, listen_of
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 log = get_logger()
 
 STUCK_SECONDS = 60.0  # a loop that lags so much is not healthy
+MOST_RESTARTS = 5  # of the embedded server, within RESTART_WINDOW_SECONDS
+RESTART_WINDOW_SECONDS = 60.0
+RESTART_PAUSE_SECONDS = 0.5
 GARBAGE_THRESHOLDS = (10_000, 20, 20)
 
 
@@ -75,6 +78,7 @@ class Daemon:
         self._rng = random.Random()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_ready = False
+        self._failure: BrokerError | None = None  # why this ends, where nobody has asked for it
         self._worker: Worker
         self._metrics: Metrics
 
@@ -129,6 +133,8 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*self._tasks, watchdog, return_exceptions=True)
         log.info("stopped")
+        if self._failure is not None:
+            raise self._failure
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.create_task(work, name=name)
@@ -157,9 +163,26 @@ class Daemon:
         return endpoint
 
     async def _follow_embedded(self, server: EmbeddedServer) -> None:
-        status = await server.wait()
-        log.error("embedded_server_ended", exit_status=status)
-        self._worker.stop()
+        """Start the server again whenever it ends; if it does so time and again, end as a failure."""
+        loop = asyncio.get_running_loop()
+        ends: list[float] = []
+        while True:
+            status = await server.wait()
+            if self._worker.status().draining:
+                return
+            log.error("embedded_server_ended", exit_status=status)
+            ends = [*(at for at in ends if loop.time() - at < RESTART_WINDOW_SECONDS), loop.time()]
+            if len(ends) > MOST_RESTARTS:
+                self._failure = BrokerError(f"the embedded server ended {len(ends)} times; its log has more")
+                self._worker.stop()
+                return
+            try:
+                await server.start_again()
+            except BrokerError as error:
+                log.error("embedded_server_not_started", why=str(error))  # noqa: TRY400 - its last words
+                await asyncio.sleep(RESTART_PAUSE_SECONDS)
+            else:
+                log.info("embedded_server_ready", directory=str(self._embedded_in), url=server.public_url)
 
     async def _reload(self) -> None:
         self._notifier.reloading("reading the configuration")

@@ -150,15 +150,23 @@ class EmbeddedServer:
             await self.stop()
             raise
 
+    async def start_again(self, *, timeout_seconds: float = 60.0) -> None:
+        """Start a server that has ended by itself, with its data, and wait until it answers.
+
+        Raises:
+            BrokerError: it does not start; the message has its last words, and `wait` and `stop` do as ever.
+        """
+        self._let_go()
+        await self._spawn(find_server())
+        await self._until_it_answers(time.monotonic() + timeout_seconds)
+
     async def wait(self) -> int:
         """Wait until the server has ended, whatever the reason; return its exit status."""
         return await self._process.wait() if self._process is not None else 0
 
     async def stop(self) -> None:
         """Stop the server, its data on disk; call it after the daemon has drained.  Twice does no harm."""
-        if self._life_fd >= 0:
-            os.close(self._life_fd)
-            self._life_fd = -1
+        self._let_go()
         process, self._process = self._process, None
         if process is not None:
             try:
@@ -170,6 +178,12 @@ class EmbeddedServer:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    def _let_go(self) -> None:
+        """Have the watcher end the server, if it still runs, and itself."""
+        if self._life_fd >= 0:
+            os.close(self._life_fd)
+            self._life_fd = -1
 
     @property
     def _config_path(self) -> Path:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.exceptions import RedisError
 
+from llm_routerd.cli.exits import Exit
 from tests.support.daemons import producer, running_daemon, write_config
 from tests.support.eventually import eventually
 from tests.support.processes import DaemonProcess, free_port
@@ -73,6 +77,51 @@ async def test_daemon_killed_in_the_middle_of_an_answer_leaves_one_final_event(d
             second = [data["text"] for event_id, kind, data in events if kind == "token" and event_id.startswith("2-")]
             assert "".join(second) == result.data["content"]
             assert await redis.xlen("llm:requests") == 0
+
+
+async def kill_server(redis: Any) -> None:
+    """As an OOM killer does; returns when it has been started again."""
+    number = (await redis.info("server"))["process_id"]
+    os.kill(number, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                if (await redis.info("server"))["process_id"] != number:
+                    return
+            except (RedisError, OSError):
+                await asyncio.sleep(0.05)
+
+
+async def test_server_that_is_killed_comes_back_with_its_data(directory: Path) -> None:
+    """What is in flight, what waits and what comes after are answered by the same daemon."""
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    embedded = ("--embedded", "--state-directory", str(directory / "state"))
+    async with StandIn({"tiny": "tokens=30 delay_ms=50"}) as models:
+        config = write_config(directory, url, models.url, chain=("local",), daemon="concurrency = 1\nlease_seconds = 2")
+        async with running_daemon(config, *embedded) as daemon, producer(url) as client, open_client(url) as redis:
+            in_flight, queued = await client.submit(prompt="one"), await client.submit(prompt="two")
+            await eventually(lambda: len(models.calls) == 1)
+            await asyncio.sleep(1.1)  # appendfsync everysec: what SIGKILL of the server alone cannot lose
+            await kill_server(redis)
+            after = await client.submit(prompt="three")
+            for request_id in (in_flight, queued, after):
+                assert (await client.result(request_id, 20)).type == "result"
+            assert daemon.logged("embedded_server_ended")
+            daemon.send_signal(signal.SIGTERM)
+            assert await daemon.wait() == 0
+
+
+async def test_server_that_ends_time_and_again_is_a_failure(directory: Path) -> None:
+    """So that the service manager starts all anew, or says that it cannot be."""
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    embedded = ("--embedded", "--state-directory", str(directory / "state"))
+    config = write_config(directory, url, "http://127.0.0.1:9", chain=("local",), daemon="drain_seconds = 0")
+    async with running_daemon(config, *embedded) as daemon, open_client(url) as redis:
+        for _ in range(5):
+            await kill_server(redis)
+        os.kill((await redis.info("server"))["process_id"], signal.SIGKILL)
+        assert await daemon.wait(seconds=20) == Exit.UNAVAILABLE
+        assert any("ended 6 times" in line for line in daemon.output)
 
 
 async def test_redis_on_another_machine_cannot_be_embedded(directory: Path) -> None:
