@@ -148,7 +148,7 @@ class Attempt:
                 rejection = self._feed(item.text)
                 if rejection is not None:
                     return rejection
-                if self._judge.only_blanks_follow:
+                if self._schema is not None and self._judge.only_blanks_follow:
                     usage = estimated_usage(self._call.messages, self._chars)
                     self.finish = Finish(finish_reason="stop", usage=usage)
                     return await self._finish(self.finish)

@@ -199,7 +199,7 @@ class ChainRun:
         self._turns: list[_Turn] = []
         self._repairing: _Turn | None = None
         self._asked: set[str] = set()
-        self._examined: set[str] = set()
+        self._examined: tuple[str, ...] = ()
         self._passed_over: dict[str, _Turn] = {}
         self._looked_again = False
         self._asking: tuple[_Turn, Permit] | None = None
@@ -236,7 +236,7 @@ class ChainRun:
     def examined(self, deployment: Deployment, *, answers: bool) -> None:
         """What came of an `Examine`."""
         self._health.examined(deployment.name, self._tenant, answers=answers)
-        self._examined.add(deployment.name)
+        self._examined += (deployment.name,)
         if answers:
             self._turns = [self._passed_over.pop(deployment.name)]
 
@@ -296,7 +296,8 @@ class ChainRun:
     def _examine(self, now: float) -> Examine | None:
         """A deployment that was only passed over, and of which a probe of our own may tell more."""
         for name, turn in self._passed_over.items():
-            if name not in self._asked | self._examined and self._health.examinable(name, now, self._tenant):
+            is_new = name not in self._asked and name not in self._examined
+            if is_new and self._health.examinable(name, now, self._tenant):
                 return Examine(deployment=turn.deployment)
         return None
 

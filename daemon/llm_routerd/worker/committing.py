@@ -10,6 +10,7 @@ request stays ours, and takes its place among those in flight.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -82,14 +83,15 @@ class Committer:
 
     async def commit(self, commitment: Commitment) -> Committed:
         """Write it; returns when it stands, or what stands in its place."""
-        committed, why = await self._try(commitment)
-        if why is not None:
-            log.warning("commit_refused", entry=commitment.delivery.entry, why=why, kept=committed is None)
-        if committed is None:
-            committed = await self._keep(commitment, why)
-        return committed
+        try:
+            return await self._write(commitment)  # as ever
+        except ResponseError as error:
+            why = describe(error)
+        committed = await self._write_less(commitment)
+        log.warning("commit_refused", entry=commitment.delivery.entry, why=why, kept=committed is None)
+        return committed or await self._keep(commitment, why)
 
-    async def _keep(self, commitment: Commitment, why: str | None) -> Committed:
+    async def _keep(self, commitment: Commitment, why: str) -> Committed:
         """Try again until it can be written."""
         backoff = Backoff(first_seconds=FIRST_PAUSE_SECONDS, cap_seconds=LONGEST_PAUSE_SECONDS)
         self._kept += 1
@@ -97,30 +99,29 @@ class Committer:
         try:
             while True:
                 await asyncio.sleep(backoff.next_seconds())
-                committed, _ = await self._try(commitment)
-                if committed is not None:
+                with suppress(ResponseError):
+                    return await self._write(commitment)
+                if (committed := await self._write_less(commitment)) is not None:
                     return committed
         finally:
             self._kept -= 1
             if not self._kept:
                 self._on_trouble(None)
 
-    async def _try(self, commitment: Commitment) -> tuple[Committed | None, str | None]:
-        """Write the most of it that Redis takes; and why it did not take all."""
-        why = None
+    async def _write_less(self, commitment: Commitment) -> Committed | None:
+        """Write the most of it that Redis takes; None: nothing."""
         for step in self._steps(commitment):
             try:
                 committed = await self._write(step)
-            except ResponseError as error:
-                why = why or describe(error)
+            except ResponseError:
                 continue
-            if step is not commitment and commitment.metrics:
+            if commitment.metrics:
                 await self._tell_metrics(commitment.metrics)
-            return committed, why
-        return None, why
+            return committed
+        return None
 
     def _steps(self, commitment: Commitment) -> Iterator[Commitment]:
-        yield commitment
+        """Less and less of it."""
         less = replace(commitment, metrics=b"")
         if commitment.metrics:
             yield less
