@@ -70,6 +70,11 @@ class EventFramer:
         """
         if self._after_cr or b"\r" in data:
             data = self._with_lf_only(data)
+        if not self._pending and data.startswith(b"data: ") and data.endswith(b"\n\n"):
+            # What most reads bring, whole events of one line each, is taken apart at once.
+            payloads = data[6:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(payloads):
+                return payloads
         if self._pending:
             joined = self._pending.endswith(b"\n") and data.startswith(b"\n")
             self._pending += data
