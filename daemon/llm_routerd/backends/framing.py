@@ -70,11 +70,6 @@ class EventFramer:
         """
         if self._after_cr or b"\r" in data:
             data = self._with_lf_only(data)
-        if not self._pending and data.startswith(b"data: ") and data.endswith(b"\n\n"):
-            # What most reads bring, whole events of one line each, is taken apart at once.
-            payloads = data[6:-2].split(b"\n\ndata: ")
-            if data.count(b"\n") == 2 * len(payloads):
-                return payloads
         if self._pending:
             joined = self._pending.endswith(b"\n") and data.startswith(b"\n")
             self._pending += data
@@ -83,11 +78,18 @@ class EventFramer:
                 return []
             data = bytes(self._pending)
             self._pending.clear()
-        *events, tail = data.split(b"\n\n")
+        events, end, tail = data.rpartition(b"\n\n")
         if tail:
             self._pending += tail
             self._check_pending()
-        return _payloads(events)
+        if not end:
+            return []
+        if events.startswith(b"data: "):
+            # What most reads bring, events of one line each, is taken apart at once.
+            payloads = events[6:].split(b"\n\ndata: ")
+            if events.count(b"\n") == 2 * len(payloads) - 2:
+                return payloads
+        return _payloads(events.split(b"\n\n"))
 
     def rest(self) -> list[bytes]:
         """The data of the event that the stream ended in; some servers forget its blank line."""
