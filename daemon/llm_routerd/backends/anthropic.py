@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from llm_routerd.backends import faults, finish_reasons
 from llm_routerd.backends.anthropic_request import messages_request
 from llm_routerd.backends.endpoint import Endpoint, converted
@@ -93,14 +95,17 @@ class AnthropicAnswer(EventAnswer):
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None
 
-    def take(self, payloads: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, one call per token
+    def take(self, payloads: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, no call per token
         """See `EventAnswer.take`.  Kinds of events that are not known are passed over, as the API asks."""
         text: list[str] = []
         reasoning: list[str] = []
         progress = False
         for payload in payloads:
-            event = message_of(payload)
-            if event is None:
+            try:
+                event = orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                event = None
+            if type(event) is not dict and (event := message_of(payload)) is None:
                 continue
             kind = event.get("type")
             if kind == "content_block_delta":

@@ -35,17 +35,12 @@ def message_of(payload: bytes | bytearray) -> Any:
 
 
 class HalvesJoiner:
-    """Joins the halves of surrogate pairs in one text that comes in pieces."""
+    """Joins the halves of surrogate pairs in one text that comes in pieces; `waiting` is a half without its other."""
 
-    __slots__ = ("_high",)
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        self._high = ""
-
-    @property
-    def waits(self) -> bool:
-        """Whether a half waits for the other."""
-        return bool(self._high)
+        self.waiting = ""
 
     def join(self, piece: str) -> str:
         """The piece, with a half from the last one before it, and without one that waits for the next.
@@ -53,11 +48,11 @@ class HalvesJoiner:
         Raises:
             BackendError: a half stands alone.
         """
-        if not self._high and piece.isascii():
+        if not self.waiting and piece.isascii():
             return piece
-        piece, self._high = self._high + piece, ""
+        piece, self.waiting = self.waiting + piece, ""
         if piece and "\ud800" <= piece[-1] <= "\udbff":
-            piece, self._high = piece[:-1], piece[-1]
+            piece, self.waiting = piece[:-1], piece[-1]
         return joined_halves(piece)
 
     def finish(self) -> None:
@@ -66,7 +61,7 @@ class HalvesJoiner:
         Raises:
             BackendError: with half a pair.
         """
-        if self._high:
+        if self.waiting:
             raise _lone_half()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from llm_routerd.backends import faults, finish_reasons
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
@@ -150,15 +152,18 @@ class OllamaAnswer:
             raise faults.truncated()
         return last
 
-    def _take(self, lines: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, one call per token
+    def _take(self, lines: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, no call per token
         """What the lines of one read bring; None if nothing."""
         text: list[str] = []
         reasoning: list[str] = []
         called = False
         try:
             for line in lines:
-                event = message_of(line)
-                if event is None:
+                try:
+                    event = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    event = None
+                if type(event) is not dict and (event := message_of(line)) is None:
                     continue
                 if (message := event.get("message")) is not None:
                     if content := message.get("content"):
@@ -185,10 +190,10 @@ class OllamaAnswer:
             self._count += 1
 
     def _delta(self, text: list[str], reasoning: list[str]) -> Delta:
-        return Delta(
-            self._text_halves.join("".join(text)) if text else "",
-            self._reasoning_halves.join("".join(reasoning)) if reasoning else "",
-        )
+        said = "".join(text)
+        if self._text_halves.waiting or not said.isascii():
+            said = self._text_halves.join(said)
+        return Delta(said, self._reasoning_halves.join("".join(reasoning))) if reasoning else Delta(said)
 
     def _finish(self, event: dict[str, Any], last: Delta) -> Finish:
         self._text_halves.finish()

@@ -54,10 +54,9 @@ class EventAnswer(ABC):
     def delta(self, text: list[str], reasoning: list[str]) -> Delta:
         """What one read brought, without half a character at its end."""
         said = "".join(text)
-        return Delta(
-            said if said.isascii() and not self._text_halves.waits else self._text_halves.join(said),
-            self._reasoning_halves.join("".join(reasoning)) if reasoning else "",
-        )
+        if self._text_halves.waiting or not said.isascii():
+            said = self._text_halves.join(said)
+        return Delta(said, self._reasoning_halves.join("".join(reasoning))) if reasoning else Delta(said)
 
     def end_of_text(self) -> None:
         """No more text will come; `BackendError` if it ends with half a character."""
