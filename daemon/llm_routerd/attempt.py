@@ -98,6 +98,11 @@ class Attempt:
         self.finish: Finish | None = None
 
     @property
+    def text(self) -> str:
+        """The answer as far as it has come, without its thinking."""
+        return self._judge.text
+
+    @property
     def elapsed_seconds(self) -> float:
         """Since the call began, without what we made it wait."""
         return self.clock.elapsed_seconds

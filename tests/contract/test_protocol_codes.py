@@ -10,7 +10,7 @@ import pytest
 
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.outcome import AttemptCode, ErrorCode
-from tests.support.fakes import FakeBackend, fails, hangs, says
+from tests.support.fakes import FakeBackend, breaks, fails, hangs, says
 from tests.support.queue import add, events_of, open_client
 from tests.support.wire import (
     check_everything,
@@ -66,6 +66,7 @@ _ATTEMPTS: dict[str, Any] = {
     "timeout": hangs("a"),
     "first_token_timeout": hangs(),
     "idle_timeout": hangs("a"),
+    "internal": breaks(),
     "length": says("cut", finish_reason="length"),
     "refusal": says("I'm sorry, but I can't help with that."),
     "invalid_json": says("Sure! Here it is."),

@@ -27,6 +27,7 @@ class AttemptCode(StrEnum):
     INVALID_JSON = "invalid_json"
     SCHEMA_VIOLATION = "schema_violation"
     COOLDOWN = "cooldown"
+    INTERNAL = "internal"
     CANCELLED = "cancelled"
 
 

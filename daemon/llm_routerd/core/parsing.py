@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import jsonschema_rs
 import orjson
 
-from llm_routerd.core.jsonpath import json_path, printable
+from llm_routerd.core.jsonpath import json_path, printable, way_to
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.request import Request, RequestError, StreamMode
 from llm_routerd.core.schema import SchemaProblem, quote
@@ -257,10 +257,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _describe(error: jsonschema_rs.ValidationError, document: Any) -> str:
-    path = list(error.instance_path)
-    value = document
-    for key in path:
-        value = value[key]
+    path, value = way_to(document, error.instance_path)
     shown = quote(value) if path and path[0] in _QUOTED else f"this {_kind_of(value).split()[-1]}"
     where = json_path(path)
     match error.kind:
