@@ -16,6 +16,7 @@ from tests.support.standin import StandIn
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 TOOL = {"type": "function", "function": {"name": "w", "description": "d", "parameters": SCHEMA}}
 PNG = "data:image/png;base64,aGk="
+PDF = "data:application/pdf;base64,aGk="
 CONVERSATION: tuple[dict[str, Any], ...] = (
     {"role": "developer", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Look"}, {"type": "image_url", "image_url": {"url": PNG}}]},
@@ -52,22 +53,64 @@ def test_content_that_ollama_does_not_take_fails_the_attempt(content: Any) -> No
     assert (raised.value.code, raised.value.retryable) == (AttemptCode.UPSTREAM, False)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"type": "image_url", "image_url": {"url": "http://10.0.0.1/"}},
-        {"type": "video_url", "video_url": "file:///etc/passwd"},
-    ],
-)
-async def test_local_model_is_given_no_address_to_fetch_from(protocol: str, part: Any) -> None:
-    """A request must not make a server in the operator's network call whom it likes."""
+OTHER_PARTS: list[Any] = [
+    {"type": "image_url", "image_url": {"url": "http://10.0.0.1/"}},
+    {"type": "image_url", "image_url": "http://10.0.0.1/"},
+    {"type": "image_url", "image_url": {"url": PNG}, "source": {"url": "http://10.0.0.1/"}},
+    {"type": "image", "image": "http://10.0.0.1/"},
+    {"type": "image", "source": {"type": "url", "url": "http://10.0.0.1/"}},
+    {"type": "video_url", "video_url": "file:///etc/passwd"},
+    {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,aGk="}},
+    {"type": "input_audio", "input_audio": {"data": "http://10.0.0.1/", "format": "wav"}},
+    {"type": "file", "file": {"file_id": "http://10.0.0.1/"}},
+    {"type": "file", "file": {"file_id": "file-1", "file_data": PDF}},
+    {"type": "file", "file": {"file_data": "http://10.0.0.1/"}},
+    {"type": "text", "text": "Look", "image_url": {"url": "http://10.0.0.1/"}},
+    "http://10.0.0.1/",
+]
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "cloud"])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, "litellm"])
+@pytest.mark.parametrize("part", OTHER_PARTS)
+async def test_no_model_is_given_an_address_to_fetch_from(protocol: str, part: Any, local: bool) -> None:
+    """A request makes nobody call whom it likes: no server in the operator's network, and not the daemon itself."""
     call = Call(messages=({"role": "user", "content": [{"type": "text", "text": "Look"}, part]},))
-    async with StandIn() as server, backend_for(protocol, server.url, local=True) as backend:
+    name, more = ("openai", {"backend": "litellm"}) if protocol == "litellm" else (protocol, {})
+    async with StandIn() as server, backend_for(name, server.url, local=local, **more) as backend:
         with pytest.raises(BackendError) as raised:
             await tell(backend, call)
         assert not server.calls
     assert not raised.value.retryable
+
+
+def test_file_goes_in_each_protocols_own_form() -> None:
+    """As it is, as a document, and not at all to a server that takes none."""
+    part = {"type": "file", "file": {"file_data": PDF, "filename": "a.pdf"}}
+    call = Call(messages=({"role": "user", "content": [part]},))
+    assert _openai(call)["messages"][0]["content"] == [part]
+    assert _anthropic(call)["messages"][0]["content"] == [
+        {
+            "type": "document",
+            "source": {"type": "base64", "media_type": "application/pdf", "data": "aGk="},
+            "title": "a.pdf",
+        }
+    ]
+    with pytest.raises(BackendError, match="text and images"):
+        _ollama(call)
+
+
+def test_file_of_text_goes_to_anthropic_as_text() -> None:
+    """Its API takes no other encoding of it."""
+
+    def source_of(payload: str) -> Any:
+        part = {"type": "file", "file": {"file_data": f"data:text/plain;base64,{payload}"}}
+        return _anthropic(Call(messages=({"role": "user", "content": [part]},)))["messages"][0]["content"][0]["source"]
+
+    assert source_of("aGk=") == {"type": "text", "media_type": "text/plain", "data": "hi"}
+    for broken in ("gA==", "a"):
+        with pytest.raises(BackendError, match="UTF-8"):
+            source_of(broken)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,36 @@ INVALID = [
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"http://{SECRET}"}}]}]},
         "$.messages[0].content[0].image_url.url: expected a data URL",
     ),
+    *(
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Look"}, part]}]},
+            f"$.messages[0].content[1]{path}: ",
+        )
+        for part, path in (
+            ({"type": "image_url", "image_url": f"http://{SECRET}"}, ".image_url"),
+            ({"type": "image_url", "image_url": {"url": "data:image/svg+xml;base64,AA=="}}, ".image_url.url"),
+            ({"type": "image_url", "image_url": {"url": f"data:text/html,{SECRET}"}}, ".image_url.url"),
+            (
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,", "file_id": SECRET}},
+                ".image_url.file_id",
+            ),
+            ({"type": "image", "image": f"http://{SECRET}"}, ".type"),
+            ({"type": "image", "source": {"type": "url", "url": f"http://{SECRET}"}}, ".type"),
+            ({"type": "video_url", "video_url": {"url": f"http://{SECRET}"}}, ".type"),
+            ({"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,AA=="}}, ".type"),
+            ({"type": "input_audio", "input_audio": {"data": SECRET, "format": "wav"}}, ".type"),
+            ({"type": "file", "file": {"file_id": SECRET}}, ".file.file_id"),
+            ({"type": "file", "file": {"file_id": SECRET, "file_data": "data:text/plain;base64,"}}, ".file.file_id"),
+            ({"type": "file", "file": {"file_data": f"http://{SECRET}"}}, ".file.file_data"),
+            ({"type": "file", "file": {"file_data": SECRET}}, ".file.file_data"),
+            ({"type": "text", "text": SECRET, "image_url": {"url": "data:image/png;base64,"}}, ".image_url"),
+            ({"type": "text", "text": SECRET, "source": SECRET}, ".source"),
+        )
+    ),
+    (
+        {"messages": [{"role": "user", "content": "x", "images": [f"http://{SECRET}"]}]},
+        "$.messages[0].images: expected",
+    ),
     (
         {"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {}}}]}]},
         "$.messages[0].tool_calls[0].function.arguments: expected string, got an object",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import for_anthropic, instruction
+from llm_routerd.backends.data_urls import media_of
 from llm_routerd.backends.endpoint import effective_params
 from llm_routerd.core.toolcalls import arguments_object
 
@@ -158,24 +160,32 @@ def _blocks(content: Any) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     for part in parts:
         match part:
-            case {"type": "text" | "input_text", "text": str(text)} | {
-                "type": "refusal",
-                "refusal": str(text),
-            }:
+            case {"type": "text", "text": str(text)}:
                 if text:
                     blocks.append({"type": "text", "text": text})
-            case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
-                blocks.append({"type": "image", "source": _image_source(url)})
+            case {"type": "image_url", "image_url": {"url": str(url)}}:
+                blocks.append({"type": "image", "source": _source(*media_of(url))})
+            case {"type": "file", "file": {"file_data": str(url), **more}}:
+                blocks.append(_document(url, more.get("filename")))
             case _:
-                raise faults.unsupported("Anthropic takes no content but text and images")
+                raise faults.unsupported("Anthropic takes no content but text, images and files")
     return blocks
 
 
-def _image_source(url: str) -> dict[str, str]:
-    header, _, payload = url.partition(",")
-    if header.startswith("data:") and header.endswith(";base64"):
-        return {"type": "base64", "media_type": header[5:-7], "data": payload}
-    return {"type": "url", "url": url}
+def _source(media_type: str, payload: str) -> dict[str, str]:
+    return {"type": "base64", "media_type": media_type, "data": payload}
+
+
+def _document(url: str, title: Any) -> dict[str, Any]:
+    """A file; one of plain text goes as text, as the API has it."""
+    media_type, payload = media_of(url)
+    source = _source(media_type, payload)
+    if media_type == "text/plain":
+        try:
+            source = {"type": "text", "media_type": media_type, "data": b64decode(payload).decode()}
+        except ValueError:
+            raise faults.unsupported("a file of text that is not UTF-8 in base64") from None
+    return {"type": "document", "source": source, **({"title": title} if isinstance(title, str) else {})}
 
 
 def _tool_use(call: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends import faults
+from llm_routerd.backends.data_urls import media_of
 from llm_routerd.backends.endpoint import effective_params
 from llm_routerd.core.toolcalls import arguments_object
 
@@ -97,23 +98,13 @@ def _content(content: Any) -> tuple[str, list[str]]:
     images: list[str] = []
     for part in content:
         match part:
-            case {"type": "text" | "input_text", "text": str(text)}:
+            case {"type": "text", "text": str(text)}:
                 texts.append(text)
-            case {"type": "refusal", "refusal": str(text)}:
-                texts.append(text)
-            case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
-                images.append(_base64_of(url))
+            case {"type": "image_url", "image_url": {"url": str(url)}}:
+                images.append(media_of(url)[1])
             case _:
                 raise faults.unsupported("Ollama takes no content but text and images")
     return "\n".join(texts), images
-
-
-def _base64_of(url: str) -> str:
-    """The payload of a data URL.  Nothing is fetched: a request's addresses are not ours to call."""
-    header, comma, payload = url.partition(",")
-    if not (header.startswith("data:") and header.endswith(";base64") and comma):
-        raise faults.unsupported("Ollama takes images as base64 data URLs only")
-    return payload
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:

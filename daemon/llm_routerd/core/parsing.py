@@ -47,6 +47,7 @@ _MAX_DEPTH = 100
 _MOST_READ_FOR_ID = 4
 # Messages, schemas and tools may hold what nobody else should see: never quoted, however short.
 _QUOTED = frozenset({"stream", "params", "timeout_ms", "deadline_ms", "local_only", "publish", "tool_choice"})
+_DATA_URLS = {"url": "data:image/png;base64,…", "file_data": "data:application/pdf;base64,…"}
 _MASK = "\0"
 
 
@@ -259,21 +260,28 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 def _describe(error: jsonschema_rs.ValidationError, document: Any) -> str:
     path, value = way_to(document, error.instance_path)
     shown = quote(value) if path and path[0] in _QUOTED else f"this {_kind_of(value).split()[-1]}"
-    where = json_path(path)
     match error.kind:
         case jsonschema_rs.ValidationErrorKind.Type(types=types):
-            return f"{where}: expected {' or '.join(types)}, got {_kind_of(value)}"
+            told = f"expected {' or '.join(types)}, got {_kind_of(value)}"
         case jsonschema_rs.ValidationErrorKind.Enum(options=options):
             allowed = ", ".join(orjson.dumps(option).decode() for option in options)
-            return f"{where}: expected one of {allowed}"
+            told = f"expected one of {allowed}"
         case jsonschema_rs.ValidationErrorKind.Required(property=name):
-            return f"{where}: expected a property `{name}`"
+            told = f"expected a property `{name}`"
+        case (
+            jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=names)
+            | jsonschema_rs.ValidationErrorKind.UnevaluatedProperties(unexpected=names)
+        ):
+            path, told = [*path, names[0]], "this is not taken here"
+        case jsonschema_rs.ValidationErrorKind.FalseSchema():
+            told = "this is not taken here"
+        case jsonschema_rs.ValidationErrorKind.Pattern() if path[-1] in _DATA_URLS:
+            told = f"expected a data URL ({_DATA_URLS[path[-1]]}); a request names no address"
         case jsonschema_rs.ValidationErrorKind.Pattern(pattern=pattern):
-            if path[-1] == "url":
-                return f"{where}: expected a data URL; a request names no address"
-            return f"{where}: expected a string that matches {pattern}"
+            told = f"expected a string that matches {pattern}"
         case _:
-            return f"{where}: {printable(error.message.replace(_MASK, shown))}"
+            told = printable(error.message.replace(_MASK, shown))
+    return f"{json_path(path)}: {told}"
 
 
 def _kind_of(value: Any) -> str:
