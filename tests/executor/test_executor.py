@@ -11,6 +11,7 @@ import pytest
 from llm_routerd.core.call import Delta, Finish
 from llm_routerd.core.chain import resolve
 from llm_routerd.core.events import AttemptRejected, AttemptStarted, Failed, Result
+from llm_routerd.core.judge import MAX_ANSWER_CHARS
 from llm_routerd.core.outcome import AttemptCode, ErrorCode, ToolCall
 from llm_routerd.core.parsing import RequestParser
 from llm_routerd.core.request import Request
@@ -426,3 +427,22 @@ async def test_costly_validation_does_not_hold_up_the_event_loop() -> None:
     assert len(ending.event.answer.content) == 60_000
     assert codes(bad)[0] == "schema_violation"
     assert max(lags) < 0.5
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["piece by piece", "with the end"])
+async def test_thinking_without_end_is_ended_as_text_is(at_once: bool) -> None:
+    """What a backend has told apart from the text is bounded too, and no subscriber is sent more than that."""
+    piece = "hm, " * 16_384
+
+    async def thinks(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        for _ in range(0 if at_once else 200):  # 12.5 MB
+            yield Delta("", piece)
+        yield Finish(finish_reason="stop", text="42", reasoning=piece * 200 if at_once else "")
+
+    executor, local, _ = executor_of(thinks)
+    sink = Sink()
+    ending = await run(executor, request(stream="live"), sink)
+    assert codes(ending) == ["length", None]
+    assert ending.records[0].reason == "an endless stream"
+    assert sum(len(text) for kind, text in sink.seen if kind == "reasoning") <= MAX_ANSWER_CHARS
+    assert local.running == 0

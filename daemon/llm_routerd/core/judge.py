@@ -158,9 +158,15 @@ class Judge:
         self._parts.append(text)
         return Released(text, "") if self.shows else EMPTY
 
-    def reason(self, reasoning: str) -> None:
-        """Take the reasoning of one delta, which the backend had told apart: it only counts as length."""
+    def reason(self, reasoning: str) -> Rejection | None:
+        """Take the reasoning of one delta, which the backend had told apart; return why the attempt is over, if it is.
+
+        It is no part of the answer, and counts as length all the same: a model may think without end.
+        """
         self._chars += len(reasoning)
+        if self._chars > MAX_ANSWER_CHARS:
+            return _EARLY_LENGTH
+        return None if reasoning.isascii() or is_encodable(reasoning) else _EARLY_UNICODE
 
     @property
     def only_blanks_follow(self) -> bool:
@@ -220,18 +226,14 @@ class Judge:
         """
         text = finish.text
         verdict: Answer | Rejection
+        if len(text) > MAX_ANSWER_CHARS:
+            return None
         if self._schema is not None:
             content = certain_json(text)
             if content is UNCERTAIN:
                 return None
             verdict = _validated(content, text, self._schema if validate else None, finish)
-        elif (
-            "<" in text
-            or "THINK]" in text
-            or not text.strip()
-            or len(text) > MAX_ANSWER_CHARS
-            or not is_encodable(text)
-        ):
+        elif "<" in text or "THINK]" in text or not text.strip() or not is_encodable(text):
             return None
         elif self._refusals is not None and self._refusals.is_refusal(text):
             return replace(_REFUSAL, early=False)
@@ -258,7 +260,7 @@ class Judge:
             objection = self._watch.feed(text)
             if objection is not None and not self._has_tools:
                 return objection
-            if objection is not None or self._watch.done:
+            if objection is not None or (not isinstance(self._watch, JsonGuard) and self._watch.done):
                 self._objection = objection
                 self._watch = None
         if not self.shows:
@@ -274,8 +276,9 @@ class Judge:
 
     def _feed_last(self, finish: Finish) -> Released | Rejection:
         """Take what came with the terminal event; return all that has not been released."""
-        if not is_encodable(finish.reasoning):
-            return _EARLY_UNICODE
+        objection = self.reason(finish.reasoning)
+        if objection is not None:
+            return objection
         last = self.feed(finish.text)
         if isinstance(last, Rejection):
             return last
