@@ -207,12 +207,14 @@ class RequestRun:
     def _make_attempt(self, deployment: Deployment, repair: str | None) -> Attempt:
         request = self._request
         mode = request.stream
+        offered = request.offered_tools if request.tools else None
         judge = Judge(
             schema=request.schema,
             refusals=self._executor.refusals if request.detect_refusal else None,
             mode=mode,
-            has_tools=bool(request.tools),
-            tool_names=frozenset(tool["function"]["name"] for tool in request.tools) if request.tools else None,
+            has_tools=bool(offered),
+            tool_names=offered,
+            demanded=request.demanded_tools if offered else frozenset(),
         )
         bounds = Bounds.of(deployment, streams=mode is not StreamMode.OFF, deadline=self._deadline)
         return Attempt(

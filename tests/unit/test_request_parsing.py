@@ -129,6 +129,15 @@ INVALID = [
     ({"prompt": SECRET, "tools": [{"type": "web"}]}, "$.tools[0]"),
     ({"prompt": SECRET, "tool_choice": "must"}, '$.tool_choice: expected one of "none", "auto", "required"'),
     ({"prompt": SECRET, "tool_choice": {"type": "function"}}, "$.tool_choice: expected a property `function`"),
+    ({"prompt": SECRET, "tool_choice": "required"}, "$.tool_choice: a call is demanded, and `tools` offers none"),
+    (
+        {
+            "prompt": SECRET,
+            "tool_choice": {"type": "function", "function": {"name": "g"}},
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+        },
+        "$.tool_choice.function.name: expected the name of one of `tools`",
+    ),
     ({"prompt": SECRET, "params": {"temprature": 1}}, "$.params: unknown property `temprature`; did you mean `temper"),
     ({"prompt": SECRET, "params": {"temperature": 3}}, "$.params.temperature: 3 is greater than the maximum of 2"),
     ({"prompt": SECRET, "params": {"temperature": "1"}}, "$.params.temperature: expected number, got a string"),

@@ -148,7 +148,7 @@ class RequestParser:
         for name in _INTEGERS & params.keys():
             params[name] = int(params[name])  # JSON Schema takes 5.0 for an integer; models do not
         timeout_ms, deadline_ms = get("timeout_ms"), get("deadline_ms")
-        return Request(
+        request = Request(
             id=get("id", entry_id),
             messages=tuple(get("messages", ())) if prompt is None else ({"role": "user", "content": prompt},),
             model=get("model", "default"),
@@ -167,6 +167,9 @@ class RequestParser:
             detect_refusal=detect_refusal,
             traceparent=get("traceparent"),
         )
+        if request.tool_choice is not None:
+            _check_tool_choice(request)
+        return request
 
     # ------------------------------------------------------------------ telling what is wrong
 
@@ -198,6 +201,14 @@ class RequestParser:
         if name in self._params:
             return f"unknown property `{name}`; did you mean `{name}` within `params`?"
         return _unknown(name, self._properties)
+
+
+def _check_tool_choice(request: Request) -> None:
+    """A call can only be demanded of a tool that is offered."""
+    if request.tool_choice == "required" and not request.tools:
+        raise _FaultError("$.tool_choice: a call is demanded, and `tools` offers none")
+    if not request.demanded_tools <= request.offered_tools:
+        raise _FaultError("$.tool_choice.function.name: expected the name of one of `tools`")
 
 
 def _parse_json(value: bytes, path: str) -> Any:
