@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from llm_routerd.backends.answer_format import instruction
 from llm_routerd.backends.litellm_backend import LitellmModule, _arguments
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode as Code
@@ -180,3 +181,23 @@ def test_backends_do_not_import_litellm_by_themselves() -> None:
         "assert 'litellm' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], timeout=60, check=True)
+
+
+def test_schema_goes_in_words_as_well_where_the_operator_names_the_server() -> None:
+    """Whoever it is may pass over `response_format`; a provider's own server needs no words beside it."""
+    schema = {"type": "object", "additionalProperties": {}}
+    call = ask(schema=schema)
+    at_a_server = _arguments(deployment_of("mistral", "http://127.0.0.1:1/v1", backend="litellm"), call)
+    assert at_a_server["messages"] == [{"role": "system", "content": instruction(schema)}, *call.messages]
+    its_own = _arguments(deployment_of("mistral", "", backend="litellm", api_base=None), call)
+    assert its_own["messages"] == list(call.messages)
+    assert its_own["response_format"] == at_a_server["response_format"]
+
+
+@on_one_loop
+async def test_server_behind_litellm_that_passes_over_schemas_answers_to_them() -> None:
+    """And `check` says that it goes in words."""
+    async with StandIn({"stand-in": "schemaless"}) as server, _through_litellm("openai", server.url) as backend:
+        told = await tell(backend, ask(schema={"type": "object", "required": ["a"], "additionalProperties": {}}))
+        assert told.text == '{"a": {}}'
+        assert "a schema goes in words as well" in (await backend.probe()).detail

@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 import orjson
 import uvloop
 
-from tests.support.standin_request import last_user_text, limit_of, schema_of, tool_calls_of
+from tests.support.standin_request import last_user_text, limit_of, schema_in_words, schema_of, tool_calls_of
 from tests.support.standin_script import REFUSAL, Script, answer_tokens, script_for, tokens_of
 from tests.support.standin_wire import error_body, wire_of
 
@@ -280,8 +280,9 @@ class _Connection(asyncio.Protocol):
         wire = wire_of(protocol, str(request["model"]), usage=usage)
         if "bench" in script:
             return await self._speak_at_once(protocol, wire, script, call)
-        tokens = answer_tokens(script, message, schema_of(request))
-        tool_calls = tool_calls_of(request, script)
+        schema = schema_in_words(request) if "schemaless" in script else schema_of(request)
+        tokens = answer_tokens(script, message, schema)
+        tool_calls = [] if "schemaless" in script else tool_calls_of(request, script)
         if tool_calls and "call" not in script:
             tokens = []  # a forced tool is all the answer there is
         reason = "tool_calls" if tool_calls else "refusal" if script.text("refuse") else "stop"

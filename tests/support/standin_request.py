@@ -35,6 +35,17 @@ def schema_of(request: dict[str, Any]) -> Any:
     return wanted.get("schema") or (wanted.get("json_schema") or {}).get("schema")
 
 
+def schema_in_words(request: dict[str, Any]) -> Any:
+    """The schema that a system prompt asks for, of a model that sees no other; None without one."""
+    texts = [request.get("system") or ""]
+    texts += [message.get("content") or "" for message in request.get("messages", []) if message["role"] == "system"]
+    for text in texts:
+        _, found, rest = text.partition("JSON Schema:\n")
+        if found:
+            return orjson.loads(rest.partition("\n")[0])
+    return None
+
+
 def limit_of(request: dict[str, Any]) -> int | None:
     """The most tokens that the answer may have; None without a limit."""
     limits = (

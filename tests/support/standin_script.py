@@ -16,6 +16,7 @@ model is configured to do.
     reasoning=TEXT     thinking before the answer
     json=KIND          for a request with a schema: `bad` (no JSON), `prose`, `wrong` (violates the schema), `fence`
                        (valid, in a Markdown fence), `think` (valid, after a <think> block)
+    schemaless         passes over the fields that a schema comes in, and sees only one that is put to it in words
     call[=NAME]        calls a tool: that one, or the first that is offered
     args=JSON          its arguments, in place of an instance of its parameters' schema
     length             ends with the finish reason `length`

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends import faults, finish_reasons
+from llm_routerd.backends.answer_format import NOT_ITS_OWN
 from llm_routerd.backends.anthropic_request import messages_request
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
     from llm_routerd.core.call import Call
 
-_DEFAULT_BASE = "https://api.anthropic.com"
+_ANTHROPIC_HOST = "api.anthropic.com"
 
 
 class AnthropicBackend:
@@ -39,8 +40,9 @@ class AnthropicBackend:
     def __init__(self, deployment: Deployment, transport: Transport) -> None:
         self._deployment = deployment
         self._transport = transport
-        self._endpoint = Endpoint(deployment, default_base=_DEFAULT_BASE, strip=("/messages", "/v1"))
+        self._endpoint = Endpoint(deployment, default_base=f"https://{_ANTHROPIC_HOST}", strip=("/messages", "/v1"))
         self._messages_url = self._endpoint.url("/v1/messages")
+        self._genuine = self._messages_url.host == _ANTHROPIC_HOST
         key = deployment.api_key
         self._headers = self._endpoint.headers(
             {"anthropic-version": "2023-06-01", **({"x-api-key": key} if key else {})}
@@ -52,7 +54,7 @@ class AnthropicBackend:
         return exchange(partial(self._ask, call, answer), answer)
 
     async def _ask(self, call: Call, answer: AnthropicAnswer) -> aiohttp.ClientResponse:
-        request = converted(messages_request, self._deployment, call)
+        request = converted(partial(messages_request, genuine=self._genuine), self._deployment, call)
         answer.by_tool = request.answers_by_tool
         return await self._transport.post(
             self._messages_url,
@@ -74,7 +76,8 @@ class AnthropicBackend:
             if error.code is AttemptCode.NOT_FOUND:
                 return ProbeReport(ok=False, detail=f"answers, but has no model {name}")
             return ProbeReport(ok=False, detail=error.reason)
-        return ProbeReport(ok=True, detail="answers and knows the model")
+        also = "" if self._genuine else NOT_ITS_OWN.format("Anthropic")
+        return ProbeReport(ok=True, detail=f"answers and knows the model{also}")
 
     async def warm(self) -> None:
         """See `Backend.warm`: there is nothing to load."""

@@ -40,11 +40,12 @@ class MessagesRequest:
     answers_by_tool: bool
 
 
-def messages_request(deployment: Deployment, call: Call) -> MessagesRequest:
+def messages_request(deployment: Deployment, call: Call, *, genuine: bool) -> MessagesRequest:
     """The request for a streamed message.
 
     A schema goes as `output_config.format` where the model and the schema allow it, else as the input of a
-    tool that the model must call, else in words.
+    tool that the model must call, else in words.  At a server that is not Anthropic's own (`genuine` is False) it
+    goes in words in any case.
 
     Raises:
         BackendError: the messages hold something that Anthropic does not take.
@@ -63,7 +64,9 @@ def messages_request(deployment: Deployment, call: Call) -> MessagesRequest:
             del body["thinking"]  # the API takes no forced tool from a model that thinks
     by_tool = False
     if call.schema is not None:
-        by_tool = _add_schema(body, call.schema, system)
+        by_tool, in_full = _add_schema(body, call.schema)
+        if not (in_full and genuine):
+            system.append(instruction(call.schema))
     if system:
         body["system"] = "\n\n".join(system)
     return MessagesRequest(body=body, answers_by_tool=by_tool)
@@ -103,24 +106,21 @@ def _add_thinking(body: dict[str, Any], effort: str) -> None:
         body.pop(name, None)
 
 
-def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool, system: list[str]) -> bool:
-    """Put the schema to the model; returns whether it went as a tool."""
+def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool) -> tuple[bool, bool]:
+    """Put the schema to the model; returns whether it went as a tool, and whether all of it went."""
     narrowed = None
     if isinstance(schema, dict) and not _WITHOUT_OUTPUT_FORMAT.match(body["model"]):
         narrowed = for_anthropic(schema)
     if narrowed is not None:
         native, complete = narrowed
         body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": native}
-        if not complete:
-            system.append(instruction(schema))
-        return False
+        return False, complete
     if isinstance(schema, dict) and _fits_a_tool(schema) and "tools" not in body and "thinking" not in body:
         description = "Give the answer. Its input is the answer."
         body["tools"] = [{"name": ANSWER_TOOL, "description": description, "input_schema": schema}]
         body["tool_choice"] = {"type": "tool", "name": ANSWER_TOOL, "disable_parallel_tool_use": True}
-        return True
-    system.append(instruction(schema))
-    return False
+        return True, True
+    return False, False
 
 
 def _fits_a_tool(schema: dict[str, Any]) -> bool:

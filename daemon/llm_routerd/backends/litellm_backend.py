@@ -24,7 +24,7 @@ import orjson
 from multidict import CIMultiDict
 
 from llm_routerd.backends import faults
-from llm_routerd.backends.answer_format import instruction
+from llm_routerd.backends.answer_format import NOT_ITS_OWN, with_instruction
 from llm_routerd.backends.endpoint import converted, effective_params
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of, printable
 from llm_routerd.backends.messages import HalvesJoiner
@@ -175,7 +175,8 @@ class LitellmBackend:
 
     async def probe(self) -> ProbeReport:
         """See `Backend.probe`.  litellm has no question that costs no tokens, so none is asked."""
-        return ProbeReport(ok=True, detail="called through litellm, not asked: that would cost tokens")
+        also = "" if self._deployment.api_base is None else NOT_ITS_OWN.format("the provider")
+        return ProbeReport(ok=True, detail=f"called through litellm, not asked: that would cost tokens{also}")
 
     async def warm(self) -> None:
         """See `Backend.warm`: there is nothing to load but litellm itself."""
@@ -268,8 +269,8 @@ def _arguments(deployment: Deployment, call: Call) -> dict[str, Any]:
     if isinstance(call.schema, dict):
         wrapped = {"name": "answer", "schema": deepcopy(call.schema), "strict": False}
         arguments["response_format"] = {"type": "json_schema", "json_schema": wrapped}
-    elif call.schema is not None:
-        arguments["messages"].insert(0, {"role": "system", "content": instruction(call.schema)})
+    if call.schema is not None and (isinstance(call.schema, bool) or deployment.api_base is not None):
+        arguments["messages"] = with_instruction(arguments["messages"], call.schema)
     if call.traceparent is not None:
         arguments["extra_headers"] = {"traceparent": call.traceparent}
     return arguments

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends import faults, finish_reasons
+from llm_routerd.backends.answer_format import NOT_ITS_OWN
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.messages import message_of
@@ -71,6 +72,7 @@ class OpenAIBackend:
     async def probe(self) -> ProbeReport:
         """See `Backend.probe`.  A server that does not list its models may know this one all the same."""
         name = self._deployment.model_name
+        also = "" if self._genuine else NOT_ITS_OWN.format("OpenAI")
         try:
             listing = await self._transport.get_json(
                 self._endpoint.url(f"{self._version}/models"),
@@ -79,18 +81,18 @@ class OpenAIBackend:
             )
         except BackendError as error:
             if error.code is AttemptCode.NOT_FOUND:
-                return ProbeReport(ok=True, detail="answers, but lists no models")
+                return ProbeReport(ok=True, detail=f"answers, but lists no models{also}")
             return ProbeReport(ok=False, detail=error.reason)
         models = listing.get("data") if isinstance(listing, dict) else None
         if not isinstance(models, list):
             return ProbeReport(ok=False, detail="answers, but not as OpenAI does")
         known = {model.get("id") for model in models if isinstance(model, dict)}
         if name in known:
-            return ProbeReport(ok=True, detail=f"answers and knows the model{await self._refused_fields()}")
+            return ProbeReport(ok=True, detail=f"answers and knows the model{also}{await self._refused_fields()}")
         # llama.cpp serves its one model under any name.
         one = len(known) == 1 and not self._genuine
         return ProbeReport(
-            ok=one, detail="answers, lists another model" if one else f"answers, but has no model {name}"
+            ok=one, detail=f"answers, lists another model{also}" if one else f"answers, but has no model {name}"
         )
 
     async def _refused_fields(self) -> str:
