@@ -6,17 +6,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends import faults, finish_reasons
-from llm_routerd.backends.endpoint import Endpoint, converted
+from llm_routerd.backends.endpoint import Endpoint, converted, effective_params
 from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.framing import LineFramer
 from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.backends.ollama_request import chat_body
 from llm_routerd.backends.optional_fields import Omissions, without
+from llm_routerd.backends.prompt_cut import looks_cut, takes_truncate
 from llm_routerd.backends.transport import next_chunk
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import Usage
+from llm_routerd.core.outcome import AttemptCode, Usage
 from llm_routerd.core.toolcalls import ToolCallAssembler
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ class OllamaBackend:
         key = deployment.api_key
         self._headers = self._endpoint.headers({"Authorization": f"Bearer {key}"} if key else {})
         self._omissions = Omissions()
+        self._takes_truncate: bool | None = None  # not known yet
 
     def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
-        return exchange(partial(self._ask, call), OllamaAnswer())
+        return exchange(partial(self._ask, call), OllamaAnswer(), partial(self._look_for_a_cut, call))
 
     async def _ask(self, call: Call) -> aiohttp.ClientResponse:
         body = converted(chat_body, self._deployment, call)
@@ -58,6 +60,30 @@ class OllamaBackend:
                 connect_seconds=call.connect_seconds,
             ),
         )
+
+    async def _look_for_a_cut(self, call: Call, finish: Finish) -> None:
+        """Object to an answer to half a prompt.
+
+        Raises:
+            BackendError: the prompt was cut, by a server that cannot be asked not to.
+        """
+        usage = finish.usage
+        if usage is None or not looks_cut(call.messages, usage.prompt_tokens):
+            return
+        if effective_params(self._deployment, call).get("truncate"):
+            return
+        if self._takes_truncate is None:
+            try:
+                answer = await self._transport.get_json(
+                    self._endpoint.url("/api/version"), headers=self._headers, connect_seconds=call.connect_seconds
+                )
+                self._takes_truncate = takes_truncate(answer.get("version") if isinstance(answer, dict) else None)
+            except BackendError as error:
+                if error.code is not AttemptCode.NOT_FOUND:
+                    raise
+                self._takes_truncate = False  # it speaks Ollama's protocol, and is none
+        if not self._takes_truncate:
+            raise BackendError(AttemptCode.CONTEXT_WINDOW, "the prompt was cut: fewer tokens were read than it has")
 
     async def probe(self) -> ProbeReport:
         """See `Backend.probe`.  Asks `/api/tags` and `/api/ps`, which a busy server answers too."""

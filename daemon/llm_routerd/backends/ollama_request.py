@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 # Ollama's own names; what is in neither table is an option by the name it has (`num_ctx`, …).
 _OPTION_NAMES = {"max_tokens": "num_predict", "max_completion_tokens": "num_predict"}
-_NOT_OPTIONS = frozenset({"reasoning_effort", "parallel_tool_calls", "think", "keep_alive", "logprobs", "top_logprobs"})
+_NOT_OPTIONS = frozenset(
+    {"reasoning_effort", "parallel_tool_calls", "think", "keep_alive", "logprobs", "top_logprobs", "truncate", "shift"}
+)
 _THINK_LEVELS = {
     "none": False,
     "minimal": "low",
@@ -31,6 +33,9 @@ _THINK_LEVELS = {
 def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
     """The body of a streamed chat; `tool_choice` other than "none" has no counterpart in Ollama.
 
+    A prompt that is too long is to be an error, and an answer that outgrows the window to end: unless told otherwise,
+    Ollama drops the front of either without a word.
+
     Raises:
         BackendError: the messages hold something that Ollama does not take.
     """
@@ -39,6 +44,8 @@ def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
         "model": deployment.model_name,
         "messages": _messages(call.messages),
         "stream": True,
+        "truncate": params.get("truncate", False),
+        "shift": params.get("shift", False),
     }
     if call.schema is not None:
         # `false` is satisfied by nothing, so whatever comes will be found invalid.
