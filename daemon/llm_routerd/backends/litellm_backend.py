@@ -21,17 +21,17 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from multidict import CIMultiDict
 
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import NOT_ITS_OWN, with_instruction
 from llm_routerd.backends.endpoint import converted, effective_params
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of, printable
+from llm_routerd.backends.litellm_faults import fault_of
 from llm_routerd.backends.messages import HalvesJoiner
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode, Usage
+from llm_routerd.core.outcome import Usage
 from llm_routerd.core.toolcalls import ToolCallAssembler, ToolCallError
 
 if TYPE_CHECKING:
@@ -52,8 +52,6 @@ _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 _GAP_SECONDS = 600.0
 # Which of the two is set depends on the provider.
 _FINISHED = ("received_finish_reason", "intermittent_finish_reason")
-_NO_CONNECTION = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionTimeoutError"})
-_BROKEN_CONNECTION = frozenset({"ReadError", "RemoteProtocolError", "ClientPayloadError", "ServerDisconnectedError"})
 
 
 class LitellmModule:
@@ -151,7 +149,7 @@ class LitellmBackend:
         try:
             stream = await litellm.acompletion(**arguments, timeout=self._timeouts())
         except Exception as error:  # noqa: BLE001 - litellm raises its own, the SDKs' and bare ones
-            raise _fault(error, begun=False) from None
+            raise fault_of(error, begun=False) from None
         try:
             answer = _Answer()
             async for chunk in stream:
@@ -161,7 +159,7 @@ class LitellmBackend:
         except BackendError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
-            raise _fault(error, begun=True) from None
+            raise fault_of(error, begun=True) from None
         finally:
             with suppress(Exception):
                 await stream.aclose()
@@ -274,39 +272,6 @@ def _arguments(deployment: Deployment, call: Call) -> dict[str, Any]:
     if call.traceparent is not None:
         arguments["extra_headers"] = {"traceparent": call.traceparent}
     return arguments
-
-
-def _fault(error: Exception, *, begun: bool) -> BackendError:
-    """The fault behind an exception of litellm, whose message is not used: it may hold prompt and key."""
-    kinds = _kinds(error)
-    if "ContextWindowExceededError" in kinds:
-        return BackendError(AttemptCode.CONTEXT_WINDOW, "the prompt is too long for the model", status=400)
-    if "ContentPolicyViolationError" in kinds:
-        return BackendError(AttemptCode.REFUSAL, "refused by the provider's content policy", status=400)
-    if not kinds.isdisjoint(_NO_CONNECTION):
-        return BackendError(AttemptCode.CONNECT, "no connection", retryable=True)
-    if begun and not kinds.isdisjoint(_BROKEN_CONNECTION):
-        return faults.truncated()
-    status = getattr(error, "status_code", None)
-    if not isinstance(status, int) or status < 400:  # noqa: PLR2004 - the first of HTTP's errors
-        status = 500
-    message = str(error).encode(errors="replace").decode()  # to recognise, and not to repeat
-    details = {"message": message, "type": "insufficient_quota" if "insufficient_quota" in message else None}
-    body = orjson.dumps({"error": details}, default=str)
-    headers = CIMultiDict(getattr(error, "litellm_response_headers", None) or {})
-    return faults.fault_of_status(status, headers, body)
-
-
-def _kinds(error: BaseException) -> set[str]:
-    """The names of an exception's classes and of its causes': to import them would mean to import litellm."""
-    kinds: set[str] = set()
-    cause: BaseException | None = error
-    for _ in range(20):
-        if cause is None:
-            break
-        kinds.update(kind.__name__ for kind in type(cause).__mro__)
-        cause = cause.__cause__ or cause.__context__
-    return kinds
 
 
 def _usage(usage: Any) -> Usage:
