@@ -37,6 +37,33 @@ def test_every_name_can_be_told(names: list[str], beside: list[str]) -> None:
     assert broken.message.startswith("$.properties")
 
 
+@pytest.mark.parametrize("draft", ["draft-04", "draft-06", "draft-07", "2019-09", "2020-12"])
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"type": "strin"}, ".type: expected a type of JSON Schema"),
+        ({"type": 3}, ".type: expected a type of JSON Schema"),
+        ({"type": ["string", "nope"]}, ".type"),
+        ({"minLength": -1}, ".minLength: -1 is less than"),
+        ({"required": "a"}, '.required: "a" is not of type "array"'),
+        ({"enum": 3}, '.enum: 3 is not of type "array"'),
+        ({"pattern": 3}, '.pattern: 3 is not of type "string"'),
+        ({"properties": {"type": 3}}, ".properties.type: 3 is not"),
+    ],
+)
+def test_fault_deep_in_a_schema_is_told_where_it_lies(draft: str, fault: dict[str, Any], told: str) -> None:
+    """Whatever the draft: its meta-schema may be made of unions, and nobody looks for a fault at their top."""
+    named = (
+        f"http://json-schema.org/{draft}/schema#"
+        if "draft" in draft
+        else f"https://json-schema.org/draft/{draft}/schema"
+    )
+    problem = compile_schema({"$schema": named, "properties": {"a": {"type": "array", "items": fault}}})
+    assert isinstance(problem, SchemaProblem)
+    assert problem.message.startswith(f"$.properties.a.items{told}")
+    assert not told.startswith(".type") or "expected a type" in problem.message
+
+
 def test_fault_in_a_schema_under_a_name_of_digits_has_its_path() -> None:
     """`invalid_schema` with the path, and not an `internal` of ours."""
     problem = compile_schema({"properties": {"1": {"type": 3}}})

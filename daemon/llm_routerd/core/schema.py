@@ -195,13 +195,15 @@ def _compile(raw: dict[str, Any] | bool, digest: str) -> AnswerSchema | SchemaPr
 
 
 def _describe_schema_error(error: jsonschema_rs.ValidationError, raw: Any) -> str:
+    error = _most_telling(error)  # the meta-schemas of older drafts have unions all the way down
     path, _ = way_to(raw, error.instance_path)
     if error.kind.name == "format" and path:
         where = path[:-1] if path[-2:-1] == ["patternProperties"] else path
         return f"{json_path(where)}: {_PATTERN_REMEDY}"
     if error.kind.name == "referencing":
         return "$: a reference leads outside this schema or to nothing, and nothing is fetched"
-    if path and path[-1] == "type":
+    keywords = path[:-1] if path and isinstance(path[-1], int) else path  # of a list of types
+    if keywords[-1:] == ["type"] and keywords[-2:-1] != ["properties"]:
         return f"{json_path(path)}: expected a type of JSON Schema (string, number, integer, object, …)"
     return _describe(error, raw)
 
