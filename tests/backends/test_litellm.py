@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from llm_routerd.core.outcome import AttemptCode as Code
 from tests.support.calling import KEY, ask, backend_for, deployment_of, tell
 from tests.support.eventually import eventually
 from tests.support.faulty import FaultyServer
+from tests.support.recordings import ReplayServer
 from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
@@ -282,3 +284,31 @@ async def test_server_behind_litellm_that_passes_over_schemas_answers_to_them() 
         told = await tell(backend, ask(schema={"type": "object", "required": ["a"], "additionalProperties": {}}))
         assert told.text == '{"a": {}}'
         assert "a schema goes in words as well" in (await backend.probe()).detail
+
+
+@on_one_loop
+@pytest.mark.parametrize("provider", ["openai", "mistral", "groq", "openrouter", "deepseek", "hosted_vllm"])
+@pytest.mark.parametrize("form", ["one document", "indented", "events", "cut"])
+async def test_answer_that_is_declared_json_is_read_as_the_native_backend_does(provider: str, form: str) -> None:
+    """A server that does not stream, one that mislabels its stream, and half a document."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi there"}}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    document = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    bodies = {
+        "one document": json.dumps(document),
+        "indented": json.dumps(document, indent=2),
+        "events": 'data: {"choices":[{"index":0,"delta":{"content":"hi there"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
+        "cut": json.dumps(document)[:-40],
+    }
+    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    async with ReplayServer((head + bodies[form]).encode()) as server:
+        base, model = f"{server.url}/v1", f"{provider}/m"
+        async with backend_for(provider, base, model=model, backend="litellm") as backend:
+            if form == "cut":
+                with pytest.raises(BackendError) as raised:
+                    await tell(backend, ask())
+                assert raised.value.code is Code.TRUNCATED
+                return
+            told = await tell(backend, ask())
+    assert (told.text, told.finish.finish_reason) == ("hi there", "stop")
+    assert form == "events" or (told.finish.usage and told.finish.usage.prompt_tokens == 3)

@@ -28,6 +28,7 @@ from llm_routerd.backends.endpoint import converted, effective_params
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of, printable
 from llm_routerd.backends.litellm_faults import fault_of
 from llm_routerd.backends.messages import HalvesJoiner
+from llm_routerd.backends.openai import OpenAIAnswer
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
@@ -152,6 +153,10 @@ class LitellmBackend:
             raise fault_of(error, begun=False) from None
         try:
             answer = _Answer()
+            if (response := _sent_as_json(stream)) is not None:
+                async for item in _read_directly(response):
+                    yield item
+                return
             async for chunk in stream:
                 if (delta := answer.take(chunk)) is not None:
                     yield delta
@@ -179,6 +184,29 @@ class LitellmBackend:
     async def warm(self) -> None:
         """See `Backend.warm`: there is nothing to load but litellm itself."""
         await self._module.get()
+
+
+def _sent_as_json(stream: Any) -> Any:
+    """The response behind litellm's stream where the server says that it is JSON and no stream; else None.
+
+    Some servers answer with one document whatever they are asked, and litellm finds no event in it.  Those that
+    litellm keeps a response of all speak OpenAI's protocol.
+    """
+    inner = getattr(stream, "completion_stream", None)
+    response = getattr(inner, "response", None) or getattr(inner, "http_response", None)
+    kind = "" if response is None else response.headers.get("content-type", "")
+    return response if kind.partition(";")[0].strip().lower() == "application/json" else None
+
+
+async def _read_directly(response: Any) -> AsyncGenerator[Delta | Finish, None]:
+    """What an unread response brings, a document or events, as the backend for OpenAI's protocol reads it."""
+    answer = OpenAIAnswer()
+    async for chunk in response.aiter_bytes():
+        if (item := answer.feed(chunk)) is not None:
+            yield item
+        if isinstance(item, Finish):
+            return
+    yield answer.end()
 
 
 class _Answer:
