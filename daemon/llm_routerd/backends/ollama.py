@@ -13,6 +13,7 @@ from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.backends.ollama_request import chat_body
 from llm_routerd.backends.optional_fields import Omissions, without
 from llm_routerd.backends.prompt_cut import looks_cut, takes_truncate
+from llm_routerd.backends.server_kind import advice
 from llm_routerd.backends.transport import next_chunk
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
@@ -94,6 +95,8 @@ class OllamaBackend:
                 return ProbeReport(ok=False, detail=f"answers, but has no model {name}", loaded=False)
             loaded = _with_tag(name) in await self._model_names("/api/ps")
         except BackendError as error:
+            if error.code in {AttemptCode.NOT_FOUND, AttemptCode.UPSTREAM} and (found := await self._advice()):
+                return ProbeReport(ok=False, detail=f"is no Ollama{found}")
             return ProbeReport(ok=False, detail=error.reason)
         return ProbeReport(
             ok=True,
@@ -118,12 +121,19 @@ class OllamaBackend:
         finally:
             response.close()
 
+    async def _advice(self) -> str:
+        found = await advice(
+            self._transport, self._chat_url, self._deployment.model_name,
+            headers=self._headers, connect_seconds=self._deployment.connect_timeout,
+        )  # fmt: skip
+        return "" if "ollama/" in found else found
+
     async def _model_names(self, path: str) -> set[str]:
         listing = await self._transport.get_json(
             self._endpoint.url(path), headers=self._headers, connect_seconds=self._deployment.connect_timeout
         )
         models = listing.get("models") if isinstance(listing, dict) else None
-        if not isinstance(models, list):
+        if not isinstance(models, list) or "data" in listing:  # llama.cpp answers to these paths, in a form of its own
             raise faults.malformed("answers, but not as Ollama does")
         return {_with_tag(model["name"]) for model in models if isinstance(model, dict) and "name" in model}
 

@@ -13,6 +13,7 @@ from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.messages import message_of
 from llm_routerd.backends.openai_request import chat_body
 from llm_routerd.backends.optional_fields import Omissions
+from llm_routerd.backends.server_kind import advice, how_many, lists_models
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.usage import count, mapping
 from llm_routerd.core.call import Delta, Finish, ProbeReport
@@ -80,20 +81,27 @@ class OpenAIBackend:
                 connect_seconds=self._deployment.connect_timeout,
             )
         except BackendError as error:
-            if error.code is AttemptCode.NOT_FOUND:
-                return ProbeReport(ok=True, detail=f"answers, but lists no models{also}")
-            return ProbeReport(ok=False, detail=error.reason)
-        models = listing.get("data") if isinstance(listing, dict) else None
-        if not isinstance(models, list):
-            return ProbeReport(ok=False, detail="answers, but not as OpenAI does")
-        known = {model.get("id") for model in models if isinstance(model, dict)}
+            if error.code is not AttemptCode.NOT_FOUND:
+                return ProbeReport(ok=False, detail=error.reason)
+            if found := await self._advice():
+                return ProbeReport(ok=False, detail=f"answers, but not as OpenAI does{found}")
+            return ProbeReport(ok=True, detail=f"answers, but lists no models{also}")
+        known = lists_models(listing)
+        if known is None:
+            return ProbeReport(ok=False, detail=f"answers, but not as OpenAI does{await self._advice()}")
         if name in known:
             return ProbeReport(ok=True, detail=f"answers and knows the model{also}{await self._refused_fields()}")
         # llama.cpp serves its one model under any name.
-        one = len(known) == 1 and not self._genuine
+        one = how_many(listing) == 1 and not self._genuine
         return ProbeReport(
             ok=one, detail=f"answers, lists another model{also}" if one else f"answers, but has no model {name}"
         )
+
+    async def _advice(self) -> str:
+        return await advice(
+            self._transport, self._chat_url, self._deployment.model_name,
+            headers=self._headers, connect_seconds=self._deployment.connect_timeout,
+        )  # fmt: skip
 
     async def _refused_fields(self) -> str:
         """Which of the optional fields the server refuses; asked with a body that no server can answer."""
