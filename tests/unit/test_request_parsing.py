@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_routerd.core.events import Failed
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.parsing import RequestParser
 from llm_routerd.core.request import Request, RequestError, StreamMode
@@ -440,3 +442,41 @@ def test_mutated_requests_get_an_outcome() -> None:
         data = bytearray(whole)
         data[rng.randrange(len(data))] = rng.randrange(256)
         assert isinstance(parse("data", bytes(data)), (Request, RequestError))
+
+
+LARGE = {"big": 2**64, "more": [-(2**63) - 1, {"most": 10**300}], "usual": [1, 2**53 + 1, 0.5, "1", None, "ż"]}
+
+
+@pytest.mark.parametrize("fields", ["data", "fields", "data and fields"])
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_metadata_comes_back_with_its_integers_as_they_were(fields: str, is_sound: bool) -> None:
+    """Untouched means untouched, of a request that is refused too; orjson makes floats of integers beyond 64 bits."""
+    prompt: Any = "x" if is_sound else 7
+    document = json.dumps({"prompt": prompt, "metadata": LARGE})
+    entry = {
+        "data": ["data", document],
+        "fields": ["prompt" if is_sound else "promt", "x", "metadata", json.dumps(LARGE)],
+        "data and fields": ["data", '{"prompt":"x"}' if not is_sound else document, "metadata", json.dumps(LARGE)],
+    }[fields]
+    parsed = parse(*entry)
+    assert parsed.metadata == LARGE
+    event = Failed(id="x", code=ErrorCode.INTERNAL, message="", metadata=parsed.metadata)
+    assert json.loads(orjson.dumps(event.to_wire()))["metadata"] == LARGE
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=3),
+        st.recursive(
+            st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+            lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+            max_leaves=6,
+        ),
+        max_size=3,
+    )
+)
+def test_any_metadata_comes_back_untouched(metadata: dict[str, Any]) -> None:
+    """Whatever JSON it is."""
+    parsed = accepted(parse("data", json.dumps({"prompt": "x", "metadata": metadata})))
+    event = Failed(id="x", code=ErrorCode.INTERNAL, message="", metadata=parsed.metadata)
+    assert json.loads(orjson.dumps(event.to_wire()))["metadata"] == metadata

@@ -16,6 +16,7 @@ import jsonschema_rs
 import orjson
 
 from llm_routerd.core.jsonpath import json_path, printable, way_to
+from llm_routerd.core.numbers import ExactObject, exact_object, holds_inexact
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.request import Request, RequestError, StreamMode
 from llm_routerd.core.schema import SchemaProblem, quote
@@ -96,6 +97,8 @@ class RequestParser:
         try:
             document = self._document_of(flat)
             if self._validator.is_valid(document):
+                if holds_inexact(document.get("metadata")):
+                    document["metadata"] = _exact_metadata(flat)
                 return self._build(entry_id, document)
             return self._error(flat, ErrorCode.INVALID_REQUEST, self._explain(document))
         except _FaultError as fault:
@@ -247,8 +250,18 @@ def _read_id_and_metadata(flat: Sequence[bytes]) -> tuple[str | None, Any]:
             metadata = orjson.loads(found[b"metadata"])
     except ValueError:
         return _read_id_alone(flat), None
-    usable = isinstance(metadata, dict) and not _is_deeper_than(_MAX_DEPTH, metadata)
-    return _valid_id(request_id), metadata if usable else None
+    if not isinstance(metadata, dict) or _is_deeper_than(_MAX_DEPTH, metadata):
+        return _valid_id(request_id), None
+    return _valid_id(request_id), _exact_metadata(flat) if holds_inexact(metadata) else metadata
+
+
+def _exact_metadata(flat: Sequence[bytes]) -> ExactObject:
+    """The metadata of an entry once more, with its numbers as they were written: it is returned untouched."""
+    found = {flat[index]: flat[index + 1] for index in range(0, len(flat), 2)}
+    data = found.get(b"data")
+    if data is not None and (orjson.loads(data) or {}).get("metadata") is not None:
+        return exact_object(data, "metadata")
+    return exact_object(found[b"metadata"])
 
 
 def _read_id_alone(flat: Sequence[bytes]) -> str | None:
