@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from llm_routerd.core.call import Delta, Finish
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.estimate import estimated_usage
-from llm_routerd.core.judge import Accepted, Judge, Released, is_encodable
+from llm_routerd.core.judge import Accepted, Judge, Released
 from llm_routerd.core.outcome import AttemptCode, Rejection
 from llm_routerd.validation import LIGHT_STEPS, ValidationProcess
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from llm_routerd.core.events import AttemptRejected, AttemptStarted
     from llm_routerd.core.schema import AnswerSchema
 
-_NOT_UNICODE = Rejection(code=AttemptCode.UPSTREAM, reason="invalid Unicode", retryable=True, early=True)
 # A backend yields a Finish or raises; one that does neither has cut its stream.
 _CUT = Rejection(code=AttemptCode.TRUNCATED, reason="the stream ended without its terminal event", retryable=True)
 HOLD_SECONDS = 0.4  # longest time that `probe` holds an opening back
@@ -98,6 +97,11 @@ class Attempt:
         self.finish: Finish | None = None
 
     @property
+    def text(self) -> str:
+        """The answer as far as it has come, without its thinking."""
+        return self._judge.text
+
+    @property
     def elapsed_seconds(self) -> float:
         """Since the call began, without what we made it wait."""
         return self.clock.elapsed_seconds
@@ -140,8 +144,9 @@ class Attempt:
                 self.finish = item
                 return await self._finish(item)
             if item.reasoning:
-                if not is_encodable(item.reasoning):
-                    return _NOT_UNICODE
+                rejection = self._judge.reason(item.reasoning)
+                if rejection is not None:
+                    return rejection
                 self._chars += len(item.reasoning)
                 self._show(Released("", item.reasoning))
             if item.text:

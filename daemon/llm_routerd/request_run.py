@@ -15,11 +15,16 @@ from llm_routerd.core.judge import Accepted, Judge
 from llm_routerd.core.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage
 from llm_routerd.core.request import StreamMode
 from llm_routerd.core.value import value
+from llm_routerd.logs import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llm_routerd.config.tree import Chain, Deployment
     from llm_routerd.core.request import Request
     from llm_routerd.executor import Executor
+
+log = get_logger()
 
 
 @value
@@ -103,7 +108,12 @@ class RequestRun:
 
     async def _examine(self, deployment: Deployment) -> None:
         examination = self._executor.examinations[deployment.name]
-        self._chain_run.examined(deployment, answers=await examination.answers(wait_seconds=self._left()))
+        try:
+            answers = await examination.answers(wait_seconds=self._left())
+        except Exception as error:  # noqa: BLE001 - see `_fault`
+            self._fault(deployment, error)
+            answers = False
+        self._chain_run.examined(deployment, answers=answers)
 
     async def _try(self, decision: Try) -> _Try:
         """One turn of one deployment, and its verdict told to everyone who keeps account."""
@@ -149,7 +159,10 @@ class RequestRun:
             return _Try(Rejection(code=AttemptCode.RATE_LIMITED, reason=reason), called=False)
         try:
             warmth = self._executor.warmth[deployment.name]
-            cold = await warmth.ready(wait_seconds=self._left())
+            try:
+                cold = await warmth.ready(wait_seconds=self._left())
+            except Exception as error:  # noqa: BLE001 - see `_fault`
+                cold = self._fault(deployment, error)
             if cold is not None:
                 return _Try(cold, called=False)
             started = AttemptStarted(
@@ -168,17 +181,43 @@ class RequestRun:
             slots.release()
 
     async def _call(self, deployment: Deployment, repair: str | None) -> _Try:
+        """Call, and judge what comes; whatever goes wrong in that costs this attempt and not the request."""
+        began = self._loop.time()
+        attempt: Attempt | None = None
+        verdict: Accepted | Rejection
+        try:
+            self._attempt = attempt = self._make_attempt(deployment, repair)
+            verdict = await attempt.run()
+        except Exception as error:  # noqa: BLE001 - see `_fault`
+            verdict = self._fault(deployment, error)
+        self._attempt = None
+        if attempt is None:
+            return _Try(verdict, called=True, elapsed_seconds=self._loop.time() - began)
+        if isinstance(verdict, Rejection) and verdict.outcome is Outcome.INVALID:
+            self._repair = _repair_messages(attempt.text, verdict)
+        finish = attempt.finish
+        return _Try(
+            verdict,
+            called=True,
+            elapsed_seconds=attempt.elapsed_seconds,
+            ttft_seconds=attempt.ttft_seconds,
+            usage=finish.usage if finish is not None else None,
+        )
+
+    def _make_attempt(self, deployment: Deployment, repair: str | None) -> Attempt:
         request = self._request
         mode = request.stream
+        offered = request.offered_tools if request.tools else None
         judge = Judge(
             schema=request.schema,
             refusals=self._executor.refusals if request.detect_refusal else None,
             mode=mode,
-            has_tools=bool(request.tools),
-            tool_names=frozenset(tool["function"]["name"] for tool in request.tools) if request.tools else None,
+            has_tools=bool(offered),
+            tool_names=offered,
+            demanded=request.demanded_tools if offered else frozenset(),
         )
         bounds = Bounds.of(deployment, streams=mode is not StreamMode.OFF, deadline=self._deadline)
-        self._attempt = attempt = Attempt(
+        return Attempt(
             backend=self._executor.backends.get(deployment.name),
             call=self._make_call(deployment, repair),
             judge=judge,
@@ -188,18 +227,20 @@ class RequestRun:
             schema=request.schema,
             validation=self._executor.validation,
         )
-        verdict = await attempt.run()
-        self._attempt = None
-        finish = attempt.finish
-        if isinstance(verdict, Rejection) and verdict.outcome is Outcome.INVALID:
-            self._repair = _repair_messages(judge.text, verdict)
-        return _Try(
-            verdict,
-            called=True,
-            elapsed_seconds=attempt.elapsed_seconds,
-            ttft_seconds=attempt.ttft_seconds,
-            usage=finish.usage if finish is not None else None,
-        )
+
+    def _fault(self, deployment: Deployment, error: Exception) -> Rejection:
+        """What nobody foresaw is a fault of ours: the next deployment may do without what went wrong."""
+        log.error("attempt_failed", id=self._request.id, deployment=deployment.name, exc_info=error)
+        reason = f"a fault in llm-routerd ({type(error).__name__}); its log has more"
+        return Rejection(code=AttemptCode.INTERNAL, reason=reason)
+
+    def _priced(self, deployment: Deployment, price: Callable[[], float]) -> float:
+        """A price; where there is a fault in working it out, an answer is not lost for that."""
+        try:
+            return price()
+        except Exception as error:  # noqa: BLE001 - see `_fault`
+            self._fault(deployment, error)
+            return 0.0
 
     def _make_call(self, deployment: Deployment, repair: str | None) -> Call:
         request = self._request
@@ -220,7 +261,9 @@ class RequestRun:
         if tried.verdict is None:
             return
         rejection = tried.verdict if isinstance(tried.verdict, Rejection) else None
-        cost = self._executor.pricing.cost_usd(deployment, tried.usage) if tried.usage else 0.0
+        cost, usage = 0.0, tried.usage
+        if usage:
+            cost = self._priced(deployment, lambda: self._executor.pricing.cost_usd(deployment, usage))
         self._records.append(
             AttemptRecord(
                 deployment=deployment.name,
@@ -230,7 +273,7 @@ class RequestRun:
                 reason=None if rejection is None else rejection.reason,
                 latency_ms=_ms(tried.elapsed_seconds),
                 ttft_ms=None if tried.ttft_seconds is None else _ms(tried.ttft_seconds),
-                usage=tried.usage,
+                usage=usage,
                 cost_usd=cost,
                 early=rejection is not None and rejection.early,
             )
@@ -261,7 +304,7 @@ class RequestRun:
         )
         saved = 0.0
         if deployment.local:
-            saved = self._executor.saved_usd(self._chain, usage, spent_usd=cost)
+            saved = self._priced(deployment, lambda: self._executor.saved_usd(self._chain, usage, spent_usd=cost))
         return Ending(
             event=event,
             records=records,

@@ -8,6 +8,7 @@ async with Router() as router:
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import time
@@ -147,7 +148,11 @@ class Router:
 
 
 def _as_entry(document: dict[str, Any]) -> Sequence[bytes]:
-    return [b"data", orjson.dumps({name: value for name, value in document.items() if value is not None})]
+    given = {name: value for name, value in document.items() if value is not None}
+    try:
+        return [b"data", orjson.dumps(given)]
+    except TypeError:  # an integer beyond 64 bits, which metadata may hold; or what is no JSON
+        return [b"data", json.dumps(given).encode()]
 
 
 class _Silent:

@@ -168,3 +168,42 @@ def test_input_that_was_flagged_is_refused() -> None:
     body = _body(message="Your chosen model requires moderation and your input was flagged", code=403)
     assert fault_of_status(403, {}, body).code is Code.REFUSAL
     assert fault_of_status(403, {}, _body(message="Forbidden")).code is Code.AUTH
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (
+            400,
+            {
+                "message": "/chat/completions: Invalid model name passed in model=nope. Call `/v1/models` to view them",
+                "type": "invalid_request_error",
+                "param": "model",
+                "code": "400",
+            },
+        ),
+        (400, {"message": "400: {'error': '/chat/completions: Invalid model name passed in model=nope. Call"}),
+        (400, {"message": "The model `nope` does not exist", "code": "model_not_found"}),
+        (400, "model 'nope' not found"),
+        (422, {"message": "Unknown model: nope"}),
+        (404, {"message": "The model `nope` does not exist"}),
+    ],
+)
+def test_unknown_model_is_not_found_whatever_the_status(status: int, error: Any) -> None:
+    """LiteLLM's proxy and llama.cpp's router answer 400; the operator is told what to mend."""
+    fault = fault_of_status(status, {}, orjson.dumps({"error": error}))
+    assert (fault.code, fault.retryable) == (Code.NOT_FOUND, False)
+    assert "the model is not known" in fault.reason or "model_not_found" in fault.reason
+    assert "nope" not in fault.reason
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid value for 'content': 'model x does not exist' is too long",
+        "messages[0]: unknown field, in: the model x was not found",
+    ],
+)
+def test_prompt_that_speaks_of_models_takes_no_deployment_away(message: str) -> None:
+    """What quotes a prompt is no word about the model."""
+    assert fault_of_status(400, {}, _body(message=message)).code is Code.UPSTREAM

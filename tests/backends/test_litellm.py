@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
+from llm_routerd.backends.answer_format import instruction
 from llm_routerd.backends.litellm_backend import LitellmModule, _arguments
+from llm_routerd.backends.litellm_faults import fault_of
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode as Code
 from tests.support.calling import KEY, ask, backend_for, deployment_of, tell
 from tests.support.eventually import eventually
 from tests.support.faulty import FaultyServer
+from tests.support.recordings import ReplayServer
 from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
@@ -94,6 +99,85 @@ async def test_fault_has_its_code(fault: str, provider: str) -> None:
         assert server.requests <= 1
         if fault == "429-retry-after":
             assert error.retry_after_seconds == 7.0
+        sent = fault.partition("-")[0]
+        assert ("status" in error.reason) is (sent.isdecimal() and "too long" not in error.reason)
+        if sent.isdecimal():
+            assert error.code is Code.CONTEXT_WINDOW or error.reason.startswith(f"status {sent}")
+
+
+class _Litellm:
+    """In the place of litellm: fails in its inside."""
+
+    def __init__(self, error: Exception, *, begun: bool) -> None:
+        self._error, self._begun = error, begun
+
+    async def acompletion(self, **_named: Any) -> Any:
+        """As told."""
+        if not self._begun:
+            raise self._error
+        return self._stream()
+
+    async def _stream(self) -> AsyncIterator[Any]:
+        raise self._error
+        yield
+
+
+def _as_litellm_wraps(name: str, cause: Exception | None) -> Exception:
+    """An error of litellm's, with the status that it makes up."""
+    exceptions: Any = importlib.import_module("litellm.exceptions")
+    error: Exception = getattr(exceptions, name)(message=f"{cause} {PROMPT} {KEY}", llm_provider="groq", model="m")
+    error.__cause__ = cause
+    return error
+
+
+@on_one_loop
+@pytest.mark.parametrize("begun", [False, True], ids=["before the stream", "in the stream"])
+@pytest.mark.parametrize("wrapped", [None, "APIConnectionError", "InternalServerError", "ServiceUnavailableError"])
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, TypeError, RuntimeError, ImportError])
+async def test_error_inside_litellm_has_its_class_and_no_status(
+    kind: type[Exception], wrapped: str | None, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server has sent one: litellm makes up a 500 for its own AttributeError (groq without `service_tier`)."""
+    await LitellmModule().get()
+    cause = kind(f"'ModelResponse' object has no attribute 'service_tier' {PROMPT}")
+    error = cause if wrapped is None else _as_litellm_wraps(wrapped, cause)
+
+    async def get(_module: LitellmModule) -> Any:
+        return _Litellm(error, begun=begun)
+
+    monkeypatch.setattr(LitellmModule, "get", get)
+    async with backend_for("groq", "http://127.0.0.1:1", model="groq/m", backend="litellm") as backend:
+        with pytest.raises(BackendError) as raised:
+            await tell(backend, ask(PROMPT))
+    told = raised.value
+    assert (told.code, told.status, told.retryable) == (Code.UPSTREAM, None, True)
+    assert told.reason == f"an error inside litellm ({kind.__name__})"
+
+
+async def test_what_litellm_refuses_by_itself_is_no_verdict_on_the_server() -> None:
+    """A request that it does not take is the caller's; a key that is missing is the operator's."""
+    await LitellmModule().get()
+    told = fault_of(_as_litellm_wraps("BadRequestError", None), begun=False)
+    assert (told.code, told.retryable, told.status) == (Code.UPSTREAM, False, None)
+    assert told.reason == "litellm takes no such request (BadRequestError)"
+    told = fault_of(_as_litellm_wraps("AuthenticationError", None), begun=False)
+    assert (told.code, told.status) == (Code.AUTH, None)
+    assert "status" not in told.reason
+
+
+async def test_what_a_server_did_not_say_in_time_is_a_timeout() -> None:
+    """By whatever name litellm passes it on."""
+    await LitellmModule().get()
+    httpx: Any = importlib.import_module("httpx")
+    told = fault_of(_as_litellm_wraps("InternalServerError", httpx.ReadTimeout("late")), begun=False)
+    assert (told.code, told.retryable, told.reason) == (Code.TIMEOUT, True, "no answer in time")
+
+
+def test_causes_that_go_in_a_circle_end() -> None:
+    """Each counts once."""
+    one, other = KeyError("a"), ValueError("b")
+    one.__cause__, other.__cause__ = other, one
+    assert fault_of(one, begun=False).reason == "an error inside litellm (ValueError)"
 
 
 @on_one_loop
@@ -180,3 +264,51 @@ def test_backends_do_not_import_litellm_by_themselves() -> None:
         "assert 'litellm' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], timeout=60, check=True)
+
+
+def test_schema_goes_in_words_as_well_where_the_operator_names_the_server() -> None:
+    """Whoever it is may pass over `response_format`; a provider's own server needs no words beside it."""
+    schema = {"type": "object", "additionalProperties": {}}
+    call = ask(schema=schema)
+    at_a_server = _arguments(deployment_of("mistral", "http://127.0.0.1:1/v1", backend="litellm"), call)
+    assert at_a_server["messages"] == [{"role": "system", "content": instruction(schema)}, *call.messages]
+    its_own = _arguments(deployment_of("mistral", "", backend="litellm", api_base=None), call)
+    assert its_own["messages"] == list(call.messages)
+    assert its_own["response_format"] == at_a_server["response_format"]
+
+
+@on_one_loop
+async def test_server_behind_litellm_that_passes_over_schemas_answers_to_them() -> None:
+    """And `check` says that it goes in words."""
+    async with StandIn({"stand-in": "schemaless"}) as server, _through_litellm("openai", server.url) as backend:
+        told = await tell(backend, ask(schema={"type": "object", "required": ["a"], "additionalProperties": {}}))
+        assert told.text == '{"a": {}}'
+        assert "a schema goes in words as well" in (await backend.probe()).detail
+
+
+@on_one_loop
+@pytest.mark.parametrize("provider", ["openai", "mistral", "groq", "openrouter", "deepseek", "hosted_vllm"])
+@pytest.mark.parametrize("form", ["one document", "indented", "events", "cut"])
+async def test_answer_that_is_declared_json_is_read_as_the_native_backend_does(provider: str, form: str) -> None:
+    """A server that does not stream, one that mislabels its stream, and half a document."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi there"}}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    document = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    bodies = {
+        "one document": json.dumps(document),
+        "indented": json.dumps(document, indent=2),
+        "events": 'data: {"choices":[{"index":0,"delta":{"content":"hi there"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
+        "cut": json.dumps(document)[:-40],
+    }
+    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    async with ReplayServer((head + bodies[form]).encode()) as server:
+        base, model = f"{server.url}/v1", f"{provider}/m"
+        async with backend_for(provider, base, model=model, backend="litellm") as backend:
+            if form == "cut":
+                with pytest.raises(BackendError) as raised:
+                    await tell(backend, ask())
+                assert raised.value.code is Code.TRUNCATED
+                return
+            told = await tell(backend, ask())
+    assert (told.text, told.finish.finish_reason) == ("hi there", "stop")
+    assert form == "events" or (told.finish.usage and told.finish.usage.prompt_tokens == 3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Self
 
+import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -122,3 +124,107 @@ async def test_check_says_that_an_ollama_model_does_not_think(
         report = await backend.probe()
         assert report.ok
         assert ("refuses think, left out" in report.detail) is is_told
+
+
+class Pages:
+    """A server that knows these paths, and answers 404 to all others."""
+
+    def __init__(self, pages: dict[str, Any]) -> None:
+        self._pages = pages
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        page = self._pages.get(path)
+        body = orjson.dumps({"error": "no such page"} if page is None else page)
+        status = b"404 Not Found" if page is None else b"200 OK"
+        writer.write(b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n%s" % (status, body))
+        writer.close()
+
+
+def _list(*names: str, owner: str = "somebody") -> dict[str, Any]:
+    return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": owner} for name in names]}
+
+
+_LLAMA_CPP = {"models": [{"name": "x.gguf", "model": "x.gguf"}], **_list("x.gguf", owner="llamacpp")}
+_OLLAMA = {
+    "/api/version": {"version": "0.33.0"},
+    "/api/tags": {"models": [{"name": "stand-in:latest"}]},
+    "/api/ps": {"models": []},
+}
+
+
+@pytest.mark.parametrize(
+    ("pages", "ok", "told"),
+    [
+        ({"/v1/models/stand-in": {"id": "stand-in"}}, True, "answers and knows the model"),
+        ({"/v1/models": _list("stand-in", "other")}, True, "answers and lists the model"),
+        ({"/v1/models": _list("x.gguf", owner="llamacpp")}, True, "answers, lists another model"),
+        ({"/v1/models": _list("one", "other")}, False, "answers, but has no model stand-in"),
+        ({"/v1/models": {"data": [{"id": "x", "aliases": ["stand-in"]}, {"id": "y"}]}}, True, "answers and lists"),
+        ({}, True, "answers, but lists no models"),
+        (_OLLAMA, False, 'it seems to be Ollama: write model = "ollama/stand-in"'),
+    ],
+)
+async def test_server_of_anthropics_protocol_need_not_answer_for_each_model(
+    pages: dict[str, Any], ok: bool, told: str
+) -> None:
+    """Only Anthropic has that page: others list their models, serve the one they have, or tell nothing of it."""
+    async with Pages(pages) as server, backend_for("anthropic", server.url) as backend:
+        report = await backend.probe()
+    assert (report.ok, told in report.detail) == (ok, True), report
+
+
+@pytest.mark.parametrize(
+    ("pages", "told"),
+    [
+        ({"/v1/models": _LLAMA_CPP}, "llama.cpp"),
+        ({"/v1/models": _LLAMA_CPP, "/api/tags": _LLAMA_CPP}, "llama.cpp"),
+        ({"/v1/models": _list("m", owner="vllm")}, "vLLM"),
+        ({"/v1/models": _list("m", owner="organization_owner")}, "LM Studio"),
+        ({"/v1/models": _list("m", owner="vllm"), "/api/version": {"version": "0.9"}}, "vLLM"),
+        ({"/v1/models": _list("m"), "/api/tags": ["odd"]}, "a server that speaks OpenAI's protocol"),
+    ],
+)
+async def test_server_that_is_no_ollama_is_told_for_what_it_is(pages: dict[str, Any], told: str) -> None:
+    """With the prefix to write in the place of `ollama/`."""
+    async with Pages(pages) as server, backend_for("ollama", server.url) as backend:
+        report = await backend.probe()
+    assert not report.ok
+    assert report.detail == f'is no Ollama; it seems to be {told}: write model = "openai/stand-in"'
+
+
+async def test_server_of_which_nothing_is_known_is_told_by_its_answer() -> None:
+    """No guess."""
+    async with Pages({}) as server, backend_for("ollama", server.url) as backend:
+        report = await backend.probe()
+    assert (report.ok, report.detail) == (False, "status 404")
+
+
+async def test_ollama_that_answers_to_no_list_of_openais_is_told() -> None:
+    """An old Ollama has no `/v1`."""
+    async with Pages(_OLLAMA) as server, backend_for("openai", server.url) as backend:
+        report = await backend.probe()
+    assert not report.ok
+    assert 'it seems to be Ollama: write model = "ollama/stand-in"' in report.detail
+
+
+async def test_real_ollama_and_llama_server_are_known_by_their_own_answers() -> None:
+    """As recorded."""
+    for name, protocol in ((OLLAMA, "ollama"), (LLAMA_SERVER, "openai")):
+        page = recording(name, "api-tags" if name == OLLAMA else "models").raw
+        async with ReplayServer(page) as replay, backend_for(protocol, replay.url, model=f"{protocol}/tiny") as backend:
+            assert (await backend.probe()).ok
+    async with (
+        ReplayServer(recording(LLAMA_SERVER, "models").raw) as replay,
+        backend_for("ollama", replay.url) as other,
+    ):
+        assert "it seems to be llama.cpp" in (await other.probe()).detail

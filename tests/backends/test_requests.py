@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 
 from llm_routerd.backends import anthropic_request, ollama_request, openai_request
+from llm_routerd.backends.answer_format import instruction
+from llm_routerd.backends.transport import Transport
 from llm_routerd.core.call import Call
 from llm_routerd.core.errors import BackendError, ConfigError
 from llm_routerd.core.outcome import AttemptCode
 from tests.support.calling import PROTOCOLS, ask, backend_for, deployment_of, tell
 from tests.support.standin import StandIn
 
+if TYPE_CHECKING:
+    from yarl import URL
+
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 TOOL = {"type": "function", "function": {"name": "w", "description": "d", "parameters": SCHEMA}}
 PNG = "data:image/png;base64,aGk="
+PDF = "data:application/pdf;base64,aGk="
 CONVERSATION: tuple[dict[str, Any], ...] = (
     {"role": "developer", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Look"}, {"type": "image_url", "image_url": {"url": PNG}}]},
@@ -37,9 +44,11 @@ def _openai(call: Call, *, genuine: bool = False, **more: Any) -> dict[str, Any]
     return openai_request.chat_body(deployment_of("openai", "http://x", **more), call, genuine=genuine)
 
 
-def _anthropic(call: Call, model: str = "claude-haiku-4-5-20251001", **more: Any) -> dict[str, Any]:
+def _anthropic(
+    call: Call, model: str = "claude-haiku-4-5-20251001", *, genuine: bool = True, **more: Any
+) -> dict[str, Any]:
     deployment = deployment_of("anthropic", "http://x", model=f"anthropic/{model}", **more)
-    return anthropic_request.messages_request(deployment, call).body
+    return anthropic_request.messages_request(deployment, call, genuine=genuine).body
 
 
 @pytest.mark.parametrize(
@@ -52,22 +61,64 @@ def test_content_that_ollama_does_not_take_fails_the_attempt(content: Any) -> No
     assert (raised.value.code, raised.value.retryable) == (AttemptCode.UPSTREAM, False)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"type": "image_url", "image_url": {"url": "http://10.0.0.1/"}},
-        {"type": "video_url", "video_url": "file:///etc/passwd"},
-    ],
-)
-async def test_local_model_is_given_no_address_to_fetch_from(protocol: str, part: Any) -> None:
-    """A request must not make a server in the operator's network call whom it likes."""
+OTHER_PARTS: list[Any] = [
+    {"type": "image_url", "image_url": {"url": "http://10.0.0.1/"}},
+    {"type": "image_url", "image_url": "http://10.0.0.1/"},
+    {"type": "image_url", "image_url": {"url": PNG}, "source": {"url": "http://10.0.0.1/"}},
+    {"type": "image", "image": "http://10.0.0.1/"},
+    {"type": "image", "source": {"type": "url", "url": "http://10.0.0.1/"}},
+    {"type": "video_url", "video_url": "file:///etc/passwd"},
+    {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,aGk="}},
+    {"type": "input_audio", "input_audio": {"data": "http://10.0.0.1/", "format": "wav"}},
+    {"type": "file", "file": {"file_id": "http://10.0.0.1/"}},
+    {"type": "file", "file": {"file_id": "file-1", "file_data": PDF}},
+    {"type": "file", "file": {"file_data": "http://10.0.0.1/"}},
+    {"type": "text", "text": "Look", "image_url": {"url": "http://10.0.0.1/"}},
+    "http://10.0.0.1/",
+]
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "cloud"])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, "litellm"])
+@pytest.mark.parametrize("part", OTHER_PARTS)
+async def test_no_model_is_given_an_address_to_fetch_from(protocol: str, part: Any, local: bool) -> None:
+    """A request makes nobody call whom it likes: no server in the operator's network, and not the daemon itself."""
     call = Call(messages=({"role": "user", "content": [{"type": "text", "text": "Look"}, part]},))
-    async with StandIn() as server, backend_for(protocol, server.url, local=True) as backend:
+    name, more = ("openai", {"backend": "litellm"}) if protocol == "litellm" else (protocol, {})
+    async with StandIn() as server, backend_for(name, server.url, local=local, **more) as backend:
         with pytest.raises(BackendError) as raised:
             await tell(backend, call)
         assert not server.calls
     assert not raised.value.retryable
+
+
+def test_file_goes_in_each_protocols_own_form() -> None:
+    """As it is, as a document, and not at all to a server that takes none."""
+    part = {"type": "file", "file": {"file_data": PDF, "filename": "a.pdf"}}
+    call = Call(messages=({"role": "user", "content": [part]},))
+    assert _openai(call)["messages"][0]["content"] == [part]
+    assert _anthropic(call)["messages"][0]["content"] == [
+        {
+            "type": "document",
+            "source": {"type": "base64", "media_type": "application/pdf", "data": "aGk="},
+            "title": "a.pdf",
+        }
+    ]
+    with pytest.raises(BackendError, match="text and images"):
+        _ollama(call)
+
+
+def test_file_of_text_goes_to_anthropic_as_text() -> None:
+    """Its API takes no other encoding of it."""
+
+    def source_of(payload: str) -> Any:
+        part = {"type": "file", "file": {"file_data": f"data:text/plain;base64,{payload}"}}
+        return _anthropic(Call(messages=({"role": "user", "content": [part]},)))["messages"][0]["content"][0]["source"]
+
+    assert source_of("aGk=") == {"type": "text", "media_type": "text/plain", "data": "hi"}
+    for broken in ("gA==", "a"):
+        with pytest.raises(BackendError, match="UTF-8"):
+            source_of(broken)
 
 
 @pytest.mark.parametrize(
@@ -243,3 +294,65 @@ async def test_schema_as_a_forced_tool_is_answered_as_text() -> None:
             told = await tell(backend, ask(schema=SCHEMA))
     assert told.text == '{"a":1}'
     assert (told.finish.finish_reason, told.finish.tool_calls) == ("stop", ())
+
+
+WORDS = instruction(SCHEMA)
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, {"type": "array"}, {"type": "object", "additionalProperties": {}}, True])
+def test_schema_goes_in_the_same_words_to_every_server_that_is_not_the_providers_own(schema: Any) -> None:
+    """Such a server may pass over the field that holds the schema, and the model would never see it."""
+    words = instruction(schema)
+    call = Call(messages=({"role": "system", "content": "Be brief."}, *ask().messages), schema=schema)
+    assert _anthropic(call, genuine=False)["system"] == f"Be brief.\n\n{words}"
+    assert _openai(call)["messages"][0] == {"role": "system", "content": f"Be brief.\n\n{words}"}
+    assert [message["role"] for message in _openai(call)["messages"]] == ["system", "user"]
+    bare = ask(schema=schema)
+    assert _anthropic(bare, genuine=False)["system"] == words
+    assert _openai(bare)["messages"] == [{"role": "system", "content": words}, *ask().messages]
+    assert bare.messages == ask().messages
+
+
+def test_providers_own_server_gets_no_words_beside_the_whole_schema() -> None:
+    """They would be paid for."""
+    assert "system" not in _anthropic(ask(schema=SCHEMA))
+    assert _openai(ask(schema=SCHEMA), genuine=True)["messages"] == list(ask().messages)
+
+
+def test_words_join_a_system_prompt_of_parts() -> None:
+    """As one more part."""
+    part = {"type": "text", "text": "Be brief."}
+    call = Call(messages=({"role": "developer", "content": [part]}, *ask().messages), schema=SCHEMA)
+    assert _openai(call)["messages"][0] == {"role": "system", "content": [part, {"type": "text", "text": WORDS}]}
+    assert call.messages[0]["content"] == [part]
+
+
+@pytest.mark.parametrize("protocol", ["anthropic", "openai"])
+@pytest.mark.parametrize("schema", [SCHEMA, {"type": "object", "required": ["a"], "additionalProperties": {}}])
+async def test_server_that_passes_over_schemas_answers_to_them(protocol: str, schema: Any) -> None:
+    """Of a server that answers 200 and has not looked, no request with a schema needs to end `invalid_json`."""
+    async with StandIn({"stand-in": "schemaless"}) as server, backend_for(protocol, server.url + "/v1") as backend:
+        told = await tell(backend, ask(schema=schema))
+        assert "a schema goes in words as well" in (await backend.probe()).detail
+    assert "a" in orjson.loads(told.text)
+
+
+@pytest.mark.parametrize(("protocol", "host"), [("anthropic", "api.anthropic.com"), ("openai", "api.openai.com")])
+async def test_providers_own_server_is_known_by_its_host(
+    protocol: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is written in `api_base` or not."""
+    bodies: list[Any] = []
+
+    async def post(_transport: Transport, url: URL, body: Any, **_named: Any) -> Any:
+        assert url.host == host
+        bodies.append(body)
+        raise BackendError(AttemptCode.CONNECT, "no network in a test")
+
+    monkeypatch.setattr(Transport, "post", post)
+    for base in (None, f"https://{host}", f"https://{host}/v1/"):
+        async with backend_for(protocol, base or "", api_base=base) as backend:
+            with pytest.raises(BackendError, match="no network"):
+                await tell(backend, ask(schema=SCHEMA))
+    assert len(bodies) == 3
+    assert WORDS not in str(bodies)

@@ -10,7 +10,7 @@ import pytest
 
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.outcome import AttemptCode, ErrorCode
-from tests.support.fakes import FakeBackend, fails, hangs, says
+from tests.support.fakes import FakeBackend, breaks, fails, hangs, says
 from tests.support.queue import add, events_of, open_client
 from tests.support.wire import (
     check_everything,
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Config
 
 _SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+_TOOLS = [{"type": "function", "function": {"name": "weather"}}]
+_CALL = '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
 
 _ERRORS: dict[str, tuple[dict[str, str], Any]] = {
     "invalid_request": ({"colour": "1"}, says("hi")),
@@ -66,6 +68,8 @@ _ATTEMPTS: dict[str, Any] = {
     "timeout": hangs("a"),
     "first_token_timeout": hangs(),
     "idle_timeout": hangs("a"),
+    "no_tool_call": says("It is warm."),
+    "internal": breaks(),
     "length": says("cut", finish_reason="length"),
     "refusal": says("I'm sorry, but I can't help with that."),
     "invalid_json": says("Sure! Here it is."),
@@ -84,13 +88,17 @@ async def test_attempt_code_is_written(redis_url: str, code: str) -> None:
         open_client(redis_url) as client,
         run_worker(
             redis_url,
-            {"local": FakeBackend(_ATTEMPTS[code]), "cloud": FakeBackend(says('{"n": 4}'))},
+            {
+                "local": FakeBackend(_ATTEMPTS[code]),
+                "cloud": FakeBackend(says(_CALL if code == "no_tool_call" else '{"n": 4}')),
+            },
             config=_config_for(code),
         ),
     ):
         wants_json = {"schema": json.dumps(_SCHEMA)} if code in {"invalid_json", "schema_violation"} else {}
+        wants_call = {"tools": json.dumps(_TOOLS), "tool_choice": "required"} if code == "no_tool_call" else {}
         stream = "false" if code == "timeout" else "live"
-        entry = await client.xadd("llm:requests", {"prompt": "hi", "stream": stream, **wants_json})
+        entry = await client.xadd("llm:requests", {"prompt": "hi", "stream": stream, **wants_json, **wants_call})
         kind, result = await final_of(client, entry)
         assert kind == "result"
         outcome = "invalid" if wants_json else "rejected"

@@ -11,6 +11,7 @@ import pytest
 from llm_routerd.core.call import Delta, Finish
 from llm_routerd.core.chain import resolve
 from llm_routerd.core.events import AttemptRejected, AttemptStarted, Failed, Result
+from llm_routerd.core.judge import MAX_ANSWER_CHARS
 from llm_routerd.core.outcome import AttemptCode, ErrorCode, ToolCall
 from llm_routerd.core.parsing import RequestParser
 from llm_routerd.core.request import Request
@@ -426,3 +427,92 @@ async def test_costly_validation_does_not_hold_up_the_event_loop() -> None:
     assert len(ending.event.answer.content) == 60_000
     assert codes(bad)[0] == "schema_violation"
     assert max(lags) < 0.5
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["piece by piece", "with the end"])
+async def test_thinking_without_end_is_ended_as_text_is(at_once: bool) -> None:
+    """What a backend has told apart from the text is bounded too, and no subscriber is sent more than that."""
+    piece = "hm, " * 16_384
+
+    async def thinks(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        for _ in range(0 if at_once else 200):  # 12.5 MB
+            yield Delta("", piece)
+        yield Finish(finish_reason="stop", text="42", reasoning=piece * 200 if at_once else "")
+
+    executor, local, _ = executor_of(thinks)
+    sink = Sink()
+    ending = await run(executor, request(stream="live"), sink)
+    assert codes(ending) == ["length", None]
+    assert ending.records[0].reason == "an endless stream"
+    assert sum(len(text) for kind, text in sink.seen if kind == "reasoning") <= MAX_ANSWER_CHARS
+    assert local.running == 0
+
+
+NAMED = {"type": "function", "function": {"name": "weather"}}
+OTHER_TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+
+
+def calls(*names: str, text: str = "", finish_reason: str = "tool_calls") -> Any:
+    """A model that calls these tools."""
+    made = tuple(ToolCall(id=f"c{number}", name=name, arguments="{}") for number, name in enumerate(names))
+
+    async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        if text:
+            yield Delta(text)
+        yield Finish(finish_reason=finish_reason, usage=USAGE, tool_calls=made)
+
+    return script
+
+
+@pytest.mark.parametrize("stream", [False, "probe", "live"])
+@pytest.mark.parametrize(
+    ("choice", "script", "code"),
+    [
+        ("required", says("It is warm."), "no_tool_call"),
+        ("required", says('{"n": 1}'), "no_tool_call"),
+        ("required", says("I'm sorry, but I can't help with that."), "refusal"),
+        ("required", says("half", finish_reason="length"), "length"),
+        ("required", says(""), "upstream"),
+        (NAMED, says("It is warm."), "no_tool_call"),
+        (NAMED, calls("clock"), "no_tool_call"),
+        (NAMED, calls("weather", "clock"), "no_tool_call"),
+        (NAMED, calls("nonsense"), "invalid_json"),
+        ("required", calls("clock"), None),
+        ("required", calls("clock", text="Let me look."), None),
+        ("required", calls("clock", finish_reason="stop"), None),
+        ("required", says('{"name": "clock", "arguments": {}}'), None),
+        (NAMED, calls("weather", "weather"), None),
+        (NAMED, calls("weather", finish_reason="stop"), None),
+        ("auto", says("It is warm."), None),
+        ("none", says("It is warm."), None),
+    ],
+)
+async def test_answer_without_the_call_that_was_demanded_is_none(
+    choice: Any, script: Any, code: str | None, stream: Any
+) -> None:
+    """`tool_choice` that demands a call is not answered by text, or by a call of another tool."""
+    executor, _, _ = executor_of(script, cloud=calls("weather"))
+    ending = await run(executor, request(tools=[TOOL, OTHER_TOOL], tool_choice=choice, stream=stream))
+    assert codes(ending) == ([None] if code is None else [code, None])
+    assert isinstance(ending.event, Result)
+
+
+@pytest.mark.parametrize("text", ['{"n": 1}', '{"n": "x"}', "prose"])
+async def test_json_that_was_asked_for_beside_a_call_is_no_call(text: str) -> None:
+    """A schema says what text must be, and not that text will do; no repair is asked for either."""
+    config = make_config(repair=1)
+    executor, local, _ = executor_of(says(text), cloud=calls("weather"), config=config)
+    ending = await run(executor, request(tools=[TOOL], tool_choice="required", schema=SCHEMA))
+    assert codes(ending) == ["no_tool_call", None]
+    assert len(local.calls) == 1
+
+
+async def test_calls_that_were_forbidden_are_not_the_answer() -> None:
+    """`tool_choice` "none": a model that calls all the same has only its text to be judged by."""
+    executor, _, _ = executor_of(calls("weather", text="It is warm."))
+    ending = await run(executor, request(tools=[TOOL], tool_choice="none"))
+    assert isinstance(ending.event, Result)
+    assert (ending.event.answer.content, ending.event.answer.tool_calls) == ("It is warm.", ())
+    assert ending.event.answer.finish_reason == "stop"
+    executor, _, _ = executor_of(calls("weather"))
+    assert codes(await run(executor, request(tools=[TOOL], tool_choice="none"))) == ["upstream", None]

@@ -47,9 +47,9 @@ def config_for(url: str, directory: Path, *, first: str = "stand-in", second: st
 async def test_route_gives_the_result_that_the_daemon_would_write(tmp_path: Path) -> None:
     """Answer, usage and attempts, typed; with a schema the content is parsed."""
     async with StandIn() as server, Router(config_for(server.url, tmp_path)) as router:
-        result = await router.route(prompt="hello", schema=SCHEMA, metadata={"k": 1}, tenant_id="kid")
+        result = await router.route(prompt="hello", schema=SCHEMA, metadata={"k": 2**70}, tenant_id="kid")
         assert isinstance(result.answer.content["n"], int)
-        assert (result.deployment, result.metadata, result.tenant_id) == ("local", {"k": 1}, "kid")
+        assert (result.deployment, result.metadata, result.tenant_id) == ("local", {"k": 2**70}, "kid")
         assert result.usage.completion_tokens > 0
         assert result.to_wire()["attempts"][0]["outcome"] == "success"
 

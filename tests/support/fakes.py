@@ -93,6 +93,16 @@ def fails(code: AttemptCode, *, after: tuple[str, ...] = (), retryable: bool = F
     return script
 
 
+def breaks() -> Script:
+    """What nobody foresaw."""
+
+    async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        yield Delta("a")
+        raise KeyError("1")
+
+    return script
+
+
 def hangs(*texts: str) -> Script:
     """Some text, and then silence."""
 

@@ -27,7 +27,14 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 import orjson
 import uvloop
 
-from tests.support.standin_request import last_user_text, limit_of, schema_of, tool_calls_of
+from tests.support.standin_request import (
+    last_user_text,
+    limit_of,
+    schema_in_words,
+    schema_of,
+    tool_calls_of,
+    words_read,
+)
 from tests.support.standin_script import REFUSAL, Script, answer_tokens, script_for, tokens_of
 from tests.support.standin_wire import error_body, wire_of
 
@@ -54,6 +61,7 @@ class StandIn:
     ) -> None:
         self.models = dict(models) if models is not None else {"stand-in": ""}
         self.load_ms = load_ms
+        self.version = "0.9.6" if any("unaware" in told for told in self.models.values()) else "0.33.0"
         self.loaded: set[str] = set()
         self.calls: deque[dict[str, Any]] = deque(maxlen=_LOG_LENGTH)
         self.connections: set[_Connection] = set()
@@ -197,7 +205,7 @@ class _Connection(asyncio.Protocol):
         listings: dict[str, Callable[[], dict[str, Any]]] = {
             "/": lambda: {"stand-in": "no model runs here: every answer is made up"},
             "/log": lambda: {"calls": list(server.calls)},
-            "/api/version": lambda: {"version": "0.0.0-stand-in"},
+            "/api/version": lambda: {"version": server.version},
             "/api/tags": lambda: {"models": [_listed(name) for name in server.models]},
             "/api/ps": lambda: {"models": [_listed(name) for name in sorted(server.loaded)]},
             "/v1/models": lambda: {"object": "list", "data": [{"id": name} for name in server.models]},
@@ -247,7 +255,7 @@ class _Connection(asyncio.Protocol):
         call = self._server.open_call(script, model)
         how = "client_disconnected"
         try:
-            if self._failed(protocol, script):
+            if self._failed(protocol, script) or self._too_long(protocol, request, script):
                 how = "failed"
                 return
             if protocol == "ollama":
@@ -272,6 +280,16 @@ class _Connection(asyncio.Protocol):
         self._send(status, error_body(protocol, status, reason), extra=wait)
         return True
 
+    def _too_long(self, protocol: str, request: dict[str, Any], script: Script) -> bool:
+        """Answer that the prompt is too long, if it is and this is to be an error."""
+        window = script.number("window")
+        if window is None or request.get("truncate") is not False or "unaware" in script:
+            return False
+        if len(words_read(request.get("messages", []), None)) <= window:
+            return False
+        self._send(400, error_body(protocol, 400, "the input length exceeds the context length"))
+        return True
+
     async def _speak(
         self, protocol: str, request: dict[str, Any], script: Script, message: str, call: dict[str, Any]
     ) -> str:
@@ -280,15 +298,17 @@ class _Connection(asyncio.Protocol):
         wire = wire_of(protocol, str(request["model"]), usage=usage)
         if "bench" in script:
             return await self._speak_at_once(protocol, wire, script, call)
-        tokens = answer_tokens(script, message, schema_of(request))
-        tool_calls = tool_calls_of(request, script)
+        schema = schema_in_words(request) if "schemaless" in script else schema_of(request)
+        read = words_read(request.get("messages", []), script.number("window"))
+        tokens = read[:1] if "first" in script else answer_tokens(script, message, schema)
+        tool_calls = [] if "schemaless" in script else tool_calls_of(request, script)
         if tool_calls and "call" not in script:
             tokens = []  # a forced tool is all the answer there is
         reason = "tool_calls" if tool_calls else "refusal" if script.text("refuse") else "stop"
         limit = limit_of(request)
         if (limit is not None and len(tokens) > limit) or "length" in script:
             tokens, reason = tokens[:limit], "length"
-        counts = (len(message.split()) + 1, len(tokens))
+        counts = (len(message.split()) + 1 if "window" not in script else len(read), len(tokens))
         await asyncio.sleep(script.seconds("first_ms"))
         if not request.get("stream", protocol == "ollama"):
             call["tokens"] = len(tokens)

@@ -25,6 +25,21 @@ def last_user_text(messages: Iterable[dict[str, Any]]) -> str:
     return text
 
 
+def words_read(messages: Iterable[dict[str, Any]], window: int | None) -> list[str]:
+    """The words of a prompt, a token each, after the cut that Ollama makes of one that is longer than its window.
+
+    It leaves out messages from the front, but for the system prompts and the last one; and then tokens.
+    """
+    texts = [(message.get("role"), last_user_text([{**message, "role": "user"}]).split()) for message in messages]
+    while window is not None and sum(len(words) for _, words in texts) > window:
+        droppable = [each for each in texts[:-1] if each[0] != "system"]
+        if not droppable:
+            break
+        texts.remove(droppable[0])
+    words = [word for _, of_message in texts for word in of_message]
+    return words if window is None else words[-window:]
+
+
 def schema_of(request: dict[str, Any]) -> Any:
     """The schema that the answer is to satisfy, in whichever protocol's form; None without one."""
     if (plain := request.get("format")) is not None:
@@ -33,6 +48,17 @@ def schema_of(request: dict[str, Any]) -> Any:
     if wanted.get("type") == "json_object":
         return {}
     return wanted.get("schema") or (wanted.get("json_schema") or {}).get("schema")
+
+
+def schema_in_words(request: dict[str, Any]) -> Any:
+    """The schema that a system prompt asks for, of a model that sees no other; None without one."""
+    texts = [request.get("system") or ""]
+    texts += [message.get("content") or "" for message in request.get("messages", []) if message["role"] == "system"]
+    for text in texts:
+        _, found, rest = text.partition("JSON Schema:\n")
+        if found:
+            return orjson.loads(rest.partition("\n")[0])
+    return None
 
 
 def limit_of(request: dict[str, Any]) -> int | None:

@@ -16,8 +16,13 @@ model is configured to do.
     reasoning=TEXT     thinking before the answer
     json=KIND          for a request with a schema: `bad` (no JSON), `prose`, `wrong` (violates the schema), `fence`
                        (valid, in a Markdown fence), `think` (valid, after a <think> block)
+    schemaless         passes over the fields that a schema comes in, and sees only one that is put to it in words
     call[=NAME]        calls a tool: that one, or the first that is offered
     args=JSON          its arguments, in place of an instance of its parameters' schema
+    window=N           as Ollama, with a window of N tokens: a longer prompt is an error where the request says
+                       `truncate: false`, and else loses its front
+    unaware            passes over `truncate`, as an Ollama of before it
+    first              the answer is the first word of the prompt, as far as it was read
     length             ends with the finish reason `length`
     first_ms=N         time before the first token
     delay_ms=N         time before each further token

@@ -205,7 +205,6 @@ def test_retry_waits_as_long_as_the_server_asks() -> None:
     again = setting.ask(1.0)
     assert again.deployment is HAIKU
     assert 5.0 <= again.wait_seconds <= 5.5
-    assert again.budget_seconds == 29.0
 
 
 @pytest.mark.parametrize(("deadline", "after"), [(10.0, 6.0), (None, 61.0), (1000.0, 61.0), (10.0, float("inf"))])
@@ -274,7 +273,7 @@ def test_deadline_beats_retry_repair_and_fallback() -> None:
     """Nothing more is asked."""
     tree = config(LOCAL, HAIKU, c={"deployments": ("local",), "retries": 1, "repair": 1, "fallback": ("d",)}, d={})
     setting = start(tree, deadline=5.0, need=Need(local_only=True))
-    assert setting.ask(1.0).budget_seconds == 4.0
+    setting.ask(1.0)
     setting.reject(AttemptCode.TIMEOUT, 5.0)
     end = setting.end(5.0)
     assert end.code is ErrorCode.DEADLINE_EXCEEDED

@@ -142,9 +142,18 @@ def test_lone_surrogate_is_rejected_and_never_raises(make: Any) -> None:
 def test_endless_stream_is_rejected() -> None:
     """Text and reasoning are bounded together."""
     judge = text_judge()
-    judge.reason("x" * (MAX_ANSWER_CHARS - 10))
+    assert judge.reason("x" * (MAX_ANSWER_CHARS - 10)) is None
     assert isinstance(judge.feed("x" * 10), Released)
     assert code_of(judge.feed("x")) is AttemptCode.LENGTH
+    assert code_of(text_judge().reason("x" * (MAX_ANSWER_CHARS + 1))) is AttemptCode.LENGTH
+    assert code_of(text_judge().finish(stop("x", reasoning="x" * MAX_ANSWER_CHARS))) is AttemptCode.LENGTH
+    json = '{"n": 2}' + " " * MAX_ANSWER_CHARS
+    assert code_of(json_judge().finish(stop(json))) is AttemptCode.LENGTH
+
+
+def test_reasoning_that_is_no_unicode_ends_the_attempt() -> None:
+    """It would be written to Redis as the text is."""
+    assert code_of(text_judge().reason("\ud800")) is AttemptCode.UPSTREAM
 
 
 def test_what_only_validation_sees_is_a_violation_at_the_end() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_routerd.core.events import Failed
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.parsing import RequestParser
 from llm_routerd.core.request import Request, RequestError, StreamMode
@@ -81,6 +83,36 @@ INVALID = [
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"http://{SECRET}"}}]}]},
         "$.messages[0].content[0].image_url.url: expected a data URL",
     ),
+    *(
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Look"}, part]}]},
+            f"$.messages[0].content[1]{path}: ",
+        )
+        for part, path in (
+            ({"type": "image_url", "image_url": f"http://{SECRET}"}, ".image_url"),
+            ({"type": "image_url", "image_url": {"url": "data:image/svg+xml;base64,AA=="}}, ".image_url.url"),
+            ({"type": "image_url", "image_url": {"url": f"data:text/html,{SECRET}"}}, ".image_url.url"),
+            (
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,", "file_id": SECRET}},
+                ".image_url.file_id",
+            ),
+            ({"type": "image", "image": f"http://{SECRET}"}, ".type"),
+            ({"type": "image", "source": {"type": "url", "url": f"http://{SECRET}"}}, ".type"),
+            ({"type": "video_url", "video_url": {"url": f"http://{SECRET}"}}, ".type"),
+            ({"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,AA=="}}, ".type"),
+            ({"type": "input_audio", "input_audio": {"data": SECRET, "format": "wav"}}, ".type"),
+            ({"type": "file", "file": {"file_id": SECRET}}, ".file.file_id"),
+            ({"type": "file", "file": {"file_id": SECRET, "file_data": "data:text/plain;base64,"}}, ".file.file_id"),
+            ({"type": "file", "file": {"file_data": f"http://{SECRET}"}}, ".file.file_data"),
+            ({"type": "file", "file": {"file_data": SECRET}}, ".file.file_data"),
+            ({"type": "text", "text": SECRET, "image_url": {"url": "data:image/png;base64,"}}, ".image_url"),
+            ({"type": "text", "text": SECRET, "source": SECRET}, ".source"),
+        )
+    ),
+    (
+        {"messages": [{"role": "user", "content": "x", "images": [f"http://{SECRET}"]}]},
+        "$.messages[0].images: expected",
+    ),
     (
         {"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {}}}]}]},
         "$.messages[0].tool_calls[0].function.arguments: expected string, got an object",
@@ -99,6 +131,15 @@ INVALID = [
     ({"prompt": SECRET, "tools": [{"type": "web"}]}, "$.tools[0]"),
     ({"prompt": SECRET, "tool_choice": "must"}, '$.tool_choice: expected one of "none", "auto", "required"'),
     ({"prompt": SECRET, "tool_choice": {"type": "function"}}, "$.tool_choice: expected a property `function`"),
+    ({"prompt": SECRET, "tool_choice": "required"}, "$.tool_choice: a call is demanded, and `tools` offers none"),
+    (
+        {
+            "prompt": SECRET,
+            "tool_choice": {"type": "function", "function": {"name": "g"}},
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+        },
+        "$.tool_choice.function.name: expected the name of one of `tools`",
+    ),
     ({"prompt": SECRET, "params": {"temprature": 1}}, "$.params: unknown property `temprature`; did you mean `temper"),
     ({"prompt": SECRET, "params": {"temperature": 3}}, "$.params.temperature: 3 is greater than the maximum of 2"),
     ({"prompt": SECRET, "params": {"temperature": "1"}}, "$.params.temperature: expected number, got a string"),
@@ -427,3 +468,41 @@ def test_mutated_requests_get_an_outcome() -> None:
         data = bytearray(whole)
         data[rng.randrange(len(data))] = rng.randrange(256)
         assert isinstance(parse("data", bytes(data)), (Request, RequestError))
+
+
+LARGE = {"big": 2**64, "more": [-(2**63) - 1, {"most": 10**300}], "usual": [1, 2**53 + 1, 0.5, "1", None, "ż"]}
+
+
+@pytest.mark.parametrize("fields", ["data", "fields", "data and fields"])
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_metadata_comes_back_with_its_integers_as_they_were(fields: str, is_sound: bool) -> None:
+    """Untouched means untouched, of a request that is refused too; orjson makes floats of integers beyond 64 bits."""
+    prompt: Any = "x" if is_sound else 7
+    document = json.dumps({"prompt": prompt, "metadata": LARGE})
+    entry = {
+        "data": ["data", document],
+        "fields": ["prompt" if is_sound else "promt", "x", "metadata", json.dumps(LARGE)],
+        "data and fields": ["data", '{"prompt":"x"}' if not is_sound else document, "metadata", json.dumps(LARGE)],
+    }[fields]
+    parsed = parse(*entry)
+    assert parsed.metadata == LARGE
+    event = Failed(id="x", code=ErrorCode.INTERNAL, message="", metadata=parsed.metadata)
+    assert json.loads(orjson.dumps(event.to_wire()))["metadata"] == LARGE
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=3),
+        st.recursive(
+            st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+            lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+            max_leaves=6,
+        ),
+        max_size=3,
+    )
+)
+def test_any_metadata_comes_back_untouched(metadata: dict[str, Any]) -> None:
+    """Whatever JSON it is."""
+    parsed = accepted(parse("data", json.dumps({"prompt": "x", "metadata": metadata})))
+    event = Failed(id="x", code=ErrorCode.INTERNAL, message="", metadata=parsed.metadata)
+    assert json.loads(orjson.dumps(event.to_wire()))["metadata"] == metadata

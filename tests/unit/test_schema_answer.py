@@ -18,6 +18,59 @@ from tests.support.schemas import compiled
 # ---------------------------------------------------------------------- verdicts
 
 
+@given(
+    names=st.lists(st.from_regex(r"[+-]?[0-9]{1,25}", fullmatch=True) | st.text(max_size=5), min_size=1, max_size=4),
+    beside=st.lists(st.sampled_from(["1", "01", "+1", "0", "-0"]), max_size=3),
+)
+def test_every_name_can_be_told(names: list[str], beside: list[str]) -> None:
+    """A property may have any name: a fault under it is one line that begins with a path, and no exception."""
+    instance: object = "wrong"
+    schema: dict[str, Any] = {"type": "integer"}
+    for name in reversed(names):
+        instance = {**dict.fromkeys(beside, 1), name: instance}
+        schema = {"properties": {name: schema}}
+    told = compiled(schema).validate(instance)
+    assert told is not None
+    assert told.startswith("$")
+    broken = compile_schema({"properties": {names[0]: {"type": 3}}})
+    assert isinstance(broken, SchemaProblem)
+    assert broken.message.startswith("$.properties")
+
+
+@pytest.mark.parametrize("draft", ["draft-04", "draft-06", "draft-07", "2019-09", "2020-12"])
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"type": "strin"}, ".type: expected a type of JSON Schema"),
+        ({"type": 3}, ".type: expected a type of JSON Schema"),
+        ({"type": ["string", "nope"]}, ".type"),
+        ({"minLength": -1}, ".minLength: -1 is less than"),
+        ({"required": "a"}, '.required: "a" is not of type "array"'),
+        ({"enum": 3}, '.enum: 3 is not of type "array"'),
+        ({"pattern": 3}, '.pattern: 3 is not of type "string"'),
+        ({"properties": {"type": 3}}, ".properties.type: 3 is not"),
+    ],
+)
+def test_fault_deep_in_a_schema_is_told_where_it_lies(draft: str, fault: dict[str, Any], told: str) -> None:
+    """Whatever the draft: its meta-schema may be made of unions, and nobody looks for a fault at their top."""
+    named = (
+        f"http://json-schema.org/{draft}/schema#"
+        if "draft" in draft
+        else f"https://json-schema.org/draft/{draft}/schema"
+    )
+    problem = compile_schema({"$schema": named, "properties": {"a": {"type": "array", "items": fault}}})
+    assert isinstance(problem, SchemaProblem)
+    assert problem.message.startswith(f"$.properties.a.items{told}")
+    assert not told.startswith(".type") or "expected a type" in problem.message
+
+
+def test_fault_in_a_schema_under_a_name_of_digits_has_its_path() -> None:
+    """`invalid_schema` with the path, and not an `internal` of ours."""
+    problem = compile_schema({"properties": {"1": {"type": 3}}})
+    assert isinstance(problem, SchemaProblem)
+    assert problem.message.startswith("$.properties.1.type: ")
+
+
 @pytest.mark.parametrize(
     ("raw", "good", "bad", "told"),
     [
@@ -30,6 +83,10 @@ from tests.support.schemas import compiled
         ({"additionalProperties": False}, {}, {"x": 1}, "$: additional properties are not allowed"),
         ({"properties": {"a": True}, "additionalProperties": False}, {}, {"x": 1}, "$: Additional properties are not"),
         ({"properties": {"a b": False}}, {}, {"a b": 1}, '$["a b"]: '),
+        ({"additionalProperties": {"type": "string"}}, {"1": "x"}, {"1": 3}, '$.1: 3 is not of type "string"'),
+        ({"additionalProperties": {"type": "null"}}, {}, {"01": 3}, "$.01: 3 is not of type"),
+        ({"additionalProperties": {"type": "null"}}, {}, {"+1": 3}, '$["+1"]: 3 is not of type'),
+        ({"additionalProperties": {"items": {"type": "null"}}}, {}, {"7": [None, 3]}, "$.7[1]: 3 is not of type"),
         ({"multipleOf": 0.01}, 19.99, 0.001, "$: 0.001 is not a multiple of 0.01"),
         ({"maxLength": 2}, "żó", "abc", '$: "abc" is longer than 2 characters'),
         ({"pattern": "^a"}, "ab", "ba", '$: "ba" does not match "^a"'),

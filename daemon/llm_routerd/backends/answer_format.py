@@ -2,13 +2,20 @@
 
 Whatever a provider is told, the answer is validated against the caller's own schema: what is sent may allow
 more than that schema, and must not forbid every answer to it.
+
+Other servers than a provider's own speak his protocol as far as it goes.  Many pass over the field that holds a
+schema, so that the model would never see it, and nothing tells that they did.  There the schema goes in words as
+well, and always in the same.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _ANNOTATIONS = frozenset({"title", "description", "$schema", "$id", "$comment", "examples", "default", "deprecated"})
 _OPENAI_STRICT = _ANNOTATIONS | {
@@ -33,12 +40,34 @@ _MAX_STRICT_DEPTH = 5
 _MAX_PARTS = 500  # references that are put in place can multiply
 
 
+NOT_ITS_OWN = "; a schema goes in words as well, since this server is not {}'s own"
+"""What `check` adds to what it says of a server that speaks the protocol of somebody else."""
+
+
 def instruction(schema: dict[str, Any] | bool) -> str:
     """The schema in words, for a model that cannot be constrained to it."""
     opening = "Answer with JSON only: no prose, no Markdown."
     if isinstance(schema, bool):
         return opening
     return f"{opening} It must satisfy this JSON Schema:\n{orjson.dumps(schema).decode()}"
+
+
+def with_instruction(messages: Iterable[dict[str, Any]], schema: dict[str, Any] | bool) -> list[dict[str, Any]]:
+    """The messages with the schema in words: in the system prompt they begin with, or in one before them.
+
+    One system prompt, at the beginning: the templates of many models take no second one and none later.
+    """
+    words = instruction(schema)
+    result = list(messages)
+    first = result[0] if result else {}
+    if first.get("role") not in {"system", "developer"}:
+        return [{"role": "system", "content": words}, *result]
+    content = first.get("content")
+    if isinstance(content, list):
+        result[0] = {**first, "content": [*content, {"type": "text", "text": words}]}
+    else:
+        result[0] = {**first, "content": f"{content}\n\n{words}" if content else words}
+    return result
 
 
 def meets_openai_strict(schema: dict[str, Any]) -> bool:

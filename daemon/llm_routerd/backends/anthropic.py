@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.backends import faults, finish_reasons
+from llm_routerd.backends.answer_format import NOT_ITS_OWN
 from llm_routerd.backends.anthropic_request import messages_request
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.messages import message_of
+from llm_routerd.backends.server_kind import advice, how_many, lists_models
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.usage import count, mapping
 from llm_routerd.core.call import Delta, Finish, ProbeReport
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
     from llm_routerd.core.call import Call
 
-_DEFAULT_BASE = "https://api.anthropic.com"
+_ANTHROPIC_HOST = "api.anthropic.com"
 
 
 class AnthropicBackend:
@@ -41,8 +43,9 @@ class AnthropicBackend:
     def __init__(self, deployment: Deployment, transport: Transport) -> None:
         self._deployment = deployment
         self._transport = transport
-        self._endpoint = Endpoint(deployment, default_base=_DEFAULT_BASE, strip=("/messages", "/v1"))
+        self._endpoint = Endpoint(deployment, default_base=f"https://{_ANTHROPIC_HOST}", strip=("/messages", "/v1"))
         self._messages_url = self._endpoint.url("/v1/messages")
+        self._genuine = self._messages_url.host == _ANTHROPIC_HOST
         key = deployment.api_key
         self._headers = self._endpoint.headers(
             {"anthropic-version": "2023-06-01", **({"x-api-key": key} if key else {})}
@@ -54,7 +57,7 @@ class AnthropicBackend:
         return exchange(partial(self._ask, call, answer), answer)
 
     async def _ask(self, call: Call, answer: AnthropicAnswer) -> aiohttp.ClientResponse:
-        request = converted(messages_request, self._deployment, call)
+        request = converted(partial(messages_request, genuine=self._genuine), self._deployment, call)
         answer.by_tool = request.answers_by_tool
         return await self._transport.post(
             self._messages_url,
@@ -64,19 +67,50 @@ class AnthropicBackend:
         )
 
     async def probe(self) -> ProbeReport:
-        """See `Backend.probe`."""
+        """See `Backend.probe`.  Only Anthropic itself answers for each model; others may list them, or have one."""
+        also = "" if self._genuine else NOT_ITS_OWN.format("Anthropic")
+        try:
+            await self._get(f"/v1/models/{self._deployment.model_name}")
+        except BackendError as error:
+            if error.code is not AttemptCode.NOT_FOUND:
+                return ProbeReport(ok=False, detail=error.reason)
+            return await self._probe_by_list(also)
+        return ProbeReport(ok=True, detail=f"answers and knows the model{also}")
+
+    async def _probe_by_list(self, also: str) -> ProbeReport:
+        """What the server's list says of a model that it does not answer for."""
         name = self._deployment.model_name
         try:
-            await self._transport.get_json(
-                self._endpoint.url(f"/v1/models/{name}"),
-                headers=self._headers,
-                connect_seconds=self._deployment.connect_timeout,
-            )
+            listing = await self._get("/v1/models")
         except BackendError as error:
-            if error.code is AttemptCode.NOT_FOUND:
-                return ProbeReport(ok=False, detail=f"answers, but has no model {name}")
+            if error.code is AttemptCode.NOT_FOUND and not self._genuine:
+                return await self._without_a_list(also)
             return ProbeReport(ok=False, detail=error.reason)
-        return ProbeReport(ok=True, detail="answers and knows the model")
+        known = lists_models(listing)
+        if known is None:
+            return ProbeReport(ok=False, detail=f"answers, but not as Anthropic does{await self._advice()}")
+        if name in known:
+            return ProbeReport(ok=True, detail=f"answers and lists the model{also}")
+        if how_many(listing) == 1 and not self._genuine:
+            return ProbeReport(ok=True, detail=f"answers, lists another model{also}")
+        return ProbeReport(ok=False, detail=f"answers, but has no model {name}")
+
+    async def _without_a_list(self, also: str) -> ProbeReport:
+        advice = await self._advice()
+        if advice:
+            return ProbeReport(ok=False, detail=f"answers, but not as Anthropic does{advice}")
+        return ProbeReport(ok=True, detail=f"answers, but lists no models{also}")
+
+    async def _get(self, path: str) -> Any:
+        return await self._transport.get_json(
+            self._endpoint.url(path), headers=self._headers, connect_seconds=self._deployment.connect_timeout
+        )
+
+    async def _advice(self) -> str:
+        return await advice(
+            self._transport, self._messages_url, self._deployment.model_name,
+            headers=self._headers, connect_seconds=self._deployment.connect_timeout,
+        )  # fmt: skip
 
     async def warm(self) -> None:
         """See `Backend.warm`: there is nothing to load."""

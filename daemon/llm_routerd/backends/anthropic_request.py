@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import for_anthropic, instruction
+from llm_routerd.backends.data_urls import media_of
 from llm_routerd.backends.endpoint import effective_params
 from llm_routerd.core.toolcalls import arguments_object
 
@@ -38,11 +40,12 @@ class MessagesRequest:
     answers_by_tool: bool
 
 
-def messages_request(deployment: Deployment, call: Call) -> MessagesRequest:
+def messages_request(deployment: Deployment, call: Call, *, genuine: bool) -> MessagesRequest:
     """The request for a streamed message.
 
     A schema goes as `output_config.format` where the model and the schema allow it, else as the input of a
-    tool that the model must call, else in words.
+    tool that the model must call, else in words.  At a server that is not Anthropic's own (`genuine` is False) it
+    goes in words in any case.
 
     Raises:
         BackendError: the messages hold something that Anthropic does not take.
@@ -61,7 +64,9 @@ def messages_request(deployment: Deployment, call: Call) -> MessagesRequest:
             del body["thinking"]  # the API takes no forced tool from a model that thinks
     by_tool = False
     if call.schema is not None:
-        by_tool = _add_schema(body, call.schema, system)
+        by_tool, in_full = _add_schema(body, call.schema)
+        if not (in_full and genuine):
+            system.append(instruction(call.schema))
     if system:
         body["system"] = "\n\n".join(system)
     return MessagesRequest(body=body, answers_by_tool=by_tool)
@@ -101,24 +106,21 @@ def _add_thinking(body: dict[str, Any], effort: str) -> None:
         body.pop(name, None)
 
 
-def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool, system: list[str]) -> bool:
-    """Put the schema to the model; returns whether it went as a tool."""
+def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool) -> tuple[bool, bool]:
+    """Put the schema to the model; returns whether it went as a tool, and whether all of it went."""
     narrowed = None
     if isinstance(schema, dict) and not _WITHOUT_OUTPUT_FORMAT.match(body["model"]):
         narrowed = for_anthropic(schema)
     if narrowed is not None:
         native, complete = narrowed
         body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": native}
-        if not complete:
-            system.append(instruction(schema))
-        return False
+        return False, complete
     if isinstance(schema, dict) and _fits_a_tool(schema) and "tools" not in body and "thinking" not in body:
         description = "Give the answer. Its input is the answer."
         body["tools"] = [{"name": ANSWER_TOOL, "description": description, "input_schema": schema}]
         body["tool_choice"] = {"type": "tool", "name": ANSWER_TOOL, "disable_parallel_tool_use": True}
-        return True
-    system.append(instruction(schema))
-    return False
+        return True, True
+    return False, False
 
 
 def _fits_a_tool(schema: dict[str, Any]) -> bool:
@@ -158,24 +160,32 @@ def _blocks(content: Any) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     for part in parts:
         match part:
-            case {"type": "text" | "input_text", "text": str(text)} | {
-                "type": "refusal",
-                "refusal": str(text),
-            }:
+            case {"type": "text", "text": str(text)}:
                 if text:
                     blocks.append({"type": "text", "text": text})
-            case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
-                blocks.append({"type": "image", "source": _image_source(url)})
+            case {"type": "image_url", "image_url": {"url": str(url)}}:
+                blocks.append({"type": "image", "source": _source(*media_of(url))})
+            case {"type": "file", "file": {"file_data": str(url), **more}}:
+                blocks.append(_document(url, more.get("filename")))
             case _:
-                raise faults.unsupported("Anthropic takes no content but text and images")
+                raise faults.unsupported("Anthropic takes no content but text, images and files")
     return blocks
 
 
-def _image_source(url: str) -> dict[str, str]:
-    header, _, payload = url.partition(",")
-    if header.startswith("data:") and header.endswith(";base64"):
-        return {"type": "base64", "media_type": header[5:-7], "data": payload}
-    return {"type": "url", "url": url}
+def _source(media_type: str, payload: str) -> dict[str, str]:
+    return {"type": "base64", "media_type": media_type, "data": payload}
+
+
+def _document(url: str, title: Any) -> dict[str, Any]:
+    """A file; one of plain text goes as text, as the API has it."""
+    media_type, payload = media_of(url)
+    source = _source(media_type, payload)
+    if media_type == "text/plain":
+        try:
+            source = {"type": "text", "media_type": media_type, "data": b64decode(payload).decode()}
+        except ValueError:
+            raise faults.unsupported("a file of text that is not UTF-8 in base64") from None
+    return {"type": "document", "source": source, **({"title": title} if isinstance(title, str) else {})}
 
 
 def _tool_use(call: dict[str, Any]) -> dict[str, Any]:

@@ -59,26 +59,34 @@ def converted(convert: Callable[[Deployment, Call], Body], deployment: Deploymen
     """The body that `convert` makes of a call.
 
     Raises:
-        BackendError: the call's messages or tools have a shape that nothing can be made of; or a local model
-            would be given an address to fetch from.
+        BackendError: the call's messages or tools have a shape that nothing can be made of, or content
+            that is not in them whole.
     """
     try:
-        if deployment.local:
-            _refuse_addresses(call)
+        _refuse_other_parts(call)
         return convert(deployment, call)
     except (AttributeError, IndexError, KeyError, TypeError):
         raise faults.unsupported("a message or a tool has not OpenAI's form") from None
 
 
-def _refuse_addresses(call: Call) -> None:
-    """A server in the operator's network fetches what it is given: no request is to choose what that is."""
+def _refuse_other_parts(call: Call) -> None:
+    """Content is text, or what lies in it whole: no request is to choose what a server fetches, or we do for it."""
     for message in call.messages:
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
-            for name, value in part.items():
-                address = value.get("url") if isinstance(value, dict) else value
-                if name.endswith("_url") and not str(address).startswith("data:"):
-                    raise faults.unsupported("a local model takes images as data URLs only")
+            match part:
+                case {"type": "text", "text": str(), **more} if not more:
+                    continue
+                case {"type": "image_url", "image_url": {"url": str(data)}, **more} if not more:
+                    pass
+                case {"type": "file", "file": {"file_data": str(data)}, **more} if (
+                    not more and "file_id" not in part["file"]
+                ):
+                    pass
+                case _:
+                    raise faults.unsupported("content is text, or an image or a file as a data URL")
+            if not data.startswith("data:"):
+                raise faults.unsupported("images and files are taken as data URLs only")
 
 
 def effective_params(deployment: Deployment, call: Call) -> dict[str, Any]:

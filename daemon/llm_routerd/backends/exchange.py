@@ -30,9 +30,11 @@ class Answer(Protocol):
 
 
 async def exchange(
-    ask: Callable[[], Awaitable[aiohttp.ClientResponse]], answer: Answer
+    ask: Callable[[], Awaitable[aiohttp.ClientResponse]],
+    answer: Answer,
+    look_at: Callable[[Finish], Awaitable[None]] | None = None,
 ) -> AsyncGenerator[Delta | Finish, None]:
-    """Ask, and yield what the answer brings, as `Backend.stream` has it.
+    """Ask, and yield what the answer brings, as `Backend.stream` has it; `look_at` may object to its end.
 
     Left in any other way than by its end, by an error, a cancellation or `aclose()`, it closes the
     connection, which makes the model stop.  Only a connection whose answer was read to its end goes back to
@@ -49,11 +51,15 @@ async def exchange(
                 continue
             if isinstance(read, Finish):
                 await settle(response)
+                if look_at is not None:
+                    await look_at(read)
                 yield read
                 return
             yield read
         last = answer.end()
         await settle(response)
+        if look_at is not None:
+            await look_at(last)
         yield last
     except OversizeError:
         raise faults.malformed("a line of the stream is too long") from None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
-from llm_routerd.backends.known_messages import Known, known_message
+from llm_routerd.backends.known_messages import UNKNOWN_MODEL, Known, known_message
 from llm_routerd.backends.optional_fields import refused_field
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode
@@ -39,6 +39,7 @@ _NO_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "bill
 _FLAGGED = re.compile(
     r"(?:input|prompt|content|request) (?:was|is|has been) flagged|requires moderation", re.IGNORECASE
 )
+_REFUSED = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY})
 _CONTENT_POLICY = frozenset({"content_filter", "content_policy_violation", "content_policy"})
 _CODE_OF_STATUS = {
     401: AttemptCode.AUTH,
@@ -111,6 +112,9 @@ def _fault(opening: str, status: int, error: Any, retry_after: float | None) -> 
     if code is AttemptCode.UPSTREAM and any(_CONTEXT_WINDOW.search(text) for text in (*labels, message)):
         code = AttemptCode.CONTEXT_WINDOW
     known = known_message(message)
+    # LiteLLM's proxy answers 400 to a model that it does not know, llama.cpp's router likewise.
+    if code is AttemptCode.UPSTREAM and status in _REFUSED and (known is UNKNOWN_MODEL or "model_not_found" in labels):
+        code = AttemptCode.NOT_FOUND
     if known is not None and known.is_callers and code in {AttemptCode.UPSTREAM, AttemptCode.NOT_FOUND}:
         return BackendError(AttemptCode.UPSTREAM, _reason(opening, labels, known), status=status)
     passing = code is AttemptCode.UPSTREAM and status >= HTTPStatus.INTERNAL_SERVER_ERROR

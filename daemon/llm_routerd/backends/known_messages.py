@@ -30,7 +30,19 @@ def _servers(pattern: str, phrase: str) -> tuple[re.Pattern[str], Known]:
     return re.compile(pattern, re.IGNORECASE | re.DOTALL), Known(phrase, is_callers=False)
 
 
+UNKNOWN_MODEL = Known("the model is not known", is_callers=False)
+"""Said of the model by its name, at the beginning: not by a message that quotes a prompt."""
+
 _MESSAGES = (
+    (
+        re.compile(
+            r"\A.{0,80}invalid model name passed in model=|\A(?:the )?(?:requested )?model [^\s]{1,200} (?:was |is )?"
+            r"(?:not found|does not exist|not (?:a )?(?:known|valid|available|supported|loaded))"
+            r"|\A(?:no such|unknown|invalid|unsupported) model\b",
+            re.IGNORECASE,
+        ),
+        UNKNOWN_MODEL,
+    ),
     _callers(r"does not support thinking", "the model does not support thinking"),
     _callers(r"does not support tools", "the model does not support tools"),
     _callers(r"does not support (?:images|vision|multimodal)", "the model takes no images"),

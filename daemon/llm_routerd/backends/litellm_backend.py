@@ -22,20 +22,19 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
-from multidict import CIMultiDict
-
 from llm_routerd.backends import faults
-from llm_routerd.backends.answer_format import instruction
+from llm_routerd.backends.answer_format import NOT_ITS_OWN, with_instruction
 from llm_routerd.backends.endpoint import converted, effective_params
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of, printable
+from llm_routerd.backends.litellm_faults import fault_of
 from llm_routerd.backends.litellm_mending import mend_litellm
 from llm_routerd.backends.messages import HalvesJoiner
+from llm_routerd.backends.openai import OpenAIAnswer
 from llm_routerd.backends.optional_fields import Omissions, without
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode, Usage
+from llm_routerd.core.outcome import Usage
 from llm_routerd.core.toolcalls import ToolCallAssembler, ToolCallError
 
 if TYPE_CHECKING:
@@ -56,8 +55,6 @@ _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 _GAP_SECONDS = 600.0
 # Which of the two is set depends on the provider.
 _FINISHED = ("received_finish_reason", "intermittent_finish_reason")
-_NO_CONNECTION = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionTimeoutError"})
-_BROKEN_CONNECTION = frozenset({"ReadError", "RemoteProtocolError", "ClientPayloadError", "ServerDisconnectedError"})
 
 
 class LitellmModule:
@@ -110,13 +107,17 @@ class LitellmBackend:
             try:
                 return await litellm.acompletion(**arguments, timeout=self._timeouts())
             except Exception as error:  # noqa: BLE001 - litellm raises its own, the SDKs' and bare ones
-                raise _fault(error, begun=False) from None
+                raise fault_of(error, begun=False) from None
 
         stream = await self._omissions.ask(
             lambda omitted: converted(partial(_arguments, omitted=omitted), self._deployment, call), post
         )
         try:
             answer = _Answer()
+            if (response := _sent_as_json(stream)) is not None:
+                async for item in _read_directly(response):
+                    yield item
+                return
             async for chunk in stream:
                 if (delta := answer.take(chunk)) is not None:
                     yield delta
@@ -126,7 +127,7 @@ class LitellmBackend:
         except BackendError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
-            raise _fault(error, begun=True) from None
+            raise fault_of(error, begun=True) from None
         finally:
             with suppress(Exception):
                 await stream.aclose()
@@ -140,11 +141,35 @@ class LitellmBackend:
 
     async def probe(self) -> ProbeReport:
         """See `Backend.probe`.  litellm has no question that costs no tokens, so none is asked."""
-        return ProbeReport(ok=True, detail="called through litellm, not asked: that would cost tokens")
+        also = "" if self._deployment.api_base is None else NOT_ITS_OWN.format("the provider")
+        return ProbeReport(ok=True, detail=f"called through litellm, not asked: that would cost tokens{also}")
 
     async def warm(self) -> None:
         """See `Backend.warm`: there is nothing to load but litellm itself."""
         await self._module.get()
+
+
+def _sent_as_json(stream: Any) -> Any:
+    """The response behind litellm's stream where the server says that it is JSON and no stream; else None.
+
+    Some servers answer with one document whatever they are asked, and litellm finds no event in it.  Those that
+    litellm keeps a response of all speak OpenAI's protocol.
+    """
+    inner = getattr(stream, "completion_stream", None)
+    response = getattr(inner, "response", None) or getattr(inner, "http_response", None)
+    kind = "" if response is None else response.headers.get("content-type", "")
+    return response if kind.partition(";")[0].strip().lower() == "application/json" else None
+
+
+async def _read_directly(response: Any) -> AsyncGenerator[Delta | Finish, None]:
+    """What an unread response brings, a document or events, as the backend for OpenAI's protocol reads it."""
+    answer = OpenAIAnswer()
+    async for chunk in response.aiter_bytes():
+        if (item := answer.feed(chunk)) is not None:
+            yield item
+        if isinstance(item, Finish):
+            return
+    yield answer.end()
 
 
 class _Answer:
@@ -236,44 +261,11 @@ def _arguments(deployment: Deployment, call: Call, *, omitted: Collection[str] =
     if isinstance(call.schema, dict) and "response_format" not in omitted:
         wrapped = {"name": "answer", "schema": deepcopy(call.schema), "strict": False}
         arguments["response_format"] = {"type": "json_schema", "json_schema": wrapped}
-    elif call.schema is not None:
-        arguments["messages"].insert(0, {"role": "system", "content": instruction(call.schema)})
+    if call.schema is not None and (isinstance(call.schema, bool) or deployment.api_base is not None):
+        arguments["messages"] = with_instruction(arguments["messages"], call.schema)
     if call.traceparent is not None:
         arguments["extra_headers"] = {"traceparent": call.traceparent}
     return without(arguments, omitted)
-
-
-def _fault(error: Exception, *, begun: bool) -> BackendError:
-    """The fault behind an exception of litellm, whose message is not used: it may hold prompt and key."""
-    kinds = _kinds(error)
-    if "ContextWindowExceededError" in kinds:
-        return BackendError(AttemptCode.CONTEXT_WINDOW, "the prompt is too long for the model", status=400)
-    if "ContentPolicyViolationError" in kinds:
-        return BackendError(AttemptCode.REFUSAL, "refused by the provider's content policy", status=400)
-    if not kinds.isdisjoint(_NO_CONNECTION):
-        return BackendError(AttemptCode.CONNECT, "no connection", retryable=True)
-    if begun and not kinds.isdisjoint(_BROKEN_CONNECTION):
-        return faults.truncated()
-    status = getattr(error, "status_code", None)
-    if not isinstance(status, int) or status < 400:  # noqa: PLR2004 - the first of HTTP's errors
-        status = 500
-    message = str(error).encode(errors="replace").decode()  # to recognise, and not to repeat
-    details = {"message": message, "type": "insufficient_quota" if "insufficient_quota" in message else None}
-    body = orjson.dumps({"error": details}, default=str)
-    headers = CIMultiDict(getattr(error, "litellm_response_headers", None) or {})
-    return faults.fault_of_status(status, headers, body)
-
-
-def _kinds(error: BaseException) -> set[str]:
-    """The names of an exception's classes and of its causes': to import them would mean to import litellm."""
-    kinds: set[str] = set()
-    cause: BaseException | None = error
-    for _ in range(20):
-        if cause is None:
-            break
-        kinds.update(kind.__name__ for kind in type(cause).__mro__)
-        cause = cause.__cause__ or cause.__context__
-    return kinds
 
 
 def _usage(usage: Any) -> Usage:

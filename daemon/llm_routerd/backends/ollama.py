@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.backends import faults, finish_reasons
-from llm_routerd.backends.endpoint import Endpoint, converted
+from llm_routerd.backends.endpoint import Endpoint, converted, effective_params
 from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.framing import LineFramer
 from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.backends.ollama_request import chat_body
 from llm_routerd.backends.optional_fields import Omissions, left_out, without
+from llm_routerd.backends.prompt_cut import looks_cut, takes_truncate
+from llm_routerd.backends.server_kind import advice
 from llm_routerd.backends.transport import next_chunk
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import Usage
+from llm_routerd.core.outcome import AttemptCode, Usage
 from llm_routerd.core.toolcalls import ToolCallAssembler
 
 if TYPE_CHECKING:
@@ -44,10 +46,11 @@ class OllamaBackend:
         key = deployment.api_key
         self._headers = self._endpoint.headers({"Authorization": f"Bearer {key}"} if key else {})
         self._omissions = Omissions()
+        self._takes_truncate: bool | None = None  # not known yet
 
     def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
-        return exchange(partial(self._ask, call), OllamaAnswer())
+        return exchange(partial(self._ask, call), OllamaAnswer(), partial(self._look_for_a_cut, call))
 
     async def _ask(self, call: Call) -> aiohttp.ClientResponse:
         body = converted(chat_body, self._deployment, call)
@@ -61,6 +64,30 @@ class OllamaBackend:
             ),
         )
 
+    async def _look_for_a_cut(self, call: Call, finish: Finish) -> None:
+        """Object to an answer to half a prompt.
+
+        Raises:
+            BackendError: the prompt was cut, by a server that cannot be asked not to.
+        """
+        usage = finish.usage
+        if usage is None or not looks_cut(call.messages, usage.prompt_tokens):
+            return
+        if effective_params(self._deployment, call).get("truncate"):
+            return
+        if self._takes_truncate is None:
+            try:
+                answer = await self._transport.get_json(
+                    self._endpoint.url("/api/version"), headers=self._headers, connect_seconds=call.connect_seconds
+                )
+                self._takes_truncate = takes_truncate(answer.get("version") if isinstance(answer, dict) else None)
+            except BackendError as error:
+                if error.code is not AttemptCode.NOT_FOUND:
+                    raise
+                self._takes_truncate = False  # it speaks Ollama's protocol, and is none
+        if not self._takes_truncate:
+            raise BackendError(AttemptCode.CONTEXT_WINDOW, "the prompt was cut: fewer tokens were read than it has")
+
     async def probe(self) -> ProbeReport:
         """See `Backend.probe`.  Asks `/api/tags` and `/api/ps`, which a busy server answers too."""
         name = self._deployment.model_name
@@ -71,6 +98,8 @@ class OllamaBackend:
             loaded = _with_tag(name) in await self._model_names("/api/ps")
             omitted = await self._omitted()
         except BackendError as error:
+            if error.code in {AttemptCode.NOT_FOUND, AttemptCode.UPSTREAM} and (found := await self._advice()):
+                return ProbeReport(ok=False, detail=f"is no Ollama{found}")
             return ProbeReport(ok=False, detail=error.reason)
         return ProbeReport(
             ok=True,
@@ -112,12 +141,19 @@ class OllamaBackend:
         finally:
             response.close()
 
+    async def _advice(self) -> str:
+        found = await advice(
+            self._transport, self._chat_url, self._deployment.model_name,
+            headers=self._headers, connect_seconds=self._deployment.connect_timeout,
+        )  # fmt: skip
+        return "" if "ollama/" in found else found
+
     async def _model_names(self, path: str) -> set[str]:
         listing = await self._transport.get_json(
             self._endpoint.url(path), headers=self._headers, connect_seconds=self._deployment.connect_timeout
         )
         models = listing.get("models") if isinstance(listing, dict) else None
-        if not isinstance(models, list):
+        if not isinstance(models, list) or "data" in listing:  # llama.cpp answers to these paths, in a form of its own
             raise faults.malformed("answers, but not as Ollama does")
         return {_with_tag(model["name"]) for model in models if isinstance(model, dict) and "name" in model}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends import faults
+from llm_routerd.backends.data_urls import media_of
 from llm_routerd.backends.endpoint import effective_params
 from llm_routerd.core.toolcalls import arguments_object
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 # Ollama's own names; what is in neither table is an option by the name it has (`num_ctx`, …).
 _OPTION_NAMES = {"max_tokens": "num_predict", "max_completion_tokens": "num_predict"}
-_NOT_OPTIONS = frozenset({"reasoning_effort", "parallel_tool_calls", "think", "keep_alive", "logprobs", "top_logprobs"})
+_NOT_OPTIONS = frozenset(
+    {"reasoning_effort", "parallel_tool_calls", "think", "keep_alive", "logprobs", "top_logprobs", "truncate", "shift"}
+)
 _THINK_LEVELS = {
     "none": False,
     "minimal": "low",
@@ -30,6 +33,9 @@ _THINK_LEVELS = {
 def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
     """The body of a streamed chat; `tool_choice` other than "none" has no counterpart in Ollama.
 
+    A prompt that is too long is to be an error, and an answer that outgrows the window to end: unless told otherwise,
+    Ollama drops the front of either without a word.
+
     Raises:
         BackendError: the messages hold something that Ollama does not take.
     """
@@ -38,6 +44,8 @@ def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
         "model": deployment.model_name,
         "messages": _messages(call.messages),
         "stream": True,
+        "truncate": params.get("truncate", False),
+        "shift": params.get("shift", False),
     }
     if call.schema is not None:
         # `false` is satisfied by nothing, so whatever comes will be found invalid.
@@ -97,23 +105,13 @@ def _content(content: Any) -> tuple[str, list[str]]:
     images: list[str] = []
     for part in content:
         match part:
-            case {"type": "text" | "input_text", "text": str(text)}:
+            case {"type": "text", "text": str(text)}:
                 texts.append(text)
-            case {"type": "refusal", "refusal": str(text)}:
-                texts.append(text)
-            case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
-                images.append(_base64_of(url))
+            case {"type": "image_url", "image_url": {"url": str(url)}}:
+                images.append(media_of(url)[1])
             case _:
                 raise faults.unsupported("Ollama takes no content but text and images")
     return "\n".join(texts), images
-
-
-def _base64_of(url: str) -> str:
-    """The payload of a data URL.  Nothing is fetched: a request's addresses are not ours to call."""
-    header, comma, payload = url.partition(",")
-    if not (header.startswith("data:") and header.endswith(";base64") and comma):
-        raise faults.unsupported("Ollama takes images as base64 data URLs only")
-    return payload
 
 
 def _tool_call(call: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.backends import faults, finish_reasons
+from llm_routerd.backends.answer_format import NOT_ITS_OWN
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.messages import message_of
 from llm_routerd.backends.openai_request import chat_body
 from llm_routerd.backends.optional_fields import Omissions
+from llm_routerd.backends.server_kind import advice, how_many, lists_models
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.usage import count, mapping
 from llm_routerd.core.call import Delta, Finish, ProbeReport
@@ -72,7 +74,6 @@ class OpenAIBackend:
 
     async def probe(self) -> ProbeReport:
         """See `Backend.probe`.  A server that does not list its models may know this one all the same."""
-        name = self._deployment.model_name
         try:
             listing = await self._transport.get_json(
                 self._endpoint.url(f"{self._version}/models"),
@@ -80,20 +81,34 @@ class OpenAIBackend:
                 connect_seconds=self._deployment.connect_timeout,
             )
         except BackendError as error:
-            if error.code is AttemptCode.NOT_FOUND:
-                return ProbeReport(ok=True, detail=f"answers, but lists no models{await self._refused_fields()}")
-            return ProbeReport(ok=False, detail=error.reason)
-        models = listing.get("data") if isinstance(listing, dict) else None
-        if not isinstance(models, list):
-            return ProbeReport(ok=False, detail="answers, but not as OpenAI does")
-        known = {model.get("id") for model in models if isinstance(model, dict)}
+            if error.code is not AttemptCode.NOT_FOUND:
+                return ProbeReport(ok=False, detail=error.reason)
+            found = await self._advice()
+            ok, detail = not found, "answers, but not as OpenAI does" if found else "answers, but lists no models"
+            detail += found
+        else:
+            ok, detail = await self._look_through(listing)
+        if ok:
+            detail += "" if self._genuine else NOT_ITS_OWN.format("OpenAI")
+            detail += await self._refused_fields()
+        return ProbeReport(ok=ok, detail=detail)
+
+    async def _look_through(self, listing: Any) -> tuple[bool, str]:
+        """Whether a list of models has this one, and what to tell of it."""
+        name, known = self._deployment.model_name, lists_models(listing)
+        if known is None:
+            return False, f"answers, but not as OpenAI does{await self._advice()}"
         if name in known:
-            return ProbeReport(ok=True, detail=f"answers and knows the model{await self._refused_fields()}")
-        # llama.cpp serves its one model under any name.
-        one = len(known) == 1 and not self._genuine
-        if one:
-            return ProbeReport(ok=True, detail=f"answers, lists another model{await self._refused_fields()}")
-        return ProbeReport(ok=False, detail=f"answers, but has no model {name}")
+            return True, "answers and knows the model"
+        if how_many(listing) == 1 and not self._genuine:  # llama.cpp serves its one model under any name
+            return True, "answers, lists another model"
+        return False, f"answers, but has no model {name}"
+
+    async def _advice(self) -> str:
+        return await advice(
+            self._transport, self._chat_url, self._deployment.model_name,
+            headers=self._headers, connect_seconds=self._deployment.connect_timeout,
+        )  # fmt: skip
 
     async def _refused_fields(self) -> str:
         """Which of the optional fields the server refuses; asked with a body that no server can answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.backends.answer_format import instruction, meets_openai_strict
+from llm_routerd.backends.answer_format import meets_openai_strict, with_instruction
 from llm_routerd.backends.endpoint import effective_params
 from llm_routerd.backends.optional_fields import without
 
@@ -28,8 +28,8 @@ def chat_body(
     Args:
         deployment: whom it is for.
         call: what is asked.
-        genuine: OpenAI itself is asked, which is stricter than others.
-        omitted: fields that the server refuses; a schema goes in words without `response_format`.
+        genuine: OpenAI itself is asked, which is stricter than others; at any other server a schema goes in words too.
+        omitted: fields that the server refuses.
     """
     params = {name: value for name, value in effective_params(deployment, call).items() if value is not None}
     if genuine:
@@ -42,10 +42,7 @@ def chat_body(
         **params,
     }
     if call.schema is not None:
-        if "response_format" in omitted:
-            body["messages"].insert(0, {"role": "system", "content": instruction(call.schema)})
-        else:
-            _add_schema(body, call.schema, genuine=genuine)
+        _add_schema(body, call.schema, genuine=genuine)
     if call.tools:
         body["tools"] = call.tools
         if call.tool_choice is not None:
@@ -71,14 +68,16 @@ def _suit_openai(model: str, params: dict[str, Any]) -> None:
 
 
 def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool, *, genuine: bool) -> None:
-    """As `response_format`.  OpenAI itself takes schemas of objects only: any other is put to it in words.
+    """As `response_format`, and in words where that may not be enough.  OpenAI itself takes schemas of objects only.
 
     `strict` is set where the schema keeps OpenAI's rules for it; other servers constrain without it too.
     """
+    in_full = False
     if isinstance(schema, bool):
         body["response_format"] = {"type": "json_object"}
     elif not genuine or schema.get("type") == "object":
         wrapped = {"name": "answer", "schema": schema, "strict": meets_openai_strict(schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": wrapped}
-        return
-    body["messages"].insert(0, {"role": "system", "content": instruction(schema)})
+        in_full = genuine
+    if not in_full:
+        body["messages"] = with_instruction(body["messages"], schema)

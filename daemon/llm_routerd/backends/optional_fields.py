@@ -27,7 +27,7 @@ OPTIONAL_FIELDS = {
     "parallel_tool_calls": (re.compile(r"parallel_tool_calls"), "calls of tools may come several at once"),
     "response_format": (
         re.compile(r"response_format|json[_ ]schema", re.IGNORECASE),
-        "a schema is put to the model in words",
+        "a schema stands in words alone",
     ),
     "reasoning_effort": (re.compile(r"reasoning_effort"), "the model thinks as much as it likes"),
     "think": (re.compile(r"\bthink(?:ing)?\b"), "the model thinks as much as it likes"),

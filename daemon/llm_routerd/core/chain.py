@@ -84,15 +84,12 @@ class Try:
     Attributes:
         deployment: to be called once.
         wait_seconds: to be waited before the call; 0 for most.
-        budget_seconds: what was left of the request's time at the decision, the wait included; None: no
-            deadline.
         repair: the validation error of the answer before, to be sent along; None: an ordinary call.
         passed: what was passed over on the way here, to go into `attempts` before this one.
     """
 
     deployment: Deployment
     wait_seconds: float = 0.0
-    budget_seconds: float | None = None
     repair: str | None = None
     passed: tuple[AttemptRecord, ...] = ()
 
@@ -361,7 +358,6 @@ class ChainRun:
         return Try(
             deployment=deployment,
             wait_seconds=at - now,
-            budget_seconds=left,
             repair=turn.repair,
             passed=self._take_passed(),
         )

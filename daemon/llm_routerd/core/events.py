@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from llm_routerd.core.numbers import writable
 from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Result:
             "attempts": [record.to_wire() for record in self.attempts],
             "tenant_id": self.tenant_id,
             "context": self.context,
-            "metadata": self.metadata,
+            "metadata": writable(self.metadata),
         }
 
 
@@ -155,7 +156,7 @@ class Failed:
             "code": self.code.value,
             "message": self.message,
             "attempts": [record.to_wire() for record in self.attempts],
-            "metadata": self.metadata,
+            "metadata": writable(self.metadata),
         }
 
 

@@ -250,7 +250,9 @@ class Health:
         code = rejection.code
         if code in _TIMEOUTS:
             self._sample(permit.entry, elapsed_seconds)
-        if code is AttemptCode.CANCELLED or (code is AttemptCode.UPSTREAM and not rejection.retryable):
+        if code in {AttemptCode.CANCELLED, AttemptCode.INTERNAL} or (
+            code is AttemptCode.UPSTREAM and not rejection.retryable
+        ):
             self.abandoned(permit)
         elif code in FAILURES:
             permit.entry.in_flight -= 1

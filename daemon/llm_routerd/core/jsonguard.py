@@ -81,11 +81,8 @@ class JsonGuard:
     """Judges one answer.  Feed it the text in pieces of any size, then call `finish`.
 
     Attributes:
-        done: always False: the guard looks at all text to the end.
         blanks: how many characters of white space, and nothing else, came last after the whole value.
     """
-
-    done = False
 
     def __init__(self, shape: Shape) -> None:
         self._rejection: Rejection | None = None

@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_PLAIN_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9_$-]*")
+_NUMBER = re.compile(r"\+?[0-9]{1,64}")
 _LONGEST_NAME = 40
 _LONGEST_PATH = 160
+
+
+def way_to(root: Any, keys: Iterable[str | int]) -> tuple[list[str | int], Any]:
+    """The way on which the validator's path leads into a value, and what lies at its end.
+
+    The validator gives the name `"1"`, and `"01"` too, as the number 1: what is meant depends on what it leads into.
+    Where a step leads nowhere the way ends before it, so that whatever is wrong can be told.
+    """
+    way: list[str | int] = []
+    for key in keys:
+        step: str | int | None = None
+        if isinstance(root, dict):
+            step = key if isinstance(key, str) else _name_of(root, key)
+            found = step in root
+        else:
+            step = key
+            found = isinstance(root, list) and isinstance(step, int) and step < len(root)
+        if step is None or not found:
+            break
+        way.append(step)
+        root = root[step]
+    return way, root
+
+
+def _name_of(root: dict[str, Any], number: int) -> str | None:
+    """The property of an object that the validator calls by a number."""
+    name = str(number)
+    return (
+        name if name in root else next((each for each in root if _NUMBER.fullmatch(each) and int(each) == number), None)
+    )
 
 
 def json_path(keys: Iterable[str | int]) -> str:

@@ -6,7 +6,7 @@ In order of what is asked:
   for, since a reply that refuses in words is no JSON, and one that is valid is an answer.
 - Without one, any text that is not empty is an answer unless it is a refusal (`refusal`).
 - Where tools were offered, text may only accompany the calls: it is judged at the end, and only if none came,
-  neither apart from it nor within it (`leaked_calls`).
+  neither apart from it nor within it (`leaked_calls`).  Where a call was demanded, no text is an answer.
 
 Thinking at the start of the text (`thinking`) is passed on as reasoning and is no part of the answer.
 An answer cut off at its length limit is rejected even where what came is complete: the model had more to say.
@@ -24,7 +24,7 @@ import orjson
 from llm_routerd.core.jsonguard import UNCERTAIN, JsonGuard, certain_json, json_body
 from llm_routerd.core.leaked_calls import UNSURE, leaked_calls
 from llm_routerd.core.numbers import carries_numbers
-from llm_routerd.core.outcome import Answer, AttemptCode, Rejection, Usage
+from llm_routerd.core.outcome import Answer, AttemptCode, Outcome, Rejection, Usage
 from llm_routerd.core.request import StreamMode
 from llm_routerd.core.thinking import ThinkSplitter, drop_unopened_thinking
 
@@ -50,6 +50,12 @@ _REFUSING_REASONS = frozenset({"refusal", "content_filter"})
 _WHOLE = frozenset({"stop", "tool_calls"})
 _NO_CALLS = Rejection(
     code=AttemptCode.UPSTREAM, reason="the server promises calls of tools and sends none", retryable=True
+)
+_NO_TOOL_CALL = Rejection(
+    code=AttemptCode.NO_TOOL_CALL, reason="`tool_choice` demands a call of a tool, and the model made none"
+)
+_OTHER_TOOL = Rejection(
+    code=AttemptCode.NO_TOOL_CALL, reason="`tool_choice` demands a call of one tool, and the model called another"
 )
 _REFUSAL = Rejection(code=AttemptCode.REFUSAL, reason="the answer refuses")
 _EARLY_LENGTH = Rejection(code=AttemptCode.LENGTH, reason="an endless stream", early=True)
@@ -110,6 +116,7 @@ class Judge:
         mode: StreamMode,
         has_tools: bool = False,
         tool_names: frozenset[str] | None = None,
+        demanded: frozenset[str] = frozenset(),
     ) -> None:
         """Begin an attempt.
 
@@ -119,11 +126,13 @@ class Judge:
             mode: how early text is released.
             has_tools: tools were offered, so that calls of them are an answer.
             tool_names: the tools offered, to reject calls of others; None: any name will do.
+            demanded: the tools of which one must be called; empty: the model may answer in text.
         """
         self._schema = schema
         self._refusals = refusals
         self._has_tools = has_tools
         self._tool_names = tool_names
+        self._demanded = demanded
         self.shows = mode is not StreamMode.OFF  # whether text is released at all
         # Both are dropped when they have nothing more to say, so that a judged answer passes with no work.
         self._thinking: ThinkSplitter | None = ThinkSplitter()
@@ -158,9 +167,15 @@ class Judge:
         self._parts.append(text)
         return Released(text, "") if self.shows else EMPTY
 
-    def reason(self, reasoning: str) -> None:
-        """Take the reasoning of one delta, which the backend had told apart: it only counts as length."""
+    def reason(self, reasoning: str) -> Rejection | None:
+        """Take the reasoning of one delta, which the backend had told apart; return why the attempt is over, if it is.
+
+        It is no part of the answer, and counts as length all the same: a model may think without end.
+        """
         self._chars += len(reasoning)
+        if self._chars > MAX_ANSWER_CHARS:
+            return _EARLY_LENGTH
+        return None if reasoning.isascii() or is_encodable(reasoning) else _EARLY_UNICODE
 
     @property
     def only_blanks_follow(self) -> bool:
@@ -220,18 +235,14 @@ class Judge:
         """
         text = finish.text
         verdict: Answer | Rejection
+        if len(text) > MAX_ANSWER_CHARS:
+            return None
         if self._schema is not None:
             content = certain_json(text)
             if content is UNCERTAIN:
                 return None
             verdict = _validated(content, text, self._schema if validate else None, finish)
-        elif (
-            "<" in text
-            or "THINK]" in text
-            or not text.strip()
-            or len(text) > MAX_ANSWER_CHARS
-            or not is_encodable(text)
-        ):
+        elif "<" in text or "THINK]" in text or not text.strip() or not is_encodable(text):
             return None
         elif self._refusals is not None and self._refusals.is_refusal(text):
             return replace(_REFUSAL, early=False)
@@ -258,7 +269,7 @@ class Judge:
             objection = self._watch.feed(text)
             if objection is not None and not self._has_tools:
                 return objection
-            if objection is not None or self._watch.done:
+            if objection is not None or (not isinstance(self._watch, JsonGuard) and self._watch.done):
                 self._objection = objection
                 self._watch = None
         if not self.shows:
@@ -274,8 +285,9 @@ class Judge:
 
     def _feed_last(self, finish: Finish) -> Released | Rejection:
         """Take what came with the terminal event; return all that has not been released."""
-        if not is_encodable(finish.reasoning):
-            return _EARLY_UNICODE
+        objection = self.reason(finish.reasoning)
+        if objection is not None:
+            return objection
         last = self.feed(finish.text)
         if isinstance(last, Rejection):
             return last
@@ -291,7 +303,7 @@ class Judge:
     def _judge_without_calls(self, finish: Finish, *, validate: bool) -> Answer | Rejection:
         """Judge an answer whose server told no calls of tools apart from its text."""
         verdict = self._judge_text(finish, validate=validate)
-        is_json_answer = self._schema is not None and isinstance(verdict, Answer)
+        is_json_answer = self._schema is not None and isinstance(verdict, Answer) and not self._demanded
         if self._has_tools and self._tool_names and not is_json_answer:
             leaked = leaked_calls(drop_unopened_thinking(self.text), self._tool_names)
             if leaked is UNSURE:
@@ -300,6 +312,8 @@ class Judge:
                 return self._judge_calls(leaked[1], leaked[0], replace(finish, finish_reason="tool_calls"))
         if finish.finish_reason == "tool_calls" and isinstance(verdict, Answer):
             return _NO_CALLS
+        if self._demanded and (isinstance(verdict, Answer) or verdict.outcome is Outcome.INVALID):
+            return _NO_TOOL_CALL
         return verdict
 
     def _judge_calls(self, calls: tuple[ToolCall, ...], text: str, finish: Finish) -> Answer | Rejection:
@@ -310,6 +324,8 @@ class Judge:
                 return _EARLY_UNICODE
             if self._tool_names is not None and call.name not in self._tool_names:
                 return _invalid_json("a call of a tool that was not offered")
+            if self._demanded and call.name not in self._demanded:
+                return _OTHER_TOOL
             arguments = call.arguments if call.arguments.strip() else "{}"
             if not isinstance(_parse(arguments), dict):
                 return _invalid_json("the arguments of a tool call are no JSON object")

@@ -26,7 +26,9 @@ class AttemptCode(StrEnum):
     REFUSAL = "refusal"
     INVALID_JSON = "invalid_json"
     SCHEMA_VIOLATION = "schema_violation"
+    NO_TOOL_CALL = "no_tool_call"
     COOLDOWN = "cooldown"
+    INTERNAL = "internal"
     CANCELLED = "cancelled"
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import jsonschema_rs
 import orjson
 
-from llm_routerd.core.jsonpath import json_path, printable
+from llm_routerd.core.jsonpath import json_path, printable, way_to
+from llm_routerd.core.numbers import ExactObject, exact_object, holds_inexact
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.reply_address import reply_address
 from llm_routerd.core.request import Request, RequestError, StreamMode
@@ -46,6 +47,7 @@ _MAX_DEPTH = 100
 _MOST_READ_FOR_ID = 4
 # Messages, schemas and tools may hold what nobody else should see: never quoted, however short.
 _QUOTED = frozenset({"stream", "params", "timeout_ms", "deadline_ms", "local_only", "publish", "tool_choice"})
+_DATA_URLS = {"url": "data:image/png;base64,…", "file_data": "data:application/pdf;base64,…"}
 _MASK = "\0"
 
 
@@ -94,6 +96,8 @@ class RequestParser:
         try:
             document = self._document_of(flat)
             if self._validator.is_valid(document):
+                if holds_inexact(document.get("metadata")):
+                    document["metadata"] = _exact_metadata(flat)
                 return self._build(entry_id, document)
             return self._error(flat, ErrorCode.INVALID_REQUEST, self._explain(document))
         except _FaultError as fault:
@@ -146,7 +150,7 @@ class RequestParser:
         for name in _INTEGERS & params.keys():
             params[name] = int(params[name])  # JSON Schema takes 5.0 for an integer; models do not
         timeout_ms, deadline_ms = get("timeout_ms"), get("deadline_ms")
-        return Request(
+        request = Request(
             id=get("id", entry_id),
             messages=tuple(get("messages", ())) if prompt is None else ({"role": "user", "content": prompt},),
             model=get("model", "default"),
@@ -165,6 +169,9 @@ class RequestParser:
             detect_refusal=detect_refusal,
             traceparent=get("traceparent"),
         )
+        if request.tool_choice is not None:
+            _check_tool_choice(request)
+        return request
 
     # ------------------------------------------------------------------ telling what is wrong
 
@@ -172,6 +179,8 @@ class RequestParser:
         request_id, metadata = reply_address(flat, may_parse=may_parse)
         if metadata is not None and _is_deeper_than(_MAX_DEPTH, metadata):
             metadata = None
+        elif metadata is not None and holds_inexact(metadata):
+            metadata = _exact_metadata(flat)
         return RequestError(id=request_id, code=code, message=message, metadata=metadata)
 
     def _explain(self, document: dict[str, Any]) -> str:
@@ -200,6 +209,14 @@ class RequestParser:
         return _unknown(name, self._properties)
 
 
+def _check_tool_choice(request: Request) -> None:
+    """A call can only be demanded of a tool that is offered."""
+    if request.tool_choice == "required" and not request.tools:
+        raise _FaultError("$.tool_choice: a call is demanded, and `tools` offers none")
+    if not request.demanded_tools <= request.offered_tools:
+        raise _FaultError("$.tool_choice.function.name: expected the name of one of `tools`")
+
+
 def _parse_json(value: bytes, path: str) -> Any:
     try:
         return orjson.loads(value)
@@ -220,6 +237,15 @@ def _read_field(name: str, value: bytes, path: str) -> Any:
     return _parse_json(value, path)
 
 
+def _exact_metadata(flat: Sequence[bytes]) -> ExactObject:
+    """The metadata of an entry once more, with its numbers as they were written: it is returned untouched."""
+    found = {flat[index]: flat[index + 1] for index in range(0, len(flat), 2)}
+    data = found.get(b"data")
+    if data is not None and (orjson.loads(data) or {}).get("metadata") is not None:
+        return exact_object(data, "metadata")
+    return exact_object(found[b"metadata"])
+
+
 def _unknown(name: str, known: Iterable[str]) -> str:
     shown = printable(name if len(name) <= 40 else name[:40] + "…")  # noqa: PLR2004 - enough to recognise it
     near = get_close_matches(name[:40], known, n=1)
@@ -227,26 +253,30 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _describe(error: jsonschema_rs.ValidationError, document: Any) -> str:
-    path = list(error.instance_path)
-    value = document
-    for key in path:
-        value = value[key]
+    path, value = way_to(document, error.instance_path)
     shown = quote(value) if path and path[0] in _QUOTED else f"this {_kind_of(value).split()[-1]}"
-    where = json_path(path)
     match error.kind:
         case jsonschema_rs.ValidationErrorKind.Type(types=types):
-            return f"{where}: expected {' or '.join(types)}, got {_kind_of(value)}"
+            told = f"expected {' or '.join(types)}, got {_kind_of(value)}"
         case jsonschema_rs.ValidationErrorKind.Enum(options=options):
             allowed = ", ".join(orjson.dumps(option).decode() for option in options)
-            return f"{where}: expected one of {allowed}"
+            told = f"expected one of {allowed}"
         case jsonschema_rs.ValidationErrorKind.Required(property=name):
-            return f"{where}: expected a property `{name}`"
+            told = f"expected a property `{name}`"
+        case (
+            jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=names)
+            | jsonschema_rs.ValidationErrorKind.UnevaluatedProperties(unexpected=names)
+        ):
+            path, told = [*path, names[0]], "this is not taken here"
+        case jsonschema_rs.ValidationErrorKind.FalseSchema():
+            told = "this is not taken here"
+        case jsonschema_rs.ValidationErrorKind.Pattern() if path[-1] in _DATA_URLS:
+            told = f"expected a data URL ({_DATA_URLS[path[-1]]}); a request names no address"
         case jsonschema_rs.ValidationErrorKind.Pattern(pattern=pattern):
-            if path[-1] == "url":
-                return f"{where}: expected a data URL; a request names no address"
-            return f"{where}: expected a string that matches {pattern}"
+            told = f"expected a string that matches {pattern}"
         case _:
-            return f"{where}: {printable(error.message.replace(_MASK, shown))}"
+            told = printable(error.message.replace(_MASK, shown))
+    return f"{json_path(path)}: {told}"
 
 
 def _kind_of(value: Any) -> str:

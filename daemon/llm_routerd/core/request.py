@@ -47,6 +47,24 @@ class Request:
     detect_refusal: bool = True
     traceparent: str | None = None
 
+    @property
+    def offered_tools(self) -> frozenset[str]:
+        """The names of the tools that the model may call; none where `tool_choice` is `none`."""
+        if self.tool_choice == "none":
+            return frozenset()
+        return frozenset(tool["function"]["name"] for tool in self.tools)
+
+    @property
+    def demanded_tools(self) -> frozenset[str]:
+        """Those of which it must call one; none where it may answer in text."""
+        match self.tool_choice:
+            case "required":
+                return self.offered_tools
+            case {"function": {"name": str(name)}}:
+                return frozenset({name})
+            case _:
+                return frozenset()
+
     def seconds_left(self, unix_ms: float) -> float | None:
         """How long an answer is wanted from now on, at pick-up, when it is `unix_ms`; None: whenever it comes."""
         ends = []

@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema_rs
 import orjson
 
-from llm_routerd.core.jsonpath import json_path, printable
+from llm_routerd.core.jsonpath import json_path, printable, way_to
 from llm_routerd.core.schema_safety import PATTERN_BYTES, Examined, examine
 from llm_routerd.core.shape import Shape, shape_of
 
@@ -195,13 +195,15 @@ def _compile(raw: dict[str, Any] | bool, digest: str) -> AnswerSchema | SchemaPr
 
 
 def _describe_schema_error(error: jsonschema_rs.ValidationError, raw: Any) -> str:
-    path = list(error.instance_path)
+    error = _most_telling(error)  # the meta-schemas of older drafts have unions all the way down
+    path, _ = way_to(raw, error.instance_path)
     if error.kind.name == "format" and path:
         where = path[:-1] if path[-2:-1] == ["patternProperties"] else path
         return f"{json_path(where)}: {_PATTERN_REMEDY}"
     if error.kind.name == "referencing":
         return "$: a reference leads outside this schema or to nothing, and nothing is fetched"
-    if path and path[-1] == "type":
+    keywords = path[:-1] if path and isinstance(path[-1], int) else path  # of a list of types
+    if keywords[-1:] == ["type"] and keywords[-2:-1] != ["properties"]:
         return f"{json_path(path)}: expected a type of JSON Schema (string, number, integer, object, …)"
     return _describe(error, raw)
 
@@ -220,9 +222,7 @@ def _most_telling(error: jsonschema_rs.ValidationError) -> jsonschema_rs.Validat
 
 
 def _describe(error: jsonschema_rs.ValidationError, instance: Any) -> str:
-    path = list(error.instance_path)
-    for key in path:
-        instance = instance[key]
+    path, instance = way_to(instance, error.instance_path)
     message = error.message
     if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.FalseSchema):
         extra = error.schema_path[-1:] == ["additionalProperties"]

@@ -1,0 +1,71 @@
+"""What a server seems to be that does not answer as its deployment's provider prefix says, for `check` to tell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llm_routerd.core.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from yarl import URL
+
+    from llm_routerd.backends.transport import Transport
+
+# What servers write as the owner of their models.
+_OWNERS = {
+    "library": "Ollama",
+    "llamacpp": "llama.cpp",
+    "vllm": "vLLM",
+    "sglang": "SGLang",
+    "organization_owner": "LM Studio",
+    "koboldcpp": "KoboldCpp",
+    "openai": "OpenAI, or a proxy of it",
+}
+
+
+async def advice(
+    transport: Transport, root: URL, model: str, *, headers: Mapping[str, str], connect_seconds: float
+) -> str:
+    """What stands at an address, and how its model would be written; empty where nobody can tell.
+
+    Asks for a version, as only Ollama tells it, and for the list of models, as most others do.
+    """
+
+    async def ask(path: str) -> Any:
+        try:
+            return await transport.get_json(root.with_path(path), headers=headers, connect_seconds=connect_seconds)
+        except BackendError:
+            return None
+
+    version = await ask("/api/version")
+    listing = await ask("/v1/models")
+    models = listing.get("data") if isinstance(listing, dict) else None
+    owner = next((each.get("owned_by") for each in models or () if isinstance(each, dict)), None)
+    kind = _OWNERS.get(owner) if isinstance(owner, str) else None
+    if kind == "Ollama" or (isinstance(version, dict) and "version" in version and kind is None):
+        return f'; it seems to be Ollama: write model = "ollama/{model}"'
+    if isinstance(models, list):
+        known = kind or "a server that speaks OpenAI's protocol"
+        return f'; it seems to be {known}: write model = "openai/{model}"'
+    return ""
+
+
+def lists_models(listing: Any) -> set[str] | None:
+    """The ids and aliases in a list of models as OpenAI and Anthropic have it; None: it is no such list."""
+    models = listing.get("data") if isinstance(listing, dict) else None
+    if not isinstance(models, list):
+        return None
+    names: set[str] = set()
+    for model in models:
+        if isinstance(model, dict):
+            aliases = model.get("aliases")
+            named = [model.get("id"), *(aliases if isinstance(aliases, list) else ())]
+            names.update(name for name in named if isinstance(name, str))
+    return names
+
+
+def how_many(listing: Any) -> int:
+    """How many models such a list has."""
+    return sum(isinstance(model, dict) for model in listing["data"])
