@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 from llm_routerd.core.call import Call
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode
+from llm_routerd.logs import get_logger
 
 if TYPE_CHECKING:
     from llm_routerd.attempt import ModelStream
     from llm_routerd.config.tree import Deployment
     from llm_routerd.core.outcome import Rejection
+
+log = get_logger()
 
 _MESSAGES = ({"role": "user", "content": "Hello"},)
 
@@ -42,8 +45,8 @@ class Examination:
         self._warmth = warmth
         self._running: asyncio.Task[bool] | None = None
 
-    async def answers(self, *, wait_seconds: float | None) -> bool:
-        """Whether the deployment generates a token within its own timeout, and within the wait.
+    async def answers(self, *, wait_seconds: float | None) -> bool | None:
+        """Whether the deployment generates a token within its own timeout; None: the wait was over too early to know.
 
         Args:
             wait_seconds: what is left of the request's time; None: no deadline.
@@ -55,7 +58,7 @@ class Examination:
             async with asyncio.timeout(wait_seconds):
                 return await asyncio.shield(self._running)
         except TimeoutError:
-            return False
+            return None
 
     async def aclose(self) -> None:
         """Stop asking."""
@@ -74,6 +77,9 @@ class Examination:
                 finally:
                     self._slots.release()
         except TimeoutError:
+            return False
+        except Exception:  # a bug of ours costs the probe, and not the requests that wait for it
+            log.exception("probe_failed", deployment=self._deployment.name)
             return False
 
     async def _says_something(self) -> bool:

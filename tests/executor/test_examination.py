@@ -123,3 +123,28 @@ async def test_cloud_deployments_are_never_probed() -> None:
     executor, _, _ = executor_of(config=with_local())
     assert set(executor.config.deployments) == {"local", "cloud"}
     assert set(executor.examinations) == {"local"}
+
+
+async def test_request_without_time_takes_no_probe_from_others() -> None:
+    """Its deadline passes before the probe's answer: that says nothing of the deployment."""
+    gate = asyncio.Event()
+    executor, _, _ = await cooled(waits_for(gate), says("the answer"), says("the answer"))
+    ending = await ask(executor, "hasty", local_only=True, seconds=0.05)
+    assert isinstance(ending.event, Failed)
+    gate.set()
+    await asyncio.sleep(0.05)
+    other = await ask(executor, "patient", local_only=True, seconds=10.0)
+    assert isinstance(other.event, Result)
+
+
+async def test_unforeseen_exception_of_a_probe_ends_no_request() -> None:
+    """It costs the probe."""
+
+    def breaks(*_: Any) -> Any:
+        raise RuntimeError("a bug of ours")
+
+    executor, local, _ = await cooled()
+    local.stream = breaks
+    ending = await ask(executor, "secret", local_only=True, seconds=5.0)
+    assert isinstance(ending.event, Failed)
+    assert ending.event.code.value == "local_exhausted"

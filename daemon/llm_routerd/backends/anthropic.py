@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.call import Call
 
 _ANTHROPIC_HOST = "api.anthropic.com"
+_COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 class AnthropicBackend:
@@ -183,12 +184,16 @@ class AnthropicAnswer(EventAnswer):
     def _take_frame(self, kind: Any, event: dict[str, Any]) -> None:
         """The few events about the message as a whole.  Later counts of tokens replace earlier ones."""
         if kind == "message_start":
-            self._usage.update(mapping(event["message"].get("usage")))
+            self._count(event["message"].get("usage"))
         elif kind == "message_delta":
             reason = event["delta"].get("stop_reason")
             if finish_reasons.is_reason(reason):
-                self._stop_reason = reason
-            self._usage.update(mapping(event.get("usage")))
+                self._stop_reason = finish_reasons.last_word(self._stop_reason, reason)
+            self._count(event.get("usage"))
+
+    def _count(self, usage: Any) -> None:
+        counts = mapping(usage)
+        self._usage.update({name: counts[name] for name in _COUNTS if name in counts})
 
     def _start_block(self, index: int, block: dict[str, Any], text: list[str]) -> None:
         if block.get("type") == "text":

@@ -43,6 +43,7 @@ _MEANINGS = {
 }
 # KoboldCpp says "null" while it is not done, wrappers in Python say "None".
 _NO_REASON = frozenset({"", "null", "none"})
+_GOOD = frozenset({"stop", "tool_calls"})
 _UNSAFE = re.compile(r"[^A-Za-z_]+")  # without digits, so that no key gets through
 _MAX_WORD = 40
 
@@ -63,6 +64,16 @@ def is_reason(reason: Any) -> bool:
 def meaning_of(reason: str) -> str:
     """Our word for a server's reason to finish; `truncated` for one that is not known."""
     return _MEANINGS.get(reason.lower(), "truncated")
+
+
+def is_good(reason: str) -> bool:
+    """Whether a server that gives this reason calls its answer whole."""
+    return meaning_of(reason) in _GOOD
+
+
+def last_word(before: str | None, reason: str) -> str:
+    """The one of two reasons that holds: the later, but what went wrong is not taken back by a `stop` after it."""
+    return reason if before is None or is_good(before) else before
 
 
 def printable(reason: str) -> str:

@@ -209,10 +209,10 @@ class OllamaAnswer:
                     if calls := message.get("tool_calls"):
                         called = True
                         self._add_tool_calls(calls)
+                if event.get("error") or ("error" in event and not event.get("done")):
+                    raise faults.fault_of_error_object(event["error"])
                 if event.get("done"):
                     return self._finish(event, self._delta(text, reasoning))
-                if "error" in event:
-                    raise faults.fault_of_error_object(event["error"])
             if text or reasoning or called:
                 return self._delta(text, reasoning)
         except faults.SHAPE_ERRORS as error:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.call import Call
 
 _EXAMINATION_SECONDS = 5.0
+_MAX_REFUSAL = 4096
 _OPENAI_HOST = "api.openai.com"
 
 
@@ -150,6 +151,8 @@ class OpenAIAnswer(EventAnswer):
         self._usage: Usage | None = None
         self._tool_calls = ToolCallAssembler()
         self._refusal: str | None = None
+        self._callers: set[Any] = set()  # indexes of other choices that have calls
+        self._bad_reason: str | None = None  # of another choice, from which calls were taken
         self._choice: Any = None  # the index of the first choice, once one has come
 
     def take(self, payloads: list[bytes]) -> Delta | Finish | None:
@@ -200,12 +203,13 @@ class OpenAIAnswer(EventAnswer):
         if self._finish_reason is None:
             raise faults.truncated()
         self.end_of_text()
-        finish_reason = finish_reasons.meaning_of(self._finish_reason)
+        reason = self._bad_reason or self._finish_reason
+        finish_reason = finish_reasons.meaning_of(reason)
         if finish_reason == "stop" and self._tool_calls:  # some servers say "stop" for these too
             finish_reason = "tool_calls"
         return Finish(
             finish_reason=finish_reason,
-            word=finish_reasons.printable(self._finish_reason) if finish_reason == "truncated" else "",
+            word=finish_reasons.printable(reason) if finish_reason == "truncated" else "",
             usage=self._usage,
             tool_calls=self._tool_calls.complete(),
             text=last.text,
@@ -220,7 +224,7 @@ class OpenAIAnswer(EventAnswer):
             if self._choice is None:
                 self._choice = index
             elif index is not None:
-                return self._take_other_choice(delta)
+                return self._take_other_choice(choice, delta)
         progress = False
         if delta:
             if content := delta.get("content"):
@@ -232,15 +236,19 @@ class OpenAIAnswer(EventAnswer):
             if len(delta) > 1 or not content:
                 progress = self._take_rest(delta, reasoning)
         if (finish_reason := choice.get("finish_reason")) and finish_reasons.is_reason(finish_reason):
-            self._finish_reason = finish_reason
+            self._finish_reason = finish_reasons.last_word(self._finish_reason, finish_reason)
         if usage := choice.get("usage"):  # Moonshot
             self._usage = _usage(mapping(usage))
         return progress
 
-    def _take_other_choice(self, delta: Any) -> bool:
+    def _take_other_choice(self, choice: dict[str, Any], delta: Any) -> bool:
         calls = mapping(delta).get("tool_calls") or ()
         for call in calls:
             self._tool_calls.add(call)
+            self._callers.add(choice.get("index"))
+        reason = choice.get("finish_reason")
+        if reason and finish_reasons.is_reason(reason) and choice.get("index") in self._callers:
+            self._bad_reason = self._bad_reason or (None if finish_reasons.is_good(reason) else reason)
         return bool(calls)
 
     def _take_rest(self, delta: dict[str, Any], reasoning: list[str]) -> bool:
@@ -249,7 +257,7 @@ class OpenAIAnswer(EventAnswer):
         if thinking := delta.get("reasoning_content") or delta.get("reasoning"):
             reasoning.append(thinking)
         if refusal := delta.get("refusal"):
-            self._refusal = (self._refusal or "") + refusal
+            self._refusal = ((self._refusal or "") + refusal)[:_MAX_REFUSAL]  # that there is one is what counts
         calls = delta.get("tool_calls") or ()
         for call in calls:
             self._tool_calls.add(call)

@@ -230,9 +230,10 @@ class ChainRun:
             else:
                 return self._examine(now) or self._give_up(ErrorCode.LOCAL_EXHAUSTED)
 
-    def examined(self, deployment: Deployment, *, answers: bool) -> None:
-        """What came of an `Examine`."""
-        self._health.examined(deployment.name, self._tenant, answers=answers)
+    def examined(self, deployment: Deployment, *, answers: bool | None) -> None:
+        """What came of an `Examine`; None: this request could not wait for it, which tells the others nothing."""
+        if answers is not None:
+            self._health.examined(deployment.name, self._tenant, answers=answers)
         self._examined += (deployment.name,)
         if answers:
             self._turns = [self._passed_over.pop(deployment.name)]

@@ -60,7 +60,7 @@ class _Search:
                 )
             except ResponseError as error:
                 return describe(error)
-            await self.look([key.decode() for key in keys])
+            await self.look([key.decode() for key in keys if _is_text(key)])
             if self.is_over:
                 return ""
             if generation != self._pipe.generation:
@@ -76,3 +76,12 @@ class _Search:
         args: list[Any] = [part for lane, entry in self._sought - self.ids.keys() for part in (entry, lane)]
         for position, entry, lane in await self._pipe.run_script(scripts.OWNED, keys, args):
             self.ids[lane.decode(), entry.decode()] = keys[position].removeprefix(self._prefix)
+
+
+def _is_text(key: bytes) -> bool:
+    """Whether a key can be that of a request, whose id is text; whoever may cancel may write any key."""
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

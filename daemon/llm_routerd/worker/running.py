@@ -91,8 +91,8 @@ class Running:
         self._transcript.abandon()
         if verdict == "collision":
             await self._bury(_COLLISION)
-        elif verdict == "unwritable":
-            await self._bury(UNWRITABLE)
+        elif verdict == "unwritable":  # no attempt can be; the final event may be, as it is beyond all attempts
+            await self._bury(UNWRITABLE, (self._request.id,))
         elif verdict == "sealed":
             await self._cancelled()
         elif verdict == "begun":  # between two attempts it was ended, or another worker took it over
@@ -111,7 +111,7 @@ class Running:
             await self._broker.acknowledge(self._item.delivery, self._request.id)
             await self._cancelled()
 
-    async def _bury(self, message: str) -> None:
+    async def _bury(self, message: str, request_ids: tuple[str, ...] = ()) -> None:
         """There is no events stream for this request, so only a dead letter can tell."""
         delivery, handler = self._item.delivery, self._handler
         event = Failed(
@@ -124,7 +124,7 @@ class Running:
         await handler.end(
             self._item,
             event,
-            request_ids=(),
+            request_ids=request_ids,
             metrics=handler.finished(event, self._item, request=self._request),
             dead_letter=handler.dead_letter(delivery, event),
         )
