@@ -43,10 +43,12 @@ class Examination:
         self._backend = backend
         self._slots = slots
         self._warmth = warmth
-        self._running: asyncio.Task[bool] | None = None
+        self._running: asyncio.Task[bool | None] | None = None
 
     async def answers(self, *, wait_seconds: float | None) -> bool | None:
-        """Whether the deployment generates a token within its own timeout; None: the wait was over too early to know.
+        """Whether the deployment generates a token within its own timeout.
+
+        None: nobody knows, for the wait was over too early, or no place among its calls came free.
 
         Args:
             wait_seconds: what is left of the request's time; None: no deadline.
@@ -66,21 +68,20 @@ class Examination:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
-    async def _examine(self) -> bool:
+    async def _examine(self) -> bool | None:
         seconds = self._deployment.timeout
+        if not await self._slots.acquire(seconds):
+            return None
         try:
             async with asyncio.timeout(seconds):
-                if not await self._slots.acquire(seconds):
-                    return False
-                try:
-                    return await self._warmth.ready(wait_seconds=seconds) is None and await self._says_something()
-                finally:
-                    self._slots.release()
+                return await self._warmth.ready(wait_seconds=seconds) is None and await self._says_something()
         except TimeoutError:
             return False
         except Exception:  # a bug of ours costs the probe, and not the requests that wait for it
             log.exception("probe_failed", deployment=self._deployment.name)
             return False
+        finally:
+            self._slots.release()
 
     async def _says_something(self) -> bool:
         call = Call(
@@ -97,5 +98,5 @@ class Examination:
             return error.code is AttemptCode.UPSTREAM and not error.retryable
         return False
 
-    def _done(self, _task: asyncio.Task[bool]) -> None:
+    def _done(self, _task: asyncio.Task[bool | None]) -> None:
         self._running = None

@@ -481,3 +481,21 @@ async def test_form_is_judged_alike_over_a_connection(protocol: str, said: Said)
     body = stream_of(protocol, said)
     async with ReplayServer(head + body, piece=5) as server, backend_for(protocol, server.url) as backend:
         assert await called(backend, ask(), judge_of()) == _of(protocol, body)
+
+
+@pytest.mark.parametrize(("protocol", "streamed"), FORMS)
+def test_byte_order_mark_is_no_part_of_the_answer(protocol: str, streamed: bool) -> None:
+    """Servers on Windows write one."""
+    said = Said(text=("Fo", "ur."))
+    body = stream_of(protocol, said) if streamed else document_of(protocol, said)
+    verdict = read(ANSWERS[protocol](), [b"\xef\xbb\xbf" + body], judge_of())
+    assert verdict.answer is not None, verdict
+    assert verdict.answer.raw_text == "Four."
+
+
+def test_error_in_a_choice_is_no_answer() -> None:
+    """OpenRouter's, whatever reason stands beside it."""
+    first = chunk(content="Fo")
+    last = chunk("stop")
+    last["choices"][0]["error"] = {"code": 502, "message": "the provider broke off"}
+    assert _of("openai", events(first, last) + DONE).code is Code.UPSTREAM

@@ -148,3 +148,14 @@ async def test_unforeseen_exception_of_a_probe_ends_no_request() -> None:
     ending = await ask(executor, "secret", local_only=True, seconds=5.0)
     assert isinstance(ending.event, Failed)
     assert ending.event.code.value == "local_exhausted"
+
+
+async def test_deployment_that_is_busy_is_not_taken_for_dead() -> None:
+    """No place came free for the probe: that tells nothing, and the next request may ask again."""
+    executor, local, _ = await cooled(says("x"), says("the answer"), concurrency=1, timeout=0.1)
+    assert await executor.slots["local"].acquire(0.1)
+    ending = await ask(executor, "secret", local_only=True)
+    assert isinstance(ending.event, Failed)
+    executor.slots["local"].release()
+    assert isinstance((await ask(executor, "secret", local_only=True)).event, Result)
+    assert len(local.calls) == 5

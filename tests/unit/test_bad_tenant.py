@@ -278,3 +278,28 @@ def test_request_that_may_go_elsewhere_causes_no_probe() -> None:
     health = Health(rng=random.Random(1))
     cool(health, "local")
     assert start(tree(LOCAL), health=health).end().code is ErrorCode.CHAIN_EXHAUSTED
+
+
+@pytest.mark.parametrize("tenants", [1, 2, 10, 50])
+def test_dead_server_is_asked_as_rarely_by_many_as_by_few(tenants: int) -> None:
+    """Some two calls a minute, once the cooldowns have grown."""
+    health, calls = Health(rng=random.Random(1)), 0
+    for second in range(3600):
+        for tenant in range(tenants):
+            permit = health.admit(LOCAL.name, float(second), str(tenant))
+            if permit is not None:
+                calls += 1
+                health.rejected(permit, rejection(Code.UPSTREAM), float(second), 0.01)
+    assert calls < 250, calls
+
+
+def test_one_tenant_does_not_prolong_what_all_have_suffered() -> None:
+    """After an outage that all have seen, the bad one's calls come first each time, and the others go on at once."""
+    health = Health(rng=random.Random(1))
+    for tenant in "abc":
+        failed(health, tenant)
+    for second in (5.0, 6.0, 7.0):
+        permit = health.admit(LOCAL.name, second, "bad")
+        if permit is not None:
+            health.rejected(permit, rejection(Code.UPSTREAM), second, 0.01)
+        assert health.available(LOCAL.name, second, "a")

@@ -25,13 +25,14 @@ def message_of(payload: bytes | bytearray) -> Any:
     try:
         message = orjson.loads(payload)
     except orjson.JSONDecodeError:
-        payload = payload.strip()
+        payload = payload.strip().removeprefix(_BOM).lstrip()
         if not payload or payload.startswith(b":"):
             return None
-        if b"\\ud" not in payload.lower():
-            raise
-        message = _with_halves(payload)
+        message = _of_the_rest(payload)
     return message if isinstance(message, (dict, list)) else None
+
+
+_BOM = b"\xef\xbb\xbf"
 
 
 class HalvesJoiner:
@@ -79,6 +80,15 @@ def joined_halves(text: str) -> str:
 
 def _lone_half() -> Exception:
     return faults.malformed("half a surrogate pair in the stream")
+
+
+def _of_the_rest(payload: bytes | bytearray) -> Any:
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        if b"\\ud" not in payload.lower():
+            raise
+        return _with_halves(payload)
 
 
 def _with_halves(payload: bytes | bytearray) -> Any:

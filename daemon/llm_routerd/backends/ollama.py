@@ -176,7 +176,7 @@ class OllamaAnswer:
 
     def end(self) -> Finish:
         """See `Answer.end`: a server that does not stream sends one object, and no newline after it."""
-        rest = self._framer.rest()
+        rest = self._framer.rest().removeprefix(b"\xef\xbb\xbf")
         if rest and not rest.startswith(b"{"):
             raise faults.malformed("no JSON where JSON belongs")
         try:

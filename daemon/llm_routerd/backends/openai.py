@@ -237,8 +237,8 @@ class OpenAIAnswer(EventAnswer):
                 progress = self._take_rest(delta, reasoning)
         if (finish_reason := choice.get("finish_reason")) and finish_reasons.is_reason(finish_reason):
             self._finish_reason = finish_reasons.last_word(self._finish_reason, finish_reason)
-        if usage := choice.get("usage"):  # Moonshot
-            self._usage = _usage(mapping(usage))
+        if "usage" in choice or "error" in choice:  # Moonshot, OpenRouter
+            self._take_rest_of_event(choice)
         return progress
 
     def _take_other_choice(self, choice: dict[str, Any], delta: Any) -> bool:
@@ -264,7 +264,7 @@ class OpenAIAnswer(EventAnswer):
         return bool(calls or refusal)
 
     def _take_rest_of_event(self, event: dict[str, Any]) -> None:
-        """What stands beside the choices; counts of tokens in later events replace earlier ones."""
+        """What stands beside the choices, or in one; counts of tokens in later events replace earlier ones."""
         if usage := event.get("usage") or mapping(event.get("x_groq")).get("usage"):
             self._usage = _usage(mapping(usage))
         if error := event.get("error"):

@@ -77,7 +77,7 @@ class EventAnswer(ABC):
 
     def _begin(self, chunk: bytes) -> None:
         """Tell events from a document by the first byte: the declared content type cannot be relied upon."""
-        opening = chunk.lstrip()[:1]
+        opening = chunk.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         if opening:
             self._begun = True
         if opening in {b"{", b"["}:

@@ -166,7 +166,7 @@ class Circuit:
         self._cool(now, seconds)
 
     def failed(
-        self, code: AttemptCode, now: float, *, is_probe: bool, has_credit: bool, witness: Hashable = None
+        self, code: AttemptCode, now: float, *, is_probe: bool, tolerance: int, witness: Hashable = None
     ) -> bool:
         """A call failed; returns whether the circuit cools down for it.
 
@@ -174,9 +174,9 @@ class Circuit:
             code: how.
             now: when.
             is_probe: the call was the probe.
-            has_credit: False: this failure is enough.
-            witness: what may have caused it other than the deployment; the same one counts once between two
-                successes.  None: the deployment itself.
+            tolerance: so many failures in a row, since the last cooldown, make another one.
+            witness: what may have caused it other than the deployment; the same one counts once, until a success or a
+                cooldown.  None: the deployment itself.
         """
         if witness is not None:
             if witness in self._witnesses:
@@ -188,9 +188,10 @@ class Circuit:
         self.code = code
         self.failures += 1
         self._row += 1
-        if has_credit and self._row < self._policy.tolerance(code):
+        if self._row < tolerance:
             return False
         self._row = 0
+        self._witnesses.clear()
         seconds = self._policy.seconds(self.cooldowns)
         self.cooldowns += 1
         self.tripped = True

@@ -15,6 +15,8 @@ The rules:
   failures count in full in a circuit of his own, which keeps only him away; there the same messages count once.
   So a tenant whose messages break the model's template shuts out himself, and a server that hangs is left alone
   by its only tenant as well as by ten.  Requests without a tenant are one tenant's.
+- After a cooldown there is no credit until a call has succeeded, opened by its probe or not: one failure makes the
+  next, or two of tenants unlike each other where each may be its caller's.
 - When the time is over, exactly one call is let through, the probe.  Its first token opens the deployment to
   all again, as an answer may take minutes to end; its failure doubles the time, up to a bound; a probe
   without a verdict leaves its place to the next call.  Only a success makes the doubling forget.
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 _TTFT_WEIGHT: Final = 0.3
 # Optimistic on purpose: a deployment that nobody has measured looks fast, is asked, and so is measured.
 _UNMEASURED_TTFT_SECONDS: Final = 0.05
+_UNLIKE: Final = 2  # tenants whose failures prolong a cooldown of all
 _MAX_TENANTS: Final = 256  # with circuits of their own at one deployment; the oldest is forgotten
 
 _TIMEOUTS: Final = frozenset({AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT, AttemptCode.IDLE_TIMEOUT})
@@ -316,10 +319,11 @@ class Health:
             return
         is_callers = code in CALLERS_PERHAPS
         is_probe = permit.is_probe
-        # After a cooldown there is no credit until a call has succeeded, opened by its probe or not.
-        has_credit = not everyones.cooldowns or (is_callers and not is_probe)
         witness = tenant if is_callers else None
-        if everyones.failed(code, now, is_probe=is_probe, has_credit=has_credit, witness=witness):
+        tolerance = self._policy.tolerance(code)
+        if everyones.cooldowns:
+            tolerance = min(tolerance, _UNLIKE if is_callers else 1)
+        if everyones.failed(code, now, is_probe=is_probe, tolerance=tolerance, witness=witness):
             entry.of_tenant.clear()
             _count_cooldown(entry, everyones)
         else:
@@ -331,10 +335,11 @@ class Health:
         own = entry.of_tenant.get(tenant) or self._new_circuit(entry, tenant)
         if not permit.is_of_now(own):
             return
-        has_credit = not (entry.everyones.cooldowns or own.cooldowns)
+        own.cooldowns = max(own.cooldowns, entry.everyones.cooldowns)  # no credit here either
         is_probe = permit.is_probe_of(own)
-        witness = likeness if has_credit else None
-        if own.failed(code, now, is_probe=is_probe, has_credit=has_credit, witness=witness):
+        witness = None if own.cooldowns else likeness
+        tolerance = 1 if own.cooldowns else self._policy.tolerance(code)
+        if own.failed(code, now, is_probe=is_probe, tolerance=tolerance, witness=witness):
             _count_cooldown(entry, own)
 
     def _new_circuit(self, entry: _Entry, tenant: str) -> Circuit:

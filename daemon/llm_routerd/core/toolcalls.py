@@ -65,7 +65,7 @@ class ToolCallAssembler:
             raise ToolCallError("a tool call is malformed")
         index, call_id, name = delta.get("index"), delta.get("id"), function.get("name")
         arguments = function.get("arguments")
-        partial = self._partial(index, call_id, name, has_arguments=bool(arguments))
+        partial = self._partial(index, call_id, name, arguments)
         partial.id = partial.id or (call_id if isinstance(call_id, str) else "")
         partial.name = partial.name or (name if isinstance(name, str) else "")
         if arguments is None:
@@ -94,7 +94,7 @@ class ToolCallAssembler:
             for number, partial in enumerate(self._partials)
         )
 
-    def _partial(self, index: Any, call_id: Any, name: Any, *, has_arguments: bool) -> _Partial:
+    def _partial(self, index: Any, call_id: Any, name: Any, arguments: Any) -> _Partial:
         """The call that a delta with these belongs to, a new one if to none so far."""
         if isinstance(index, int):
             current = self._at_index.get(index)
@@ -104,7 +104,10 @@ class ToolCallAssembler:
             # An id that changes with every delta is no new call: a new one has a name, and follows a whole one.
             other_id = bool(call_id) and bool(current.id) and call_id != current.id and bool(name)
             if other_id and name == current.name:
-                other_id = current.is_whole() if current.arguments else not has_arguments
+                goes_on = (
+                    isinstance(arguments, str) and bool(arguments) and not arguments.lstrip().startswith(("{", "["))
+                )
+                other_id = not goes_on and (current.is_whole() if current.arguments else not arguments)
             named_again = bool(name) and bool(current.arguments) and not call_id and not isinstance(index, int)
             if not other_id and not named_again:
                 return current

@@ -26,6 +26,7 @@ OWN_PENDING = 1000
 ORPHANS = 1000  # at most, of one lane in one sweep
 ORPHANS_PAGE = 50
 HISTORY_PAGE = 500
+MOST_HISTORY_BYTES = 2048  # of one event of it
 STALE_CONSUMER_SECONDS = 3600.0
 
 
@@ -243,7 +244,8 @@ class Broker:
         while True:
             events = await self.pipe.call("XRANGE", self.keys.events(request_id), cursor, "+", "COUNT", HISTORY_PAGE)
             for event_id, fields in events:
-                if _field(fields, b"type") in {b"attempt", b"rejected"}:
+                is_told = _field(fields, b"type") in {b"attempt", b"rejected"}
+                if is_told and len(_field(fields, b"data")) <= MOST_HISTORY_BYTES:  # ours are far shorter
                     history.append({"event": event_id.decode()} | _object(_field(fields, b"data")))
             if len(events) < HISTORY_PAGE or len(history) >= HISTORY_PAGE:
                 return history[:HISTORY_PAGE]

@@ -1,7 +1,6 @@
 -- What the scripts know of streams; goes before each of them.
 -- Producers may write to events streams (they cancel there), so all that stands in one may be anything.
 local FINAL, FINAL_MS = '9007199254740991-0', 9007199254740991
-local MOST_ATTEMPTS = 1000  -- that are looked at
 
 -- The value of one field of an entry.
 local function field(item, name)
@@ -45,7 +44,7 @@ end
 -- The entry that an events stream belongs to, and its lane: those of the last attempt that names them.  The first one
 -- does, and one whose entry took the place of another that was gone.  nil where none does.
 -- Whoever may cancel may write any number of such events: they are not all looked at.
-local MOST_ATTEMPTS = 1000
+local MOST_ATTEMPTS = 200
 local function owner_of(events)
   local entry, lane
   local n = 1
