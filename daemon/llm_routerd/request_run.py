@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from llm_routerd.executor import Executor
 
 log = get_logger()
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
 
 
 @value
@@ -173,12 +175,31 @@ class RequestRun:
             )
             if not await self._sink.attempt_started(started):
                 return _Try(None, called=False)
-            tried = await self._call(deployment, repair)
+            tried = await self._call_when_able(deployment, repair)
             if tried.ttft_seconds is not None:
                 warmth.answered()
             return tried
         finally:
             slots.release()
+
+    async def _call_when_able(self, deployment: Deployment, repair: str | None) -> _Try:
+        """Call; where it is we that lack something (files, memory, ports), wait for that and call again.
+
+        Such a call has asked nobody.  Waiting is bounded as an answer is, by the request's deadline before all.
+        """
+        give_up = self._loop.time() + self._within(deployment.timeout)
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            tried = await self._call(deployment, repair)
+            verdict = tried.verdict
+            if not isinstance(verdict, Rejection) or verdict.code is not AttemptCode.INTERNAL or not verdict.retryable:
+                self._executor.lacks(None)
+                return tried
+            self._executor.lacks(verdict.reason)
+            if self._loop.time() + pause > give_up:
+                return tried
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _call(self, deployment: Deployment, repair: str | None) -> _Try:
         """Call, and judge what comes; whatever goes wrong in that costs this attempt and not the request."""

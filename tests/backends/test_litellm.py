@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -171,6 +173,25 @@ async def test_what_a_server_did_not_say_in_time_is_a_timeout() -> None:
     httpx: Any = importlib.import_module("httpx")
     told = fault_of(_as_litellm_wraps("InternalServerError", httpx.ReadTimeout("late")), begun=False)
     assert (told.code, told.retryable, told.reason) == (Code.TIMEOUT, True, "no answer in time")
+
+
+@on_one_loop
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_what_we_lack_ourselves_is_no_word_about_the_server(
+    provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file may be opened any more: litellm calls that a 500 of the server's."""
+    await LitellmModule().get()
+
+    def nothing_left(*_arguments: Any, **_named: Any) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with StandIn() as server, _through_litellm(provider, server.url) as backend:
+        monkeypatch.setattr(socket, "socket", nothing_left)
+        with pytest.raises(BackendError) as raised:
+            await tell(backend, ask())
+    assert (raised.value.code, raised.value.retryable) == (Code.INTERNAL, True)
+    assert raised.value.reason.startswith("our own shortage: ")
 
 
 def test_causes_that_go_in_a_circle_end() -> None:
