@@ -121,18 +121,20 @@ class Executor:
         self.watch = Watch()
         self.validation = ValidationProcess()
         self._deployments_of: dict[str, tuple[Deployment, ...]] = {}
-        self._lacking: str | None = None
+        self._lacking = 0  # calls that wait for something that this process lacks
         self.loop = asyncio.get_running_loop()
 
-    def lacks(self, what: str | None) -> None:
-        """What this process lacks for a call; None: nothing.  Logged when it changes, and not for each call."""
-        if what == self._lacking:
-            return
-        self._lacking = what
-        if what is None:
-            log.info("calls_possible_again")
-        else:
+    def lacks(self, what: str) -> None:
+        """A call waits for something that this process lacks; owed one `lacks_no_more`.  Logged for all that wait."""
+        if not self._lacking:
             log.error("no_call_possible", why=what)
+        self._lacking += 1
+
+    def lacks_no_more(self) -> None:
+        """It waits no longer."""
+        self._lacking -= 1
+        if not self._lacking:
+            log.info("calls_possible_again")
 
     def warm(self) -> None:
         """Start loading the local models that stand in a chain, so that the first request meets a warm one."""

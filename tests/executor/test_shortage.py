@@ -20,6 +20,7 @@ from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode
 from tests.executor.test_executor import Sink, codes, executor_of, request, run, with_local
 from tests.support.calling import ask, backend_for, tell
+from tests.support.eventually import eventually
 from tests.support.fakes import fails, says
 from tests.support.standin import StandIn
 from tests.support.workers import DAEMON, make_config
@@ -74,6 +75,18 @@ async def test_waiting_has_an_end_and_no_breaker_trips(seconds: float | None, bo
     assert (health.state, health.failures, health.in_flight) == (State.HEALTHY, 0, 0)
     assert len(local.calls) > 4
     assert log.events.count("no_call_possible") <= 4
+    await executor.aclose()
+
+
+async def test_shortage_of_many_calls_is_told_once(log: Log) -> None:
+    """One line when it begins, one when no call waits any more; also where callers leave."""
+    executor, _, _ = executor_of(*[SHORT] * 40, says("hi"))
+    tasks = [asyncio.create_task(run(executor, request())) for _ in range(20)]
+    await eventually(lambda: "no_call_possible" in log.events)
+    for task in tasks[:5]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert log.events == ["no_call_possible", "calls_possible_again"]
     await executor.aclose()
 
 
