@@ -19,6 +19,7 @@ from llm_routerd.core.metrics import Gauges, Metrics
 from llm_routerd.embedded import EmbeddedServer, listen_of
 from llm_routerd.embedded import state_directory as default_state_directory
 from llm_routerd.health_http import HealthServer
+from llm_routerd.limits import make_room
 from llm_routerd.logs import get_logger, on_loop_exception, set_up_logs
 from llm_routerd.notify import Notifier, Watchdog
 from llm_routerd.queue.pipe import PipeState
@@ -53,6 +54,7 @@ def serve(
         BrokerError: Redis refuses what no worker can do without.
     """
     set_up_logs(config.log)
+    make_room(config)
     directory = Path(state_directory) if state_directory else default_state_directory()
     daemon = Daemon(config, config_path=config_path, embedded_in=directory if embedded else None)
     import uvloop  # noqa: PLC0415 - only the daemon needs it

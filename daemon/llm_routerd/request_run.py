@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, TypeGuard, assert_never
 
 from llm_routerd.attempt import Attempt, EventSink
 from llm_routerd.attempt_clock import Bounds
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from llm_routerd.executor import Executor
 
 log = get_logger()
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 1.0
 
 
 @value
@@ -173,12 +175,32 @@ class RequestRun:
             )
             if not await self._sink.attempt_started(started):
                 return _Try(None, called=False)
-            tried = await self._call(deployment, repair)
+            tried = await self._call_when_able(deployment, repair)
             if tried.ttft_seconds is not None:
                 warmth.answered()
             return tried
         finally:
             slots.release()
+
+    async def _call_when_able(self, deployment: Deployment, repair: str | None) -> _Try:
+        """Call; where it is we that lack something (files, memory, ports), wait for that and call again.
+
+        Such a call has asked nobody.  Waiting is bounded as an answer is, by the request's deadline before all.
+        """
+        give_up = self._loop.time() + self._within(deployment.timeout)
+        tried = await self._call(deployment, repair)
+        if not _is_our_shortage(tried.verdict):
+            return tried
+        self._executor.lacks(tried.verdict.reason)
+        try:
+            pause = FIRST_PAUSE_SECONDS
+            while _is_our_shortage(tried.verdict) and self._loop.time() + pause <= give_up:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                tried = await self._call(deployment, repair)
+        finally:
+            self._executor.lacks_no_more()
+        return tried
 
     async def _call(self, deployment: Deployment, repair: str | None) -> _Try:
         """Call, and judge what comes; whatever goes wrong in that costs this attempt and not the request."""
@@ -347,6 +369,11 @@ def _repair_messages(text: str, rejection: Rejection) -> tuple[dict[str, Any], .
         "Answer again, with JSON that satisfies the schema, and nothing else."
     )
     return ({"role": "assistant", "content": text}, {"role": "user", "content": demand})
+
+
+def _is_our_shortage(verdict: Accepted | Rejection | None) -> TypeGuard[Rejection]:
+    """Whether nobody has been asked, for lack of something that comes back by itself."""
+    return isinstance(verdict, Rejection) and verdict.code is AttemptCode.INTERNAL and verdict.retryable
 
 
 def _ms(seconds: float) -> int:

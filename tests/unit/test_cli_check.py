@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from llm_routerd.cli import check_models
 from llm_routerd.cli.check_models import judge_models
 from llm_routerd.cli.check_server import judge_settings, judge_version
 from llm_routerd.cli.findings import Finding, Level, fail, fine
-from llm_routerd.config.tree import Chain, Config, Deployment
+from llm_routerd.config.tree import Chain, Config, DaemonConfig, Deployment
 from llm_routerd.core.call import ProbeReport
 
 
@@ -130,6 +131,18 @@ async def test_deployments_are_asked_at_once_and_not_for_ever(monkeypatch: pytes
         found = await judge_models(Config(deployments=deployments("a", "b", "hangs")), probe)
     assert [finding.level for finding in found] == [Level.OK, Level.OK, Level.WARN]
     assert "no answer within 0.1 s" in found[2].detail
+
+
+async def test_concurrency_that_cannot_fit_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More calls than files may be open: what is there, what is needed, what to do."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (64, 128))
+    config = Config(deployments=deployments("a"), chains={}, daemon=DaemonConfig(concurrency=300))
+    found = (await by_name(config, {"a": UP}))["open files"]
+    assert found.level is Level.WARN
+    assert found.detail == "128 files may be open, and daemon.concurrency = 300 needs some 396"
+    assert "LimitNOFILE" in found.to_line()
+    fits = Config(deployments=deployments("a"), chains={}, daemon=DaemonConfig(concurrency=30))
+    assert "open files" not in await by_name(fits, {"a": UP})
 
 
 def test_finding_is_one_harmless_line() -> None:

@@ -28,7 +28,9 @@ class Backends:
 
     def __init__(self, deployments: Mapping[str, Deployment]) -> None:
         self._transport = Transport()
-        self._litellm = LitellmModule()
+        self._litellm = LitellmModule(
+            {each.model.partition("/")[0] for each in deployments.values() if each.backend_kind == "litellm"}
+        )
         self._backends = {name: self._make(deployment) for name, deployment in deployments.items()}
 
     def get(self, name: str) -> Backend:

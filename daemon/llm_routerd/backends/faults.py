@@ -6,7 +6,9 @@ upstream errors quote prompts and keys.  A few messages are recognised and said 
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
 import time
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -76,6 +78,14 @@ _BEFORE_ANSWER: tuple[tuple[type[Exception], AttemptCode, str, bool], ...] = (
     (aiohttp.ServerDisconnectedError, AttemptCode.UPSTREAM, "disconnected before it answered", True),
     (OSError, AttemptCode.UPSTREAM, "disconnected before it answered", True),
 )
+_SHORTAGES = {
+    errno.EMFILE: "no more files may be open in this process",
+    errno.ENFILE: "no more files may be open on this machine",
+    errno.ENOMEM: "no memory is left",
+    errno.ENOBUFS: "no memory is left for sockets",
+    errno.EADDRNOTAVAIL: "no local port is left, or no such network",
+}
+_NO_LOOK_UP = frozenset({socket.EAI_MEMORY, socket.EAI_SYSTEM})
 # What aiohttp raises for a call; ValueError for headers and host names that cannot be sent.
 CALL_ERRORS = (aiohttp.ClientError, OSError, ValueError)
 # What Python raises when JSON has not the shape that the code reads it with; `ToolCallError` is among them.
@@ -130,12 +140,28 @@ def _fault(opening: str, status: int, error: Any, retry_after: float | None) -> 
 
 def fault_before_answer(exception: Exception, connect_seconds: float) -> BackendError:
     """The fault behind what aiohttp raised before the answer's status was there."""
+    if (shortage := own_shortage(exception)) is not None:
+        return shortage
     if isinstance(exception, aiohttp.ConnectionTimeoutError):
         return BackendError(AttemptCode.CONNECT, f"no connection within {connect_seconds:g} s", retryable=True)
     for kind, code, reason, retryable in _BEFORE_ANSWER:
         if isinstance(exception, kind):
             return BackendError(code, reason, retryable=retryable)
     return BackendError(AttemptCode.UPSTREAM, "the answer is not HTTP", retryable=True)
+
+
+def own_shortage(exception: BaseException) -> BackendError | None:
+    """The fault behind an exception that says what this machine or process lacks; None: it says nothing of the kind.
+
+    It is no verdict on the server, which has not been asked: code `internal`, and to be tried again.
+    """
+    if isinstance(exception, MemoryError):
+        reason: str | None = "no memory is left"
+    elif isinstance(exception, socket.gaierror):
+        reason = "no name can be looked up: the system has no room for it" if exception.errno in _NO_LOOK_UP else None
+    else:
+        reason = _SHORTAGES.get(exception.errno or 0) if isinstance(exception, OSError) else None
+    return None if reason is None else BackendError(AttemptCode.INTERNAL, f"our own shortage: {reason}", retryable=True)
 
 
 def truncated(reason: str = "the stream ended before its terminal event") -> BackendError:

@@ -12,6 +12,7 @@ only; the version is pinned, and without the attributes nothing would count as w
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -50,6 +51,12 @@ _ENVIRONMENT = {
     "LITELLM_MODE": "PRODUCTION",  # else it runs load_dotenv(), and a stranger's .env is our environment
     "HF_HUB_OFFLINE": "1",
 }
+_NOWHERE = "http://127.0.0.1:0/v1"  # a port that nothing can listen on
+_ALSO_IMPORTED = {
+    "bedrock": ("boto3", "botocore.session", "botocore.auth", "botocore.credentials"),
+    "sagemaker": ("boto3", "botocore.session", "botocore.auth", "botocore.credentials"),
+    "vertex_ai": ("google.auth", "google.auth.transport.requests"),
+}
 _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 # The caller bounds the time of an answer by cancelling; this is for what nobody cancels.
 _GAP_SECONDS = 600.0
@@ -58,9 +65,14 @@ _FINISHED = ("received_finish_reason", "intermittent_finish_reason")
 
 
 class LitellmModule:
-    """The module litellm, imported on first use and only once, while the event loop goes on."""
+    """The module litellm, imported on first use and only once, while the event loop goes on.
 
-    def __init__(self) -> None:
+    Args:
+        providers: whose parts of it will be needed.
+    """
+
+    def __init__(self, providers: Collection[str] = ()) -> None:
+        self._providers = providers
         self._module: Any = None
         self._lock = asyncio.Lock()
 
@@ -69,11 +81,50 @@ class LitellmModule:
         if self._module is None:
             async with self._lock:
                 if self._module is None:
-                    self._module = await asyncio.to_thread(_import_litellm)
+                    self._module = await asyncio.to_thread(_import_litellm, self._providers)
         return self._module
 
 
-def _import_litellm() -> Any:
+def _import_litellm(providers: Collection[str] = ()) -> Any:
+    """Import it and all that its first call would import; for a thread, and so that the event loop goes on meanwhile.
+
+    What stops other threads is not Python code, but what holds the interpreter's lock as a whole: above all the garbage
+    collector, which walks through a million new objects again and again (up to 180 ms at once, measured).
+    """
+    was_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        litellm = _load_litellm()
+        _rehearse(litellm, providers)
+    finally:
+        gc.freeze()  # they stay: nobody need look at them again
+        if was_collecting:
+            gc.enable()
+    return litellm
+
+
+def _rehearse(litellm: Any, providers: Collection[str]) -> None:
+    """Call it, so that it imports what it needs for a call: once an answer of its own, once an address that is none."""
+    call = {
+        "model": "openai/none",
+        "api_key": "none",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "stream": True,
+    }
+    with suppress(Exception):
+        for _ in litellm.completion(**call, mock_response="Hello"):
+            pass
+    with suppress(Exception):
+        litellm.completion(**call, api_base=_NOWHERE, num_retries=0, max_retries=0)
+    for provider in providers:
+        with suppress(Exception):
+            litellm.utils.ProviderConfigManager.get_provider_chat_config("none", litellm.LlmProviders(provider))
+        for name in _ALSO_IMPORTED.get(provider, ()):
+            with suppress(ImportError):
+                importlib.import_module(name)
+
+
+def _load_litellm() -> Any:
     os.environ.update(_ENVIRONMENT)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)

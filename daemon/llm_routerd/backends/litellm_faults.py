@@ -42,6 +42,9 @@ def fault_of(error: Exception, *, begun: bool) -> BackendError:
     """
     causes = _causes(error)
     kinds = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    shortage = next((found for found in map(faults.own_shortage, causes) if found is not None), None)
+    if shortage is not None and not begun:
+        return shortage
     for named, code, reason in _ITS_VERDICTS:
         if not kinds.isdisjoint(named):
             return BackendError(code, reason, retryable=code is AttemptCode.CONNECT)

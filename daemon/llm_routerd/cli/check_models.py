@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from llm_routerd.backends.factory import Backends
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.core.call import ProbeReport
+from llm_routerd.limits import shortage_of_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -46,6 +47,8 @@ async def judge_models(config: Config, probe: Probe) -> list[Finding]:
 
     asked = await asyncio.gather(*map(ask, config.deployments.values()))
     findings = [finding for finding, _ in asked]
+    if (shortage := shortage_of_files(config)) is not None:
+        findings.append(warn("open files", shortage, "raise LimitNOFILE= (ulimit -n), or lower daemon.concurrency"))
     working = {name for name, (_, works) in zip(config.deployments, asked, strict=True) if works}
     return findings + [_check_chain(chain, config.chains, working) for chain in config.chains.values()]
 

@@ -1,0 +1,34 @@
+"""How many files this process may have open, of which each call to a model is one."""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING
+
+from llm_routerd.logs import get_logger
+
+if TYPE_CHECKING:
+    from llm_routerd.config.tree import Config
+
+log = get_logger()
+
+# Redis, health, logs, what the interpreter has open, a second set of connections while a new configuration comes in.
+_BESIDE_THE_CALLS = 96
+
+
+def shortage_of_files(config: Config) -> str | None:
+    """Why the calls that the configuration allows cannot all have a connection, for a person; None: they can."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = config.daemon.concurrency + _BESIDE_THE_CALLS
+    if hard == resource.RLIM_INFINITY or needed <= hard:
+        return None
+    return f"{hard} files may be open, and daemon.concurrency = {config.daemon.concurrency} needs some {needed}"
+
+
+def make_room(config: Config) -> None:
+    """Raise the soft limit to the hard one, which systemd sets far apart; log it where that is too little."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    shortage = shortage_of_files(config)
+    if shortage is not None:
+        log.warning("too_few_files", why=shortage)

@@ -1,0 +1,160 @@
+"""What this process lacks is no verdict on a deployment: the call waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import resource
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llm_routerd import executor as executor_module
+from llm_routerd import limits, request_run
+from llm_routerd.backends import transport
+from llm_routerd.backends.faults import fault_before_answer, own_shortage
+from llm_routerd.core.circuit import State
+from llm_routerd.core.errors import BackendError
+from llm_routerd.core.outcome import AttemptCode
+from tests.executor.test_executor import Sink, codes, executor_of, request, run, with_local
+from tests.support.calling import ask, backend_for, tell
+from tests.support.eventually import eventually
+from tests.support.fakes import fails, says
+from tests.support.standin import StandIn
+from tests.support.workers import DAEMON, make_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHORT = fails(AttemptCode.INTERNAL, retryable=True)
+
+
+class Log:
+    """Keeps the names of what is logged."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def _keep(self, event: str, **_fields: Any) -> None:
+        self.events.append(event)
+
+    error = info = warning = _keep
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    """What the executor and the limits log."""
+    kept = Log()
+    for module in (executor_module, limits, request_run):
+        monkeypatch.setattr(module, "log", kept)
+    return kept
+
+
+async def test_call_waits_for_what_we_lack_and_is_one_attempt(log: Log) -> None:
+    """No attempt is lost, no other deployment is paid, and the log has a beginning and an end of it."""
+    executor, local, cloud = executor_of(SHORT, SHORT, SHORT, says("hi"))
+    sink = Sink()
+    ending = await run(executor, request(), sink)
+    assert codes(ending) == [None]
+    assert [kind for kind, _ in sink.seen] == ["attempt"]
+    assert (len(local.calls), cloud.calls) == (4, [])
+    assert log.events == ["no_call_possible", "calls_possible_again"]
+    await executor.aclose()
+
+
+@pytest.mark.parametrize(("seconds", "bound"), [(0.3, 60.0), (None, 0.3)], ids=["deadline", "timeout"])
+async def test_waiting_has_an_end_and_no_breaker_trips(seconds: float | None, bound: float, log: Log) -> None:
+    """The request's deadline, or as long as an answer may take; the deployments keep their good names."""
+    executor, local, _ = executor_of(SHORT, cloud=says("hi"), config=with_local(timeout=bound))
+    for _ in range(4):
+        ending = await run(executor, request(), seconds=seconds)
+        assert codes(ending)[0] == "internal"
+    health = executor.health.states(0.0)["local"]
+    assert (health.state, health.failures, health.in_flight) == (State.HEALTHY, 0, 0)
+    assert len(local.calls) > 4
+    assert log.events.count("no_call_possible") <= 4
+    await executor.aclose()
+
+
+async def test_shortage_of_many_calls_is_told_once(log: Log) -> None:
+    """One line when it begins, one when no call waits any more; also where callers leave."""
+    executor, _, _ = executor_of(*[SHORT] * 40, says("hi"))
+    tasks = [asyncio.create_task(run(executor, request())) for _ in range(20)]
+    await eventually(lambda: "no_call_possible" in log.events)
+    for task in tasks[:5]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert log.events == ["no_call_possible", "calls_possible_again"]
+    await executor.aclose()
+
+
+async def test_more_calls_than_sockets_are_all_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thirty requests at once with four files to open, none is lost and no deployment cools down."""
+    real: Callable[[Any], socket.socket] = transport._new_socket
+    made: list[socket.socket] = []
+
+    def scarce(address: Any) -> socket.socket:
+        if sum(each.fileno() != -1 for each in made) >= 4:
+            raise OSError(errno.EMFILE, "Too many open files")
+        made.append(real(address))
+        return made[-1]
+
+    monkeypatch.setattr(transport, "_new_socket", scarce)
+    async with StandIn({"stand-in": "delay_ms=5 tokens=3"}) as server, backend_for("openai", server.url) as backend:
+        executor, _, cloud = executor_of(says("never"), config=with_local(timeout=20.0))
+        monkeypatch.setattr(executor.backends, "backends", {"local": backend, "cloud": cloud})
+        endings = await asyncio.gather(*(run(executor, request()) for _ in range(30)))
+        assert [codes(ending) for ending in endings] == [[None]] * 30
+        assert executor.health.states(0.0)["local"].state is State.HEALTHY
+        await executor.aclose()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL])
+async def test_system_that_has_nothing_left_is_told_from_a_server_that_is_away(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the number of the error, wherever it comes up."""
+
+    def nothing_left(*_arguments: Any, **_named: Any) -> socket.socket:
+        raise OSError(number, "nothing left")
+
+    async with StandIn() as server, backend_for("openai", server.url) as backend:
+        monkeypatch.setattr(socket, "socket", nothing_left)
+        with pytest.raises(BackendError) as raised:
+            await tell(backend, ask())
+    assert (raised.value.code, raised.value.retryable) == (AttemptCode.INTERNAL, True)
+    assert raised.value.reason.startswith("our own shortage: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "is_ours"),
+    [
+        (MemoryError(), True),
+        (socket.gaierror(socket.EAI_SYSTEM, "x"), True),
+        (socket.gaierror(socket.EAI_NONAME, "x"), False),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "x"), False),
+        (OSError(), False),
+        (KeyError(errno.EMFILE), False),
+    ],
+)
+def test_what_a_server_brings_about_is_not_ours(error: Exception, is_ours: bool) -> None:
+    """Refused, unknown, reset: these are about the other end."""
+    assert (own_shortage(error) is not None) is is_ours
+    assert (fault_before_answer(error, 1.0).code is AttemptCode.INTERNAL) is is_ours
+
+
+@pytest.mark.parametrize(("hard", "concurrency", "fits"), [(128, 8, True), (128, 300, False), (-1, 9_999, True)])
+def test_soft_limit_is_raised_and_what_cannot_fit_is_said(
+    hard: int, concurrency: int, fits: bool, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    """At start, in one line."""
+    given: list[Any] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (64, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _which, pair: given.append(pair))
+    config = make_config(daemon=replace(DAEMON, concurrency=concurrency))
+    limits.make_room(config)
+    assert given == [(hard, hard)]
+    assert log.events == ([] if fits else ["too_few_files"])
+    assert (limits.shortage_of_files(config) is None) is fits
