@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
@@ -28,7 +29,8 @@ def shortage_of_files(config: Config) -> str | None:
 def make_room(config: Config) -> None:
     """Raise the soft limit to the hard one, which systemd sets far apart; log it where that is too little."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with suppress(ValueError, OSError):  # macOS has a bound of its own below an infinite one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     shortage = shortage_of_files(config)
     if shortage is not None:
         log.warning("too_few_files", why=shortage)
