@@ -159,22 +159,48 @@ def test_early_stops_name_deployment_code_and_an_estimate_of_what_they_saved() -
 # Counters by model
 
 
-def test_answer_after_another_deployments_turn_is_a_fallback() -> None:
-    """And a success, as every answer is."""
+def test_attempt_that_failed_and_was_followed_by_another_models_turn_is_its_fallback() -> None:
+    """The answer is the next one's success, and nobody's error."""
     assert snapshot(TIMED_OUT, GOOD) == {
-        "ollama/q": {"success": 0, "fallback": 0, "error": 1},
-        "anthropic/h": {"success": 1, "fallback": 1, "error": 0},
+        "ollama/q": {"success": 0, "fallback": 1, "error": 0},
+        "anthropic/h": {"success": 1, "fallback": 0, "error": 0},
     }
 
 
-def test_answer_in_place_of_a_cooling_deployment_is_a_fallback_without_an_error() -> None:
+def test_attempt_that_failed_and_was_the_last_is_an_error() -> None:
+    """Those before it fell back; one that was passed over afterwards had no turn."""
+    unanswered = {"type": "error", "model_used": None, "deployment": None}
+    assert snapshot(TIMED_OUT, BROKEN, PASSED, **unanswered) == {
+        "ollama/q": {"success": 0, "fallback": 1, "error": 0},
+        "anthropic/h": {"success": 0, "fallback": 0, "error": 1},
+    }
+
+
+def test_answer_in_place_of_a_cooling_deployment_is_a_success_alone() -> None:
     """Nobody asked the one that cools down."""
-    assert snapshot(PASSED, GOOD) == {"anthropic/h": {"success": 1, "fallback": 1, "error": 0}}
+    assert snapshot(PASSED, GOOD) == {"anthropic/h": {"success": 1, "fallback": 0, "error": 0}}
 
 
-def test_answer_after_a_retry_is_no_fallback() -> None:
-    """It is the same deployment's."""
-    assert snapshot(BROKEN, GOOD) == {"anthropic/h": {"success": 1, "fallback": 0, "error": 1}}
+@pytest.mark.parametrize(
+    ("attempts", "kind", "changes"),
+    [
+        ((BROKEN, GOOD), "success", {}),
+        ((BROKEN, BROKEN), "error", {"type": "error", "model_used": None, "deployment": None}),
+    ],
+)
+def test_repeats_by_the_same_deployment_are_one_turn(
+    attempts: tuple[AttemptRecord, ...], kind: str, changes: dict[str, Any]
+) -> None:
+    """As where the repeats were made beneath what counted."""
+    assert snapshot(*attempts, **changes) == {"anthropic/h": {"success": 0, "fallback": 0, "error": 0} | {kind: 1}}
+
+
+def test_answers_after_another_deployments_turn_have_a_counter_of_their_own() -> None:
+    """A turn that was passed over included, a repeat not."""
+    metrics = Metrics()
+    for attempts in ((TIMED_OUT, GOOD), (PASSED, GOOD), (BROKEN, GOOD)):
+        counted(metrics, replace(ANSWERED, attempts=attempts))
+    assert scraped(metrics)['fallback_answers_total{deployment="haiku"}'] == 2
 
 
 def test_cancelled_attempt_is_nobodys_error() -> None:

@@ -6,8 +6,9 @@ The rules:
   end stands (`Booking`); its attempts count in any case, since they were made.  Nothing here is a global.
 - A deployment that was passed over as it cools down was not asked: it has no call and no error in the
   counters by model and by deployment.  An attempt that was cancelled is nobody's error.
-- `success` counts the answers of a model, `fallback` those among them that came after another deployment's
-  turn: one that had been asked, or passed over as it cooled down.
+- By model, as the system that this carries on counted: `success` an answer; `fallback` a turn that failed and was
+  followed by another deployment's; `error` one that failed and was the last.  Repeats by one deployment are one turn.
+  Answers after another deployment's turn are a counter of Prometheus' alone, `fallback_answers_total`.
 - Tokens and costs are those of all attempts, rejected ones included; only `usage` is the answering call's
   alone.
 - What an attempt that was ended early has saved is an estimate: the time that the deployment's answers have taken
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llm_routerd.core.circuit import State
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from llm_routerd.core.outcome import AttemptRecord, ErrorCode, Usage
 
 MAX_TENANTS: Final = 1000
-_NOBODYS_ERROR: Final = frozenset({AttemptCode.COOLDOWN, AttemptCode.CANCELLED})
 _DURATION_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TTFT_BOUNDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -225,6 +226,7 @@ class Metrics:
         self._answers: dict[str, _Answers] = {}
         self._requests: Counter[tuple[str, str]] = Counter()
         self._attempts: Counter[tuple[str, str, str]] = Counter()
+        self._fallback_answers: Counter[str] = Counter()
         self._saved_usd = 0.0
         self._duration = Histogram(_DURATION_BOUNDS)
         self._ttft = Histogram(_TTFT_BOUNDS)
@@ -238,6 +240,9 @@ class Metrics:
         """Count a request whose final event stands."""
         self.called(finished)
         self._requests[finished.type, "" if finished.code is None else finished.code.value] += 1
+        if finished.deployment is not None and finished.attempts:
+            fell_back = finished.attempts[0].deployment != finished.deployment
+            self._fallback_answers[finished.deployment] += fell_back
         self._saved_usd += finished.saved_usd
         self._duration.observe(finished.latency_ms / 1000)
         if finished.ttft_ms is not None:
@@ -306,6 +311,9 @@ class Metrics:
         attempts = Family("attempts_total", "counter", "Turns of deployments, those passed over included.")
         for (deployment, outcome, code), number in self._attempts.items():
             attempts.add(number, deployment=deployment, outcome=outcome, code=code)
+        fallbacks = Family("fallback_answers_total", "counter", "Answers after another deployment's turn.")
+        for deployment, number in self._fallback_answers.items():
+            fallbacks.add(number, deployment=deployment)
         tokens = Family("tokens_total", "counter", "Tokens of all calls, rejected ones included.")
         costs = Family("cost_usd_total", "counter", "What all calls cost, rejected ones included.")
         for deployment, totals in self._deployments.items():
@@ -319,7 +327,7 @@ class Metrics:
         for deployment, answers in self._answers.items():
             stops.add(answers.early_stops, deployment=deployment)
             saved_time.add(answers.saved_ms / 1000, deployment=deployment)
-        yield from (requests, attempts, tokens, costs, saved, stops, saved_time)
+        yield from (requests, attempts, fallbacks, tokens, costs, saved, stops, saved_time)
 
     def _histogram_families(self) -> Iterator[Family]:
         duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")
@@ -330,14 +338,15 @@ class Metrics:
 
 
 def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
-    """How a request counts by model, as (model, counter)."""
-    for record in finished.attempts:
-        if record.outcome is not Outcome.SUCCESS and record.code not in _NOBODYS_ERROR:
-            yield record.model, "error"
+    """How a request counts by model, as (model, counter); consecutive attempts of one deployment are one turn."""
+    asked = [record for record in finished.attempts if record.code is not AttemptCode.COOLDOWN]
+    for record, following in zip_longest(asked, asked[1:]):
+        if following is not None and following.deployment == record.deployment:
+            continue
+        if record.outcome is not Outcome.SUCCESS and record.code is not AttemptCode.CANCELLED:
+            yield record.model, "error" if following is None else "fallback"
     if finished.type == "result" and finished.model_used is not None:
         yield finished.model_used, "success"
-        if finished.attempts and finished.attempts[0].deployment != finished.deployment:
-            yield finished.model_used, "fallback"
 
 
 def _usage_by_deployment(attempts: Sequence[AttemptRecord]) -> dict[str, dict[str, Any]]:
