@@ -331,10 +331,10 @@ async def test_metrics_event_tells_of_every_end(broker_url: str) -> None:
         ("anthropic/big", "success"),
     ]
     assert one["metrics_snapshot"] == {
-        "ollama/tiny": {"success": 0, "fallback": 0, "error": 1},
-        "anthropic/big": {"success": 1, "fallback": 1, "error": 0},
+        "ollama/tiny": {"success": 0, "fallback": 1, "error": 0},
+        "anthropic/big": {"success": 1, "fallback": 0, "error": 0},
     }
-    assert three["metrics_snapshot"]["ollama/tiny"] == {"success": 2, "fallback": 0, "error": 1}
+    assert three["metrics_snapshot"]["ollama/tiny"] == {"success": 2, "fallback": 1, "error": 0}
     assert two["usage"] == {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     assert two["cost_usd"] == 0
     assert two["consumer"] == "w1"

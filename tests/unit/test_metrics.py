@@ -14,6 +14,7 @@ from llm_routerd.core.exposition import Family, Histogram, render
 from llm_routerd.core.health import DeploymentHealth
 from llm_routerd.core.metrics import Finished, Gauges, Metrics
 from llm_routerd.core.outcome import AttemptCode, AttemptRecord, ErrorCode, Outcome, Usage
+from tests.support.accounts import counted, scraped
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=4, cached_tokens=3)
 TIMED_OUT = AttemptRecord(
@@ -74,16 +75,9 @@ FAILED = Finished(
 CANCELLED = Finished(id="r3", chain="local", type="cancelled", timestamp=1_790_000_002.0, latency_ms=40)
 
 
-def scraped(metrics: Metrics, gauges: Gauges | None = None) -> dict[str, float]:
-    """The samples of a scrape."""
-    lines = metrics.render_prometheus(gauges or Gauges()).splitlines()
-    samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name.removeprefix("llm_routerd_"): float(value) for name, value in samples}
-
-
 def snapshot(*attempts: AttemptRecord, **changes: Any) -> dict[str, dict[str, int]]:
     """The snapshot after one request with these attempts."""
-    event = Metrics().finished(replace(ANSWERED, attempts=attempts, **changes))
+    event = counted(Metrics(), replace(ANSWERED, attempts=attempts, **changes))
     counts: dict[str, dict[str, int]] = event["metrics_snapshot"]
     return counts
 
@@ -95,13 +89,13 @@ def snapshot(*attempts: AttemptRecord, **changes: Any) -> dict[str, dict[str, in
 def test_event_satisfies_its_schema(finished: Finished) -> None:
     """Whatever the request's end."""
     schema = json.loads(files("llm_routerd").joinpath("schemas/metrics.schema.json").read_bytes())
-    event = json.loads(json.dumps(Metrics().finished(finished)))
+    event = json.loads(json.dumps(counted(Metrics(), finished)))
     jsonschema.Draft202012Validator(schema).validate(event)
 
 
 def test_event_of_an_answer_says_who_answered_and_what_it_took() -> None:
     """All values as they were given."""
-    event = Metrics().finished(ANSWERED)
+    event = counted(Metrics(), ANSWERED)
     expected = {
         "id": "r1",
         "tenant_id": "kitchen",
@@ -128,7 +122,7 @@ def test_event_of_an_answer_says_who_answered_and_what_it_took() -> None:
 
 def test_event_of_a_failure_names_no_model() -> None:
     """`none`, and the code of the error."""
-    event = Metrics().finished(FAILED)
+    event = counted(Metrics(), FAILED)
     assert (event["model_used"], event["deployment"], event["code"]) == ("none", None, "local_exhausted")
     assert event["usage"] is None
 
@@ -136,7 +130,7 @@ def test_event_of_a_failure_names_no_model() -> None:
 def test_usage_by_deployment_includes_rejected_attempts_and_no_deployment_passed_over() -> None:
     """Who pays for tokens pays for those, too."""
     attempts = (PASSED, BROKEN, GOOD)
-    event = Metrics().finished(replace(ANSWERED, attempts=attempts))
+    event = counted(Metrics(), replace(ANSWERED, attempts=attempts))
     assert event["usage_by_deployment"] == {
         "haiku": {
             "calls": 2,
@@ -152,12 +146,12 @@ def test_early_stops_name_deployment_code_and_an_estimate_of_what_they_saved() -
     """Only attempts that were ended before their model had finished; unknown before the deployment's first answer."""
     metrics = Metrics()
     stopped = replace(BROKEN, latency_ms=200)
-    first = metrics.finished(replace(ANSWERED, attempts=(stopped, GOOD)))
+    first = counted(metrics, replace(ANSWERED, attempts=(stopped, GOOD)))
     assert first["early_stops"] == [{"deployment": "haiku", "code": "invalid_json", "after_ms": 200, "saved_ms": None}]
-    metrics.finished(replace(ANSWERED, attempts=(replace(GOOD, latency_ms=1100),)))
-    third = metrics.finished(replace(ANSWERED, attempts=(stopped, GOOD)))
+    counted(metrics, replace(ANSWERED, attempts=(replace(GOOD, latency_ms=1100),)))
+    third = counted(metrics, replace(ANSWERED, attempts=(stopped, GOOD)))
     assert third["early_stops"][0]["saved_ms"] == (900 + 1100) // 2 - 200
-    late = metrics.finished(replace(ANSWERED, attempts=(replace(BROKEN, latency_ms=5000), GOOD)))
+    late = counted(metrics, replace(ANSWERED, attempts=(replace(BROKEN, latency_ms=5000), GOOD)))
     assert late["early_stops"][0]["saved_ms"] == 0
     assert 'llm_routerd_early_stops_saved_seconds_total{deployment="haiku"} 0.8' in metrics.render_prometheus(Gauges())
 
@@ -165,22 +159,48 @@ def test_early_stops_name_deployment_code_and_an_estimate_of_what_they_saved() -
 # Counters by model
 
 
-def test_answer_after_another_deployments_turn_is_a_fallback() -> None:
-    """And a success, as every answer is."""
+def test_attempt_that_failed_and_was_followed_by_another_models_turn_is_its_fallback() -> None:
+    """The answer is the next one's success, and nobody's error."""
     assert snapshot(TIMED_OUT, GOOD) == {
-        "ollama/q": {"success": 0, "fallback": 0, "error": 1},
-        "anthropic/h": {"success": 1, "fallback": 1, "error": 0},
+        "ollama/q": {"success": 0, "fallback": 1, "error": 0},
+        "anthropic/h": {"success": 1, "fallback": 0, "error": 0},
     }
 
 
-def test_answer_in_place_of_a_cooling_deployment_is_a_fallback_without_an_error() -> None:
+def test_attempt_that_failed_and_was_the_last_is_an_error() -> None:
+    """Those before it fell back; one that was passed over afterwards had no turn."""
+    unanswered = {"type": "error", "model_used": None, "deployment": None}
+    assert snapshot(TIMED_OUT, BROKEN, PASSED, **unanswered) == {
+        "ollama/q": {"success": 0, "fallback": 1, "error": 0},
+        "anthropic/h": {"success": 0, "fallback": 0, "error": 1},
+    }
+
+
+def test_answer_in_place_of_a_cooling_deployment_is_a_success_alone() -> None:
     """Nobody asked the one that cools down."""
-    assert snapshot(PASSED, GOOD) == {"anthropic/h": {"success": 1, "fallback": 1, "error": 0}}
+    assert snapshot(PASSED, GOOD) == {"anthropic/h": {"success": 1, "fallback": 0, "error": 0}}
 
 
-def test_answer_after_a_retry_is_no_fallback() -> None:
-    """It is the same deployment's."""
-    assert snapshot(BROKEN, GOOD) == {"anthropic/h": {"success": 1, "fallback": 0, "error": 1}}
+@pytest.mark.parametrize(
+    ("attempts", "kind", "changes"),
+    [
+        ((BROKEN, GOOD), "success", {}),
+        ((BROKEN, BROKEN), "error", {"type": "error", "model_used": None, "deployment": None}),
+    ],
+)
+def test_repeats_by_the_same_deployment_are_one_turn(
+    attempts: tuple[AttemptRecord, ...], kind: str, changes: dict[str, Any]
+) -> None:
+    """As where the repeats were made beneath what counted."""
+    assert snapshot(*attempts, **changes) == {"anthropic/h": {"success": 0, "fallback": 0, "error": 0} | {kind: 1}}
+
+
+def test_answers_after_another_deployments_turn_have_a_counter_of_their_own() -> None:
+    """A turn that was passed over included, a repeat not."""
+    metrics = Metrics()
+    for attempts in ((TIMED_OUT, GOOD), (PASSED, GOOD), (BROKEN, GOOD)):
+        counted(metrics, replace(ANSWERED, attempts=attempts))
+    assert scraped(metrics)['fallback_answers_total{deployment="haiku"}'] == 2
 
 
 def test_cancelled_attempt_is_nobodys_error() -> None:
@@ -192,10 +212,41 @@ def test_cancelled_attempt_is_nobodys_error() -> None:
 def test_snapshot_of_an_event_does_not_change_afterwards() -> None:
     """It may be written later."""
     metrics = Metrics()
-    first = metrics.finished(ANSWERED)
-    second = metrics.finished(ANSWERED)
+    first = counted(metrics, ANSWERED)
+    second = counted(metrics, ANSWERED)
     assert first["metrics_snapshot"]["anthropic/h"]["success"] == 1
     assert second["metrics_snapshot"]["anthropic/h"]["success"] == 2
+
+
+# What stands
+
+
+def test_request_that_is_booked_is_not_counted_until_it_stands() -> None:
+    """Its event tells it; a scrape does not, before its final event stands."""
+    metrics = Metrics()
+    booking = metrics.book(ANSWERED)
+    assert booking.event["metrics_snapshot"]["anthropic/h"]["success"] == 1
+    assert not any(name.startswith(("requests_total", "attempts_total")) for name in scraped(metrics))
+    booking.stands()
+    assert scraped(metrics)['requests_total{type="result",code=""}'] == 1
+
+
+def test_request_that_fell_leaves_no_trace_in_the_next_ones_event() -> None:
+    """Neither by model nor by tenant."""
+    metrics = Metrics()
+    metrics.book(ANSWERED).falls()
+    event, fresh = counted(metrics, ANSWERED), counted(Metrics(), ANSWERED)
+    assert event["metrics_snapshot"] == fresh["metrics_snapshot"]
+    assert event["tenant_totals"] == fresh["tenant_totals"]
+
+
+def test_calls_of_a_request_that_another_has_ended_are_counted_alone() -> None:
+    """They were paid for; the request is the other's."""
+    metrics = Metrics()
+    metrics.called(ANSWERED)
+    samples = scraped(metrics)
+    assert samples['cost_usd_total{deployment="haiku"}'] == 0.75
+    assert not any(name.startswith("requests_total") for name in samples)
 
 
 # Tenants
@@ -204,9 +255,9 @@ def test_snapshot_of_an_event_does_not_change_afterwards() -> None:
 def test_tenant_totals_add_up_over_requests_of_the_same_tenant() -> None:
     """Rejected attempts included; requests without a tenant are kept apart."""
     metrics = Metrics()
-    metrics.finished(ANSWERED)
-    metrics.finished(replace(ANSWERED, tenant_id=None))
-    event = metrics.finished(ANSWERED)
+    counted(metrics, ANSWERED)
+    counted(metrics, replace(ANSWERED, tenant_id=None))
+    event = counted(metrics, ANSWERED)
     assert event["tenant_totals"] == {
         "requests": 2,
         "prompt_tokens": 40,
@@ -219,10 +270,10 @@ def test_only_the_latest_tenants_are_kept() -> None:
     """A producer that makes tenants up costs bounded memory, and none of those who are active their totals."""
     metrics = Metrics(max_tenants=3)
     for i in range(10):
-        metrics.finished(ANSWERED)
-        metrics.finished(replace(ANSWERED, tenant_id=f"made-up-{i}"))
-    assert metrics.finished(ANSWERED)["tenant_totals"]["requests"] == 11
-    assert metrics.finished(replace(ANSWERED, tenant_id="made-up-0"))["tenant_totals"]["requests"] == 1
+        counted(metrics, ANSWERED)
+        counted(metrics, replace(ANSWERED, tenant_id=f"made-up-{i}"))
+    assert counted(metrics, ANSWERED)["tenant_totals"]["requests"] == 11
+    assert counted(metrics, replace(ANSWERED, tenant_id="made-up-0"))["tenant_totals"]["requests"] == 1
 
 
 # Prometheus
@@ -232,7 +283,7 @@ def test_counters_are_scraped_with_their_labels() -> None:
     """One request of each kind."""
     metrics = Metrics()
     for finished in (ANSWERED, FAILED, CANCELLED):
-        metrics.finished(finished)
+        counted(metrics, finished)
     samples = scraped(metrics)
     assert samples['requests_total{type="result",code=""}'] == 1
     assert samples['requests_total{type="error",code="local_exhausted"}'] == 1
@@ -248,7 +299,7 @@ def test_counters_are_scraped_with_their_labels() -> None:
 def test_deployment_passed_over_is_counted_as_an_attempt_only() -> None:
     """There was no call that could have cost anything."""
     metrics = Metrics()
-    metrics.finished(replace(ANSWERED, attempts=(PASSED,)))
+    counted(metrics, replace(ANSWERED, attempts=(PASSED,)))
     samples = scraped(metrics)
     assert samples['attempts_total{deployment="local",outcome="rejected",code="cooldown"}'] == 1
     assert not any(name.startswith("tokens_total") for name in samples)
@@ -257,8 +308,8 @@ def test_deployment_passed_over_is_counted_as_an_attempt_only() -> None:
 def test_savings_add_up() -> None:
     """Over all requests."""
     metrics = Metrics()
-    metrics.finished(replace(ANSWERED, saved_usd=0.5))
-    metrics.finished(replace(ANSWERED, saved_usd=0.25))
+    counted(metrics, replace(ANSWERED, saved_usd=0.5))
+    counted(metrics, replace(ANSWERED, saved_usd=0.25))
     assert scraped(metrics)["saved_usd_total"] == 0.75
 
 
@@ -266,7 +317,7 @@ def test_durations_are_scraped_in_cumulated_buckets_of_seconds() -> None:
     """A bound belongs to its bucket; a request without a first token has no time to it."""
     metrics = Metrics()
     for latency_ms, ttft_ms in [(50, 25), (51, None), (999_000, 26)]:
-        metrics.finished(replace(ANSWERED, latency_ms=latency_ms, ttft_ms=ttft_ms))
+        counted(metrics, replace(ANSWERED, latency_ms=latency_ms, ttft_ms=ttft_ms))
     samples = scraped(metrics)
     assert samples['request_duration_seconds_bucket{le="0.05"}'] == 1
     assert samples['request_duration_seconds_bucket{le="0.1"}'] == 2
@@ -313,7 +364,7 @@ def test_gauges_are_scraped_as_given() -> None:
 def test_tenants_requests_and_reasons_are_not_scraped() -> None:
     """They would be labels without a bound, or tell what is nobody's business."""
     metrics = Metrics()
-    metrics.finished(ANSWERED)
+    counted(metrics, ANSWERED)
     page = metrics.render_prometheus(Gauges())
     assert not re.search("kitchen|recipes|r1|within 8 s", page)
 

@@ -29,6 +29,7 @@ from llm_routerd.core.parsing import RequestParser
 from llm_routerd.core.request import Request
 from llm_routerd.core.schema import SchemaCache
 from llm_routerd.schema_files import load_schema
+from tests.support.accounts import counted
 
 NAMES = [
     "config",
@@ -218,7 +219,7 @@ def test_metrics_events_satisfy_their_schema() -> None:
         Finished(id="q", chain="default", type="error", timestamp=2, latency_ms=0, code=ErrorCode.INVALID_REQUEST),
         Finished(id="q", chain="local", type="cancelled", timestamp=2, latency_ms=0),
     ):
-        judge.validate(orjson.loads(orjson.dumps(metrics.finished(finished))))
+        judge.validate(orjson.loads(orjson.dumps(counted(metrics, finished))))
 
 
 @pytest.mark.parametrize("example", load_schema("request")["examples"])

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_routerd.client import Client
+from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.outcome import AttemptCode
+from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, babbles, fails, hangs, says, waits_for
@@ -354,6 +356,44 @@ async def test_cancelled_request_accounts_for_what_it_has_cost(broker_url: str) 
         assert [each["code"] for each in metrics["attempts"]] == ["refusal", "cancelled"]
         assert metrics["usage_by_deployment"]["local"]["completion_tokens"] == 5
         assert metrics["tenant_totals"]["requests"] == 1
+
+
+async def test_cancellation_that_beats_an_answer_by_a_hair_is_counted_once_with_what_it_has_cost(
+    broker_url: str,
+) -> None:
+    """Nobody got these answers: five requests, five cancelled, no result; the calls were paid for all the same."""
+    gate = asyncio.Event()
+    model = FakeBackend(waits_for(gate))
+    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}) as worker:
+        entries = [await add(client) for _ in range(5)]
+        await eventually(lambda: model.running == 5)
+        for entry in entries:
+            await client.xadd(f"llm:events:{entry}", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
+        gate.set()
+        events = await metrics_of(client, 5)
+        assert [event["type"] for event in events] == ["cancelled"] * 5
+        assert events[-1]["metrics_snapshot"].get("ollama/tiny", {}).get("success", 0) == 0
+        assert events[-1]["tenant_totals"]["requests"] == 5
+        samples = scraped_of(worker)
+        assert {name: n for name, n in samples.items() if name.startswith("requests_total")} == {
+            'requests_total{type="cancelled",code=""}': 5
+        }
+        assert sum(n for name, n in samples.items() if name.startswith("attempts_total")) == 5
+
+
+async def test_answer_that_another_workers_answer_beat_is_not_counted(broker_url: str) -> None:
+    """Its worker has counted it; here only the calls are."""
+    gate = asyncio.Event()
+    model = FakeBackend(waits_for(gate))
+    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}) as worker:
+        entry = await add(client)
+        await eventually(lambda: model.running == 1)
+        await client.xadd(f"llm:events:{entry}", {"type": "result", "data": "{}"}, id=FINAL_ID)
+        gate.set()
+        await nothing_left(client)
+        await eventually(lambda: any(name.startswith("attempts_total") for name in scraped_of(worker)))
+        assert not any(name.startswith("requests_total") for name in scraped_of(worker))
+        assert await client.xlen("llm_router_metrics") == 0
 
 
 async def test_cancellation_between_two_attempts_costs_no_further_call(broker_url: str) -> None:

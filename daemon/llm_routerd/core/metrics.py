@@ -2,11 +2,13 @@
 
 The rules:
 
-- One instance per worker, fed by `finished` once per request, whatever its end.  Nothing here is a global.
+- One instance per worker.  Each request is booked once per try to end it, whatever the end, and counted only where that
+  end stands (`Booking`); its attempts count in any case, since they were made.  Nothing here is a global.
 - A deployment that was passed over as it cools down was not asked: it has no call and no error in the
   counters by model and by deployment.  An attempt that was cancelled is nobody's error.
-- `success` counts the answers of a model, `fallback` those among them that came after another deployment's
-  turn: one that had been asked, or passed over as it cooled down.
+- By model, as the system that this carries on counted: `success` an answer; `fallback` a turn that failed and was
+  followed by another deployment's; `error` one that failed and was the last.  Repeats by one deployment are one turn.
+  Answers after another deployment's turn are a counter of Prometheus' alone, `fallback_answers_total`.
 - Tokens and costs are those of all attempts, rejected ones included; only `usage` is the answering call's
   alone.
 - What an attempt that was ended early has saved is an estimate: the time that the deployment's answers have taken
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llm_routerd.core.circuit import State
@@ -105,12 +108,21 @@ class _Totals:
         self.completion_tokens = 0
         self.cost_usd = 0.0
 
-    def add(self, record: AttemptRecord) -> None:
+    def add(self, record: AttemptRecord, step: int = 1) -> None:
+        """Add what an attempt took; a `step` of -1 takes it back."""
         usage = record.usage
         if usage is not None:
-            self.prompt_tokens += usage.prompt_tokens
-            self.completion_tokens += usage.completion_tokens
-        self.cost_usd += record.cost_usd
+            self.prompt_tokens += step * usage.prompt_tokens
+            self.completion_tokens += step * usage.completion_tokens
+        self.cost_usd = max(0.0, self.cost_usd + step * record.cost_usd)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Tokens and cost, as the metrics event tells them."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cost_usd": self.cost_usd,
+        }
 
 
 class _Answers:
@@ -124,14 +136,83 @@ class _Answers:
         self.early_stops = 0
         self.saved_ms = 0
 
-    def stopped_early(self, after_ms: int) -> int | None:
-        """Count an attempt that was ended; returns the estimate of what that saved, in milliseconds."""
-        self.early_stops += 1
-        if not self.number:
-            return None
-        saved_ms = max(0, round(self.total_ms / self.number) - after_ms)
-        self.saved_ms += saved_ms
-        return saved_ms
+    def saved_ms_after(self, after_ms: int) -> int | None:
+        """What an attempt that was ended after so long has saved; None: nothing is known to compare it with."""
+        return max(0, round(self.total_ms / self.number) - after_ms) if self.number else None
+
+
+class Booking:
+    """The metrics event of one request while it is open whether its final event stands.
+
+    Events tell totals since the start, and are made before the commit that carries them: each counts those before it as
+    if they stood.  One that does not is taken back; only Prometheus' counters wait for the certainty.
+
+    Attributes:
+        event: as `schemas/metrics.schema.json` has it.
+    """
+
+    __slots__ = ("_finished", "_metrics", "_tenant", "event")
+
+    def __init__(self, metrics: Metrics, tenant: _Totals, finished: Finished) -> None:
+        self._metrics = metrics
+        self._tenant = tenant
+        self._finished = finished
+        tenant.number += 1
+        for record in finished.attempts:
+            tenant.add(record)
+        metrics.count_models(finished, 1)
+        self.event = self._make_event()
+
+    def stands(self) -> None:
+        """The final event stands."""
+        self._metrics.stood(self._finished)
+
+    def falls(self) -> None:
+        """It does not: take back what the event has told."""
+        self._tenant.number -= 1
+        for record in self._finished.attempts:
+            self._tenant.add(record, -1)
+        self._metrics.count_models(self._finished, -1)
+
+    def _make_event(self) -> dict[str, Any]:
+        finished, tenant = self._finished, self._tenant
+        return {
+            "id": finished.id,
+            "tenant_id": finished.tenant_id,
+            "context": finished.context,
+            "chain": finished.chain,
+            "type": finished.type,
+            "code": None if finished.code is None else finished.code.value,
+            "model_used": finished.model_used or "none",
+            "deployment": finished.deployment,
+            "latency_ms": finished.latency_ms,
+            "queue_ms": finished.queue_ms,
+            "ttft_ms": finished.ttft_ms,
+            "attempts": [_told(record) for record in finished.attempts],
+            "usage": None if finished.usage is None else finished.usage.to_wire(),
+            "cost_usd": finished.cost_usd,
+            "saved_usd": finished.saved_usd,
+            "usage_by_deployment": _usage_by_deployment(finished.attempts),
+            "tenant_totals": {"requests": tenant.number, **tenant.to_wire()},
+            "early_stops": self._early_stops(),
+            "local_only": finished.local_only,
+            "stream": finished.stream,
+            "consumer": finished.consumer,
+            "metrics_snapshot": self._metrics.snapshot(),
+            "timestamp": finished.timestamp,
+        }
+
+    def _early_stops(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "deployment": record.deployment,
+                "code": None if record.code is None else record.code.value,
+                "after_ms": record.latency_ms,
+                "saved_ms": self._metrics.saved_ms(record),
+            }
+            for record in self._finished.attempts
+            if record.early
+        ]
 
 
 class Metrics:
@@ -145,6 +226,7 @@ class Metrics:
         self._answers: dict[str, _Answers] = {}
         self._requests: Counter[tuple[str, str]] = Counter()
         self._attempts: Counter[tuple[str, str, str]] = Counter()
+        self._fallback_answers: Counter[str] = Counter()
         self._saved_usd = 0.0
         self._orphans = 0
         self._dropped_letters = 0
@@ -159,56 +241,44 @@ class Metrics:
         """So many requests were taken up that nobody owned."""
         self._orphans += number
 
-    def finished(self, finished: Finished) -> dict[str, Any]:
-        """Count a request and make its metrics event, as `schemas/metrics.schema.json` has it."""
-        code = None if finished.code is None else finished.code.value
+    def book(self, finished: Finished) -> Booking:
+        """Make the metrics event of a request, for a commit that may stand or not: the caller says which it did."""
         tenant = self._tenant(finished.tenant_id)
-        tenant.number += 1
-        by_deployment: dict[str, _Totals] = {}
-        early_stops: list[dict[str, Any]] = []
+        return Booking(self, tenant, finished)
+
+    def stood(self, finished: Finished) -> None:
+        """Count a request whose final event stands."""
+        self.called(finished)
+        self._requests[finished.type, "" if finished.code is None else finished.code.value] += 1
+        if finished.deployment is not None and finished.attempts:
+            fell_back = finished.attempts[0].deployment != finished.deployment
+            self._fallback_answers[finished.deployment] += fell_back
+        self._saved_usd += finished.saved_usd
+        self._duration.observe(finished.latency_ms / 1000)
+        if finished.ttft_ms is not None:
+            self._ttft.observe(finished.ttft_ms / 1000)
+
+    def called(self, finished: Finished) -> None:
+        """Count a request's attempts alone: they were made and paid for, whoever has ended the request."""
         for record in finished.attempts:
-            tenant.add(record)
-            self._count_attempt(record, by_deployment, early_stops)
-        self._count_ending(finished, code)
-        return {
-            "id": finished.id,
-            "tenant_id": finished.tenant_id,
-            "context": finished.context,
-            "chain": finished.chain,
-            "type": finished.type,
-            "code": code,
-            "model_used": finished.model_used or "none",
-            "deployment": finished.deployment,
-            "latency_ms": finished.latency_ms,
-            "queue_ms": finished.queue_ms,
-            "ttft_ms": finished.ttft_ms,
-            "attempts": [_told(record) for record in finished.attempts],
-            "usage": None if finished.usage is None else finished.usage.to_wire(),
-            "cost_usd": finished.cost_usd,
-            "saved_usd": finished.saved_usd,
-            "usage_by_deployment": {
-                name: {
-                    "calls": totals.number,
-                    "prompt_tokens": totals.prompt_tokens,
-                    "completion_tokens": totals.completion_tokens,
-                    "total_tokens": totals.prompt_tokens + totals.completion_tokens,
-                    "cost_usd": totals.cost_usd,
-                }
-                for name, totals in by_deployment.items()
-            },
-            "tenant_totals": {
-                "requests": tenant.number,
-                "prompt_tokens": tenant.prompt_tokens,
-                "completion_tokens": tenant.completion_tokens,
-                "cost_usd": tenant.cost_usd,
-            },
-            "early_stops": early_stops,
-            "local_only": finished.local_only,
-            "stream": finished.stream,
-            "consumer": finished.consumer,
-            "metrics_snapshot": {model: counts.copy() for model, counts in self._models.items()},
-            "timestamp": finished.timestamp,
-        }
+            self._count_attempt(record)
+
+    def saved_ms(self, record: AttemptRecord) -> int | None:
+        """Estimate of what ending this attempt early has saved; None: its deployment has not answered yet."""
+        answers = self._answers.get(record.deployment)
+        return None if answers is None else answers.saved_ms_after(record.latency_ms)
+
+    def count_models(self, finished: Finished, step: int) -> None:
+        """Count a request by model; a `step` of -1 takes it back."""
+        for model, kind in _by_model(finished):
+            counts = self._models.get(model)
+            if counts is None:
+                counts = self._models[model] = {"success": 0, "fallback": 0, "error": 0}
+            counts[kind] += step
+
+    def snapshot(self) -> dict[str, dict[str, int]]:
+        """The counters by model, as they are now."""
+        return {model: counts.copy() for model, counts in self._models.items()}
 
     def render_prometheus(self, gauges: Gauges) -> str:
         """Everything as Prometheus' text exposition format 0.0.4."""
@@ -224,50 +294,25 @@ class Metrics:
             self._tenants.move_to_end(tenant_id)
         return tenant
 
-    def _count_attempt(
-        self, record: AttemptRecord, by_deployment: dict[str, _Totals], early_stops: list[dict[str, Any]]
-    ) -> None:
+    def _count_attempt(self, record: AttemptRecord) -> None:
         name, code = record.deployment, record.code
-        code_name = "" if code is None else code.value
-        self._attempts[name, record.outcome.value, code_name] += 1
+        self._attempts[name, record.outcome.value, "" if code is None else code.value] += 1
         if code is AttemptCode.COOLDOWN:
             return
-        for deployments in (self._deployments, by_deployment):
-            totals = deployments.get(name)
-            if totals is None:
-                totals = deployments[name] = _Totals()
-            totals.number += 1
-            totals.add(record)
+        totals = self._deployments.get(name)
+        if totals is None:
+            totals = self._deployments[name] = _Totals()
+        totals.number += 1
+        totals.add(record)
         answers = self._answers.get(name)
         if answers is None:
             answers = self._answers[name] = _Answers()
+        if record.early:
+            answers.early_stops += 1
+            answers.saved_ms += answers.saved_ms_after(record.latency_ms) or 0
         if record.outcome is Outcome.SUCCESS:
             answers.number += 1
             answers.total_ms += record.latency_ms
-        elif code is not AttemptCode.CANCELLED:
-            self._model(record.model)["error"] += 1
-        if record.early:
-            saved_ms = answers.stopped_early(record.latency_ms)
-            stop = {"deployment": name, "code": code_name, "after_ms": record.latency_ms, "saved_ms": saved_ms}
-            early_stops.append(stop)
-
-    def _count_ending(self, finished: Finished, code: str | None) -> None:
-        self._requests[finished.type, code or ""] += 1
-        self._saved_usd += finished.saved_usd
-        self._duration.observe(finished.latency_ms / 1000)
-        if finished.ttft_ms is not None:
-            self._ttft.observe(finished.ttft_ms / 1000)
-        if finished.type == "result" and finished.model_used is not None:
-            counts = self._model(finished.model_used)
-            counts["success"] += 1
-            if finished.attempts and finished.attempts[0].deployment != finished.deployment:
-                counts["fallback"] += 1
-
-    def _model(self, model: str) -> dict[str, int]:
-        counts = self._models.get(model)
-        if counts is None:
-            counts = self._models[model] = {"success": 0, "fallback": 0, "error": 0}
-        return counts
 
     def _counter_families(self) -> Iterator[Family]:
         requests = Family("requests_total", "counter", "Requests that have their final event.")
@@ -276,6 +321,9 @@ class Metrics:
         attempts = Family("attempts_total", "counter", "Turns of deployments, those passed over included.")
         for (deployment, outcome, code), number in self._attempts.items():
             attempts.add(number, deployment=deployment, outcome=outcome, code=code)
+        fallbacks = Family("fallback_answers_total", "counter", "Answers after another deployment's turn.")
+        for deployment, number in self._fallback_answers.items():
+            fallbacks.add(number, deployment=deployment)
         tokens = Family("tokens_total", "counter", "Tokens of all calls, rejected ones included.")
         costs = Family("cost_usd_total", "counter", "What all calls cost, rejected ones included.")
         for deployment, totals in self._deployments.items():
@@ -293,7 +341,7 @@ class Metrics:
         orphans.add(self._orphans)
         dropped = Family("dead_letters_dropped_total", "counter", "Dead letters that went for newer ones.")
         dropped.add(self._dropped_letters)
-        yield from (requests, attempts, tokens, costs, saved, stops, saved_time, orphans, dropped)
+        yield from (requests, attempts, fallbacks, tokens, costs, saved, stops, saved_time, orphans, dropped)
 
     def _histogram_families(self) -> Iterator[Family]:
         duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")
@@ -301,6 +349,37 @@ class Metrics:
         ttft = Family("time_to_first_token_seconds", "histogram", "From pick-up to the answer's first token.")
         ttft.add_histogram(self._ttft)
         yield from (duration, ttft)
+
+
+def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
+    """How a request counts by model, as (model, counter); consecutive attempts of one deployment are one turn."""
+    asked = [record for record in finished.attempts if record.code is not AttemptCode.COOLDOWN]
+    for record, following in zip_longest(asked, asked[1:]):
+        if following is not None and following.deployment == record.deployment:
+            continue
+        if record.outcome is not Outcome.SUCCESS and record.code is not AttemptCode.CANCELLED:
+            yield record.model, "error" if following is None else "fallback"
+    if finished.type == "result" and finished.model_used is not None:
+        yield finished.model_used, "success"
+
+
+def _usage_by_deployment(attempts: Sequence[AttemptRecord]) -> dict[str, dict[str, Any]]:
+    by_name: dict[str, _Totals] = {}
+    for record in attempts:
+        if record.code is not AttemptCode.COOLDOWN:
+            totals = by_name.get(record.deployment)
+            if totals is None:
+                totals = by_name[record.deployment] = _Totals()
+            totals.number += 1
+            totals.add(record)
+    return {
+        name: {
+            "calls": totals.number,
+            "total_tokens": totals.prompt_tokens + totals.completion_tokens,
+            **totals.to_wire(),
+        }
+        for name, totals in by_name.items()
+    }
 
 
 def _told(record: AttemptRecord) -> dict[str, Any]:

@@ -171,27 +171,39 @@ class Handler:
     ) -> Committed:
         """Commit; and where somebody else has ended the request, account for that instead."""
         item.ending = True
-        committed = await self._committer.commit(
-            Commitment(
-                delivery=item.delivery,
-                event=event,
-                transcript=transcript,
-                request_ids=tuple(request_ids),
-                publish=publish,
-                metrics=orjson.dumps(self.metrics.finished(metrics)),
-                dead_letter=dead_letter,
+        booking = self.metrics.book(metrics)
+        try:
+            committed = await self._committer.commit(
+                Commitment(
+                    delivery=item.delivery,
+                    event=event,
+                    transcript=transcript,
+                    request_ids=tuple(request_ids),
+                    publish=publish,
+                    metrics=orjson.dumps(booking.event),
+                    dead_letter=dead_letter,
+                )
             )
-        )
-        if committed.sealed_by == "cancelled":  # in the last moment; the attempts have been counted above
-            await self.account_cancelled(replace(metrics, attempts=(), cost_usd=0.0))
+        except BaseException:
+            booking.falls()
+            raise
         self.metrics.count_dropped_letters(committed.letters_dropped)
+        if committed.verdict == "committed":
+            booking.stands()
+            return committed
+        booking.falls()
+        if committed.sealed_by == "cancelled":  # in the last moment
+            await self.account_cancelled(metrics)
+        else:  # another worker's answer stands, and that worker has counted it
+            self.metrics.called(metrics)
         return committed
 
     async def account_cancelled(self, finished: Finished) -> None:
         """Account for a request that its producer has ended; `finished` is what it would have been."""
         no_answer = replace(finished, code=None, model_used=None, deployment=None, usage=None, ttft_ms=None)
-        cancelled = replace(no_answer, type="cancelled", saved_usd=0.0)
-        await self.broker.emit_metrics(orjson.dumps(self.metrics.finished(cancelled)))
+        booking = self.metrics.book(replace(no_answer, type="cancelled", saved_usd=0.0))
+        booking.stands()
+        await self.broker.emit_metrics(orjson.dumps(booking.event))
 
     def finished(
         self,

@@ -1,0 +1,29 @@
+"""Counting requests that stand, and reading a scrape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llm_routerd.core.metrics import Finished, Gauges, Metrics
+
+if TYPE_CHECKING:
+    from llm_routerd.worker.worker import Worker
+
+
+def counted(metrics: Metrics, finished: Finished) -> dict[str, Any]:
+    """The metrics event of a request whose final event stands."""
+    booking = metrics.book(finished)
+    booking.stands()
+    return booking.event
+
+
+def scraped(metrics: Metrics, gauges: Gauges | None = None) -> dict[str, float]:
+    """The samples of a scrape."""
+    lines = metrics.render_prometheus(gauges or Gauges()).splitlines()
+    samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name.removeprefix("llm_routerd_"): float(value) for name, value in samples}
+
+
+def scraped_of(worker: Worker) -> dict[str, float]:
+    """The samples of a scrape of a worker's counters."""
+    return scraped(worker._handler.metrics)
