@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-SWEEP_SECONDS = 60.0
+LEASES_PER_SWEEP = 2  # a minute, with leases as they are by default
 TICK_SECONDS = 1.0
 TICKS_PER_LEASE = 6
 
 
 class Orphans:
-    """Sweeps the lanes once a minute: one look at lengths each, where there are none.
+    """Sweeps the lanes every two leases: one look at lengths each, where there are none.
 
     Args:
         broker: this worker's side of the queue.
@@ -79,7 +79,7 @@ class Orphans:
             self._take_at = float("inf")
             await self._take()
         elif now >= self._look_at:
-            self._look_at = now + SWEEP_SECONDS
+            self._look_at = now + LEASES_PER_SWEEP * self._lease_seconds
             self._seen = {lane: await self._broker.find_orphans(lane) for lane in LANES}
             if any(self._seen.values()):
                 self._take_at = now + self._lease_seconds
