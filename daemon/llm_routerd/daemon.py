@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from llm_routerd.assembly import get_ready, make_executor, make_parser
 from llm_routerd.config.load import changes_needing_restart, load_config
 from llm_routerd.core.errors import ConfigError
+from llm_routerd.core.gauges import Gauges
 from llm_routerd.core.health import Health, StateChange
-from llm_routerd.core.metrics import Gauges, Metrics
+from llm_routerd.core.metrics import Metrics
 from llm_routerd.embedded import EmbeddedServer, listen_of
 from llm_routerd.embedded import state_directory as default_state_directory
 from llm_routerd.health_http import HealthServer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 from llm_routerd.attempt import Attempt, EventSink
@@ -116,7 +116,7 @@ class RequestRun:
             self._chain_run.abandoned()
             if self._attempt is not None:
                 cancelled = Rejection(code=AttemptCode.CANCELLED, reason="cancelled")
-                self._record(deployment, _Try(cancelled, called=True, elapsed_seconds=self._attempt.elapsed_seconds))
+                self._record(deployment, _tried(self._attempt, cancelled))
             raise
         match tried.verdict:
             case None:
@@ -190,16 +190,9 @@ class RequestRun:
         )
         verdict = await attempt.run()
         self._attempt = None
-        finish = attempt.finish
         if isinstance(verdict, Rejection) and verdict.outcome is Outcome.INVALID:
             self._repair = _repair_messages(judge.text, verdict)
-        return _Try(
-            verdict,
-            called=True,
-            elapsed_seconds=attempt.elapsed_seconds,
-            ttft_seconds=attempt.ttft_seconds,
-            usage=finish.usage if finish is not None else None,
-        )
+        return _tried(attempt, verdict)
 
     def _make_call(self, deployment: Deployment, repair: str | None) -> Call:
         request = self._request
@@ -239,6 +232,8 @@ class RequestRun:
     def _answered(self, deployment: Deployment, tried: _Try, answer: Answer, queue_ms: int | None) -> Ending:
         request, records = self._request, tuple(self._records)
         usage = tried.usage or Usage()
+        if answer.usage is not usage:
+            answer = replace(answer, usage=usage)
         now = self._loop.time()
         ttft_ms = None
         if tried.ttft_seconds is not None:
@@ -252,6 +247,7 @@ class RequestRun:
             attempts=records,
             usage=usage,
             cost_usd=cost,
+            cost_estimated=any(record.is_estimated_cost for record in records),
             latency_ms=_ms(now - self._began),
             ttft_ms=ttft_ms,
             queue_ms=queue_ms,
@@ -295,6 +291,17 @@ class RequestRun:
     def _within(self, seconds: float) -> float:
         left = self._left()
         return seconds if left is None else min(seconds, left)
+
+
+def _tried(attempt: Attempt, verdict: Accepted | Rejection) -> _Try:
+    """A call and what came of it."""
+    return _Try(
+        verdict,
+        called=True,
+        elapsed_seconds=attempt.elapsed_seconds,
+        ttft_seconds=attempt.ttft_seconds,
+        usage=attempt.usage(verdict if isinstance(verdict, Rejection) else None),
+    )
 
 
 def _repair_messages(text: str, rejection: Rejection) -> tuple[dict[str, Any], ...]:

@@ -95,7 +95,10 @@ class AttemptRejected:
 
 @value
 class Result:
-    """The answer.  Times are in milliseconds; `usage` is the answering call's, `cost_usd` that of all attempts."""
+    """The answer.  Times are in milliseconds; `usage` is the answering call's, `cost_usd` that of all attempts.
+
+    `cost_estimated`: a part of it is an estimate.
+    """
 
     type: ClassVar[Literal["result"]] = "result"
 
@@ -112,10 +115,11 @@ class Result:
     tenant_id: str | None
     context: str | None
     metadata: Any
+    cost_estimated: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """The event's `data`."""
-        return {
+        wire = {
             "id": self.id,
             "content": self.answer.content,
             "raw_text": self.answer.raw_text,
@@ -133,6 +137,9 @@ class Result:
             "context": self.context,
             "metadata": self.metadata,
         }
+        if self.cost_estimated:
+            wire["cost_estimated"] = True
+        return wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ The rules:
 - By model, as the system that this carries on counted: `success` an answer; `fallback` a turn that failed and was
   followed by another deployment's; `error` one that failed and was the last.  Repeats by one deployment are one turn.
   Answers after another deployment's turn are a counter of Prometheus' alone, `fallback_answers_total`.
-- Tokens and costs are those of all attempts, rejected ones included; only `usage` is the answering call's
-  alone.
+- Tokens and costs are those of all attempts, rejected ones included, estimates too and marked so; only `usage`
+  is the answering call's alone.
 - What an attempt that was ended early has saved is an estimate: the time that the deployment's answers have taken
   on average since the start, less the time that this attempt took; unknown before its first answer.
 - What callers choose freely is bounded: of the tenants the last 1,000 are kept, and one that comes back later
@@ -22,19 +22,18 @@ The rules:
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from llm_routerd.core.circuit import State
 from llm_routerd.core.exposition import Family, Histogram, render
+from llm_routerd.core.gauges import gauge_families
 from llm_routerd.core.outcome import AttemptCode, Outcome
 from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from llm_routerd.core.health import DeploymentHealth
+    from llm_routerd.core.gauges import Gauges
     from llm_routerd.core.outcome import AttemptRecord, ErrorCode, Usage
 
 MAX_TENANTS: Final = 1000
@@ -80,33 +79,18 @@ class Finished:
     stream: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gauges:
-    """What the worker knows at the moment of a scrape.
-
-    Attributes:
-        in_flight: requests.
-        lag_by_lane: entries that no worker has read yet; a lane whose lag Redis cannot tell is left out.
-        loop_lag_seconds: how late the event loop runs.
-        deployments: from `Health.states`.
-    """
-
-    in_flight: int = 0
-    lag_by_lane: Mapping[str, int] | None = None
-    loop_lag_seconds: float | None = None
-    deployments: Mapping[str, DeploymentHealth] | None = None
-
-
 class _Totals:
     """Calls (of a deployment) or requests (of a tenant), their tokens and their cost."""
 
-    __slots__ = ("completion_tokens", "cost_usd", "number", "prompt_tokens")
+    __slots__ = ("completion_tokens", "cost_usd", "estimated_calls", "estimated_cost_usd", "number", "prompt_tokens")
 
     def __init__(self) -> None:
         self.number = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.cost_usd = 0.0
+        self.estimated_calls = 0
+        self.estimated_cost_usd = 0.0
 
     def add(self, record: AttemptRecord, step: int = 1) -> None:
         """Add what an attempt took; a `step` of -1 takes it back."""
@@ -114,6 +98,9 @@ class _Totals:
         if usage is not None:
             self.prompt_tokens += step * usage.prompt_tokens
             self.completion_tokens += step * usage.completion_tokens
+            if usage.estimated:
+                self.estimated_calls += step
+                self.estimated_cost_usd = max(0.0, self.estimated_cost_usd + step * record.cost_usd)
         self.cost_usd = max(0.0, self.cost_usd + step * record.cost_usd)
 
     def to_wire(self) -> dict[str, Any]:
@@ -122,6 +109,7 @@ class _Totals:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "cost_usd": self.cost_usd,
+            "estimated_calls": self.estimated_calls,
         }
 
 
@@ -191,6 +179,7 @@ class Booking:
             "attempts": [_told(record) for record in finished.attempts],
             "usage": None if finished.usage is None else finished.usage.to_wire(),
             "cost_usd": finished.cost_usd,
+            "cost_estimated": any(record.is_estimated_cost for record in finished.attempts),
             "saved_usd": finished.saved_usd,
             "usage_by_deployment": _usage_by_deployment(finished.attempts),
             "tenant_totals": {"requests": tenant.number, **tenant.to_wire()},
@@ -272,7 +261,7 @@ class Metrics:
 
     def render_prometheus(self, gauges: Gauges) -> str:
         """Everything as Prometheus' text exposition format 0.0.4."""
-        return render([*self._counter_families(), *self._histogram_families(), *_gauge_families(gauges)])
+        return render([*self._counter_families(), *self._histogram_families(), *gauge_families(gauges)])
 
     def _tenant(self, tenant_id: str | None) -> _Totals:
         tenant = self._tenants.get(tenant_id)
@@ -316,10 +305,14 @@ class Metrics:
             fallbacks.add(number, deployment=deployment)
         tokens = Family("tokens_total", "counter", "Tokens of all calls, rejected ones included.")
         costs = Family("cost_usd_total", "counter", "What all calls cost, rejected ones included.")
+        estimates = Family("estimated_calls_total", "counter", "Calls whose tokens are an estimate.")
+        estimated_costs = Family("estimated_cost_usd_total", "counter", "The part of the cost that is an estimate.")
         for deployment, totals in self._deployments.items():
             tokens.add(totals.prompt_tokens, deployment=deployment, kind="prompt")
             tokens.add(totals.completion_tokens, deployment=deployment, kind="completion")
             costs.add(totals.cost_usd, deployment=deployment)
+            estimates.add(totals.estimated_calls, deployment=deployment)
+            estimated_costs.add(totals.estimated_cost_usd, deployment=deployment)
         saved = Family("saved_usd_total", "counter", "What local answers would have cost in the cloud.")
         saved.add(self._saved_usd)
         stops = Family("early_stops_total", "counter", "Attempts that were ended before their model had finished.")
@@ -327,7 +320,7 @@ class Metrics:
         for deployment, answers in self._answers.items():
             stops.add(answers.early_stops, deployment=deployment)
             saved_time.add(answers.saved_ms / 1000, deployment=deployment)
-        yield from (requests, attempts, fallbacks, tokens, costs, saved, stops, saved_time)
+        yield from (requests, attempts, fallbacks, tokens, costs, estimates, estimated_costs, saved, stops, saved_time)
 
     def _histogram_families(self) -> Iterator[Family]:
         duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")
@@ -374,28 +367,3 @@ def _told(record: AttemptRecord) -> dict[str, Any]:
     if record.outcome is Outcome.INVALID:
         told["reason"] = told["code"]
     return told
-
-
-def _gauge_families(gauges: Gauges) -> Iterator[Family]:
-    in_flight = Family("in_flight", "gauge", "Requests being worked on.")
-    in_flight.add(gauges.in_flight)
-    lag = Family("lane_lag", "gauge", "Entries of a lane that no worker has read yet.")
-    for lane, entries in (gauges.lag_by_lane or {}).items():
-        lag.add(entries, lane=lane)
-    loop_lag = Family("loop_lag_seconds", "gauge", "How late the event loop runs.")
-    if gauges.loop_lag_seconds is not None:
-        loop_lag.add(gauges.loop_lag_seconds)
-    state = Family("deployment_state", "gauge", "1 for the state that a deployment is in, 0 for the others.")
-    calls = Family("deployment_in_flight", "gauge", "Calls to a deployment, waiting for their turn included.")
-    ttft = Family("deployment_ttft_seconds", "gauge", "Moving average of a deployment's time to first token.")
-    kept_away = Family(
-        "deployment_tenants_kept_away", "gauge", "Tenants whose own failures alone keep them from a deployment."
-    )
-    for name, health in (gauges.deployments or {}).items():
-        for each in State:
-            state.add(int(health.state is each), deployment=name, state=each.value)
-        calls.add(health.in_flight, deployment=name)
-        kept_away.add(health.tenants_kept_away, deployment=name)
-        if health.ttft_seconds is not None:
-            ttft.add(health.ttft_seconds, deployment=name)
-    yield from (in_flight, lag, loop_lag, state, calls, kept_away, ttft)
