@@ -210,10 +210,12 @@ class Daemon:
         status = self._worker.status()
         return None if status.ready else _status_line(status)
 
-    def _render_metrics(self) -> str:
+    async def _render_metrics(self) -> str:
+        lags = await self._worker.lags()
         return self._metrics.render_prometheus(
             Gauges(
                 in_flight=self._worker.status().in_flight,
+                lag_by_lane=lags,
                 loop_lag_seconds=self._watchdog.loop_lag_seconds,
                 deployments=self._health.states(asyncio.get_running_loop().time()),
             )
