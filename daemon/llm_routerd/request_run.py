@@ -68,6 +68,7 @@ class RequestRun:
         self._began = self._loop.time()
         self._records: list[AttemptRecord] = [] if records is None else records
         self._attempt: Attempt | None = None  # the call under way
+        self._attempts = 0  # that were begun here
         self._repair: tuple[dict[str, Any], ...] = ()
         self._chain = chain
         self._chain_run = ChainRun(
@@ -160,6 +161,7 @@ class RequestRun:
             )
             if not await self._sink.attempt_started(started):
                 return _Try(None, called=False)
+            self._attempts += 1
             tried = await self._call(deployment, repair)
             if tried.ttft_seconds is not None:
                 warmth.answered()
@@ -247,6 +249,7 @@ class RequestRun:
             attempts=records,
             usage=usage,
             cost_usd=cost,
+            attempt=self._attempts,
             cost_estimated=any(record.is_estimated_cost for record in records),
             latency_ms=_ms(now - self._began),
             ttft_ms=ttft_ms,

@@ -97,7 +97,7 @@ class AttemptRejected:
 class Result:
     """The answer.  Times are in milliseconds; `usage` is the answering call's, `cost_usd` that of all attempts.
 
-    `cost_estimated`: a part of it is an estimate.
+    `cost_estimated`: a part of it is an estimate.  `attempt`: whose text this is; text of any other is to be dropped.
     """
 
     type: ClassVar[Literal["result"]] = "result"
@@ -116,6 +116,7 @@ class Result:
     context: str | None
     metadata: Any
     cost_estimated: bool = False
+    attempt: int = 1
 
     def to_wire(self) -> dict[str, Any]:
         """The event's `data`."""
@@ -133,6 +134,7 @@ class Result:
             "ttft_ms": self.ttft_ms,
             "queue_ms": self.queue_ms,
             "attempts": [record.to_wire() for record in self.attempts],
+            "attempt": self.attempt,
             "tenant_id": self.tenant_id,
             "context": self.context,
             "metadata": self.metadata,
