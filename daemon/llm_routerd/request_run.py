@@ -147,7 +147,7 @@ class RequestRun:
         slots = self._executor.slots[deployment.name]
         if not await slots.acquire(self._within(deployment.queue_timeout)):
             reason = f"queue_timeout: no call of {deployment.concurrency} ended within {deployment.queue_timeout:g} s"
-            return _Try(Rejection(code=AttemptCode.RATE_LIMITED, reason=reason), called=False)
+            return _Try(Rejection(code=AttemptCode.BUSY, reason=reason), called=False)
         try:
             warmth = self._executor.warmth[deployment.name]
             cold = await warmth.ready(wait_seconds=self._left())

@@ -316,12 +316,14 @@ def test_counters_are_scraped_with_their_labels() -> None:
     assert samples["saved_usd_total"] == 0
 
 
-def test_deployment_passed_over_is_counted_as_an_attempt_only() -> None:
+@pytest.mark.parametrize("code", [AttemptCode.COOLDOWN, AttemptCode.BUSY])
+def test_deployment_passed_over_is_counted_as_an_attempt_only(code: AttemptCode) -> None:
     """There was no call that could have cost anything."""
     metrics = Metrics()
-    counted(metrics, replace(ANSWERED, attempts=(PASSED,)))
+    event = counted(metrics, replace(ANSWERED, attempts=(replace(PASSED, code=code),)))
     samples = scraped(metrics)
-    assert samples['attempts_total{deployment="local",outcome="rejected",code="cooldown"}'] == 1
+    assert event["usage_by_deployment"] == {}
+    assert samples[f'attempts_total{{deployment="local",outcome="rejected",code="{code.value}"}}'] == 1
     assert not any(name.startswith("tokens_total") for name in samples)
 
 

@@ -4,7 +4,7 @@ The rules:
 
 - One instance per worker.  Each request is booked once per try to end it, whatever the end, and counted only where that
   end stands (`Booking`); its attempts count in any case, since they were made.  Nothing here is a global.
-- A deployment that was passed over as it cools down was not asked: it has no call and no error in the
+- A deployment that cooled down or had no free place was not asked: it has no call and no error in the
   counters by model and by deployment.  An attempt that was cancelled is nobody's error.
 - By model, as the system that this carries on counted: `success` an answer; `fallback` a turn that failed and was
   followed by another deployment's; `error` one that failed and was the last.  Repeats by one deployment are one turn.
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.outcome import AttemptRecord, ErrorCode, Usage
 
 MAX_TENANTS: Final = 1000
+_NOT_ASKED: Final = frozenset({AttemptCode.COOLDOWN, AttemptCode.BUSY})
 _DURATION_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TTFT_BOUNDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -276,7 +277,7 @@ class Metrics:
     def _count_attempt(self, record: AttemptRecord) -> None:
         name, code = record.deployment, record.code
         self._attempts[name, record.outcome.value, "" if code is None else code.value] += 1
-        if code is AttemptCode.COOLDOWN:
+        if code in _NOT_ASKED:
             return
         totals = self._deployments.get(name)
         if totals is None:
@@ -332,7 +333,7 @@ class Metrics:
 
 def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
     """How a request counts by model, as (model, counter); consecutive attempts of one deployment are one turn."""
-    asked = [record for record in finished.attempts if record.code is not AttemptCode.COOLDOWN]
+    asked = [record for record in finished.attempts if record.code not in _NOT_ASKED]
     for record, following in zip_longest(asked, asked[1:]):
         if following is not None and following.deployment == record.deployment:
             continue
@@ -345,7 +346,7 @@ def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
 def _usage_by_deployment(attempts: Sequence[AttemptRecord]) -> dict[str, dict[str, Any]]:
     by_name: dict[str, _Totals] = {}
     for record in attempts:
-        if record.code is not AttemptCode.COOLDOWN:
+        if record.code not in _NOT_ASKED:
             totals = by_name.get(record.deployment)
             if totals is None:
                 totals = by_name[record.deployment] = _Totals()

@@ -18,6 +18,7 @@ class AttemptCode(StrEnum):
     CONNECT = "connect"
     AUTH = "auth"
     RATE_LIMITED = "rate_limited"
+    BUSY = "busy"  # no place came free within `queue_timeout`; nobody was called
     NOT_FOUND = "not_found"
     CONTEXT_WINDOW = "context_window"
     UPSTREAM = "upstream"
