@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.core.call import Delta, Finish
 from llm_routerd.core.errors import BackendError
-from llm_routerd.core.estimate import estimated_usage
+from llm_routerd.core.estimate import usage_of
 from llm_routerd.core.judge import Accepted, Judge, Released
 from llm_routerd.core.outcome import AttemptCode, Rejection
 from llm_routerd.validation import LIGHT_STEPS, ValidationProcess
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llm_routerd.attempt_clock import AttemptClock
     from llm_routerd.core.call import Call
     from llm_routerd.core.events import AttemptRejected, AttemptStarted
+    from llm_routerd.core.outcome import Usage
     from llm_routerd.core.schema import AnswerSchema
 
 # A backend yields a Finish or raises; one that does neither has cut its stream.
@@ -93,6 +94,7 @@ class Attempt:
         self._validation = validation
         self._release_timer: asyncio.TimerHandle | None = None
         self._chars = 0
+        self._reasoning_chars = 0
         self.clock = clock
         self.finish: Finish | None = None
 
@@ -110,6 +112,11 @@ class Attempt:
     def ttft_seconds(self) -> float | None:
         """From the call to its first token, if one came."""
         return self.clock.ttft_seconds
+
+    def usage(self, rejection: Rejection | None) -> Usage | None:
+        """What the call has used so far, given what became of it; see `usage_of`."""
+        code = None if rejection is None else rejection.code
+        return usage_of(self._call, self.finish, self._chars + self._reasoning_chars, code)
 
     async def run(self) -> Accepted | Rejection:
         """Make the call; the connection to the model is closed, or back in its pool, when this returns or raises."""
@@ -144,18 +151,17 @@ class Attempt:
                 self.finish = item
                 return await self._finish(item)
             if item.reasoning:
+                self._reasoning_chars += len(item.reasoning)
                 rejection = self._judge.reason(item.reasoning)
                 if rejection is not None:
                     return rejection
-                self._chars += len(item.reasoning)
                 self._show(Released("", item.reasoning))
             if item.text:
                 rejection = self._feed(item.text)
                 if rejection is not None:
                     return rejection
                 if self._schema is not None and self._judge.only_blanks_follow:
-                    usage = estimated_usage(self._call.messages, self._chars)
-                    self.finish = Finish(finish_reason="stop", usage=usage)
+                    self.finish = Finish(finish_reason="stop")  # its usage is to be estimated
                     return await self._finish(self.finish)
             if not sink.has_room:
                 with clock.paused():

@@ -98,6 +98,12 @@ class ClientEvent:
         return int(self.id.partition("-")[0])
 
     @property
+    def answer_attempt(self) -> int | None:
+        """The attempt whose text a `result` is: whoever has shown another's drops it.  None: it is none, or untold."""
+        attempt = self.data.get("attempt") if self.type == "result" else None
+        return attempt if isinstance(attempt, int) else None
+
+    @property
     def is_final(self) -> bool:
         """Whether it is the request's last event."""
         return self.id == FINAL_ID

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from llm_routerd.assembly import get_ready, make_executor, make_parser
 from llm_routerd.config.load import changes_needing_restart, load_config
 from llm_routerd.core.errors import BrokerError, ConfigError
+from llm_routerd.core.gauges import Gauges
 from llm_routerd.core.health import Health, StateChange
-from llm_routerd.core.metrics import Gauges, Metrics
+from llm_routerd.core.metrics import Metrics
 from llm_routerd.embedded import EmbeddedServer, listen_of
 from llm_routerd.embedded import state_directory as default_state_directory
 from llm_routerd.health_http import HealthServer
@@ -235,10 +236,12 @@ class Daemon:
         status = self._worker.status()
         return None if status.ready else _status_line(status)
 
-    def _render_metrics(self) -> str:
+    async def _render_metrics(self) -> str:
+        lags = await self._worker.lags()
         return self._metrics.render_prometheus(
             Gauges(
                 in_flight=self._worker.status().in_flight,
+                lag_by_lane=lags,
                 loop_lag_seconds=self._watchdog.loop_lag_seconds,
                 deployments=self._health.states(asyncio.get_running_loop().time()),
             )

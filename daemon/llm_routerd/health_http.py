@@ -2,7 +2,8 @@
 
 Written on asyncio's streams: `aiohttp.web` would add 18 ms and 2 MB to every start, for three fixed pages.
 One request per connection, GET and HEAD only, every read and write bounded in size and time: nobody who
-reaches the port can hold more than a few kilobytes for a few seconds.
+reaches the port can hold more than a few kilobytes for a few seconds.  Nor can anybody keep others out: where all
+places are taken, the oldest connection that has not asked anything gives way, and where there is none, the oldest.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from llm_routerd.core.errors import ConfigError
 from llm_routerd.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 _log = get_logger()
 
@@ -54,7 +55,7 @@ class HealthServer:
         self,
         listen: str,
         *,
-        metrics: Callable[[], str],
+        metrics: Callable[[], Awaitable[str]],
         not_ready: Callable[[], str | None],
         not_alive: Callable[[], str | None] = lambda: None,
     ) -> None:
@@ -64,7 +65,8 @@ class HealthServer:
         self._not_ready = not_ready
         self._not_alive = not_alive
         self._server: asyncio.Server | None = None
-        self._exchanges: set[asyncio.Task[None]] = set()
+        self._exchanges: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self._idle: dict[asyncio.Task[None], None] = {}  # those that have not asked yet
 
     @property
     def port(self) -> int:
@@ -106,13 +108,17 @@ class HealthServer:
 
     async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._exchanges) >= _MAX_CONNECTIONS:
+        if task is None:
             writer.transport.abort()
             return
-        self._exchanges.add(task)
+        if len(self._exchanges) >= _MAX_CONNECTIONS:
+            self._end(next(iter(self._idle or self._exchanges)))
+        self._exchanges[task] = self._idle[task] = None
         try:
             async with asyncio.timeout(_EXCHANGE_SECONDS):
-                writer.write(await self._answer(reader))
+                head = await self._read_head(reader)
+                self._idle.pop(task, None)
+                writer.write(await self._answer(head))
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
@@ -120,12 +126,25 @@ class HealthServer:
             pass  # too slow, or gone
         finally:
             writer.transport.abort()  # after an orderly close this does nothing
-            self._exchanges.discard(task)
+            self._forget(task)
 
-    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._forget(task)
+        task.cancel()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._exchanges.pop(task, None)
+        self._idle.pop(task, None)
+
+    async def _read_head(self, reader: asyncio.StreamReader) -> bytes | None:
+        """A request's head; None: it is too long."""
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
+            return await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
+            return None
+
+    async def _answer(self, head: bytes | None) -> bytes:
+        if head is None:
             return _response(431, "the request's head is too long\n")
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
         target, _, version = rest.partition(b" ")
@@ -133,14 +152,14 @@ class HealthServer:
             return _response(400, "not an HTTP/1 request\n")
         if method not in {b"GET", b"HEAD"}:
             return _response(405, "GET and HEAD only\n")
-        response = self._page(target.partition(b"?")[0])
+        response = await self._page(target.partition(b"?")[0])
         return response.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if method == b"HEAD" else response
 
-    def _page(self, path: bytes) -> bytes:
+    async def _page(self, path: bytes) -> bytes:
         try:
             match path:
                 case b"/metrics":
-                    return _response(200, self._metrics(), _PROMETHEUS)
+                    return _response(200, await self._metrics(), _PROMETHEUS)
                 case b"/healthz":
                     return _verdict(self._not_alive())
                 case b"/readyz":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard, assert_never
 
 from llm_routerd.attempt import Attempt, EventSink
@@ -75,6 +75,7 @@ class RequestRun:
         self._began = self._loop.time()
         self._records: list[AttemptRecord] = [] if records is None else records
         self._attempt: Attempt | None = None  # the call under way
+        self._attempts = 0  # that were begun here
         self._repair: tuple[dict[str, Any], ...] = ()
         self._chain = chain
         self._chain_run = ChainRun(
@@ -128,7 +129,7 @@ class RequestRun:
             self._chain_run.abandoned()
             if self._attempt is not None:
                 cancelled = Rejection(code=AttemptCode.CANCELLED, reason="cancelled")
-                self._record(deployment, _Try(cancelled, called=True, elapsed_seconds=self._attempt.elapsed_seconds))
+                self._record(deployment, _tried(self._attempt, cancelled))
             raise
         match tried.verdict:
             case None:
@@ -158,7 +159,7 @@ class RequestRun:
         slots = self._executor.slots[deployment.name]
         if not await slots.acquire(self._within(deployment.queue_timeout)):
             reason = f"queue_timeout: no call of {deployment.concurrency} ended within {deployment.queue_timeout:g} s"
-            return _Try(Rejection(code=AttemptCode.RATE_LIMITED, reason=reason), called=False)
+            return _Try(Rejection(code=AttemptCode.BUSY, reason=reason), called=False)
         try:
             warmth = self._executor.warmth[deployment.name]
             try:
@@ -175,6 +176,7 @@ class RequestRun:
             )
             if not await self._sink.attempt_started(started):
                 return _Try(None, called=False)
+            self._attempts += 1
             tried = await self._call_when_able(deployment, repair)
             if tried.ttft_seconds is not None:
                 warmth.answered()
@@ -217,14 +219,7 @@ class RequestRun:
             return _Try(verdict, called=True, elapsed_seconds=self._loop.time() - began)
         if isinstance(verdict, Rejection) and verdict.outcome is Outcome.INVALID:
             self._repair = _repair_messages(attempt.text, verdict)
-        finish = attempt.finish
-        return _Try(
-            verdict,
-            called=True,
-            elapsed_seconds=attempt.elapsed_seconds,
-            ttft_seconds=attempt.ttft_seconds,
-            usage=finish.usage if finish is not None else None,
-        )
+        return _tried(attempt, verdict)
 
     def _make_attempt(self, deployment: Deployment, repair: str | None) -> Attempt:
         request = self._request
@@ -304,6 +299,8 @@ class RequestRun:
     def _answered(self, deployment: Deployment, tried: _Try, answer: Answer, queue_ms: int | None) -> Ending:
         request, records = self._request, tuple(self._records)
         usage = tried.usage or Usage()
+        if answer.usage is not usage:
+            answer = replace(answer, usage=usage)
         now = self._loop.time()
         ttft_ms = None
         if tried.ttft_seconds is not None:
@@ -317,6 +314,8 @@ class RequestRun:
             attempts=records,
             usage=usage,
             cost_usd=cost,
+            attempt=self._attempts,
+            cost_estimated=any(record.is_estimated_cost for record in records),
             latency_ms=_ms(now - self._began),
             ttft_ms=ttft_ms,
             queue_ms=queue_ms,
@@ -360,6 +359,17 @@ class RequestRun:
     def _within(self, seconds: float) -> float:
         left = self._left()
         return seconds if left is None else min(seconds, left)
+
+
+def _tried(attempt: Attempt, verdict: Accepted | Rejection) -> _Try:
+    """A call and what came of it."""
+    return _Try(
+        verdict,
+        called=True,
+        elapsed_seconds=attempt.elapsed_seconds,
+        ttft_seconds=attempt.ttft_seconds,
+        usage=attempt.usage(verdict if isinstance(verdict, Rejection) else None),
+    )
 
 
 def _repair_messages(text: str, rejection: Rejection) -> tuple[dict[str, Any], ...]:

@@ -28,6 +28,7 @@ from llm_routerd.core.events import AttemptRejected, AttemptStarted, Event, Fail
 from llm_routerd.core.health import Health
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.request import Request, RequestError
+from llm_routerd.core.unknown_model import unknown_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
@@ -140,7 +141,7 @@ class Router:
             return Failed(id=parsed.id or "", code=parsed.code, message=parsed.message, metadata=parsed.metadata)
         chain = resolve(self.config, parsed.model)
         if chain is None:
-            message = f"$.model: no chain or deployment is named {parsed.model!r}"
+            message = unknown_model(self.config, parsed.model)
             return Failed(id=parsed.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=parsed.metadata)
         left = parsed.seconds_left(time.time() * 1000)
         deadline = None if left is None else asyncio.get_running_loop().time() + left

@@ -74,7 +74,7 @@ async def test_metrics_are_on_channel_stream_and_page(tmp_path: Path, valkey_url
             status, text = await page(port, "/metrics")
             assert status == 200
             families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
-            assert {"llm_routerd_requests_total", "llm_routerd_in_flight"} <= families
+            assert {"llm_routerd_requests_total", "llm_routerd_in_flight", "llm_routerd_lane_lag"} <= families
             assert await page(port, "/healthz") == (200, "ok\n")
             assert await page(port, "/readyz") == (200, "ok\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -295,9 +296,14 @@ async def test_tokens_that_litellm_has_counted_are_said_to_be_estimated(provider
 
 
 async def test_configurations_may_be_loaded_for_ever() -> None:
-    """Each has its own handle of litellm, which is repaired once."""
-    for _ in range(1500):
-        await LitellmModule().get()
+    """Each has its own handle of litellm, which is repaired once: a repair of a repair would in the end recurse."""
+    await LitellmModule().get()
+    handler = importlib.import_module("litellm.litellm_core_utils.streaming_handler").CustomStreamWrapper
+    gemini = importlib.import_module("litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini")
+    repaired = (handler.handle_openai_chat_completion_chunk, gemini.ModelResponseIterator._apply_stream_candidates)
+    await LitellmModule().get()
+    again = (handler.handle_openai_chat_completion_chunk, gemini.ModelResponseIterator._apply_stream_candidates)
+    assert again == repaired
     verdict = await _verdict("gemini", Said(text=("Four.",), reason="STOP"))
     assert verdict.answer is not None, verdict
 

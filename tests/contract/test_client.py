@@ -341,3 +341,11 @@ async def test_follow_and_submit_survive_restart() -> None:
             assert seen == ["1-1", FINAL_ID]
     finally:
         server.close()
+
+
+def test_event_tells_whose_answer_a_result_is() -> None:
+    """Only a result does; one of an older daemon, or a stranger's, tells nothing."""
+    assert ClientEvent(FINAL_ID, "result", {"attempt": 2}).answer_attempt == 2
+    assert ClientEvent(FINAL_ID, "result", {"attempt": "2"}).answer_attempt is None
+    assert ClientEvent(FINAL_ID, "result", {}).answer_attempt is None
+    assert ClientEvent(FINAL_ID, "error", {"attempt": 2}).answer_attempt is None

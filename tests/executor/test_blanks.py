@@ -13,7 +13,7 @@ from aiohttp import web
 
 from llm_routerd.backends.factory import Backends
 from llm_routerd.config.tree import Chain, Config, Deployment
-from llm_routerd.core.call import Delta, Finish
+from llm_routerd.core.call import Call, Delta, Finish
 from llm_routerd.core.chain import resolve
 from llm_routerd.core.estimate import estimated_usage
 from llm_routerd.core.events import AttemptRejected, AttemptStarted, Failed, Result
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     import orjson
 
-    from llm_routerd.core.call import Call
     from llm_routerd.request_run import Ending
 else:
     import orjson
@@ -47,7 +46,7 @@ INPUT_USD, OUTPUT_USD = 1_000_000.0, 3_000_000.0  # for a million tokens: a doll
 PRICED = replace(CLOUD, input_usd_per_mtok=INPUT_USD, output_usd_per_mtok=OUTPUT_USD)
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 PROMPT = "How many are there, please?"
-PROMPT_TOKENS = 7  # 27 characters, four to a token
+PROMPT_TOKENS = -(-(len(PROMPT) + len(orjson.dumps(SCHEMA))) // 4)  # of all that is sent, four characters to a token
 MODES = (False, True, "probe")
 
 
@@ -172,7 +171,7 @@ async def test_value_of_any_kind_may_be_followed_by_blanks(schema: Any, text: st
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_tokens_are_estimated_and_said_to_be(mode: Any) -> None:
-    """Four characters to a token, of prompt and answer, since the server will never count them."""
+    """Four characters to a token, of prompt, schema and answer, since the server will never count them."""
     local = Model(VALUE, then=" ")
     result = result_of(await ask_local(local, request(schema=SCHEMA, stream=mode)))
     completion = -(-len(result.answer.raw_text) // 4)
@@ -406,18 +405,17 @@ async def test_words_after_the_value_are_no_answer_over_a_connection_either(prot
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_few_blanks_and_an_end_over_a_connection(protocol: str) -> None:
-    """An ordinary answer: nothing is estimated."""
+    """An ordinary answer, all of it."""
     pieces = pieces_of(protocol, Said(text=(VALUE, *"\n \n")))
     async with EndlessServer(pieces, None) as server, executor_on(protocol, server.url) as executor:
         result = result_of(await run(executor, request(schema=SCHEMA)))
     assert (result.answer.content, result.answer.raw_text) == ({"n": 12345678}, f"{VALUE}\n \n")
-    assert not result.usage.estimated
 
 
 def test_estimate_counts_text_wherever_it_stands() -> None:
     """In parts too, and beside what is no text; nothing is not a token."""
     parts = [{"type": "text", "text": "12345"}, {"type": "image_url", "image_url": {"url": "data:" + "x" * 1000}}]
     messages = ({"role": "user", "content": parts}, {"role": "assistant", "content": None}, {"role": "assistant"})
-    assert estimated_usage(messages, 9) == Usage(prompt_tokens=2, completion_tokens=3, estimated=True)
-    assert estimated_usage((), 0) == Usage(estimated=True)
+    assert estimated_usage(Call(messages=messages), 9) == Usage(prompt_tokens=2, completion_tokens=3, estimated=True)
+    assert estimated_usage(Call(messages=()), 0) == Usage(estimated=True)
     assert (Usage(prompt_tokens=1) + Usage(estimated=True)).estimated

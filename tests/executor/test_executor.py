@@ -141,7 +141,7 @@ async def test_place_that_does_not_come_free_in_time_is_no_call_and_no_failure()
     await eventually(lambda: local.running == 1)
     sink = Sink()
     second = await run(executor, request(), sink)
-    assert codes(second) == ["rate_limited", None]
+    assert codes(second) == ["busy", None]
     assert "queue_timeout" in (second.records[0].reason or "")
     assert [kind for kind, _ in sink.seen] == ["attempt"]
     gate.set()

@@ -11,6 +11,7 @@ import llm_routerd
 from llm_routerd.config.load import load_config
 from llm_routerd.core.events import AttemptRejected, AttemptStarted, Result, Token
 from llm_routerd.core.outcome import ErrorCode
+from llm_routerd.core.unknown_model import unknown_model
 from llm_routerd.router import STREAM_BUFFER, NoAnswerError, Router
 from tests.support.eventually import eventually
 from tests.support.standin import StandIn
@@ -121,6 +122,15 @@ async def test_no_answer_is_one_exception_with_the_protocols_error(
         with pytest.raises(NoAnswerError) as caught:
             await router.route(**request_)
         assert caught.value.failure.code is code
+
+
+async def test_unknown_model_is_told_in_the_daemons_words(tmp_path: Path) -> None:
+    """With the name that was perhaps meant."""
+    async with Router(config_for("http://127.0.0.1:9", tmp_path)) as router:
+        with pytest.raises(NoAnswerError) as caught:
+            await router.route(prompt="x", model="defalt")
+        assert caught.value.failure.message == unknown_model(router.config, "defalt")
+        assert "did you mean 'default'?" in caught.value.failure.message
 
 
 async def test_router_outside_of_its_block_says_how_to_use_it(tmp_path: Path) -> None:

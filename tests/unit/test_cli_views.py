@@ -98,6 +98,20 @@ def test_live_view_tells_answer_from_other_text(terminal: Terminal) -> None:
     assert "something else\n— the answer is:\nblue\n" in terminal.getvalue()
 
 
+@pytest.mark.parametrize(("attempt", "dropped"), [(1, True), (2, False), (None, False)])
+def test_live_view_drops_text_of_another_attempt_than_the_answers(
+    terminal: Terminal, attempt: int | None, dropped: bool
+) -> None:
+    """Also where it happens to begin as the answer does: the answer comes whole, after a word that the rest was none."""
+    view = LiveView(terminal)
+    for shown in (ATTEMPT_1, event("1-1", "token", text="blue"), ATTEMPT_2, event("2-1", "token", text="blu")):
+        view.show(shown)
+    said: dict[str, Any] = {} if attempt is None else {"attempt": attempt}
+    view.show(result("blue", deployment="local", **said))
+    assert ("discarded: the answer is attempt 1's\nblue\n" in terminal.getvalue()) == dropped
+    assert terminal.getvalue().endswith("blue\n— local\n")
+
+
 def test_live_view_keeps_thinking_apart(terminal: Terminal) -> None:
     """Thoughts are marked, and the answer begins on a line of its own."""
     view = LiveView(terminal)

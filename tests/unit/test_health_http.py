@@ -24,7 +24,7 @@ class Daemon:
         self.metrics = "llm_routerd_in_flight 0\n"
         self.broken = False
 
-    def render_metrics(self) -> str:
+    async def render_metrics(self) -> str:
         """Return the metrics, or fail as a bug would."""
         if self.broken:
             raise RuntimeError("a bug")
@@ -170,17 +170,38 @@ async def test_a_client_that_never_finishes_its_head_is_dropped(
     assert await exchange(server, b"GET /metrics HTTP/1.1\r\nX: ") == b""
 
 
-async def test_connections_are_bounded(server: HealthServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more than allowed is closed at once, and the place is free again when another leaves."""
-    monkeypatch.setattr(health_http, "_MAX_CONNECTIONS", 2)
-    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
-    await eventually(lambda: len(server._exchanges) == 2)
-    assert await exchange(server, b"GET /healthz HTTP/1.1\r\n\r\n") == b""
+async def test_idle_connections_give_way_to_a_probe(server: HealthServer) -> None:
+    """More of them than there are places: every probe is answered at once, and it is the oldest that are closed."""
+    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(health_http._MAX_CONNECTIONS)]
+    await eventually(lambda: len(server._exchanges) == len(held))
+    for _ in range(8):
+        assert (await get(server, "/healthz"))[0] == 200
+    oldest, _ = held[0]
+    with contextlib.suppress(ConnectionError):
+        assert await oldest.read() == b""
+    assert len(server._exchanges) <= health_http._MAX_CONNECTIONS
     for _, writer in held:
         writer.close()
-        await writer.wait_closed()
-    await eventually(lambda: not server._exchanges)
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    await eventually(lambda: not server._exchanges and not server._idle)
+
+
+async def test_who_does_not_read_an_answer_gives_way_as_well(
+    daemon: Daemon, server: HealthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page too large for the sockets' buffers, asked for and left lying."""
+    monkeypatch.setattr(health_http, "_MAX_CONNECTIONS", 2)
+    daemon.metrics = "x" * 20_000_000
+    writers = []
+    for _ in range(2):
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        writers.append(writer)
+    await eventually(lambda: len(server._exchanges) == 2 and not server._idle)
     assert (await get(server, "/healthz"))[0] == 200
+    for writer in writers:
+        writer.transport.abort()
 
 
 async def test_stopping_does_not_wait_for_clients(daemon: Daemon) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from llm_routerd.core.circuit import State
 from llm_routerd.core.exposition import Family, Histogram, render
+from llm_routerd.core.gauges import Gauges
 from llm_routerd.core.health import DeploymentHealth
-from llm_routerd.core.metrics import Finished, Gauges, Metrics
+from llm_routerd.core.metrics import Finished, Metrics
 from llm_routerd.core.outcome import AttemptCode, AttemptRecord, ErrorCode, Outcome, Usage
 from tests.support.accounts import counted, scraped
 
@@ -138,6 +139,7 @@ def test_usage_by_deployment_includes_rejected_attempts_and_no_deployment_passed
             "completion_tokens": 5,
             "total_tokens": 25,
             "cost_usd": 0.75,
+            "estimated_calls": 0,
         }
     }
 
@@ -249,6 +251,23 @@ def test_calls_of_a_request_that_another_has_ended_are_counted_alone() -> None:
     assert not any(name.startswith("requests_total") for name in samples)
 
 
+# Estimates
+
+
+def test_estimates_are_marked_in_event_and_scrape() -> None:
+    """How many calls, and how much of the cost."""
+    metrics = Metrics()
+    guessed = replace(BROKEN, usage=Usage(prompt_tokens=10, completion_tokens=1, estimated=True))
+    event = counted(metrics, replace(ANSWERED, attempts=(guessed, GOOD)))
+    assert event["cost_estimated"] is True
+    assert event["usage_by_deployment"]["haiku"]["estimated_calls"] == 1
+    assert event["tenant_totals"]["estimated_calls"] == 1
+    samples = scraped(metrics)
+    assert samples['estimated_calls_total{deployment="haiku"}'] == 1
+    assert samples['estimated_cost_usd_total{deployment="haiku"}'] == 0.25
+    assert counted(metrics, ANSWERED)["cost_estimated"] is False
+
+
 # Tenants
 
 
@@ -263,6 +282,7 @@ def test_tenant_totals_add_up_over_requests_of_the_same_tenant() -> None:
         "prompt_tokens": 40,
         "completion_tokens": 10,
         "cost_usd": 1.5,
+        "estimated_calls": 0,
     }
 
 
@@ -296,12 +316,14 @@ def test_counters_are_scraped_with_their_labels() -> None:
     assert samples["saved_usd_total"] == 0
 
 
-def test_deployment_passed_over_is_counted_as_an_attempt_only() -> None:
+@pytest.mark.parametrize("code", [AttemptCode.COOLDOWN, AttemptCode.BUSY])
+def test_deployment_passed_over_is_counted_as_an_attempt_only(code: AttemptCode) -> None:
     """There was no call that could have cost anything."""
     metrics = Metrics()
-    counted(metrics, replace(ANSWERED, attempts=(PASSED,)))
+    event = counted(metrics, replace(ANSWERED, attempts=(replace(PASSED, code=code),)))
     samples = scraped(metrics)
-    assert samples['attempts_total{deployment="local",outcome="rejected",code="cooldown"}'] == 1
+    assert event["usage_by_deployment"] == {}
+    assert samples[f'attempts_total{{deployment="local",outcome="rejected",code="{code.value}"}}'] == 1
     assert not any(name.startswith("tokens_total") for name in samples)
 
 

@@ -51,7 +51,7 @@ PROTOCOL = {
     "event.rejected": {"outcome", "code", "reason", "latency_ms"},
     "event.result": {
         "id", "content", "raw_text", "model_used", "deployment", "finish_reason", "tool_calls", "usage", "cost_usd",
-        "latency_ms", "ttft_ms", "queue_ms", "attempts", "tenant_id", "context", "metadata",
+        "latency_ms", "ttft_ms", "queue_ms", "attempts", "attempt", "tenant_id", "context", "metadata",
     },
     "event.error": {"id", "code", "message", "attempts", "metadata"},
     "event.cancelled": {"id", "reason"},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_routerd.core.events import FINAL_ID
-from llm_routerd.core.metrics import Gauges
+from llm_routerd.core.gauges import Gauges
 from llm_routerd.queue.keys import GROUP, HANDED_BACK
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for

@@ -16,13 +16,16 @@ from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, babbles, fails, hangs, says, waits_for
-from tests.support.queue import add, events_of, open_client
+from tests.support.queue import add, events_of, no_fence, open_broker, open_client, started, take_one
+from tests.support.wire import eventually_true
 from tests.support.workers import DAEMON, make_config, run_worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from llm_routerd.core.call import Call, Delta, Finish
+    from llm_routerd.queue.keys import Lane
+    from llm_routerd.worker.worker import Worker
 
 
 async def metrics_of(client: Any, count: int = 1) -> list[dict[str, Any]]:
@@ -394,6 +397,51 @@ async def test_answer_that_another_workers_answer_beat_is_not_counted(broker_url
         await eventually(lambda: any(name.startswith("attempts_total") for name in scraped_of(worker)))
         assert not any(name.startswith("requests_total") for name in scraped_of(worker))
         assert await client.xlen("llm_router_metrics") == 0
+
+
+async def test_result_says_which_attempts_text_it_is(broker_url: str) -> None:
+    """Counted over the whole life of the request: one that a dead worker made, one that was rejected, the answer."""
+    local, cloud = FakeBackend(says("I cannot help with that.")), FakeBackend(says("fine"))
+    async with open_client(broker_url) as client:
+        entry = await add(client, stream="live")
+        async with open_broker(broker_url, "w0") as broker:
+            delivery = await take_one(broker_url, broker)
+            transcript = broker.transcript(entry, publish=False, fenced=no_fence)
+            assert await broker.begin(delivery, transcript, started("w0"), publish=False) == "begun"
+        async with run_worker(broker_url, {"local": local, "cloud": cloud}):
+            _, data = await final_of(client, entry)
+        ((answer_id, _, _),) = [each for each in await events_of(client, entry) if each[2].get("text") == "fine"]
+        assert data["attempt"] == int(answer_id.partition("-")[0]) == 3
+
+
+async def test_backlog_of_each_lane_is_told(broker_url: str) -> None:
+    """What waits unread counts; what is being answered, or has been, does not."""
+    gate = asyncio.Event()
+    config = make_config(daemon=replace(DAEMON, concurrency=1))
+    model = FakeBackend(waits_for(gate))
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": model}, config=config) as worker,
+    ):
+        await add(client, "high")
+        await eventually(lambda: model.running == 1)
+        lanes: tuple[Lane, ...] = ("low", "normal", "low")
+        last = [await add(client, lane) for lane in lanes][-1]
+        await eventually_true(lambda: _has_lags(worker, {"high": 0, "normal": 1, "low": 2}))
+        gate.set()
+        await final_of(client, last)
+        await eventually_true(lambda: _has_lags(worker, {"high": 0, "normal": 0, "low": 0}))
+
+
+async def test_lane_that_cannot_be_told_is_left_out_of_the_backlog(broker_url: str) -> None:
+    """It has lost its group, and the others are told all the same."""
+    async with open_client(broker_url) as client, run_worker(broker_url, {}) as worker:
+        await client.delete("llm:requests:low")
+        assert set(await worker.lags()) == {"high", "normal"}
+
+
+async def _has_lags(worker: Worker, expected: dict[str, int]) -> bool:
+    return await worker.lags() == expected
 
 
 async def test_cancellation_between_two_attempts_costs_no_further_call(broker_url: str) -> None:

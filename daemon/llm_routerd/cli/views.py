@@ -102,6 +102,7 @@ class LiveView:
                 self._shown = ""
                 self.remark(f"{what}: {_why(event.data, self._deployment)}")
             case "result":
+                self._drop_other_than(event.answer_attempt)
                 self._show_result(event.data)
             case _ if event.is_final:
                 self._end_line()
@@ -119,6 +120,12 @@ class LiveView:
             self.remark(f"discarded: attempt {self._attempt} was superseded")
         self._attempt = attempt
         self._shown = ""
+
+    def _drop_other_than(self, attempt: int | None) -> None:
+        """Drop what is shown, if the answer is another attempt's: a worker thought dead was first in the end."""
+        if self._shown and attempt is not None and attempt != self._attempt:
+            self.remark(f"discarded: the answer is attempt {attempt}'s")
+            self._shown = ""
 
     def _show_token(self, text: str) -> None:
         if self._thinking:

@@ -66,7 +66,7 @@ _DEADLINE_SLACK_SECONDS: Final = 0.05
 # What is the deployment's own fault may pass by itself, but for what takes a new configuration.
 _MAY_PASS: Final = FAILURES - {AttemptCode.AUTH, AttemptCode.NOT_FOUND}
 _MAX_TENANT: Final = 128  # characters of a tenant's name by which he is told from others
-_TIMEOUTS: Final = frozenset({AttemptCode.CONNECT, AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT})
+_CUT_BY_A_DEADLINE: Final = frozenset({AttemptCode.CONNECT, AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT})
 
 
 @value
@@ -280,7 +280,7 @@ class ChainRun:
             self._turns.remove(turn)
 
     def _was_hasty(self, deployment: Deployment, code: AttemptCode, now: float, elapsed_seconds: float) -> bool:
-        if self._deadline is None or self._deadline - now > _DEADLINE_SLACK_SECONDS or code not in _TIMEOUTS:
+        if self._deadline is None or self._deadline - now > _DEADLINE_SLACK_SECONDS or code not in _CUT_BY_A_DEADLINE:
             return False
         due = deployment.connect_timeout if code is AttemptCode.CONNECT else deployment.timeout
         return elapsed_seconds < due * _FAIR_SHARE

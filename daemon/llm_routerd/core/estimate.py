@@ -1,25 +1,79 @@
-"""Tokens of a call whose backend did not count them, by the rule of thumb of four characters to a token."""
+"""Tokens of a call whose backend did not count them, by the rule of thumb of four characters to a token.
+
+A provider charges for an attempt that we ended early or that timed out, and tells no count of it: what has been sent
+and what was received is estimated, and marked so.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
-from llm_routerd.core.outcome import Usage
+import orjson
+
+from llm_routerd.core.outcome import AttemptCode, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from llm_routerd.core.call import Call, Finish
 
-CHARS_PER_TOKEN = 4
+CHARS_PER_TOKEN: Final = 4
+# Nothing was generated where one of these came before any text: no server charges for it.
+_REFUSED_UNREAD: Final = frozenset(
+    {
+        AttemptCode.CONNECT,
+        AttemptCode.AUTH,
+        AttemptCode.RATE_LIMITED,
+        AttemptCode.NOT_FOUND,
+        AttemptCode.CONTEXT_WINDOW,
+        AttemptCode.UPSTREAM,
+        AttemptCode.INTERNAL,
+    }
+)
 
 
-def estimated_usage(messages: Iterable[dict[str, Any]], answer_chars: int) -> Usage:
-    """What a call with these messages has used, marked as an estimate; images count nothing."""
-    prompt_chars = sum(_chars(message.get("content")) for message in messages)
+def usage_of(call: Call, finish: Finish | None, streamed_chars: int, code: AttemptCode | None) -> Usage | None:
+    """What a call has used, estimated as far as its backend has not told.
+
+    Args:
+        call: what was asked.
+        finish: how the backend ended it, if it did.
+        streamed_chars: text and thinking received before.
+        code: why it is no answer, if it is none.
+
+    Returns:
+        None: nothing, since the server did not take it up.
+    """
+    chars = streamed_chars + (0 if finish is None else _chars_of_finish(finish))
+    told = None if finish is None else finish.usage
+    if told is not None and told.prompt_tokens and (told.completion_tokens or not chars):
+        return told
+    if finish is None and not chars and code in _REFUSED_UNREAD:
+        return None
+    estimate = estimated_usage(call, chars)
+    if told is None:
+        return estimate
+    return replace(
+        told,
+        prompt_tokens=told.prompt_tokens or estimate.prompt_tokens,
+        completion_tokens=told.completion_tokens or estimate.completion_tokens,
+        estimated=True,
+    )
+
+
+def estimated_usage(call: Call, answer_chars: int) -> Usage:
+    """What a call has used after so much answer, marked as an estimate; images count nothing."""
+    prompt_chars = sum(_chars(message.get("content")) for message in call.messages)
+    prompt_chars += sum(len(orjson.dumps(extra)) for extra in (call.tools, call.schema) if extra)
     return Usage(
         prompt_tokens=-(-prompt_chars // CHARS_PER_TOKEN),
         completion_tokens=-(-answer_chars // CHARS_PER_TOKEN),
         estimated=True,
     )
+
+
+def _chars_of_finish(finish: Finish) -> int:
+    calls = sum(len(call.name) + len(call.arguments) for call in finish.tool_calls)
+    return len(finish.text) + len(finish.reasoning) + calls
 
 
 def _chars(content: Any) -> int:

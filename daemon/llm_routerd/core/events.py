@@ -97,7 +97,10 @@ class AttemptRejected:
 
 @value
 class Result:
-    """The answer.  Times are in milliseconds; `usage` is the answering call's, `cost_usd` that of all attempts."""
+    """The answer.  Times are in milliseconds; `usage` is the answering call's, `cost_usd` that of all attempts.
+
+    `cost_estimated`: a part of it is an estimate.  `attempt`: whose text this is; text of any other is to be dropped.
+    """
 
     type: ClassVar[Literal["result"]] = "result"
 
@@ -114,10 +117,12 @@ class Result:
     tenant_id: str | None
     context: str | None
     metadata: Any
+    cost_estimated: bool = False
+    attempt: int = 1
 
     def to_wire(self) -> dict[str, Any]:
         """The event's `data`."""
-        return {
+        wire = {
             "id": self.id,
             "content": self.answer.content,
             "raw_text": self.answer.raw_text,
@@ -131,10 +136,14 @@ class Result:
             "ttft_ms": self.ttft_ms,
             "queue_ms": self.queue_ms,
             "attempts": [record.to_wire() for record in self.attempts],
+            "attempt": self.attempt,
             "tenant_id": self.tenant_id,
             "context": self.context,
             "metadata": writable(self.metadata),
         }
+        if self.cost_estimated:
+            wire["cost_estimated"] = True
+        return wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

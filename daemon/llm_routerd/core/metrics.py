@@ -4,13 +4,13 @@ The rules:
 
 - One instance per worker.  Each request is booked once per try to end it, whatever the end, and counted only where that
   end stands (`Booking`); its attempts count in any case, since they were made.  Nothing here is a global.
-- A deployment that was passed over as it cools down was not asked: it has no call and no error in the
+- A deployment that cooled down or had no free place was not asked: it has no call and no error in the
   counters by model and by deployment.  An attempt that was cancelled is nobody's error.
 - By model, as the system that this carries on counted: `success` an answer; `fallback` a turn that failed and was
   followed by another deployment's; `error` one that failed and was the last.  Repeats by one deployment are one turn.
   Answers after another deployment's turn are a counter of Prometheus' alone, `fallback_answers_total`.
-- Tokens and costs are those of all attempts, rejected ones included; only `usage` is the answering call's
-  alone.
+- Tokens and costs are those of all attempts, rejected ones included, estimates too and marked so; only `usage`
+  is the answering call's alone.
 - What an attempt that was ended early has saved is an estimate: the time that the deployment's answers have taken
   on average since the start, less the time that this attempt took; unknown before its first answer.
 - What callers choose freely is bounded: of the tenants the last 1,000 are kept, and one that comes back later
@@ -22,22 +22,22 @@ The rules:
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from llm_routerd.core.circuit import State
 from llm_routerd.core.exposition import Family, Histogram, render
+from llm_routerd.core.gauges import gauge_families
 from llm_routerd.core.outcome import AttemptCode, Outcome
 from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from llm_routerd.core.health import DeploymentHealth
+    from llm_routerd.core.gauges import Gauges
     from llm_routerd.core.outcome import AttemptRecord, ErrorCode, Usage
 
 MAX_TENANTS: Final = 1000
+_NOT_ASKED: Final = frozenset({AttemptCode.COOLDOWN, AttemptCode.BUSY})
 _DURATION_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TTFT_BOUNDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -80,33 +80,18 @@ class Finished:
     stream: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gauges:
-    """What the worker knows at the moment of a scrape.
-
-    Attributes:
-        in_flight: requests.
-        lag_by_lane: entries that no worker has read yet; a lane whose lag Redis cannot tell is left out.
-        loop_lag_seconds: how late the event loop runs.
-        deployments: from `Health.states`.
-    """
-
-    in_flight: int = 0
-    lag_by_lane: Mapping[str, int] | None = None
-    loop_lag_seconds: float | None = None
-    deployments: Mapping[str, DeploymentHealth] | None = None
-
-
 class _Totals:
     """Calls (of a deployment) or requests (of a tenant), their tokens and their cost."""
 
-    __slots__ = ("completion_tokens", "cost_usd", "number", "prompt_tokens")
+    __slots__ = ("completion_tokens", "cost_usd", "estimated_calls", "estimated_cost_usd", "number", "prompt_tokens")
 
     def __init__(self) -> None:
         self.number = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.cost_usd = 0.0
+        self.estimated_calls = 0
+        self.estimated_cost_usd = 0.0
 
     def add(self, record: AttemptRecord, step: int = 1) -> None:
         """Add what an attempt took; a `step` of -1 takes it back."""
@@ -114,6 +99,9 @@ class _Totals:
         if usage is not None:
             self.prompt_tokens += step * usage.prompt_tokens
             self.completion_tokens += step * usage.completion_tokens
+            if usage.estimated:
+                self.estimated_calls += step
+                self.estimated_cost_usd = max(0.0, self.estimated_cost_usd + step * record.cost_usd)
         self.cost_usd = max(0.0, self.cost_usd + step * record.cost_usd)
 
     def to_wire(self) -> dict[str, Any]:
@@ -122,6 +110,7 @@ class _Totals:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "cost_usd": self.cost_usd,
+            "estimated_calls": self.estimated_calls,
         }
 
 
@@ -191,6 +180,7 @@ class Booking:
             "attempts": [_told(record) for record in finished.attempts],
             "usage": None if finished.usage is None else finished.usage.to_wire(),
             "cost_usd": finished.cost_usd,
+            "cost_estimated": any(record.is_estimated_cost for record in finished.attempts),
             "saved_usd": finished.saved_usd,
             "usage_by_deployment": _usage_by_deployment(finished.attempts),
             "tenant_totals": {"requests": tenant.number, **tenant.to_wire()},
@@ -282,7 +272,7 @@ class Metrics:
 
     def render_prometheus(self, gauges: Gauges) -> str:
         """Everything as Prometheus' text exposition format 0.0.4."""
-        return render([*self._counter_families(), *self._histogram_families(), *_gauge_families(gauges)])
+        return render([*self._counter_families(), *self._histogram_families(), *gauge_families(gauges)])
 
     def _tenant(self, tenant_id: str | None) -> _Totals:
         tenant = self._tenants.get(tenant_id)
@@ -297,7 +287,7 @@ class Metrics:
     def _count_attempt(self, record: AttemptRecord) -> None:
         name, code = record.deployment, record.code
         self._attempts[name, record.outcome.value, "" if code is None else code.value] += 1
-        if code is AttemptCode.COOLDOWN:
+        if code in _NOT_ASKED:
             return
         totals = self._deployments.get(name)
         if totals is None:
@@ -326,10 +316,14 @@ class Metrics:
             fallbacks.add(number, deployment=deployment)
         tokens = Family("tokens_total", "counter", "Tokens of all calls, rejected ones included.")
         costs = Family("cost_usd_total", "counter", "What all calls cost, rejected ones included.")
+        estimates = Family("estimated_calls_total", "counter", "Calls whose tokens are an estimate.")
+        estimated_costs = Family("estimated_cost_usd_total", "counter", "The part of the cost that is an estimate.")
         for deployment, totals in self._deployments.items():
             tokens.add(totals.prompt_tokens, deployment=deployment, kind="prompt")
             tokens.add(totals.completion_tokens, deployment=deployment, kind="completion")
             costs.add(totals.cost_usd, deployment=deployment)
+            estimates.add(totals.estimated_calls, deployment=deployment)
+            estimated_costs.add(totals.estimated_cost_usd, deployment=deployment)
         saved = Family("saved_usd_total", "counter", "What local answers would have cost in the cloud.")
         saved.add(self._saved_usd)
         stops = Family("early_stops_total", "counter", "Attempts that were ended before their model had finished.")
@@ -341,7 +335,8 @@ class Metrics:
         orphans.add(self._orphans)
         dropped = Family("dead_letters_dropped_total", "counter", "Dead letters that went for newer ones.")
         dropped.add(self._dropped_letters)
-        yield from (requests, attempts, fallbacks, tokens, costs, saved, stops, saved_time, orphans, dropped)
+        yield from (requests, attempts, fallbacks, tokens, costs, estimates, estimated_costs, saved, stops, saved_time)
+        yield from (orphans, dropped)
 
     def _histogram_families(self) -> Iterator[Family]:
         duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")
@@ -353,7 +348,7 @@ class Metrics:
 
 def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
     """How a request counts by model, as (model, counter); consecutive attempts of one deployment are one turn."""
-    asked = [record for record in finished.attempts if record.code is not AttemptCode.COOLDOWN]
+    asked = [record for record in finished.attempts if record.code not in _NOT_ASKED]
     for record, following in zip_longest(asked, asked[1:]):
         if following is not None and following.deployment == record.deployment:
             continue
@@ -366,7 +361,7 @@ def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
 def _usage_by_deployment(attempts: Sequence[AttemptRecord]) -> dict[str, dict[str, Any]]:
     by_name: dict[str, _Totals] = {}
     for record in attempts:
-        if record.code is not AttemptCode.COOLDOWN:
+        if record.code not in _NOT_ASKED:
             totals = by_name.get(record.deployment)
             if totals is None:
                 totals = by_name[record.deployment] = _Totals()
@@ -388,28 +383,3 @@ def _told(record: AttemptRecord) -> dict[str, Any]:
     if record.outcome is Outcome.INVALID:
         told["reason"] = told["code"]
     return told
-
-
-def _gauge_families(gauges: Gauges) -> Iterator[Family]:
-    in_flight = Family("in_flight", "gauge", "Requests being worked on.")
-    in_flight.add(gauges.in_flight)
-    lag = Family("lane_lag", "gauge", "Entries of a lane that no worker has read yet.")
-    for lane, entries in (gauges.lag_by_lane or {}).items():
-        lag.add(entries, lane=lane)
-    loop_lag = Family("loop_lag_seconds", "gauge", "How late the event loop runs.")
-    if gauges.loop_lag_seconds is not None:
-        loop_lag.add(gauges.loop_lag_seconds)
-    state = Family("deployment_state", "gauge", "1 for the state that a deployment is in, 0 for the others.")
-    calls = Family("deployment_in_flight", "gauge", "Calls to a deployment, waiting for their turn included.")
-    ttft = Family("deployment_ttft_seconds", "gauge", "Moving average of a deployment's time to first token.")
-    kept_away = Family(
-        "deployment_tenants_kept_away", "gauge", "Tenants whose own failures alone keep them from a deployment."
-    )
-    for name, health in (gauges.deployments or {}).items():
-        for each in State:
-            state.add(int(health.state is each), deployment=name, state=each.value)
-        calls.add(health.in_flight, deployment=name)
-        kept_away.add(health.tenants_kept_away, deployment=name)
-        if health.ttft_seconds is not None:
-            ttft.add(health.ttft_seconds, deployment=name)
-    yield from (in_flight, lag, loop_lag, state, calls, kept_away, ttft)

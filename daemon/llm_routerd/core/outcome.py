@@ -18,6 +18,7 @@ class AttemptCode(StrEnum):
     CONNECT = "connect"
     AUTH = "auth"
     RATE_LIMITED = "rate_limited"
+    BUSY = "busy"  # no place came free within `queue_timeout`; nobody was called
     NOT_FOUND = "not_found"
     CONTEXT_WINDOW = "context_window"
     UPSTREAM = "upstream"
@@ -86,7 +87,7 @@ class Rejection:
 class Usage:
     """Tokens of one call as its backend counted them; the optional ones only where it told.
 
-    `estimated`: the backend did not tell, and these were counted from characters.
+    `estimated`: the backend did not tell (all of) it, and the rest was counted from characters.
     `prompt_tokens` includes `cached_tokens`, `completion_tokens` includes `reasoning_tokens` (OpenAI's sense).
     """
 
@@ -147,6 +148,11 @@ class AttemptRecord:
     usage: Usage | None = None
     cost_usd: float = 0.0
     early: bool = False
+
+    @property
+    def is_estimated_cost(self) -> bool:
+        """Whether it costs something, and how much is an estimate."""
+        return self.cost_usd > 0 and self.usage is not None and self.usage.estimated
 
     def to_wire(self) -> dict[str, Any]:
         """The object in `attempts` of a final event and of a metrics event."""

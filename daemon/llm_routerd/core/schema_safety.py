@@ -20,15 +20,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote, urljoin
 
+from llm_routerd.core import dialects
 from llm_routerd.core.jsonpath import json_path
 
-DIALECTS = {
-    "https://json-schema.org/draft/2020-12/schema": "2020-12",
-    "https://json-schema.org/draft/2019-09/schema": "2019-09",
-    "http://json-schema.org/draft-07/schema": "draft-07",
-    "http://json-schema.org/draft-06/schema": "draft-06",
-    "http://json-schema.org/draft-04/schema": "draft-04",
-}
 MAX_VALUES = 20_000
 MAX_SUBSCHEMAS = 5_000
 MAX_NESTING = 100
@@ -175,9 +169,8 @@ class _Graph:
     def _identify(self, node: _Node, value: dict[str, Any]) -> None:
         """Take notice of `$schema`, `$id`, anchors, references and the pattern of one subschema."""
         dialect = value.get("$schema")
-        if isinstance(dialect, str) and dialect.removesuffix("#") not in DIALECTS:
-            known = ", ".join(DIALECTS.values())
-            raise _UnsafeError(f"{json_path((*node.path, '$schema'))}: unsupported dialect; known are {known}")
+        if isinstance(dialect, str) and dialects.draft_of(dialect) is None:
+            raise _UnsafeError(f"{json_path((*node.path, '$schema'))}: unsupported dialect; known are {dialects.NAMES}")
         uri = value.get(self._id_keyword)
         if isinstance(uri, str) and uri.startswith("#"):  # until draft-07 an anchor was spelt this way
             self._anchors.setdefault((node.base, uri[1:]), []).append(node)

@@ -9,17 +9,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from llm_routerd.core.dialects import draft_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# What `$schema` may say; an order is all that is needed of the values.
-_DIALECTS = {
-    "http://json-schema.org/draft-04/schema": 4,
-    "http://json-schema.org/draft-06/schema": 6,
-    "http://json-schema.org/draft-07/schema": 7,
-    "https://json-schema.org/draft/2019-09/schema": 2019,
-    "https://json-schema.org/draft/2020-12/schema": 2020,
-}
 _MAX_NESTING = 32
 _MAX_LOOKED_AT = 128
 _LISTS_IN_PLACE = ("allOf", "anyOf", "oneOf")
@@ -46,7 +40,7 @@ class Subschemas:
 
     def __init__(self, root: dict[str, Any] | bool) -> None:
         named = root.get("$schema", "") if isinstance(root, dict) else ""
-        dialect = _DIALECTS.get(named.rstrip("#")) if named else 2020
+        dialect = draft_of(named) if named else 2020
         self._root: dict[str, Any] | bool = True if dialect is None else root
         self._given = root
         self._dialect = dialect or 2020

@@ -251,6 +251,15 @@ class Broker:
                 return history[:HISTORY_PAGE]
             cursor = "(" + events[-1][0].decode()
 
+    async def unread(self, lane: Lane) -> int | None:
+        """How many entries of a lane no worker has read yet; None: Redis cannot tell."""
+        key = self.keys.requests(lane)
+        try:
+            waiting, pending = await asyncio.gather(self.pipe.call("XLEN", key), self.pipe.call("XPENDING", key, GROUP))
+        except ResponseError:
+            return None  # no stream, or one without our group
+        return max(0, int(waiting) - int(pending[0]))  # what is done has been deleted
+
     async def emit_metrics(self, metrics: bytes) -> None:
         """A metrics event outside of a commit."""
         channel = self.limits.metrics_channel

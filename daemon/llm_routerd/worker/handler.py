@@ -9,7 +9,6 @@ is still pending, for this worker or another to take up.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +20,7 @@ from llm_routerd.core.events import Failed, Result
 from llm_routerd.core.metrics import Finished
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.request import RequestError, StreamMode
+from llm_routerd.core.unknown_model import unknown_model
 from llm_routerd.logs import get_logger
 from llm_routerd.worker.committing import Commitment, Committer
 from llm_routerd.worker.dead_letters import dead_letter
@@ -103,11 +103,7 @@ class Handler:
             await Running(self, item, request, chain).run()
 
     def _unknown_model(self, request: Request) -> RequestError:
-        config = self.executor.config
-        names = list(dict.fromkeys((*config.chains, *config.deployments)))
-        near = difflib.get_close_matches(request.model, names, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
-        message = f"$.model: no chain or deployment has this name; {hint}"
+        message = unknown_model(self.executor.config, request.model)
         return RequestError(id=request.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=request.metadata)
 
     async def _refuse(self, item: InFlight, error: RequestError, request: Request | None = None) -> None:

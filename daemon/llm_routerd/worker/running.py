@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llm_routerd.core.events import Failed
+from llm_routerd.core.events import Failed, Result
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.logs import get_logger
 from llm_routerd.worker.committing import UNWRITABLE
@@ -66,16 +66,18 @@ class Running:
         await self._commit(ending)
 
     async def _commit(self, ending: Ending) -> None:
-        handler, request = self._handler, self._request
+        handler, request, event = self._handler, self._request, ending.event
+        if isinstance(event, Result):  # its attempt counts from where an earlier worker ended
+            event = replace(event, attempt=self._transcript.attempt)
         await handler.end(
             self._item,
-            ending.event,
+            event,
             request_ids=(request.id,),
             transcript=self._transcript if self._sink.begun else None,
             publish=request.publish,
-            metrics=handler.finished(ending.event, self._item, request=request, ending=ending),
+            metrics=handler.finished(event, self._item, request=request, ending=ending),
         )
-        log.debug("request_finished", id=request.id, type=ending.event.type, latency_ms=ending.latency_ms)
+        log.debug("request_finished", id=request.id, type=event.type, latency_ms=ending.latency_ms)
 
     async def _stopped(self) -> None:
         """The attempt was cancelled from outside; the connection to the model is closed."""

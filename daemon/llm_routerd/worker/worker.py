@@ -14,7 +14,7 @@ from llm_routerd.core.errors import BrokerError
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.broker import Broker, Held, Limits
 from llm_routerd.queue.connection import ConnectionFactory, ResponseError, describe
-from llm_routerd.queue.keys import Keys
+from llm_routerd.queue.keys import LANES, Keys
 from llm_routerd.queue.pipe import Pipe, PipeState
 from llm_routerd.queue.reader import Reader
 from llm_routerd.worker.clock import ServerClock
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+LAGS_SECONDS = 1.0  # longest time that a scrape waits for Redis
 GOODBYE_SECONDS = 5.0  # longest time for the last words to Redis
 OUT_OF_MEMORY_POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0  # between two tries to reach Redis
@@ -154,6 +155,17 @@ class Worker:
             in_flight=len(self.in_flight),
             draining=self._stopping.is_set(),
         )
+
+    async def lags(self) -> dict[str, int]:
+        """Entries by lane that no worker has read yet; a lane of which Redis does not tell in time is left out."""
+        if self.pipe.state is not PipeState.READY:
+            return {}
+        try:
+            async with asyncio.timeout(LAGS_SECONDS):
+                unread = await asyncio.gather(*map(self.broker.unread, LANES))
+        except TimeoutError:
+            return {}
+        return {lane: entries for lane, entries in zip(LANES, unread, strict=True) if entries is not None}
 
     def stop(self) -> None:
         """Drain and end; called again: end at once, and hand everything back."""

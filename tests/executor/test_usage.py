@@ -1,0 +1,133 @@
+"""What calls have used and cost, also where no server has counted it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llm_routerd.core.call import Delta, Finish
+from llm_routerd.core.chain import resolve
+from llm_routerd.core.events import Result
+from llm_routerd.core.outcome import AttemptCode, AttemptRecord, Usage
+from tests.executor.test_executor import SCHEMA, Sink, request, run
+from tests.support.eventually import eventually
+from tests.support.fakes import FakeBackend, fails, hangs, says
+from tests.support.workers import CLOUD, make_config, make_test_executor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from llm_routerd.config.tree import Config
+    from llm_routerd.core.call import Call
+
+PROMPT = "p" * 400  # a hundred tokens by the rule of thumb
+PRICED = replace(CLOUD, input_usd_per_mtok=10_000.0, output_usd_per_mtok=1_000_000.0)  # a cent, a dollar
+
+
+def priced(**changes: Any) -> Config:
+    """A chain of the priced cloud deployment alone."""
+    config = make_config()
+    chain = replace(config.chains["default"], deployments=("cloud",))
+    return replace(config, deployments={"cloud": replace(PRICED, **changes)}, chains={"default": chain})
+
+
+def counts(usage: Usage | None) -> Any:
+    """A finished answer of forty characters, with this usage."""
+
+    async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        yield Delta("a" * 40)
+        yield Finish(finish_reason="stop", usage=usage)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (None, Usage(prompt_tokens=100, completion_tokens=10, estimated=True)),
+        (Usage(), Usage(prompt_tokens=100, completion_tokens=10, estimated=True)),
+        (Usage(completion_tokens=12), Usage(prompt_tokens=100, completion_tokens=12, estimated=True)),
+        (Usage(prompt_tokens=90), Usage(prompt_tokens=90, completion_tokens=10, estimated=True)),
+        (Usage(prompt_tokens=90, completion_tokens=12), Usage(prompt_tokens=90, completion_tokens=12)),
+    ],
+    ids=["none", "zeros", "no prompt", "no completion", "all"],
+)
+async def test_answer_whose_server_did_not_count_is_estimated_and_says_so(told: Usage | None, expected: Usage) -> None:
+    """Never 0 tokens and no cost for a model that costs."""
+    executor = make_test_executor(priced(), {"cloud": FakeBackend(counts(told))})
+    ending = await run(executor, request(prompt=PROMPT))
+    assert isinstance(ending.event, Result)
+    assert ending.event.usage == ending.event.answer.usage == expected
+    assert ending.cost_usd == pytest.approx(expected.prompt_tokens * 0.01 + expected.completion_tokens)
+    assert ending.event.to_wire().get("cost_estimated", False) == expected.estimated
+
+
+@pytest.mark.parametrize(
+    ("script", "properties", "code", "completion_tokens"),
+    [
+        (hangs("a" * 40), {}, "idle_timeout", 10),
+        (hangs(), {}, "timeout", 0),
+        (says("I cannot help with that.", finish_reason="stop"), {"schema": SCHEMA}, "invalid_json", 6),
+        (fails(AttemptCode.TRUNCATED, after=("a" * 40,)), {}, "truncated", 10),
+        (fails(AttemptCode.UPSTREAM, after=("a" * 40,)), {}, "upstream", 10),
+    ],
+    ids=["gap", "timeout", "ended early", "cut", "failed midway"],
+)
+async def test_attempt_that_did_not_end_by_itself_has_an_estimated_cost(
+    script: Any, properties: dict[str, Any], code: str, completion_tokens: int
+) -> None:
+    """A provider charges for what it has read and written."""
+    config = priced(timeout=0.4, idle_timeout=0.2)
+    executor = make_test_executor(config, {"cloud": FakeBackend(script)})
+    ending = await run(executor, request(prompt=PROMPT, **properties))
+    (record,) = ending.records
+    assert record.code is not None
+    assert record.code.value == code
+    assert record.usage is not None
+    assert record.usage.estimated
+    assert record.usage.prompt_tokens >= 100
+    assert record.usage.completion_tokens == completion_tokens
+    assert record.cost_usd == pytest.approx(record.usage.prompt_tokens * 0.01 + completion_tokens)
+    assert record.is_estimated_cost
+
+
+async def test_cancelled_attempt_has_an_estimated_cost() -> None:
+    """Whoever leaves pays for what was made until then."""
+    model = FakeBackend(hangs("a" * 40))
+    executor = make_test_executor(priced(), {"cloud": model})
+    asked, records = request(prompt=PROMPT, stream="live"), list[AttemptRecord]()
+    chain = resolve(executor.config, asked.model)
+    assert chain is not None
+    sink = Sink()
+    task = asyncio.create_task(executor.run(asked, chain, sink, deadline=None, records=records))
+    await eventually(lambda: ("token", "a" * 40) in sink.seen)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [record.usage for record in records] == [Usage(prompt_tokens=100, completion_tokens=10, estimated=True)]
+    assert records[0].cost_usd == pytest.approx(11.0)
+
+
+@pytest.mark.parametrize("code", [AttemptCode.CONNECT, AttemptCode.AUTH, AttemptCode.UPSTREAM])
+async def test_call_that_was_refused_unread_has_no_usage_and_no_cost(code: AttemptCode) -> None:
+    """Nobody charges for an answer of 401 or 503."""
+    executor = make_test_executor(priced(), {"cloud": FakeBackend(fails(code))})
+    (record,) = (await run(executor, request(prompt=PROMPT))).records
+    assert (record.usage, record.cost_usd) == (None, 0.0)
+
+
+async def test_thinking_tools_and_schema_are_part_of_the_estimate() -> None:
+    """They are sent, or paid for, as well."""
+
+    async def thinks(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        yield Delta("", "t" * 40)
+        yield Delta('{"n":1}')
+        yield Finish(finish_reason="stop")
+
+    executor = make_test_executor(priced(), {"cloud": FakeBackend(thinks)})
+    (record,) = (await run(executor, request(prompt=PROMPT, schema=SCHEMA))).records
+    assert record.usage is not None
+    assert record.usage.prompt_tokens > 120
+    assert record.usage.completion_tokens == 12
