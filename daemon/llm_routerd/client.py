@@ -32,7 +32,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.core.errors import BrokerError
+from llm_routerd.config.addresses import check_redis_url
+from llm_routerd.core.errors import BrokerError, ConfigError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue.connection import CONNECT_SECONDS, Backoff, describe, is_unfit
 from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
@@ -141,7 +142,7 @@ class Client:
             patience_seconds: how long a call goes on trying while Redis is away.
 
         Raises:
-            BrokerError: the URL is none.
+            BrokerError: the URL is unsound; the message says how, and quotes nothing of it but an option's name.
         """
         self.keys = Keys(prefix)
         self._patience_seconds = patience_seconds
@@ -340,6 +341,7 @@ def check_stream_id(text: str) -> tuple[int, int]:
 
 def _connect(url: str) -> Redis:
     try:
+        check_redis_url(url)
         return Redis.from_url(
             url,
             socket_timeout=None,  # `_once` bounds every reply
@@ -348,9 +350,8 @@ def _connect(url: str) -> Redis:
             max_connections=_CONNECTIONS,
             protocol=2,
         )
-    except (ValueError, TypeError):
-        # The original message may quote the URL, and so its password.
-        raise BrokerError("the Redis URL is none: expected redis://, rediss:// or unix://") from None
+    except ConfigError as error:
+        raise BrokerError(f"the Redis URL: {error}") from None
 
 
 async def _once(operation: Callable[[], Awaitable[T]]) -> T:

@@ -57,7 +57,7 @@ def test_no_error_quotes_a_secret(text: str) -> None:
 
 def test_references_are_replaced(tmp_path: Path) -> None:
     """Alone, embedded and several in one string; trailing newlines of files are dropped."""
-    (tmp_path / "password").write_text("p w\n\n")
+    (tmp_path / "password").write_text("p%20w\n\n")
     config = load(
         f"""
         [redis]
@@ -69,7 +69,7 @@ def test_references_are_replaced(tmp_path: Path) -> None:
         HOST="h",
         CREDENTIALS_DIRECTORY=_credentials(tmp_path, groq="gk\n"),
     )
-    assert config.redis.url == "redis://:p w@h:6379/0"
+    assert config.redis.url == "redis://:p%20w@h:6379/0"
     assert config.deployments["x"].api_key == "gk"
 
 
