@@ -352,10 +352,10 @@ async def test_raw_cancel_of_the_readme_leaves_no_key_for_good(valkey_url: str) 
     add, *others = [shlex.split(line) for line in block.strip().splitlines()]
     async with Client(valkey_url) as client:
         for command in (add, *others):
-            await client.redis.execute_command(*command)
+            await client.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
         assert 0 < await client.redis.ttl(add[1]) <= 3600
         await client.redis.expire(add[1], 60)
         for command in others:
-            await client.redis.execute_command(*command)
+            await client.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
         assert await client.redis.ttl(add[1]) <= 60
         await client.redis.delete(add[1])
