@@ -32,7 +32,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.core.errors import BrokerError
+from llm_routerd.config.addresses import check_redis_url
+from llm_routerd.core.errors import BrokerError, ConfigError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue.connection import CONNECT_SECONDS, Backoff, describe, is_unfit
 from llm_routerd.queue.handshake import connection_of
@@ -148,7 +149,7 @@ class Client:
             patience_seconds: how long a call goes on trying while Redis is away.
 
         Raises:
-            BrokerError: the URL is none.
+            BrokerError: the URL is unsound; the message says how, and quotes nothing of it but an option's name.
         """
         self.keys = Keys(prefix)
         self._patience_seconds = patience_seconds
@@ -347,18 +348,18 @@ def check_stream_id(text: str) -> tuple[int, int]:
 
 def _connect(url: str) -> Redis:
     try:
-        connection_class, options = connection_of(url)
-        settings: dict[str, Any] = {
-            "socket_timeout": None,  # `_once` bounds every reply
-            "socket_connect_timeout": CONNECT_SECONDS,
-            "retry": Retry(NoBackoff(), 0),
-            "max_connections": _CONNECTIONS,
-            "protocol": 2,
-        }
-        return Redis.from_pool(ConnectionPool(connection_class=connection_class, **settings | options))
-    except (ValueError, TypeError):
-        # The original message may quote the URL, and so its password.
-        raise BrokerError("the Redis URL is none: expected redis://, rediss:// or unix://") from None
+        check_redis_url(url)
+    except ConfigError as error:
+        raise BrokerError(f"the Redis URL: {error}") from None
+    connection_class, options = connection_of(url)
+    settings: dict[str, Any] = {
+        "socket_timeout": None,  # `_once` bounds every reply
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": _CONNECTIONS,
+        "protocol": 2,
+    }
+    return Redis.from_pool(ConnectionPool(connection_class=connection_class, **settings | options))
 
 
 async def _once(operation: Callable[[], Awaitable[T]]) -> T:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import time
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -349,3 +351,19 @@ def test_event_tells_whose_answer_a_result_is() -> None:
     assert ClientEvent(FINAL_ID, "result", {"attempt": "2"}).answer_attempt is None
     assert ClientEvent(FINAL_ID, "result", {}).answer_attempt is None
     assert ClientEvent(FINAL_ID, "error", {"attempt": 2}).answer_attempt is None
+
+
+async def test_raw_cancel_of_the_readme_leaves_no_key_for_good(valkey_url: str) -> None:
+    """Also where nobody knows the id; a life that the key has already stays as it is."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    block = text.partition("Cancel by writing")[2].split("```")[1]
+    add, *others = [shlex.split(line) for line in block.strip().splitlines()]
+    async with Client(valkey_url) as client:
+        for command in (add, *others):
+            await client.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        assert 0 < await client.redis.ttl(add[1]) <= 3600
+        await client.redis.expire(add[1], 60)
+        for command in others:
+            await client.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        assert await client.redis.ttl(add[1]) <= 60
+        await client.redis.delete(add[1])

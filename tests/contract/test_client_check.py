@@ -97,7 +97,7 @@ async def test_absent_server_is_one_failure() -> None:
     found = await look("redis://me:secret@127.0.0.1:1/0")
     assert list(found) == ["redis"]
     assert found["redis"].level is Level.FAIL
-    assert "redis://me:***@127.0.0.1:1/0" in found["redis"].detail
+    assert "redis://***@127.0.0.1:1/0" in found["redis"].detail
     assert "secret" not in str(found)
 
 

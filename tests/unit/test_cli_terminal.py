@@ -7,7 +7,6 @@ import json
 
 import pytest
 
-from llm_routerd.cli.settings import masked
 from llm_routerd.cli.terminal import Style, harmless, json_line, one_line
 
 
@@ -67,20 +66,3 @@ def test_style_needs_a_terminal_that_wants_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     assert Style.of(Terminal()).good("x") == "x"
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://h:6379/0", "redis://h:6379/0"),
-        ("redis://:secret@h/0", "redis://:***@h/0"),
-        ("rediss://me:secret@h:1/2?ssl_cert_reqs=none", "rediss://me:***@h:1/2"),
-        ("redis://h/0?password=secret", "redis://h/0"),
-        ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock"),
-        ("redis://me:secret@h:port", "(a URL that cannot be read)"),
-        ("redis://me@h", "redis://me@h"),
-    ],
-)
-def test_masked_url_shows_no_password(url: str, shown: str) -> None:
-    """Wherever the password is."""
-    assert masked(url) == shown

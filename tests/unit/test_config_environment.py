@@ -57,7 +57,7 @@ def test_no_error_quotes_a_secret(text: str) -> None:
 
 def test_references_are_replaced(tmp_path: Path) -> None:
     """Alone, embedded and several in one string; trailing newlines of files are dropped."""
-    (tmp_path / "password").write_text("p w\n\n")
+    (tmp_path / "password").write_text("p%20w\n\n")
     config = load(
         f"""
         [redis]
@@ -69,8 +69,25 @@ def test_references_are_replaced(tmp_path: Path) -> None:
         HOST="h",
         CREDENTIALS_DIRECTORY=_credentials(tmp_path, groq="gk\n"),
     )
-    assert config.redis.url == "redis://:p w@h:6379/0"
+    assert config.redis.url == "redis://:p%20w@h:6379/0"
     assert config.deployments["x"].api_key == "gk"
+
+
+@pytest.mark.parametrize("kind", ["env", "file", "credential", "sekret"])
+def test_key_where_its_name_belongs_is_not_quoted(kind: str) -> None:
+    """It is refused, not taken for the name of something that is missing."""
+    told = error(f"[deployments.x]\nmodel = 'groq/m'\napi_key = '${{{kind}:sk-ant-sekret/1}}'")
+    assert told.startswith("deployments.x.api_key: ")
+    assert "sekret" not in told
+
+
+@pytest.mark.parametrize("key", ["deployments", "fallback"])
+def test_reference_in_a_chain_is_refused_and_not_resolved(key: str) -> None:
+    """Names are quoted, so no secret may become one."""
+    others = "" if key == "deployments" else "deployments = ['local']\n"
+    told = error(f"[chains.x]\n{others}{key} = ['${{env:KEY}}']", KEY="sekret")
+    assert told.startswith(f"chains.x.{key}: a reference has no place in a chain")
+    assert "sekret" not in told
 
 
 def test_what_a_reference_brings_is_not_searched_again() -> None:

@@ -66,7 +66,7 @@ EXAMPLE = Path(__file__).parents[2] / "systemd" / "config.toml"
         ("[deployments.x]\nmodel = 'gpt'", "deployments.x.model: expected provider/model"),
         ("[deployments.x]\nmodel = 'a/b'\napi_base = 'h:1'", "deployments.x.api_base: expected an address"),
         ("[deployments.x]\nmodel = 'a/b'\ntimeout = 0", "deployments.x.timeout: "),
-        ("[deployments.x]\nmodel = 'hosted_vllm/m'", "deployments.x.api_base: missing; hosted_vllm has no address"),
+        ("[deployments.x]\nmodel = 'hosted_vllm/m'", "deployments.x.api_base: missing; its provider has no address"),
         ("[deployments.'a b']\nmodel = 'a/b'", "deployments: a name may hold letters, digits"),
         ("[chains.x]", "chains.x: the key `deployments` is missing"),
         ("[chains.x]\ndeployments = []", "chains.x.deployments: the value has less than 1 item"),
@@ -86,10 +86,10 @@ EXAMPLE = Path(__file__).parents[2] / "systemd" / "config.toml"
         ("[redis]\n[redis]", "is not TOML: "),
         ("[redis]\nurl = '${env:NOPE}'", "redis.url: the environment variable NOPE is not set"),
         ("[redis]\nurl = '${file:/nope}'", "redis.url: the file /nope does not exist"),
-        ("[redis]\nurl = '${file:nope}'", "redis.url: ${file:nope} is no absolute path"),
+        ("[redis]\nurl = '${file:nope}'", "redis.url: ${file:…} holds no absolute path"),
         ("[redis]\nurl = '${credential:nope}'", "redis.url: there is no credential nope"),
-        ("[redis]\nurl = '${credential:../x}'", "redis.url: ${credential:../x} is no name of a credential"),
-        ("[redis]\nurl = '${evn:X}'", "redis.url: ${evn:…} is no known reference"),
+        ("[redis]\nurl = '${credential:../x}'", "redis.url: ${credential:…} holds no name of a credential"),
+        ("[redis]\nurl = '${evn:X}'", "redis.url: a reference of no known kind"),
     ],
 )
 def test_unsound_file_names_key_and_remedy(text: str, message: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.cli.findings import Finding, fail, fine, warn
-from llm_routerd.cli.settings import masked, open_client
+from llm_routerd.cli.settings import open_client
 from llm_routerd.client import as_text
+from llm_routerd.config.addresses import shown_url
 from llm_routerd.core.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
 async def check_server(config: Config) -> list[Finding]:
     """Everything there is to say about the Redis of a configuration; raises nothing."""
     redis = config.redis
-    where = masked(redis.url)
+    where = shown_url(redis.url)
     try:
         client = await open_client(redis, patience_seconds=_PATIENCE_SECONDS)
     except BrokerError as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from llm_routerd.client import Client
+from llm_routerd.config.addresses import check_redis_url
 from llm_routerd.config.load import load_config
 from llm_routerd.config.tree import Config, RedisConfig
+from llm_routerd.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
@@ -21,8 +22,9 @@ def read_config(arguments: argparse.Namespace) -> Config:
     """The configuration, with `--redis` and `--prefix` put over it.
 
     Raises:
-        ConfigError: it is unsound.
+        ConfigError: it is unsound, or `--redis` is no URL.
     """
+    _check_option(arguments.redis)
     config = load_config(arguments.config, os.environ)
     redis = RedisConfig(url=arguments.redis or config.redis.url, prefix=arguments.prefix or config.redis.prefix)
     return replace(config, redis=redis)
@@ -32,8 +34,9 @@ def redis_of(arguments: argparse.Namespace) -> RedisConfig:
     """Where the queue is.  With `--redis` no file is read, which may hold what only the daemon may see.
 
     Raises:
-        ConfigError: the configuration was needed, and is unsound.
+        ConfigError: the configuration was needed, and is unsound; or `--redis` is no URL.
     """
+    _check_option(arguments.redis)
     if arguments.redis and not arguments.config:
         return RedisConfig(url=arguments.redis, prefix=arguments.prefix or RedisConfig().prefix)
     return read_config(arguments).redis
@@ -54,13 +57,9 @@ async def open_client(redis: RedisConfig, *, patience_seconds: float = _PATIENCE
     return client
 
 
-def masked(url: str) -> str:
-    """The URL to be shown: without password and without options, which may hold one."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "(a URL that cannot be read)"
-    user = parts.username or ""
-    credentials = f"{user}:***@" if parts.password else f"{user}@" if user else ""
-    return f"{parts.scheme}://{credentials}{parts.hostname or ''}{port}{parts.path}"
+def _check_option(url: str | None) -> None:
+    if url:
+        try:
+            check_redis_url(url)
+        except ConfigError as error:
+            raise ConfigError(f"--redis: {error}") from None

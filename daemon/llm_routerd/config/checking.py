@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema_rs
 import orjson
 
+from llm_routerd.config.addresses import check_api_base, check_redis_url
 from llm_routerd.core.errors import ConfigError
 from llm_routerd.schema_files import load_schema
 
@@ -60,6 +61,21 @@ def check_document(document: dict[str, Any]) -> None:
         for name, table in document[kind].items():
             if key not in table:
                 raise ConfigError(f"{kind}.{name}: the key `{key}` is missing")
+    _check_addresses(document)
+
+
+def _check_addresses(document: dict[str, Any]) -> None:
+    """What the schema's patterns cannot say of an address."""
+    key = "redis.url"
+    try:
+        if url := document.get("redis", {}).get("url"):
+            check_redis_url(url)
+        for name, table in document["deployments"].items():
+            key = f"deployments.{name}.api_base"
+            if base := table.get("api_base"):
+                check_api_base(base)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def check_relations(config: Config) -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_routerd.config.builtin import DEFAULT_PATH, OLLAMA_API_BASE, builtin_tables
 from llm_routerd.config.checking import check_document, check_relations
-from llm_routerd.config.secrets import MissingSecretError, read_credential, resolve
+from llm_routerd.config.secrets import MissingSecretError, has_reference, read_credential, resolve
 from llm_routerd.config.tree import (
     Chain,
     Config,
@@ -146,6 +146,8 @@ def _resolve_all(value: Any, path: tuple[str, ...], environ: Mapping[str, str], 
     """Replace the references in every string; a key of a deployment that is missing goes into `disabled`."""
     match value:
         case str():
+            if path[0] == "chains" and has_reference(value):  # names, which messages quote
+                raise ConfigError(f"{'.'.join(path)}: a reference has no place in a chain; write the name itself")
             try:
                 return resolve(value, environ)
             except MissingSecretError as error:
@@ -271,7 +273,7 @@ def _deployment(
         key_missing = None if api_key else missing_reference or cloud.variable
     deployment = Deployment(name=name, **{**table, "api_key": api_key, "key_missing": key_missing})
     if deployment.backend_kind == "openai" and provider != "openai" and deployment.api_base is None:
-        raise ConfigError(f"deployments.{name}.api_base: missing; {provider} has no address of its own")
+        raise ConfigError(f"deployments.{name}.api_base: missing; its provider has no address of its own")
     return deployment
 
 

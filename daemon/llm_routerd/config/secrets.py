@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z]+):([^}]*)\}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MOST_BYTES = 65_536
 
 
@@ -44,6 +46,11 @@ def resolve(text: str, environ: Mapping[str, str]) -> str:
     return _REFERENCE.sub(lambda match: _look_up(match[1], match[2], environ), text)
 
 
+def has_reference(text: str) -> bool:
+    """Whether `resolve` would look anything up."""
+    return _REFERENCE.search(text) is not None
+
+
 def read_credential(name: str, environ: Mapping[str, str]) -> str | None:
     """A credential of systemd's by its name; None where there is none.
 
@@ -59,23 +66,25 @@ def read_credential(name: str, environ: Mapping[str, str]) -> str | None:
 def _look_up(kind: str, name: str, environ: Mapping[str, str]) -> str:
     match kind:
         case "env":
+            if not _VARIABLE.fullmatch(name):  # a key, maybe, where its name belongs: not quoted
+                raise ConfigError("${env:…} holds no name of an environment variable (letters, digits and _)")
             if value := environ.get(name):
                 return value
             raise MissingSecretError(f"the environment variable {name} is not set", name=name)
         case "file":
             if not name.startswith("/") or "\0" in name:
-                raise ConfigError(f"${{file:{name}}} is no absolute path")
+                raise ConfigError("${file:…} holds no absolute path")
             return _read(Path(name), missing=f"the file {name} does not exist or is empty", name=name)
         case "credential":
-            if "/" in name or "\0" in name or name in {"", ".", ".."}:
-                raise ConfigError(f"${{credential:{name}}} is no name of a credential")
+            if not _CREDENTIAL.fullmatch(name):
+                raise ConfigError("${credential:…} holds no name of a credential (letters, digits and . _ -)")
             directory = environ.get("CREDENTIALS_DIRECTORY")
             missing = f"there is no credential {name} (systemd's LoadCredential)"
             if not directory:
                 raise MissingSecretError(missing, name=name)
             return _read(Path(directory, name), missing=missing, name=name)
         case _:
-            raise ConfigError(f"${{{kind}:…}} is no known reference; use ${{env:}}, ${{file:}} or ${{credential:}}")
+            raise ConfigError("a reference of no known kind; use ${env:}, ${file:} or ${credential:}")
 
 
 def _read(path: Path, *, missing: str, name: str) -> str:

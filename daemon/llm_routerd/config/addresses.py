@@ -1,0 +1,136 @@
+"""The addresses of a configuration, read strictly: what is almost one is refused, and never quoted.
+
+A password that is not percent-encoded moves where an address's host begins, so that part of it would be looked
+up as a name, connected to and logged.  Hence no message here holds a part of the address but an option's name.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import AddressValueError, IPv6Address
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from llm_routerd.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MOST_PORT = 65_535
+_ENCODE = "percent-encode the password (`@` is %40, `/` is %2F, `:` is %3A, `?` is %3F, `#` is %23, `%` is %25)"
+_REDIS_FORM = "expected redis://host:port/db, rediss://… or unix:///path"
+_HTTP_FORM = "expected an address like http://127.0.0.1:11434"
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HOST_AND_PORT = re.compile(r"(\[[^\[\]]*\]|[\w.-]*)(?::(\d{1,5}))?", re.ASCII)
+_DATABASE = re.compile(r"\d{1,9}", re.ASCII)
+_OPTION_NAME = re.compile(r"[A-Za-z_]{1,40}")
+_ANYTHING = re.compile(r".+")
+# The TLS ones bear redis-py's names.  Whatever else it takes from a URL would overrule what we need of it.
+_OPTIONS = {
+    "db": _DATABASE,
+    "username": _ANYTHING,
+    "password": _ANYTHING,
+    "ssl_ca_certs": _ANYTHING,
+    "ssl_ca_path": _ANYTHING,
+    "ssl_certfile": _ANYTHING,
+    "ssl_keyfile": _ANYTHING,
+    "ssl_password": _ANYTHING,
+    "ssl_cert_reqs": re.compile("none|optional|required"),
+    "ssl_check_hostname": re.compile("true|false|yes|no|1|0", re.IGNORECASE),
+}
+
+
+class _Authority(NamedTuple):
+    """What stands between `//` and the path."""
+
+    credentials: str
+    host: str
+    port: str
+
+
+def check_redis_url(url: str) -> None:
+    """Check that a URL says where Redis is, and nothing that we would not do.
+
+    Raises:
+        ConfigError: what is wrong with it and the remedy; no part of the URL but the name of an option.
+    """
+    parts = _split(url, ("redis", "rediss", "unix"), _REDIS_FORM)
+    authority = _authority(parts, _REDIS_FORM)
+    if parts.scheme == "unix":
+        if authority.host or authority.port or parts.path in {"", "/"} or _BAD_PERCENT.search(parts.path):
+            raise ConfigError("expected unix:///path, with three slashes")
+    elif parts.path not in {"", "/"} and not _DATABASE.fullmatch(parts.path[1:]):
+        raise ConfigError(f"the database after the last / is no number; if that is part of a password, {_ENCODE}")
+    _check_options(parts)
+
+
+def check_api_base(address: str) -> None:
+    """Check that an address says where a model's server is.
+
+    Raises:
+        ConfigError: what is wrong with it and the remedy; no part of the address.
+    """
+    parts = _split(address, ("http", "https"), _HTTP_FORM)
+    if not _authority(parts, _HTTP_FORM).host:
+        raise ConfigError(_HTTP_FORM)
+
+
+def shown_url(url: str) -> str:
+    """A Redis URL to be shown: without user, password and options, which may hold one."""
+    try:
+        check_redis_url(url)
+    except ConfigError:
+        return "(a URL that cannot be read)"
+    parts = urlsplit(url)
+    credentials, at, where = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{'***' if credentials else ''}{at}{where}{parts.path}"
+
+
+def _split(text: str, schemes: Sequence[str], form: str) -> SplitResult:
+    if not text.isprintable() or " " in text:  # `urlsplit` would drop some of these without a word
+        raise ConfigError("holds a blank, a line break or another character that an address cannot have")
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # a bracket that is no IPv6 address's; the original message quotes
+        raise ConfigError(f"its host is none; {_ENCODE}") from None
+    if parts.scheme not in schemes or not text[len(parts.scheme) :].startswith("://"):
+        raise ConfigError(form)
+    if text.count("@") > 1 or ("@" in text and "@" not in parts.netloc):
+        raise ConfigError(f"its `@` does not stand alone before the host: {_ENCODE}")
+    if parts.fragment or text.endswith("#"):
+        raise ConfigError(f"has a `#`, after which nothing is read: {_ENCODE}")
+    return parts
+
+
+def _authority(parts: SplitResult, form: str) -> _Authority:
+    credentials, _, where = parts.netloc.rpartition("@")
+    if _BAD_PERCENT.search(credentials):
+        raise ConfigError(f"has a `%` without two hexadecimal digits after it: {_ENCODE}")
+    match = _HOST_AND_PORT.fullmatch(where)
+    if match is None:
+        raise ConfigError(f"its host or its port is none; {form}; if that is part of a password, {_ENCODE}")
+    host, port = match[1], match[2] or ""
+    if port and int(port) > _MOST_PORT:
+        raise ConfigError(f"its port is above {_MOST_PORT}")
+    if host.startswith("["):
+        try:
+            IPv6Address(host[1:-1])
+        except AddressValueError:
+            raise ConfigError("what stands in brackets is no IPv6 address") from None
+    return _Authority(credentials, host, port)
+
+
+def _check_options(parts: SplitResult) -> None:
+    seen = {"db"} if parts.scheme != "unix" and parts.path not in {"", "/"} else set[str]()
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        form = _OPTIONS.get(name)
+        if form is None:
+            quoted = f"`{name}` " if _OPTION_NAME.fullmatch(name) else ""
+            raise ConfigError(f"the option {quoted}is not known; these are: {', '.join(_OPTIONS)}")
+        if name in seen:
+            raise ConfigError(f"the option `{name}` is given twice, or beside what says the same")
+        if name.startswith("ssl_") and parts.scheme != "rediss":
+            raise ConfigError(f"the option `{name}` goes with rediss:// only")
+        if not form.fullmatch(value):
+            raise ConfigError(f"the option `{name}` has no valid value")
+        seen.add(name)
