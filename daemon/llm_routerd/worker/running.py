@@ -67,8 +67,9 @@ class Running:
 
     async def _commit(self, ending: Ending) -> None:
         handler, request, event = self._handler, self._request, ending.event
-        if isinstance(event, Result):  # its attempt counts from where an earlier worker ended
-            event = replace(event, attempt=self._transcript.attempt)
+        begun = self._transcript.attempt
+        if isinstance(event, Result) and event.attempt != begun:  # it counts from where an earlier worker ended
+            event = replace(event, attempt=begun)
         await handler.end(
             self._item,
             event,
