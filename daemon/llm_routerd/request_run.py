@@ -189,10 +189,11 @@ class RequestRun:
 
         Such a call has asked nobody.  Waiting is bounded as an answer is, by the request's deadline before all.
         """
-        give_up = self._loop.time() + self._within(deployment.timeout)
+        began = self._loop.time()
         tried = await self._call(deployment, repair)
         if not _is_our_shortage(tried.verdict):
             return tried
+        give_up = began + self._within(deployment.timeout)
         self._executor.lacks(tried.verdict.reason)
         try:
             pause = FIRST_PAUSE_SECONDS

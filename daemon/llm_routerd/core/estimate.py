@@ -43,9 +43,11 @@ def usage_of(call: Call, finish: Finish | None, streamed_chars: int, code: Attem
     Returns:
         None: nothing, since the server did not take it up.
     """
-    chars = streamed_chars + (0 if finish is None else _chars_of_finish(finish))
     told = None if finish is None else finish.usage
-    if told is not None and told.prompt_tokens and (told.completion_tokens or not chars):
+    if told is not None and told.prompt_tokens and told.completion_tokens:
+        return told
+    chars = streamed_chars + (0 if finish is None else _chars_of_finish(finish))
+    if told is not None and told.prompt_tokens and not chars:
         return told
     if finish is None and not chars and code in _REFUSED_UNREAD:
         return None

@@ -102,7 +102,8 @@ class _Totals:
             if usage.estimated:
                 self.estimated_calls += step
                 self.estimated_cost_usd = max(0.0, self.estimated_cost_usd + step * record.cost_usd)
-        self.cost_usd = max(0.0, self.cost_usd + step * record.cost_usd)
+        if record.cost_usd:
+            self.cost_usd = max(0.0, self.cost_usd + step * record.cost_usd)
 
     def to_wire(self) -> dict[str, Any]:
         """Tokens and cost, as the metrics event tells them."""
