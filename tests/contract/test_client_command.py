@@ -224,9 +224,30 @@ def test_interrupt_cancels_request(daemon: Daemon, start: Any) -> None:
     assert b"Traceback" not in command.out + command.err
 
 
-def test_interrupt_after_first_tokens_cancels(daemon: Daemon) -> None:
-    """Following somebody's request as well; as JSON the final event is the last line."""
+def test_looking_ends_nobodys_request(daemon: Daemon) -> None:
+    """Who follows as with `tail -f` and leaves, leaves the request as it is."""
     with started("follow", "r", "--json", "--redis", daemon.url) as command:
+        daemon.write("r", "1-1", "token", text="bl")
+        command.until_written("bl")
+        command.interrupt()
+        assert command.wait() == Exit.INTERRUPTED
+    assert daemon.redis.xlen("llm:events:r") == 1
+    assert b"the request goes on" in command.out + command.err
+
+
+def test_interrupt_cancels_nothing_that_nobody_knows(daemon: Daemon) -> None:
+    """A later request of that id would be dead on arrival."""
+    with on_terminal("follow", "never-was", "--cancel", "--redis", daemon.url) as command:
+        command.until_written("nothing is known")
+        command.interrupt()
+        assert command.wait() == Exit.INTERRUPTED
+    assert not daemon.redis.exists("llm:events:never-was")
+    assert b"nothing was cancelled" in command.out + command.err
+
+
+def test_interrupt_after_first_tokens_cancels(daemon: Daemon) -> None:
+    """Following somebody's request as well, where that is asked for; as JSON the final event is the last line."""
+    with started("follow", "r", "--json", "--cancel", "--redis", daemon.url) as command:
         daemon.write("r", "1-1", "token", text="bl")
         command.until_written("bl")
         command.interrupt()

@@ -33,6 +33,6 @@ async def _follow(arguments: argparse.Namespace) -> Exit:
             request_id=arguments.id,
             last_id=arguments.last_id,
             timeout_seconds=arguments.timeout,
-            cancel_on_interrupt=not arguments.keep,
+            cancel_on_interrupt=arguments.cancel,
         )
         return await watch.run()

@@ -125,6 +125,7 @@ def _add_submit(command: argparse.ArgumentParser) -> None:
     ):
         stream.add_argument(option, action="store_const", dest="stream", const=mode, help=summary)
     _add_watching(command)
+    command.add_argument("--keep", action="store_true", help="Ctrl-C leaves, and does not cancel the request")
     command.add_argument("--no-wait", action="store_true", help="print the id and leave")
 
 
@@ -134,11 +135,11 @@ def _add_follow(command: argparse.ArgumentParser) -> None:
         "--from", dest="last_id", default="0-0", metavar="LAST_ID", help="the last event that was seen"
     )
     _add_watching(command)
+    command.add_argument("--cancel", action="store_true", help="Ctrl-C cancels the request, and does not only leave")
 
 
 def _add_watching(command: argparse.ArgumentParser) -> None:
     command.add_argument("--timeout", type=_seconds, metavar="S", help="how long an answer is wanted, in seconds")
-    command.add_argument("--keep", action="store_true", help="Ctrl-C leaves, and does not cancel the request")
     _add_json(command)
 
 

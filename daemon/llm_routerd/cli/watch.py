@@ -63,7 +63,7 @@ class Watch:
                     task.cancel()
                 await asyncio.wait({following, *others})
             if interrupted.is_set():
-                return await self._interrupt()
+                return await self._interrupt(is_known=submit is not None or happening.is_set())
         self.view.remark(
             f"no answer within {self.timeout_seconds:g} s; go on with: llm-routerd follow {self.request_id}"
         )
@@ -79,7 +79,11 @@ class Watch:
                 return exit_of(event)
         return Exit.OK  # `last_id` was the final event's: all has been seen
 
-    async def _interrupt(self) -> Exit:
+    async def _interrupt(self, *, is_known: bool) -> Exit:
+        """Leave; or cancel what is known to exist: a later request of that id would be dead on arrival."""
+        if self.cancel_on_interrupt and not is_known:
+            self.view.remark(f"nothing is known of {self.request_id}, and nothing was cancelled")
+            return Exit.INTERRUPTED
         if not self.cancel_on_interrupt:
             self.view.remark(f"the request goes on; see it with: llm-routerd follow {self.request_id}")
             return Exit.INTERRUPTED
