@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -439,6 +440,17 @@ async def test_lane_that_cannot_be_told_is_left_out_of_the_backlog(broker_url: s
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:  # no reader to make it again
         await client.delete("llm:requests:low")
         assert [await broker.unread(lane) for lane in LANES] == [0, 0, None]
+
+
+async def test_idle_worker_is_seen_as_a_consumer_of_each_lane(broker_url: str) -> None:
+    """Also where the server makes nobody one for a blocking read alone, as before Redis 7.2."""
+    async with open_client(broker_url) as client, run_worker(broker_url, {}, consumer="w1"):
+        for lane in ("llm:requests:high", "llm:requests", "llm:requests:low"):
+            await eventually_true(partial(_is_consumer, client, lane))
+
+
+async def _is_consumer(client: Any, lane: str) -> bool:
+    return "w1" in {consumer["name"] for consumer in await client.xinfo_consumers(lane, "llm-router")}
 
 
 async def _has_lags(worker: Worker, expected: dict[str, int]) -> bool:

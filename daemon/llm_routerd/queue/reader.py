@@ -81,6 +81,7 @@ class Reader:
         own: list[Delivery] = []
         for lane in LANES:
             await self._create_group(connection, self._keys.requests(lane))
+            await self._appear(connection, self._keys.requests(lane))
             args = claim_args(self._broker.consumer, self._broker.consumer, OWN_PENDING)
             _, claimed, _, _ = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
             own += parse_claimed(lane, claimed, own=True)
@@ -96,6 +97,12 @@ class Reader:
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+
+    async def _appear(self, connection: AbstractConnection, lane: str) -> None:
+        """Be seen as a consumer before anything is read: before Redis 7.2 a blocking read alone makes nobody one."""
+        with suppress(ResponseError):  # nothing depends on it
+            command = ("XGROUP", "CREATECONSUMER", lane, GROUP, self._broker.consumer)
+            await execute(connection, command, timeout_seconds=GRACE_SECONDS)
 
     async def _take(self, free: int) -> list[Delivery]:
         reply = await self._script(scripts.TAKE, self._keys.lanes, (GROUP, self._broker.consumer, free))
