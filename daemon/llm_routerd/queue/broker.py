@@ -324,16 +324,19 @@ class Broker:
         orphans: list[str] = []
         cursor = b"-"
         while len(orphans) < ORPHANS:
-            args = (GROUP, self.consumer, ORPHANS_PAGE, cursor)
+            args = (GROUP, self.consumer, ORPHANS_PAGE, cursor, "", 0)
             cursor, found, _ = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
             orphans += [entry.decode() for entry in found]
             if cursor == b"-":
                 break
         return orphans
 
-    async def take_orphans(self, lane: Lane, entries: Sequence[str]) -> list[Delivery]:
-        """Those of them that are orphans still, from now on this worker's."""
-        args = (GROUP, self.consumer, 0, "-", *entries)
+    async def take_orphans(
+        self, lane: Lane, entries: Sequence[str], *, server_ms: float | None = None
+    ) -> list[Delivery]:
+        """Those of them that are orphans still, from now on this worker's; none where this gets there late."""
+        asked = "" if server_ms is None else round(server_ms)
+        args = (GROUP, self.consumer, 0, "-", asked, self.late_ms, *entries)
         _, _, taken = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
         return [Delivery(lane=lane, entry=entry.decode(), fields=fields, claimed=True) for entry, fields in taken]
 

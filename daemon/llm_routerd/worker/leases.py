@@ -91,6 +91,11 @@ class Leases:
             else:
                 self._on_trouble(None)
 
+    @property
+    def is_steady(self) -> bool:
+        """Redis has been heard without a gap for so long that every living worker has renewed."""
+        return self._loop.time() - self._steady_since >= self._steady_seconds
+
     async def tick(self) -> None:
         """One round; waits as long as Redis is away."""
         await self._broker.pipe.reachable()
@@ -140,7 +145,7 @@ class Leases:
         room = self._free()
         if room <= 0:
             return
-        if self._loop.time() - self._steady_since < self._steady_seconds:
+        if not self.is_steady:
             self._receive(await self._broker.claim_of(HANDED_BACK, count=room))
             self._heard()
             return

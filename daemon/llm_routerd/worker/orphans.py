@@ -2,7 +2,7 @@
 
 An operator removes a dead worker's consumer, or makes the group at `$`: Redis delivers what that one had, or what stood
 before, to nobody any more.  An orphan that is seen is left alone for a lease first: its worker may live, and has it
-back with its next renewal.
+back with its next renewal, which it must have been able to make.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.metrics import Metrics
     from llm_routerd.queue.broker import Broker, Delivery
     from llm_routerd.queue.keys import Lane
+    from llm_routerd.worker.clock import ServerClock
 
 log = get_logger()
 
@@ -37,6 +38,8 @@ class Orphans:
         lease_seconds: how long one is left alone.
         free: how many more requests this worker may take.
         receive: starts deliveries, or gives them back.
+        is_steady: whether every living worker has been able to renew its leases of late.
+        clock: the server's.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Orphans:
         lease_seconds: float,
         free: Callable[[], int],
         receive: Callable[[Sequence[Delivery]], None],
+        is_steady: Callable[[], bool],
+        clock: ServerClock,
     ) -> None:
         self._broker = broker
         self._metrics = metrics
@@ -54,6 +59,8 @@ class Orphans:
         self._tick_seconds = min(TICK_SECONDS, lease_seconds / TICKS_PER_LEASE)
         self._free = free
         self._receive = receive
+        self._is_steady = is_steady
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._look_at = self._loop.time()
         self._take_at = float("inf")
@@ -76,8 +83,9 @@ class Orphans:
         """Look, or take, if it is time for that."""
         now = self._loop.time()
         if now >= self._take_at:
-            self._take_at = float("inf")
-            await self._take()
+            if self._is_steady():
+                self._take_at = float("inf")
+                await self._take()
         elif now >= self._look_at:
             self._look_at = now + LEASES_PER_SWEEP * self._lease_seconds
             self._seen = {lane: await self._broker.find_orphans(lane) for lane in LANES}
@@ -89,7 +97,11 @@ class Orphans:
             room = max(0, self._free())
             if len(entries) > room:
                 self._look_at = self._loop.time()  # the rest will be found again
-            taken = await self._broker.take_orphans(lane, entries[:room]) if entries[:room] else []
+            taken = (
+                await self._broker.take_orphans(lane, entries[:room], server_ms=self._clock.server_ms())
+                if entries[:room]
+                else []
+            )
             if taken:
                 self._metrics.count_orphans(len(taken))
                 log.warning("orphans_taken", lane=lane, count=len(taken))

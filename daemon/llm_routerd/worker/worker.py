@@ -122,6 +122,8 @@ class Worker:
             lease_seconds=daemon.lease_seconds,
             free=self._free,
             receive=self._receive,
+            is_steady=lambda: self._leases.is_steady,
+            clock=self.clock,
         )
         self._trimmed = Trimmed(self._handler, self.in_flight, keep=self._keep)
         self._leases = Leases(

@@ -2,8 +2,11 @@
 -- Redis delivers nothing twice: who removes a dead consumer (XGROUP DELCONSUMER) drops what it had, and a group made at
 -- `$`, or moved on (XGROUP SETID), passes over what stands before.
 -- KEYS  1 lane
--- ARGV  1 group, 2 consumer, 3 how many to look at, 4 "-" or the entry to go on after, 5... entries to take
--- To take is to look again: who has settled or taken one meanwhile was first.
+-- ARGV  1 group, 2 consumer, 3 how many to look at, 4 "-" or the entry to go on after,
+--       5 the server's time in ms when this was asked for, as far as the worker knows; "" if it does not matter,
+--       6 how much later it may be, 7... entries to take
+-- To take is to look again: who has settled or taken one meanwhile was first.  Nothing is taken if the server has stood
+-- still since this was asked for: the renewals of the living stand in the queue behind this.
 -- Returns {next, {entry...}, {{entry, fields}...}}: where to go on ("-": all has been seen), the orphans found (if none
 -- were to be taken), those taken.
 local requests, group, consumer = KEYS[1], ARGV[1], ARGV[2]
@@ -20,13 +23,17 @@ local function is_orphan(entry, delivered)
   return not is_before(delivered, entry) and #redis.call('XPENDING', requests, group, entry, entry, 1) == 0
 end
 
+if ARGV[5] ~= '' then
+  local now = redis.call('TIME')
+  if now[1] * 1000 + now[2] / 1000 - ARGV[5] > tonumber(ARGV[6]) then return {'-', {}, {}} end
+end
 if redis.call('EXISTS', requests) == 0 then return {'-', {}, {}} end
 local info = group_of_lane()
 if not info then return {'-', {}, {}} end  -- it will be made at 0, and all is new
 local delivered = info['last-delivered-id']
 
 local taken = {}
-for i = 5, #ARGV do
+for i = 7, #ARGV do
   local entry = ARGV[i]
   local found = redis.call('XRANGE', requests, entry, entry)[1]
   if found and is_orphan(entry, delivered) then
@@ -34,7 +41,7 @@ for i = 5, #ARGV do
     taken[#taken + 1] = {entry, found[2]}
   end
 end
-if #ARGV > 4 then return {'-', {}, taken} end
+if #ARGV > 6 then return {'-', {}, taken} end
 
 -- What stands there is pending, new or an orphan.  Servers that do not know how many are new say nothing here.
 local lag = tonumber(info.lag or nil)
