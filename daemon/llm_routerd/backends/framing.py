@@ -7,7 +7,7 @@ ASCII bytes only and decode nothing.  What is incomplete waits for the next read
 from __future__ import annotations
 
 MAX_PENDING_BYTES = 1_048_576
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 class OversizeError(Exception):
@@ -115,7 +115,7 @@ def _payloads(events: list[bytes]) -> list[bytes]:
             payloads.append(event[6:])
             continue
         lines = [
-            line[5:].removeprefix(b" ") for line in event.removeprefix(_BOM).split(b"\n") if line.startswith(b"data:")
+            line[5:].removeprefix(b" ") for line in event.removeprefix(BOM).split(b"\n") if line.startswith(b"data:")
         ]
         if lines:
             payloads.append(b"\n".join(lines))

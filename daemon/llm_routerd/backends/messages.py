@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import orjson
 
 from llm_routerd.backends import faults
+from llm_routerd.backends.framing import BOM
 
 
 def message_of(payload: bytes | bytearray) -> Any:
@@ -25,14 +26,11 @@ def message_of(payload: bytes | bytearray) -> Any:
     try:
         message = orjson.loads(payload)
     except orjson.JSONDecodeError:
-        payload = payload.strip().removeprefix(_BOM).lstrip()
+        payload = payload.strip().removeprefix(BOM).lstrip()
         if not payload or payload.startswith(b":"):
             return None
         message = _of_the_rest(payload)
     return message if isinstance(message, (dict, list)) else None
-
-
-_BOM = b"\xef\xbb\xbf"
 
 
 class HalvesJoiner:

@@ -10,7 +10,7 @@ import orjson
 from llm_routerd.backends import faults, finish_reasons
 from llm_routerd.backends.endpoint import Endpoint, converted, effective_params
 from llm_routerd.backends.exchange import exchange
-from llm_routerd.backends.framing import LineFramer
+from llm_routerd.backends.framing import BOM, LineFramer
 from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.backends.ollama_request import chat_body
 from llm_routerd.backends.optional_fields import Omissions, left_out, without
@@ -176,7 +176,7 @@ class OllamaAnswer:
 
     def end(self) -> Finish:
         """See `Answer.end`: a server that does not stream sends one object, and no newline after it."""
-        rest = self._framer.rest().removeprefix(b"\xef\xbb\xbf")
+        rest = self._framer.rest().removeprefix(BOM)
         if rest and not rest.startswith(b"{"):
             raise faults.malformed("no JSON where JSON belongs")
         try:

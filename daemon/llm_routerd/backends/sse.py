@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from llm_routerd.backends import faults
-from llm_routerd.backends.framing import EventFramer
+from llm_routerd.backends.framing import BOM, EventFramer
 from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.core.call import Delta, Finish
 
@@ -77,7 +77,7 @@ class EventAnswer(ABC):
 
     def _begin(self, chunk: bytes) -> None:
         """Tell events from a document by the first byte: the declared content type cannot be relied upon."""
-        opening = chunk.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        opening = chunk.removeprefix(BOM).lstrip()[:1]
         if opening:
             self._begun = True
         if opening in {b"{", b"["}:

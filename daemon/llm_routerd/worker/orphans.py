@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.connection import ResponseError, describe
 from llm_routerd.queue.keys import LANES
+from llm_routerd.worker.leases import TICK_SECONDS, TICKS_PER_LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 log = get_logger()
 
 LEASES_PER_SWEEP = 2  # a minute, with leases as they are by default
-TICK_SECONDS = 1.0
-TICKS_PER_LEASE = 6
 
 
 class Orphans:
