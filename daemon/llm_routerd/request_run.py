@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_routerd.attempt import Attempt, EventSink
 from llm_routerd.attempt_clock import Bounds
@@ -14,7 +16,6 @@ from llm_routerd.core.events import AttemptRejected, AttemptStarted, Failed, Res
 from llm_routerd.core.judge import Accepted, Judge
 from llm_routerd.core.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage
 from llm_routerd.core.request import StreamMode
-from llm_routerd.core.value import value
 from llm_routerd.logs import get_logger
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 
 
-@value
-class Ending:
+class Ending(Struct, frozen=True, kw_only=True):
     """How a request ended, and what the metrics need to know of its way there.  Times are in milliseconds."""
 
     event: Result | Failed
@@ -41,8 +41,7 @@ class Ending:
     saved_usd: float = 0.0
 
 
-@dataclass(slots=True)
-class _Try:
+class _Try(Struct):
     """What came of one turn: `verdict` None means that the request is no longer ours."""
 
     verdict: Accepted | Rejection | None

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from llm_routerd.core.circuit import State
 from llm_routerd.core.exposition import Family, Histogram, render

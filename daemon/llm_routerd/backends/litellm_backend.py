@@ -19,9 +19,10 @@ import os
 import warnings
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import NOT_ITS_OWN, with_instruction

@@ -25,10 +25,11 @@ from collections import Counter, OrderedDict
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from msgspec import Struct
+
 from llm_routerd.core.exposition import Family, Histogram, render
 from llm_routerd.core.gauges import gauge_families
 from llm_routerd.core.outcome import AttemptCode, Outcome
-from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,8 +43,7 @@ _DURATION_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
 _TTFT_BOUNDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-@value
-class Finished:
+class Finished(Struct, frozen=True, kw_only=True):
     """One request that has its final event.
 
     Attributes:

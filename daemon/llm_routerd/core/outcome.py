@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from llm_routerd.core.value import value
+from msgspec import Struct, field
 
 
 class AttemptCode(StrEnum):
@@ -59,8 +58,7 @@ class Outcome(StrEnum):
 _INVALID_CODES = frozenset({AttemptCode.INVALID_JSON, AttemptCode.SCHEMA_VIOLATION})
 
 
-@value
-class Rejection:
+class Rejection(Struct, frozen=True, kw_only=True):
     """The verdict on an attempt that is no answer.
 
     Attributes:
@@ -83,8 +81,7 @@ class Rejection:
         return Outcome.INVALID if self.code in _INVALID_CODES else Outcome.REJECTED
 
 
-@value
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True):
     """Tokens of one call as its backend counted them; the optional ones only where it told.
 
     `estimated`: the backend did not tell (all of) it, and the rest was counted from characters.
@@ -131,8 +128,7 @@ def _add_optional(a: int | None, b: int | None) -> int | None:
     return None if a is None and b is None else (a or 0) + (b or 0)
 
 
-@value
-class AttemptRecord:
+class AttemptRecord(Struct, frozen=True, kw_only=True):
     """One line of a request's `attempts`: what became of one deployment's turn.
 
     A deployment that was passed over because it cools down has a line too (`code` = `cooldown`, no latency).
@@ -166,8 +162,7 @@ class AttemptRecord:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
+class ToolCall(Struct, frozen=True, kw_only=True):
     """A function call of the model; `arguments` is the JSON text, as OpenAI has it."""
 
     id: str
@@ -183,8 +178,7 @@ class ToolCall:
         }
 
 
-@value
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """An accepted answer: `content` is parsed JSON where a schema was given, else `raw_text` itself."""
 
     content: Any

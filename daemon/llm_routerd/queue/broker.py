@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
+from msgspec import Struct
 
 from llm_routerd.core.events import FINAL_ID
-from llm_routerd.core.value import value
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group
 from llm_routerd.queue.keys import GROUP, HANDED_BACK, LANES, Keys, Lane
@@ -30,8 +30,7 @@ MOST_HISTORY_BYTES = 2048  # of one event of it
 STALE_CONSUMER_SECONDS = 3600.0
 
 
-@value
-class Delivery:
+class Delivery(Struct, frozen=True, kw_only=True):
     """An entry of a lane that Redis has handed to this worker.
 
     `fields` is flat, `[name, value, name, value, ...]`.  `deliveries` counts from 1; `claimed` tells that another
@@ -45,8 +44,7 @@ class Delivery:
     claimed: bool = False
 
 
-@value
-class Held:
+class Held(Struct, frozen=True, kw_only=True):
     """An entry that this worker has in flight, as lease renewal needs it."""
 
     lane: Lane
@@ -92,8 +90,7 @@ BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "ret
 CommitVerdict = Literal["committed", "sealed", "duplicate", "unwritable"]
 
 
-@value
-class Committed:
+class Committed(Struct, frozen=True, kw_only=True):
     """What came of a commit.
 
     `sealed_by` is the type of the final event that stood there already.  `letter_lost` says why the dead letter was

@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import hiredis
+from msgspec import Struct
 
 from llm_routerd.queue.connection import (
     Backoff,
@@ -58,14 +59,11 @@ _TAKES_WRITES = frozenset({PipeState.READY})
 _ANSWERS = frozenset({PipeState.READY, PipeState.OUT_OF_MEMORY})
 
 
-class Command:
+class Command(Struct):
     """One command on its way; `answered` gets its reply, or the ResponseError that is its reply."""
 
-    __slots__ = ("answered", "args")
-
-    def __init__(self, args: Sequence[Any], answered: Callable[[Any], None]) -> None:
-        self.args = args
-        self.answered = answered
+    args: Sequence[Any]
+    answered: Callable[[Any], None]
 
 
 class Source(Protocol):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.core.value import value
+from msgspec import Struct
+
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, describe
 
@@ -22,8 +23,7 @@ PAGE_KEYS = 250  # one page is looked through in about a millisecond, in which t
 MAX_PAGES = 40_000  # so many keys of the whole database, whatever they are, are looked at: ten million
 
 
-@value
-class Found:
+class Found(Struct, frozen=True, kw_only=True):
     """What a search brought: ids of requests, by lane and entry.  `why_not`: why some may have been missed, or ""."""
 
     ids: Mapping[tuple[str, str], str]

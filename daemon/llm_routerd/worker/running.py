@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from llm_routerd.core.events import Failed, Result
 from llm_routerd.core.outcome import ErrorCode
