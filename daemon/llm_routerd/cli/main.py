@@ -57,7 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="llm-routerd",
         description="Takes LLM requests from a Redis stream and answers them local-first.",
         epilog="Exit codes: 0 answered; 1 an error instead of an answer, or a failed check; 2 wrong usage; "
-        "69 Redis cannot be used; 75 no answer in time; 78 unsound configuration; 130 Ctrl-C.",
+        "66 nothing is known of the request; 69 Redis cannot be used; 75 no answer in time; "
+        "78 unsound configuration; 130 Ctrl-C.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_const", dest="module", const="version", help="print the version")
@@ -135,6 +136,7 @@ def _add_follow(command: argparse.ArgumentParser) -> None:
         "--from", dest="last_id", default="0-0", metavar="LAST_ID", help="the last event that was seen"
     )
     _add_watching(command)
+    command.add_argument("--wait", action="store_true", help="wait for a request that nobody knows yet")
     command.add_argument("--cancel", action="store_true", help="Ctrl-C cancels the request, and does not only leave")
 
 
@@ -152,6 +154,9 @@ def _seconds(text: str) -> float:
 
 def _add_cancel(command: argparse.ArgumentParser) -> None:
     command.add_argument("id", metavar="ID", help="of the request")
+    command.add_argument(
+        "--anyway", action="store_true", help="even one that nobody knows, so that it will not run when it is submitted"
+    )
     command.add_argument("--reason", default="cancelled at the command line", help="told to whoever follows")
     _add_json(command)
 
