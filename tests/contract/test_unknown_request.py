@@ -192,3 +192,11 @@ def test_producer_follows_what_may_be_queued(
         assert queue.run("follow", "r", "--timeout", "0.15", url=url) == Exit.TIMED_OUT
         assert "no worker is running" in capsys.readouterr().err
     queue.redis.close()
+
+
+def test_server_that_refuses_is_not_to_be_replaced(
+    valkey_server: ValkeyProcess, valkey_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server of one's own is no remedy for a wrong password."""
+    assert main(["cancel", "r", "--redis", valkey_url.replace("unix://", "unix://me:wrong@")]) != Exit.OK
+    assert "--embedded" not in capsys.readouterr().err

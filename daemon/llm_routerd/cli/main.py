@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error))
         return Exit.CONFIGURATION
     except BrokerError as error:
-        complain(f"Redis cannot be used: {error}")
+        complain(f"Redis cannot be used: {error}{_remedy(error)}")
         return Exit.UNAVAILABLE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -49,6 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     return code
+
+
+def _remedy(error: BaseException) -> str:
+    """What to do where nobody listens."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # asyncio makes one plain OSError of the refusals of several addresses.
+        if type(cause) in {ConnectionRefusedError, OSError}:
+            return "; start it, name another with --redis, or have one brought along: llm-routerd serve --embedded"
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def build_parser() -> argparse.ArgumentParser:

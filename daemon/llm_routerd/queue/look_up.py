@@ -47,7 +47,11 @@ class LaneSearch:
     """One look for one request in all lanes; what stands there all the while is found."""
 
     def __init__(
-        self, redis: Redis, keys: Keys, request_id: str, patiently: Callable[[Callable[[], Awaitable[Any]]], Any]
+        self,
+        redis: Redis,
+        keys: Keys,
+        request_id: str,
+        patiently: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
     ) -> None:
         """Prepare it; `patiently` runs an operation until it succeeds, or raises."""
         self._redis = redis
