@@ -79,7 +79,7 @@ MARK := .installed-by-make
 # With DESTDIR nothing on this machine is told, or stopped.
 SYSTEMCTL := $(if $(DESTDIR),:,[ ! -d /run/systemd/system ] || systemctl)
 
-.PHONY: install-venv install-units
+.PHONY: install-venv compile-venv install-units
 
 install: install-venv install-units
 	@$(SYSTEMCTL) daemon-reload
@@ -99,11 +99,17 @@ install-venv:
 		--target build/install/tools -r requirements-build.lock
 	PYTHONPATH=build/install/tools $(ROOT)/bin/pip wheel --quiet --disable-pip-version-check --no-deps \
 		--no-build-isolation --wheel-dir build/install .
-	umask 022 && $(ROOT)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	umask 022 && $(ROOT)/bin/pip install --quiet --disable-pip-version-check --no-deps build/install/*.whl
+	umask 022 && $(ROOT)/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	umask 022 && $(ROOT)/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps build/install/*.whl
 	rm -rf build/install
+	@$(MAKE) --no-print-directory compile-venv
 	@# Scripts name their interpreter by its path, which under DESTDIR is not the one they will have.
 	@[ -z "$(DESTDIR)" ] || grep -rlIF "$(ROOT)" "$(ROOT)/bin" "$(ROOT)/pyvenv.cfg" | xargs sed -i 's|$(ROOT)|$(PREFIX)|g'
+
+# Compiled files name their source by its path, which under DESTDIR is not the one that it will have.
+# A package may hold files that are for newer Pythons only.
+compile-venv:
+	umask 022 && { "$(ROOT)/bin/python" -m compileall -qq -f -s "$(ROOT)" -p "$(abspath $(PREFIX))" "$(ROOT)/lib" || :; }
 
 install-units:
 	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(SYSCONFDIR)/llm-routerd" "$(ROOT)/share/llm-routerd"
