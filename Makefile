@@ -35,7 +35,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not engines"
 
 test-engines: $(ENGINES)
-	$(BIN)/python -m pytest -m engines
+	$(BIN)/python -m pytest -m engines tests/acceptance
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -188,7 +188,7 @@ async def test_cancellation_frees_the_model(config: Path, valkey_url: str, engin
         async for event in client.follow(request_id):
             if event.type == "token":
                 break
-        assert busy_slots(engine) == 1
+        assert busy_slots(engine) >= 1
         assert (await client.cancel(request_id)).type == "cancelled"
         await eventually(lambda: busy_slots(engine) == 0)
 
