@@ -226,3 +226,13 @@ def test_retry_at_maxmemory_changes_nothing(valkey_url: str) -> None:
     assert queue.letters() == 1
     assert queue.redis.exists("llm:events:r")
     queue.redis.close()
+
+
+def test_large_integers_are_shown_and_queued_as_they_came(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """The letter holds what was submitted, and no number of it is read."""
+    data = '{"id":"r","prompt":"Why?","metadata":{"n":36893488147419103232}}'
+    entry = queue.bury({"data": data}, request_id="r")
+    assert queue.dead("show", entry, "--json") == Exit.OK
+    assert json.loads(capsys.readouterr().out)["data"]["fields"]["data"] == data
+    assert queue.dead("retry", entry) == Exit.OK
+    assert queue.requests() == [{b"data": data.encode()}]
