@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from redis.exceptions import ResponseError
 
-from llm_routerd.core.value import value
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import is_unfit
 
@@ -28,8 +28,7 @@ _PAGE_BYTES = 2**20
 _STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
-@value
-class Sighting:
+class Sighting(Struct, frozen=True, kw_only=True):
     """What a look for a request brought.
 
     Attributes:
