@@ -14,7 +14,7 @@ from llm_routerd.core.call import Call
 from llm_routerd.core.chain import ChainRun, Examine, GiveUp, Need, Try
 from llm_routerd.core.events import AttemptRejected, AttemptStarted, Failed, Result
 from llm_routerd.core.judge import Accepted, Judge
-from llm_routerd.core.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage
+from llm_routerd.core.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage, total_cost
 from llm_routerd.core.request import StreamMode
 from llm_routerd.logs import get_logger
 
@@ -37,7 +37,7 @@ class Ending(Struct, frozen=True, kw_only=True):
     records: tuple[AttemptRecord, ...]
     latency_ms: int
     ttft_ms: int | None
-    cost_usd: float
+    cost_usd: float | None
     saved_usd: float = 0.0
 
 
@@ -251,13 +251,13 @@ class RequestRun:
         reason = f"a fault in llm-routerd ({type(error).__name__}); its log has more"
         return Rejection(code=AttemptCode.INTERNAL, reason=reason)
 
-    def _priced(self, deployment: Deployment, price: Callable[[], float]) -> float:
-        """A price; where there is a fault in working it out, an answer is not lost for that."""
+    def _priced(self, deployment: Deployment, price: Callable[[], float | None]) -> float | None:
+        """A price, None where it is not known; a fault in working it out loses no answer."""
         try:
             return price()
         except Exception as error:  # noqa: BLE001 - see `_fault`
             self._fault(deployment, error)
-            return 0.0
+            return None
 
     def _make_call(self, deployment: Deployment, repair: str | None) -> Call:
         request = self._request
@@ -278,7 +278,8 @@ class RequestRun:
         if tried.verdict is None:
             return
         rejection = tried.verdict if isinstance(tried.verdict, Rejection) else None
-        cost, usage = 0.0, tried.usage
+        cost: float | None = 0.0
+        usage = tried.usage
         if usage:
             cost = self._priced(deployment, lambda: self._executor.pricing.cost_usd(deployment, usage))
         self._records.append(
@@ -305,7 +306,7 @@ class RequestRun:
         ttft_ms = None
         if tried.ttft_seconds is not None:
             ttft_ms = _ms(now - self._began - tried.elapsed_seconds + tried.ttft_seconds)
-        cost = sum(record.cost_usd for record in records)
+        cost = total_cost(records)
         event = Result(
             id=request.id,
             answer=answer,
@@ -323,8 +324,8 @@ class RequestRun:
             context=request.context,
             metadata=request.metadata,
         )
-        saved = 0.0
-        if deployment.local:
+        saved = None
+        if deployment.local and cost is not None:
             saved = self._priced(deployment, lambda: self._executor.saved_usd(self._chain, usage, spent_usd=cost))
         return Ending(
             event=event,
@@ -332,7 +333,7 @@ class RequestRun:
             latency_ms=event.latency_ms,
             ttft_ms=ttft_ms,
             cost_usd=cost,
-            saved_usd=saved,
+            saved_usd=saved or 0.0,
         )
 
     def _gave_up(self, decision: GiveUp) -> Ending:
@@ -350,7 +351,7 @@ class RequestRun:
             records=records,
             latency_ms=_ms(self._loop.time() - self._began),
             ttft_ms=None,
-            cost_usd=sum(record.cost_usd for record in records),
+            cost_usd=total_cost(records),
         )
 
     def _left(self) -> float | None:

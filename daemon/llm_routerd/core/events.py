@@ -94,7 +94,8 @@ class AttemptRejected(Struct, frozen=True, kw_only=True):
 class Result(Struct, frozen=True, kw_only=True):
     """The answer.  Times are in milliseconds; `usage` is the answering call's, `cost_usd` that of all attempts.
 
-    `cost_estimated`: a part of it is an estimate.  `attempt`: whose text this is; text of any other is to be dropped.
+    `cost_usd` None: it is not known.  `cost_estimated`: a part of it is an estimate.
+    `attempt`: whose text this is; text of any other is to be dropped.
     """
 
     type: ClassVar[Literal["result"]] = "result"
@@ -105,7 +106,7 @@ class Result(Struct, frozen=True, kw_only=True):
     deployment: str
     attempts: tuple[AttemptRecord, ...]
     usage: Usage
-    cost_usd: float
+    cost_usd: float | None
     latency_ms: int
     ttft_ms: int | None
     queue_ms: int | None

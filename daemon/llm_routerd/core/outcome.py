@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class AttemptCode(StrEnum):
@@ -132,6 +135,7 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
     """One line of a request's `attempts`: what became of one deployment's turn.
 
     A deployment that was passed over because it cools down has a line too (`code` = `cooldown`, no latency).
+    `cost_usd` is None where the call has a price that is not known.
     """
 
     deployment: str
@@ -142,13 +146,13 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
     latency_ms: int = 0
     ttft_ms: int | None = None
     usage: Usage | None = None
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
     early: bool = False
 
     @property
     def is_estimated_cost(self) -> bool:
         """Whether it costs something, and how much is an estimate."""
-        return self.cost_usd > 0 and self.usage is not None and self.usage.estimated
+        return bool(self.cost_usd) and self.usage is not None and self.usage.estimated
 
     def to_wire(self) -> dict[str, Any]:
         """The object in `attempts` of a final event and of a metrics event."""
@@ -160,6 +164,16 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
             "reason": self.reason,
             "latency_ms": self.latency_ms,
         }
+
+
+def total_cost(records: Iterable[AttemptRecord]) -> float | None:
+    """What several attempts cost together; None as soon as one has a price that is not known."""
+    total = 0.0
+    for record in records:
+        if record.cost_usd is None:
+            return None
+        total += record.cost_usd
+    return total
 
 
 class ToolCall(Struct, frozen=True, kw_only=True):
