@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
+from llm_routerd.core.cut import head_of, parts_of
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.value import value
 from llm_routerd.queue import scripts
@@ -19,13 +20,15 @@ from llm_routerd.queue.pipe import Command, Pipe, resolving
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from llm_routerd.core.cut import Fields
     from llm_routerd.core.events import AttemptStarted, FinalEvent
 
 CLAIM_COUNT = 16
 OWN_PENDING = 1000
 ORPHANS = 1000  # at most, of one lane in one sweep
 ORPHANS_PAGE = 50
-HISTORY_PAGE = 500
+MOST_HISTORY = 500  # events
+HISTORY_PAGE = 32  # others may have written long ones
 MOST_HISTORY_BYTES = 2048  # of one event of it
 STALE_CONSUMER_SECONDS = 3600.0
 
@@ -34,13 +37,13 @@ STALE_CONSUMER_SECONDS = 3600.0
 class Delivery:
     """An entry of a lane that Redis has handed to this worker.
 
-    `fields` is flat, `[name, value, name, value, ...]`.  `deliveries` counts from 1; `claimed` tells that another
+    `fields` is flat, `[name, value, name, value, ...]`, or cut where that is too long.  `deliveries` counts from 1; `claimed` tells that another
     worker had it before.
     """
 
     lane: Lane
     entry: str
-    fields: Sequence[bytes]
+    fields: Fields
     deliveries: int = 1
     claimed: bool = False
 
@@ -235,7 +238,7 @@ class Broker:
             found = await self.pipe.call("XRANGE", self.keys.events(request_id), FINAL_ID, FINAL_ID)
         except ResponseError:
             return None
-        return None if not found else _field(found[0][1], b"type").decode()
+        return None if not found else _field(found[0][1], b"type").decode("utf-8", "replace")
 
     async def history(self, request_id: str) -> list[Any]:
         """The attempts of a request and what became of them, from its events stream; no text of any answer."""
@@ -247,8 +250,8 @@ class Broker:
                 is_told = _field(fields, b"type") in {b"attempt", b"rejected"}
                 if is_told and len(_field(fields, b"data")) <= MOST_HISTORY_BYTES:  # ours are far shorter
                     history.append({"event": event_id.decode()} | _object(_field(fields, b"data")))
-            if len(events) < HISTORY_PAGE or len(history) >= HISTORY_PAGE:
-                return history[:HISTORY_PAGE]
+            if len(events) < HISTORY_PAGE or len(history) >= MOST_HISTORY:
+                return history[:MOST_HISTORY]
             cursor = "(" + events[-1][0].decode()
 
     async def unread(self, lane: Lane) -> int | None:
@@ -405,6 +408,7 @@ def parse_gone(lane: Lane, missing: Sequence[Any]) -> list[Delivery]:
     ]
 
 
-def _field(fields: Sequence[bytes], name: bytes) -> bytes:
-    """The value of one field of a flat list; empty where it is not there."""
-    return next((fields[at + 1] for at in range(0, len(fields) - 1, 2) if fields[at] == name), b"")
+def _field(fields: Fields, name: bytes) -> bytes:
+    """The value of one field, or the beginning of a long one; empty where it is not there."""
+    flat = parts_of(fields)
+    return next((head_of(flat[at + 1]) for at in range(0, len(flat) - 1, 2) if flat[at] == name), b"")
