@@ -37,8 +37,8 @@ STALE_CONSUMER_SECONDS = 3600.0
 class Delivery:
     """An entry of a lane that Redis has handed to this worker.
 
-    `fields` is flat, `[name, value, name, value, ...]`, or cut where that is too long.  `deliveries` counts from 1; `claimed` tells that another
-    worker had it before.
+    `fields` is flat, `[name, value, name, value, ...]`, or cut where that is too long.  `deliveries` counts from 1;
+    `claimed` tells that another worker had it before.
     """
 
     lane: Lane
