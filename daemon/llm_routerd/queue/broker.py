@@ -314,12 +314,15 @@ class Broker:
         deliveries: list[Delivery] = []
         gone: list[Delivery] = []
         for lane in LANES:
-            if len(deliveries) >= count:
-                break
-            args = claim_args(owner, self.consumer, count - len(deliveries))
-            _, claimed, missing, _ = await self._with_groups(scripts.CLAIM, (self.keys.requests(lane),), args)
-            deliveries += parse_claimed(lane, claimed, own=owner == self.consumer)
-            gone += parse_gone(lane, missing)
+            cursor: bytes | None = b"-"
+            while cursor and len(deliveries) < count:
+                args = claim_args(owner, self.consumer, count - len(deliveries), cursor)
+                following, claimed, missing, _ = await self._with_groups(
+                    scripts.CLAIM, (self.keys.requests(lane),), args
+                )
+                cursor = next_cursor(following)
+                deliveries += parse_claimed(lane, claimed, own=owner == self.consumer)
+                gone += parse_gone(lane, missing)
         return Claim(deliveries=deliveries, gone=gone)
 
     async def find_orphans(self, lane: Lane) -> list[str]:
@@ -339,9 +342,17 @@ class Broker:
     ) -> list[Delivery]:
         """Those of them that are orphans still, from now on this worker's; none where this gets there late."""
         asked = "" if server_ms is None else round(server_ms)
-        args = (GROUP, self.consumer, 0, "-", asked, self.late_ms, *entries)
-        _, _, taken = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
-        return [Delivery(lane=lane, entry=entry.decode(), fields=fields, claimed=True) for entry, fields in taken]
+        deliveries: list[Delivery] = []
+        left = list(entries)
+        while left:
+            args = (GROUP, self.consumer, 0, "-", asked, self.late_ms, *left)
+            reply = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
+            cursor = next_cursor(reply[0])
+            left = left[left.index(cursor.decode()) + 1 :] if cursor else []
+            deliveries += [
+                Delivery(lane=lane, entry=entry.decode(), fields=fields, claimed=True) for entry, fields in reply[2]
+            ]
+        return deliveries
 
     @property
     def late_ms(self) -> int:
@@ -371,9 +382,14 @@ class Broker:
         )
 
 
-def claim_args(owner: str, consumer: str, count: int) -> tuple[Any, ...]:
+def claim_args(owner: str, consumer: str, count: int, cursor: bytes) -> tuple[Any, ...]:
     """Arguments of `claim.lua` for taking entries of `owner`, whatever their lease."""
-    return (GROUP, consumer, 0, count, "-", owner, "", 0)
+    return (GROUP, consumer, 0, count, cursor, owner, "", 0)
+
+
+def next_cursor(reply: bytes) -> bytes | None:
+    """Where a script says that one goes on; None: all has been seen."""
+    return None if reply == b"-" else reply
 
 
 def parse_claimed(lane: Lane, claimed: Sequence[Any], *, own: bool = False) -> list[Delivery]:

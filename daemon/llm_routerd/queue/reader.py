@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.core.cut import CutList
 from llm_routerd.queue import scripts
-from llm_routerd.queue.broker import OWN_PENDING, Delivery, claim_args, parse_claimed, parse_entries
+from llm_routerd.queue.broker import OWN_PENDING, Delivery, claim_args, next_cursor, parse_claimed, parse_entries
 from llm_routerd.queue.connection import (
     Backoff,
     ConnectionFactory,
@@ -31,7 +31,7 @@ from llm_routerd.queue.connection import (
     execute,
     is_missing_group,
 )
-from llm_routerd.queue.keys import GROUP, LANES, Keys
+from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -96,11 +96,19 @@ class Reader:
         for lane in LANES:
             await self._create_group(connection, self._keys.requests(lane))
             await self._appear(connection, self._keys.requests(lane))
-            args = claim_args(self._broker.consumer, self._broker.consumer, OWN_PENDING)
-            _, claimed, _, _ = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
-            own += parse_claimed(lane, claimed, own=True)
+            own += await self._own_pending(lane)
         self._backoff.reset()
         self._losses, self.trouble = 0, None
+        return own
+
+    async def _own_pending(self, lane: Lane) -> list[Delivery]:
+        own: list[Delivery] = []
+        cursor: bytes | None = b"-"
+        while cursor:
+            args = claim_args(self._broker.consumer, self._broker.consumer, OWN_PENDING, cursor)
+            reply = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
+            cursor = next_cursor(reply[0])
+            own += parse_claimed(lane, reply[1], own=True)
         return own
 
     @staticmethod

@@ -35,6 +35,16 @@ local function exists(requests, entry)
   return #redis.call('XRANGE', requests, entry, entry) > 0
 end
 
+-- Bytes of an entry's names and values.
+local function size_of(item)
+  local size = 0
+  for _, part in ipairs(item[2]) do size = size + #part end
+  return size
+end
+
+-- A reply ends with the entry that has made it longer: the server builds it whole, and others wait meanwhile.
+local MOST_REPLY_BYTES = 16777216
+
 -- What the event of attempt n says; nil where it is not there.
 local function attempt_of(events, n)
   local item = redis.call('XRANGE', events, n .. '-0', n .. '-0')[1]
