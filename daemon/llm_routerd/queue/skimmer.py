@@ -118,7 +118,7 @@ class _Array:
         if not self._is_cut or at < _KEPT_PARTS or self._is_wanted:
             self._items.append(item)
             self._is_wanted = False
-        elif at % 2 == 0 and type(item) is bytes and item in _ADDRESSES:
+        elif at % 2 == 0 and self._is_sought(item):
             self._items.append(item)
             self._addresses += 1
             self._is_wanted = True
@@ -130,10 +130,13 @@ class _Array:
         self._items = [_head(item) for item in items[:_KEPT_PARTS]]
         last = len(items) - 1
         for at in range(_KEPT_PARTS, len(items), 2):
-            if self._addresses < _MOST_ADDRESSES and type(items[at]) is bytes and items[at] in _ADDRESSES:
+            if self._is_sought(items[at]):
                 self._addresses += 1
                 self._items += [_head(item) for item in items[at : at + 2]]
                 self._is_wanted = at == last
+
+    def _is_sought(self, item: Any) -> bool:
+        return self._addresses < _MOST_ADDRESSES and type(item) is bytes and item in _ADDRESSES
 
     def value(self) -> list[Any] | CutList:
         """All of it, or what was kept."""
