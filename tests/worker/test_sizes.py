@@ -119,16 +119,19 @@ async def test_long_entries_of_a_dead_worker_are_refused(valkey_url: str) -> Non
 
 async def test_after_a_long_entry_one_is_read_at_a_time(broker_url: str) -> None:
     """Redis builds a reply whole; as they are short again, reads bring more again."""
-    async with open_client(broker_url) as client, open_broker(broker_url) as broker:
-        async with open_reader(broker_url, broker) as reading:
-            reading._factory.most_entry_bytes = 65_536
-            await reading.read(9)
-            for number in range(5):
-                await client.xadd("llm:requests", {"prompt": text(number)})
-            for _ in range(8):
-                await add(client)
-            found = [is_cut(await reading.read(9)) for _ in range(6)]
-            assert found == [[True] * 3, [True], [True], [False], [False] * 2, [False] * 4]
+    async with (
+        open_client(broker_url) as client,
+        open_broker(broker_url) as broker,
+        open_reader(broker_url, broker) as reading,
+    ):
+        reading._factory.most_entry_bytes = 65_536
+        await reading.read(9)
+        for number in range(5):
+            await client.xadd("llm:requests", {"prompt": text(number)})
+        for _ in range(8):
+            await add(client)
+        found = [is_cut(await reading.read(9)) for _ in range(6)]
+        assert found == [[True] * 3, [True], [True], [False], [False] * 2, [False] * 4]
 
 
 async def test_claims_end_with_the_entry_that_makes_a_reply_long(valkey_url: str) -> None:
