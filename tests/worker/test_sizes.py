@@ -14,6 +14,7 @@ import pytest
 
 from llm_routerd.assembly import make_parser
 from llm_routerd.core.cut import CutList
+from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import pipe, reader
 from llm_routerd.queue.keys import GROUP
 from tests.support.endings import final_of, nothing_left
@@ -114,6 +115,26 @@ async def test_long_entries_of_a_dead_worker_are_refused(valkey_url: str) -> Non
             for number in range(3):
                 await refused(client, f"big{number}")
                 assert (await letter_of(client, f"big{number}"))["cut"]["bytes"] == BIG + 12
+            await nothing_left(client)
+
+
+async def test_long_events_of_others_keep_no_request_from_its_end(broker_url: str) -> None:
+    """Whoever may cancel may write any event: one before the first attempt, a final one, one amid a poisoned request."""
+    async with open_client(broker_url) as client:
+        await client.xgroup_create("llm:requests", GROUP, "0", mkstream=True)
+        await client.xadd("llm:events:begun", {"type": "attempt", "data": text(0)}, id="1-0")
+        await client.xadd("llm:events:sealed", {"type": text(0), "data": text(1)}, id=FINAL_ID)
+        await client.xadd("llm:events:poisoned", {text(2): text(3), "type": "attempt", "data": "{}"}, id="1-0")
+        poisoned = await add(client, id="poisoned")
+        await client.xreadgroup(GROUP, "dead", {"llm:requests": ">"})
+        await client.xclaim("llm:requests", GROUP, "dead", 0, [poisoned], retrycount=9)
+        await add(client, id="begun")
+        await add(client, id="sealed")
+        async with run_worker(broker_url, {"local": FakeBackend(says("hi"))}) as worker:
+            assert (await final_of(client, "begun"))[0] == "result"
+            worker._receive((await worker.broker.claim_of("dead", count=1)).deliveries)
+            assert (await final_of(client, "poisoned"))[1]["code"] == "poisoned"
+            assert (await letter_of(client, "poisoned"))["history"] == [{"event": "1-0"}]
             await nothing_left(client)
 
 

@@ -10,6 +10,11 @@ local function field(item, name)
   end
 end
 
+-- The type of an event; of one that others wrote there is a beginning.
+local function type_of(item)
+  return string.sub(field(item, 'type') or '', 1, 64)
+end
+
 -- What an entry holds as JSON.
 local function data_of(item)
   local ok, data = pcall(cjson.decode, field(item, 'data') or '')
