@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, cast
 
 import orjson
 from redis.asyncio import ConnectionPool, Redis
@@ -44,6 +45,7 @@ from llm_routerd.client_events import (
 from llm_routerd.config.addresses import check_redis_url
 from llm_routerd.core.errors import BrokerError, ConfigError, UnknownRequestError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
+from llm_routerd.queue.bounded_parser import BoundedParser
 from llm_routerd.queue.connection import CONNECT_SECONDS, Backoff, describe, is_unfit
 from llm_routerd.queue.handshake import connection_of
 from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
@@ -51,6 +53,8 @@ from llm_routerd.queue.look_up import LaneSearch, Sighting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from llm_routerd.queue.skimmer import Bounds
 
 __all__ = [
     "Client",
@@ -75,6 +79,7 @@ _EVENTS_PER_READ = 500
 _CONNECTIONS = 10_000  # every follower holds one while it waits; the default of 100 would refuse the next
 _STRAY_SECONDS = 3_600
 _CANCEL_TRIES = 10
+_reply_limit: ContextVar[asyncio.Timeout] = ContextVar("reply_limit")
 _ACTIVE_MS = 30_000  # an idle worker's read ends every few seconds, a busy one renews its leases every ten
 
 
@@ -301,6 +306,18 @@ class Client:
                     raise BrokerError(describe(error)) from error
             await asyncio.sleep(wait_seconds)
 
+    def bounded(self, bounds: Bounds) -> Redis:
+        """Another client of the same server, of whose replies no more is kept than `bounds` says.  It is the caller's.
+
+        What XRANGE gives comes as it is on the wire, for it may be cut: pairs of an ID and `Fields`.
+        """
+        pool = self.redis.connection_pool
+        parser = partial(BoundedParser, bounds=lambda: bounds, on_progress=_reply_goes_on)
+        settings = {**pool.connection_kwargs, "protocol": 2, "decode_responses": False, "parser_class": parser}
+        redis = Redis.from_pool(ConnectionPool(connection_class=pool.connection_class, **settings))
+        redis.set_response_callback("XRANGE", cast("Any", lambda reply, **_: reply))
+        return redis
+
     async def _read(self, key: str, position: str) -> list[ClientEvent]:
         reply = await self.redis.xread({key: position}, count=_EVENTS_PER_READ, block=self._block_ms)
         streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
@@ -379,13 +396,19 @@ async def _once(operation: Callable[[], Awaitable[T]]) -> T:
     task = asyncio.current_task()
     cancellations = task.cancelling() if task else 0
     try:
-        async with asyncio.timeout(_REPLY_SECONDS):
+        async with asyncio.timeout(_REPLY_SECONDS) as limit:
+            _reply_limit.set(limit)
             reply = await operation()
     except TimeoutError:
         raise RedisTimeoutError("no reply") from None
     if task and task.cancelling() > cancellations:
         raise asyncio.CancelledError
     return reply
+
+
+def _reply_goes_on() -> None:
+    """A part of a long reply has come: what follows has as long again."""
+    _reply_limit.get().reschedule(asyncio.get_running_loop().time() + _REPLY_SECONDS)
 
 
 def _refusal_in(error: RedisError) -> RedisError:

@@ -19,6 +19,7 @@ class Proxy:
     Attributes:
         swallows: packets get lost, in both directions, on the connections of that time; new ones hang.
         is_loading: new connections are told that the server is loading.
+        piece_seconds: every 64 KiB of a reply take so long.
         drops_next_delivery: the next reply that brings a request to a reader is lost, with its connection.
         dropped: how many were.
     """
@@ -30,6 +31,7 @@ class Proxy:
         self.connections = 0
         self.swallows = False
         self.is_loading = False
+        self.piece_seconds = 0.0
         self.drops_next_delivery = False
         self.dropped = 0
 
@@ -83,6 +85,8 @@ class _Link:
                     proxy.dropped += 1
                     break
                 target.write(data)
+                if is_reply and proxy.piece_seconds and len(data) > 10_000:
+                    await asyncio.sleep(proxy.piece_seconds)
         except ConnectionError:
             pass
         finally:

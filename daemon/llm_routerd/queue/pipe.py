@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import hiredis
 from msgspec import Struct
 
+from llm_routerd.queue.bounded_parser import tell_progress
 from llm_routerd.queue.connection import (
     Backoff,
     ConnectionFactory,
@@ -99,7 +100,7 @@ class _Silence:
         await self._timeout.__aexit__(kind, error, traceback)
 
     def begins(self) -> None:
-        """An answer is expected from now on."""
+        """An answer is expected from now on, or a part of it has come."""
         self._since = self._loop.time()
 
     def ends(self) -> None:
@@ -176,6 +177,7 @@ class Pipe:
                 connection = await self._connect()
                 try:
                     async with _Silence(BATCH_SECONDS) as silence:
+                        tell_progress(connection, silence.begins)
                         while True:
                             await self._one_batch(connection, silence)
                 except (RedisError, OSError, TimeoutError) as error:

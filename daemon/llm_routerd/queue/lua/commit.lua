@@ -78,7 +78,7 @@ for i = EVENTS, #KEYS do
     else
       local waits = exists(requests, entry)
       if not waits and field(last, 'data') == ARGV[4] then return settle('committed') end
-      verdict, detail = verdict or 'sealed', field(last, 'type')
+      verdict, detail = verdict or 'sealed', type_of(last)
       -- A bad request of the same entry ID on another lane was first, with an answer of the same words.
       if waits and detail == 'error' then kept = false end
     end
