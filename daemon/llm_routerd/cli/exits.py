@@ -15,7 +15,8 @@ class Exit(IntEnum):
     USAGE = 2
     UNAVAILABLE = 69  # Redis cannot be used
     TIMED_OUT = 75  # nobody answered in time
-    CONFIGURATION = 78
+    NOT_ALLOWED = 77  # Redis does not let this user do it
+    CONFIGURATION = 78  # unsound, or of a server that can never serve it
     INTERRUPTED = 130  # Ctrl-C
 
 

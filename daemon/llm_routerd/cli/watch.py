@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.views import exit_of
-from llm_routerd.core.errors import BrokerError
+from llm_routerd.core.errors import BrokerError, NotAllowedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -91,6 +91,9 @@ class Watch:
         try:
             async with asyncio.timeout(_CANCEL_SECONDS):
                 final = await self.client.cancel(self.request_id, "interrupted at the command line")
+        except NotAllowedError as error:
+            self.view.remark(f"the request goes on: {error}")
+            return Exit.INTERRUPTED
         except (BrokerError, TimeoutError):
             self.view.remark(f"Redis does not answer; cancel later with: llm-routerd cancel {self.request_id}")
             return Exit.INTERRUPTED
