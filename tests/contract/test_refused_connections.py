@@ -156,6 +156,20 @@ async def test_command_that_the_server_does_not_know_is_named_without_its_argume
     assert await refusal_of(server.url, "XNEW", "secret", "secret") == "ResponseError: unknown command XNEW"
 
 
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("return redis.call('XLEN', KEYS[1])", "WRONGTYPE Operation against a key holding the wrong kind of value"),
+        ("local a = nil; return a.b", "attempt to index local 'a' (a nil value)"),
+    ],
+)
+async def test_place_in_a_script_of_ours_is_left_out(server: ValkeyProcess, script: str, expected: str) -> None:
+    """The server's word stays."""
+    async with open_client(server.url) as client:
+        await client.set("k", "no stream")
+    assert await refusal_of(server.url, "EVAL", script, 1, "k") == f"ResponseError: {expected}"
+
+
 async def test_connection_is_refused_where_its_scripts_are_and_says_which_command(server: ValkeyProcess) -> None:
     """SCRIPT LOAD belongs to the connecting."""
     async with user(server, "~*", "&*", "+@all", "-script|load") as urls:

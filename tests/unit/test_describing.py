@@ -27,6 +27,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
     [
         (f"WRONGTYPE Operation against a key script: {SHA}, on @user_script:82.", "WRONGTYPE Operation against a key"),
         (f"Wrong number of args script: {SHA}, on @user_script:8", "Wrong number of args"),
+        ("WRONGTYPE Operation against a key script: on @user_script:1.", "WRONGTYPE Operation against a key"),
         ("user_script:82: attempt to index a nil value", "attempt to index a nil value"),
         (
             f"Error running script (call to f_{SHA}): @user_script:82: @user_script: 82: WRONGTYPE Operation",

@@ -91,10 +91,11 @@ _SILENT = Told(
     "look whether its process is stopped, swaps, or is busy with one long command",
 )
 _UNREACHED = Told("no connection came about in time", "look at the address, at the network, and at firewalls")
-# Where it was in a script: `script: 0a1b…, on @user_script:82.` behind it, `user_script:82: ` before it.
+# Where it was in a script: `script: 0a1b…, on @user_script:82.` behind it (without a hash in Valkey 9),
+# `user_script:82: ` before it.
 _INNARDS = re.compile(
-    r"[ ,.]*\bscript: ?[0-9a-f]{40}\b[ ,.]*|[ ,.]*\bon @?user_script:\s?\d+\.?|@?user_script:\s?\d+: ?"
-    r"|Error running script \(call to \w+\): ?"
+    r"[ ,]*\bscript: ?(?:[0-9a-f]{40}\b[ ,]*)?(?:on @?user_script:\s?\d+\.?|\Z)|[ ,]*\bon @?user_script:\s?\d+\.?"
+    r"|@?user_script:\s?\d+: ?|Error running script \(call to \w+\): ?"
 )
 
 
