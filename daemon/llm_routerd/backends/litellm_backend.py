@@ -195,6 +195,17 @@ class LitellmBackend:
         also = "" if self._deployment.api_base is None else NOT_ITS_OWN.format("the provider")
         return ProbeReport(ok=True, detail=f"called through litellm, not asked: that would cost tokens{also}")
 
+    async def fault(self) -> str | None:
+        """Why no call can ever succeed; None: nothing is known against it."""
+        litellm = await self._module.get()
+        try:
+            litellm.get_llm_provider(model=self._deployment.model, api_base=self._deployment.api_base)
+        except litellm.BadRequestError:
+            return f"litellm knows no provider `{self._deployment.provider}`"
+        except Exception:  # noqa: BLE001 - whatever else it is, a call will tell
+            return None
+        return None
+
     async def warm(self) -> None:
         """See `Backend.warm`: there is nothing to load but litellm itself."""
         await self._module.get()
