@@ -100,7 +100,8 @@ class Daemon:
     async def _start_embedded(self) -> EmbeddedServer | None:
         if self._embedded_in is None:
             return None
-        server = EmbeddedServer(self._embedded_in, listen_of(self._config.redis.url))
+        redis = self._config.redis
+        server = EmbeddedServer(self._embedded_in, listen_of(redis.url), memory_mb=redis.embedded_memory_mb)
         await server.start()
         log.info("embedded_server_ready", directory=str(self._embedded_in), url=server.public_url)
         self._config = replace(self._config, redis=replace(self._config.redis, url=server.url))
