@@ -154,7 +154,8 @@ class Client:
         self.keys = Keys(prefix)
         self._patience_seconds = patience_seconds
         self._needs = fitness.Needs(prefix=prefix)
-        self._owned = isinstance(redis, str)
+        self._url = redis if isinstance(redis, str) else None  # may hold a password
+        self._is_elsewhere = False  # at another node of a cluster than the URL names
         self.redis: Redis = pooled.connect(redis, self._needs) if isinstance(redis, str) else redis
         socket_seconds = self.redis.connection_pool.connection_kwargs.get("socket_timeout") or pooled.REPLY_SECONDS
         self._block_ms = max(1, min(_BLOCK_MS, int(socket_seconds * 500)))
@@ -167,7 +168,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connections, unless they were given to us."""
-        if self._owned:
+        if self._url is not None:
             await self.redis.aclose()
 
     async def submit(self, *, lane: Lane = "normal", **request: Unpack[RequestFields]) -> str:
@@ -286,6 +287,8 @@ class Client:
                     raise as_broker_error(error) from error
                 # Counted from the first failure: before it, a read may have waited long while all was well.
                 give_up = give_up or clock() + self._patience_seconds
+                if self._is_elsewhere and not isinstance(error, MovedError):
+                    await self._come_back()
                 wait_seconds = backoff.next_seconds()
                 if clock() + wait_seconds > give_up:
                     raise as_broker_error(error) from error
@@ -297,7 +300,7 @@ class Client:
         Raises:
             UnsuitableServerError: it could not.
         """
-        if self._owned:
+        if self._url is not None:
             return
         try:
             found = await pooled.once(lambda: fitness.ask(self.redis.execute_command))
@@ -307,13 +310,20 @@ class Client:
 
     async def _goes_where(self, error: RedisError) -> bool:
         """Go on at the node of the cluster that has our keys; False: that is not where this leads."""
-        if not isinstance(error, MovedError) or not self._owned:
+        if not isinstance(error, MovedError) or self._url is None:
             return False
         left, there = self.redis, pooled.moved(self.redis, error)
         if there is not None and there is not left:  # else another task of this client was here first
-            self.redis = there
+            self.redis, self._is_elsewhere = there, True
             await left.aclose()
         return there is not None
+
+    async def _come_back(self) -> None:
+        """Ask the node of the URL again: the one that a cluster named may be gone."""
+        if self._url is not None:
+            left, self.redis = self.redis, pooled.connect(self._url, self._needs)
+            self._is_elsewhere = False
+            await left.aclose()
 
     async def _read(self, key: str, position: str) -> list[ClientEvent]:
         reply = await self.redis.xread({key: position}, count=_EVENTS_PER_READ, block=self._block_ms)

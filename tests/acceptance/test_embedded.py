@@ -306,8 +306,8 @@ async def test_ctrl_c_reaches_the_daemon_and_not_the_server(directory: Path) -> 
 async def bound_of(server: EmbeddedServer) -> tuple[int, str]:
     """How much memory a server may use, and what it does at the limit."""
     async with connected(server.url) as client:
-        settings: dict[str, str] = dict(await client.config_get("maxmemory", "maxmemory-policy"))
-    return int(settings["maxmemory"]), settings["maxmemory-policy"]
+        settings = await client.config_get("maxmemory", "maxmemory-policy")
+    return int(str(settings["maxmemory"])), str(settings["maxmemory-policy"])
 
 
 async def test_memory_is_bounded_by_a_part_of_what_there_is(directory: Path) -> None:

@@ -18,6 +18,7 @@ from llm_routerd.cli.main import main
 from llm_routerd.client import Client
 from llm_routerd.config.tree import MetricsConfig, RedisConfig
 from llm_routerd.core.errors import UnsuitableServerError
+from llm_routerd.queue.connection import ConnectionFactory, MovedError, RedisError
 from llm_routerd.queue.pipe import PipeState
 from tests.support.daemons import write_config
 from tests.support.endings import final_of
@@ -255,3 +256,16 @@ def test_client_that_cannot_go_there_says_where_our_keys_are(
     where = f"this node of the cluster does not have our keys; they are at 127.0.0.1:{cluster[1].port}"
     ended = run(capsys, "submit", "Why?", "--redis", cluster[0].url, "--prefix", LLM)
     assert ended == (Exit.UNAVAILABLE, [f"llm-routerd: Redis cannot be used: {where}"])
+
+
+async def test_node_that_a_cluster_named_and_that_is_gone_is_not_asked_for_ever(server: ValkeyProcess) -> None:
+    """The next try goes to the one that the URL names, which knows of another."""
+    gone = MovedError(f"{TAGGED_SLOT} 127.0.0.1:1")
+    factory = ConnectionFactory(server.tcp_url, client_name="test")
+    factory.redirect(gone)
+    with pytest.raises(RedisError):
+        await factory.connect()
+    await (await factory.connect()).disconnect()
+    async with Client(server.tcp_url, patience_seconds=5) as client:
+        assert await client._goes_where(gone)
+        assert await client.server_time_ms() > 0

@@ -74,12 +74,12 @@ class ConnectionFactory:
         self._class, options = connection_of(url)
         for ours in ("socket_timeout", "retry_on_timeout", "health_check_interval", "decode_responses", "client_name"):
             options.pop(ours, None)
-        self._options = options | {"needs": needs}
+        self._named = self._options = options | {"needs": needs}
         self._client_name = client_name
 
     def redirect(self, error: MovedError) -> None:
         """Take the next connections to where the slot is, unless ours is a socket of this machine."""
-        self._options |= redirected(self._options, error)
+        self._options = self._options | redirected(self._options, error)
 
     async def connect(self) -> AbstractConnection:
         """A connection that stands, has authenticated, and whose server can serve us and knows our scripts.
@@ -102,6 +102,7 @@ class ConnectionFactory:
             for script in scripts.ALL:
                 await execute(connection, ("SCRIPT", "LOAD", script.source), timeout_seconds=CONNECT_SECONDS)
         except BaseException:
+            self._options = self._named  # a node that a cluster named may be gone: the next try asks anew
             await connection.disconnect(nowait=True)
             raise
         return connection
