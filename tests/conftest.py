@@ -1,5 +1,6 @@
-"""Fixtures that every test may ask for."""
+"""Fixtures that every test may ask for, and which tests there are."""
 
+from tests.support.engines import pytest_collection_modifyitems
 from tests.support.servers import broker_url, redis_url, valkey_server, valkey_url
 
-__all__ = ["broker_url", "redis_url", "valkey_server", "valkey_url"]
+__all__ = ["broker_url", "pytest_collection_modifyitems", "redis_url", "valkey_server", "valkey_url"]

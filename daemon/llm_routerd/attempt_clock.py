@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct
 
 from llm_routerd.core.outcome import AttemptCode, Rejection
 
@@ -23,8 +24,7 @@ _REASONS = {
 }
 
 
-@dataclass(slots=True, kw_only=True)
-class Bounds:
+class Bounds(Struct, kw_only=True):
     """How long an attempt may take, in seconds.
 
     `first_token_seconds` is None where only the whole answer is bounded; `deadline` is a loop time.

@@ -12,9 +12,9 @@ ID), so it is repeated until it succeeds or the client's patience is over.
 from __future__ import annotations
 
 import asyncio
-import re
 import uuid
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
@@ -28,31 +28,61 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.core.errors import NotAllowedError
+from llm_routerd.client_events import (
+    ClientEvent,
+    as_json,
+    as_text,
+    check_id,
+    check_stream_id,
+    entries_of,
+    event_of,
+)
+from llm_routerd.core.errors import BrokerError, NotAllowedError, UnknownRequestError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue import fitness, pooled
 from llm_routerd.queue.connection import Backoff, is_unfit, lasts
 from llm_routerd.queue.describing import as_broker_error
 from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
+from llm_routerd.queue.look_up import LaneSearch, Sighting
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from redis.asyncio import Redis
 
     from llm_routerd.queue.fitness import Greeting
+    from llm_routerd.queue.skimmer import Bounds
+
+__all__ = [
+    "Client",
+    "ClientEvent",
+    "LaneState",
+    "RequestFields",
+    "Sighting",
+    "UnknownRequestError",
+    "as_text",
+    "check_id",
+    "check_stream_id",
+]
 
 T = TypeVar("T")
 
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_STREAM_ID = re.compile(r"(\d{1,20})(?:-(\d{1,20}))?")
 # Greater than every event but the final one: a read from here sees that one alone, at the same cost always.
 _BEFORE_FINAL = f"{FINAL_PART - 1}-{2**64 - 1}"
 
 _BLOCK_MS = 5_000
 _EVENTS_PER_READ = 500
 _STRAY_SECONDS = 3_600
+_CANCEL_TRIES = 10
 _ACTIVE_MS = 30_000  # an idle worker's read ends every few seconds, a busy one renews its leases every ten
+
+
+class _Sealing(Enum):
+    """What came of writing the final event."""
+
+    DONE = auto()
+    LATE = auto()  # another one stands
+    ABSENT = auto()  # there are no events, and there were to be some
 
 
 class RequestFields(TypedDict, total=False):
@@ -75,37 +105,6 @@ class RequestFields(TypedDict, total=False):
     local_only: bool
     publish: bool
     traceparent: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClientEvent:
-    """One entry of an events stream.
-
-    Attributes:
-        id: its stream ID, `<attempt>-<seq>`; what `follow` resumes from.
-        type: `attempt`, `token`, `reasoning`, `rejected`, or a final `result`, `error`, `cancelled`.
-        data: as in the protocol; empty where somebody else wrote what is no JSON object.
-    """
-
-    id: str
-    type: str
-    data: dict[str, Any]
-
-    @property
-    def attempt(self) -> int:
-        """The attempt that it belongs to; for a final event the protocol's largest number."""
-        return int(self.id.partition("-")[0])
-
-    @property
-    def answer_attempt(self) -> int | None:
-        """The attempt whose text a `result` is: whoever has shown another's drops it.  None: it is none, or untold."""
-        attempt = self.data.get("attempt") if self.type == "result" else None
-        return attempt if isinstance(attempt, int) else None
-
-    @property
-    def is_final(self) -> bool:
-        """Whether it is the request's last event."""
-        return self.id == FINAL_ID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +181,7 @@ class Client:
             TypeError: a value is not JSON.
         """
         request_id = check_id(request.get("id") or uuid.uuid4().hex)
-        data = orjson.dumps({"id": request_id, **request})
+        data = as_json({"id": request_id, **request})
         await self.patiently(lambda: self.redis.xadd(self.keys.requests(lane), {"data": data}))
         return request_id
 
@@ -220,24 +219,48 @@ class Client:
         """The final event if there is one by now."""
         key = self.keys.events(check_id(request_id))
         entries = await self.patiently(lambda: self.redis.xrange(key, FINAL_ID, FINAL_ID))
-        return next(map(_event, entries or ()), None)
+        return next(map(event_of, entries or ()), None)
 
-    async def cancel(self, request_id: str, reason: str = "cancelled by the client") -> ClientEvent:
+    async def cancel(
+        self, request_id: str, reason: str = "cancelled by the client", *, anyway: bool = False
+    ) -> ClientEvent:
         """Cancel a request wherever it is, and return the final event that stands now.
 
         Its type tells who won the race: `cancelled`, or the `result` or `error` that was there before.
+        Only what exists is cancelled: what has events, or stands in a lane all the while.  Where there are no events,
+        the lanes are looked through, their newest 100,000 entries: half a second for 50,000.  `anyway` does not look,
+        and a request of that id that is submitted within the next hour is dead on arrival.
 
         Raises:
+            UnknownRequestError: nothing is known of it, and nothing was written.
             NotAllowedError: this user may submit and follow, and not cancel.
         """
         key = self.keys.events(check_id(request_id))
         data = orjson.dumps({"id": request_id, "reason": reason})
-        while True:
-            if await self.patiently(lambda: self._seal(key, data)):
+        must_exist, sighting = not anyway, None
+        for _ in range(_CANCEL_TRIES):
+            sealing = await self.patiently(partial(self._seal, key, data, must_exist=must_exist))
+            if sealing is _Sealing.DONE:
                 return ClientEvent(FINAL_ID, "cancelled", {"id": request_id, "reason": reason})
-            if final := await self.final(request_id):
-                return final
-            # It expired between the two: nothing is known of the request any more, so the next try succeeds.
+            if sealing is _Sealing.LATE:
+                if final := await self.final(request_id):
+                    return final
+                # It expired between the two.
+            elif sighting is None:
+                sighting = await self._look_in_lanes(request_id)
+                must_exist = not sighting.is_known
+            else:  # nor did a worker begin it while the lanes were looked at
+                raise UnknownRequestError(request_id, why_unsure=sighting.why_unsure, others=sighting.others)
+        raise BrokerError(f"the events of {request_id} take no final event: somebody has written beyond its place")
+
+    async def look_up(self, request_id: str) -> Sighting:
+        """Whether anything is known of a request; costs what `cancel` costs."""
+        check_id(request_id)
+        if await self._has_events(request_id):
+            return Sighting(is_known=True)
+        sighting = await self._look_in_lanes(request_id)
+        # Meanwhile a worker may have taken it from the lane.
+        return Sighting(is_known=True) if await self._has_events(request_id) else sighting
 
     async def lanes(self) -> tuple[LaneState, ...]:
         """What waits, what runs, and who works, the most urgent lane first."""
@@ -325,20 +348,34 @@ class Client:
             self._is_elsewhere = False
             await left.aclose()
 
+    def bounded(self, bounds: Bounds) -> Redis:
+        """Another client of the same server, of whose replies no more is kept than `bounds` says.  It is the caller's.
+
+        What XRANGE gives comes as it is on the wire, for it may be cut: pairs of an ID and `Fields`.
+        """
+        return pooled.bounded(self.redis, bounds)
+
     async def _read(self, key: str, position: str) -> list[ClientEvent]:
         reply = await self.redis.xread({key: position}, count=_EVENTS_PER_READ, block=self._block_ms)
         streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
-        return [_event(entry) for entries in streams for entry in _flat(entries)]
+        return [event_of(entry) for entries in streams for entry in entries_of(entries)]
 
-    async def _seal(self, key: str, data: bytes) -> bool:
-        """Write the final event; False: another stands.  One round trip, so no stray key is left behind."""
+    async def _look_in_lanes(self, request_id: str) -> Sighting:
+        return await LaneSearch(self.redis, self.keys, request_id, self.patiently).run()
+
+    async def _has_events(self, request_id: str) -> bool:
+        key = self.keys.events(request_id)
+        return bool(await self.patiently(lambda: self.redis.xrange(key, count=1)))
+
+    async def _seal(self, key: str, data: bytes, *, must_exist: bool) -> _Sealing:
+        """Write the final event.  One round trip, so no stray key is left behind."""
         pipe = self.redis.pipeline(transaction=False)
-        pipe.xadd(key, {"type": "cancelled", "data": data}, id=FINAL_ID)
+        pipe.xadd(key, {"type": "cancelled", "data": data}, id=FINAL_ID, nomkstream=must_exist)
         # NX: what the daemon made has its TTL already, and only a key that nobody knows of has none.
         pipe.expire(key, _STRAY_SECONDS, nx=True)
         added, expire = await pipe.execute(raise_on_error=False)
         if isinstance(added, ResponseError) and "equal or smaller" in str(added):
-            return False
+            return _Sealing.LATE
         if isinstance(added, NoPermissionError):
             right = f"it needs XADD on {self.keys.events('*')}, as the user `canceller` of systemd/users.acl has it"
             raise NotAllowedError("this user may not cancel", right)
@@ -346,7 +383,7 @@ class Client:
             # Who may write the events but not EXPIRE has still cancelled.
             if isinstance(reply, Exception) and not (reply is expire and isinstance(reply, NoPermissionError)):
                 raise reply
-        return True
+        return _Sealing.DONE if added else _Sealing.ABSENT
 
     async def _lane(self, lane: Lane) -> LaneState:
         key = self.keys.requests(lane)
@@ -374,55 +411,8 @@ class Client:
         )
 
 
-def check_id(request_id: str) -> str:
-    """The same id.
-
-    Raises:
-        ValueError: it is no id of the protocol; a request with it would be answered under another name.
-    """
-    if not _ID.fullmatch(request_id):
-        raise ValueError("an id has 1 to 128 characters of A-Z a-z 0-9 . _ : -")
-    return request_id
-
-
-def check_stream_id(text: str) -> tuple[int, int]:
-    """Both parts of a stream ID; the second one may be left out.
-
-    Raises:
-        ValueError: it is none; `$` is none either, it would lose what was written before.
-    """
-    match = _STREAM_ID.fullmatch(text)
-    if match is None:
-        raise ValueError("a stream ID is <number>-<number>")
-    return int(match[1]), int(match[2] or 0)
-
-
 def _is_away(error: RedisError) -> bool:
     """Whether the same command may succeed later: the server is down, starting, or not the primary now."""
     if lasts(error) or isinstance(error, MovedError):
         return False
     return isinstance(error, (RedisConnectionError, RedisTimeoutError)) or is_unfit(error)
-
-
-def _flat(entries: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
-    """The entries of one stream, whichever protocol the client that we were given speaks."""
-    for entry in entries:
-        if isinstance(entry, list):
-            yield from entry
-        else:
-            yield entry
-
-
-def _event(entry: tuple[Any, Any]) -> ClientEvent:
-    entry_id, fields = entry
-    texts = {as_text(name): value for name, value in (fields or {}).items()}
-    try:
-        data = orjson.loads(texts.get("data", b"{}"))
-    except orjson.JSONDecodeError:
-        data = {}  # a final event ends the request even where a person wrote it by hand, and wrote it badly
-    return ClientEvent(as_text(entry_id), as_text(texts.get("type", "")), data if isinstance(data, dict) else {})
-
-
-def as_text(value: bytes | str | None) -> str:
-    """A reply of a client that decodes, or of one that does not; "" for none."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""

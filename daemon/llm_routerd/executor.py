@@ -51,8 +51,8 @@ class Pricing(Protocol):
         """Read the price table (not on the event loop); returns the deployments whose price is not known."""
         ...
 
-    def cost_usd(self, deployment: Deployment, usage: Usage) -> float:
-        """The price of one call; 0 for a local one."""
+    def cost_usd(self, deployment: Deployment, usage: Usage) -> float | None:
+        """The price of one call; 0 for a local one, None where it is not known."""
         ...
 
     def saved_usd(self, deployments: Iterable[Deployment], usage: Usage, *, spent_usd: float = 0.0) -> float:

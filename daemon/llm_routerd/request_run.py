@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_routerd.attempt import Attempt, EventSink
 from llm_routerd.attempt_clock import Bounds
@@ -12,9 +14,8 @@ from llm_routerd.core.call import Call
 from llm_routerd.core.chain import ChainRun, Examine, GiveUp, Need, Try
 from llm_routerd.core.events import AttemptRejected, AttemptStarted, Failed, Result
 from llm_routerd.core.judge import Accepted, Judge
-from llm_routerd.core.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage
+from llm_routerd.core.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage, total_cost
 from llm_routerd.core.request import StreamMode
-from llm_routerd.core.value import value
 from llm_routerd.logs import get_logger
 
 if TYPE_CHECKING:
@@ -29,20 +30,18 @@ FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
 
 
-@value
-class Ending:
+class Ending(Struct, frozen=True, kw_only=True):
     """How a request ended, and what the metrics need to know of its way there.  Times are in milliseconds."""
 
     event: Result | Failed
     records: tuple[AttemptRecord, ...]
     latency_ms: int
     ttft_ms: int | None
-    cost_usd: float
+    cost_usd: float | None
     saved_usd: float = 0.0
 
 
-@dataclass(slots=True)
-class _Try:
+class _Try(Struct):
     """What came of one turn: `verdict` None means that the request is no longer ours."""
 
     verdict: Accepted | Rejection | None
@@ -252,13 +251,13 @@ class RequestRun:
         reason = f"a fault in llm-routerd ({type(error).__name__}); its log has more"
         return Rejection(code=AttemptCode.INTERNAL, reason=reason)
 
-    def _priced(self, deployment: Deployment, price: Callable[[], float]) -> float:
-        """A price; where there is a fault in working it out, an answer is not lost for that."""
+    def _priced(self, deployment: Deployment, price: Callable[[], float | None]) -> float | None:
+        """A price, None where it is not known; a fault in working it out loses no answer."""
         try:
             return price()
         except Exception as error:  # noqa: BLE001 - see `_fault`
             self._fault(deployment, error)
-            return 0.0
+            return None
 
     def _make_call(self, deployment: Deployment, repair: str | None) -> Call:
         request = self._request
@@ -279,7 +278,8 @@ class RequestRun:
         if tried.verdict is None:
             return
         rejection = tried.verdict if isinstance(tried.verdict, Rejection) else None
-        cost, usage = 0.0, tried.usage
+        cost: float | None = 0.0
+        usage = tried.usage
         if usage:
             cost = self._priced(deployment, lambda: self._executor.pricing.cost_usd(deployment, usage))
         self._records.append(
@@ -306,7 +306,7 @@ class RequestRun:
         ttft_ms = None
         if tried.ttft_seconds is not None:
             ttft_ms = _ms(now - self._began - tried.elapsed_seconds + tried.ttft_seconds)
-        cost = sum(record.cost_usd for record in records)
+        cost = total_cost(records)
         event = Result(
             id=request.id,
             answer=answer,
@@ -324,8 +324,8 @@ class RequestRun:
             context=request.context,
             metadata=request.metadata,
         )
-        saved = 0.0
-        if deployment.local:
+        saved = None
+        if deployment.local and cost is not None:
             saved = self._priced(deployment, lambda: self._executor.saved_usd(self._chain, usage, spent_usd=cost))
         return Ending(
             event=event,
@@ -333,7 +333,7 @@ class RequestRun:
             latency_ms=event.latency_ms,
             ttft_ms=ttft_ms,
             cost_usd=cost,
-            saved_usd=saved,
+            saved_usd=saved or 0.0,
         )
 
     def _gave_up(self, decision: GiveUp) -> Ending:
@@ -351,7 +351,7 @@ class RequestRun:
             records=records,
             latency_ms=_ms(self._loop.time() - self._began),
             ttft_ms=None,
-            cost_usd=sum(record.cost_usd for record in records),
+            cost_usd=total_cost(records),
         )
 
     def _left(self) -> float | None:

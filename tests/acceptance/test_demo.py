@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -194,3 +195,29 @@ async def test_stand_in_that_cannot_start_says_why_itself() -> None:
         await process.__aenter__()
     assert "no room for another server" in str(caught.value)
     assert "Expecting value" not in str(caught.value)
+
+
+def test_installing_is_said_before_it_is_silent(tmp_path: Path) -> None:
+    """A fresh clone installs for half a minute first; what it does stands on the first line."""
+    tool = "#!/bin/sh\nexit 0\n"
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\n[ "$1$2" != -mvenv ] || { mkdir -p "$3/bin"; cp "$(dirname "$0")/tool" "$3/bin/pip"; }\n'
+    )
+    (tmp_path / "tool").write_text(tool)
+    for file in (python, tmp_path / "tool"):
+        file.chmod(0o700)
+    environ = {key: value for key, value in os.environ.items() if key not in {"MAKEFLAGS", "MAKELEVEL"}}
+    venv = tmp_path / "venv"
+    run = subprocess.run(
+        ["make", "--no-print-directory", f"{venv}/.installed", f"VENV={venv}", f"PYTHON={python}"],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith(f"Installing what is needed into {venv}: ")
+    assert (venv / "bin" / "pip").exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -30,13 +31,13 @@ class Target:
         """Return where a path of that machine is on this one."""
         return self.root / str(path).lstrip("/")
 
-    def make(self, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def make(self, target: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a target of the Makefile."""
         settings = {"DESTDIR": str(self.root), **variables}
         # A make above us hands its own variables down in these.
         environ = {key: value for key, value in os.environ.items() if key not in {"MAKEFLAGS", "MAKELEVEL"}}
         return subprocess.run(
-            ["make", "--no-print-directory", target, *(f"{key}={value}" for key, value in settings.items())],
+            ["make", "--no-print-directory", *options, target, *(f"{key}={value}" for key, value in settings.items())],
             cwd=_ROOT,
             env=environ,
             capture_output=True,
@@ -165,3 +166,32 @@ def test_a_python_in_a_home_directory_is_refused(target: Target, tmp_path: Path)
     run = target.make("install-venv", PYTHON=str(python))
     assert run.returncode != 0
     assert "lives in a home directory" in run.stdout
+
+
+def test_compiled_files_name_their_source_where_it_will_be(target: Target) -> None:
+    """Under DESTDIR, all of them, whatever pip compiled before; a file that does not compile stops nothing."""
+    library = target.environment / "lib" / "python3" / "site-packages"
+    library.mkdir(parents=True)
+    for name, text in (("sound.py", "def f(): pass\n"), ("newer.py", "no such syntax\n")):
+        (library / name).write_text(text)
+    compiled = Path(str(py_compile.compile(str(library / "sound.py"))))
+    (target.environment / "bin" / "python").symlink_to(sys.executable)
+    run = target.make("compile-venv")
+    assert run.returncode == 0, run.stderr
+    assert str(target.root).encode() not in compiled.read_bytes()
+    assert f"{target.prefix}/lib/python3/site-packages/sound.py".encode() in compiled.read_bytes()
+
+
+def test_compiling_comes_after_everything_that_is_installed(target: Target) -> None:
+    """And nothing is compiled twice, which is what takes the time."""
+    run = target.make("install-venv", "--dry-run")
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    [compiling] = [index for index, line in enumerate(lines) if "compileall" in line]
+    installing = [
+        index for index, line in enumerate(lines) if f"{target.environment}/bin/pip install" in line and " -" in line
+    ]
+    into_environment = [index for index in installing if "--target" not in lines[index + 1] + lines[index]]
+    assert len(into_environment) == 2
+    assert all("--no-compile" in lines[index] for index in into_environment)
+    assert max(installing) < compiling

@@ -1,13 +1,9 @@
-"""A real `llama-server`, where one is installed, with a model that knows nothing but answers as a model does."""
+"""A real `llama-server` with a model that knows nothing but answers as a model does, and with a small window."""
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,53 +13,29 @@ import pytest
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode
 from tests.support.calling import ask, backend_for, tell
+from tests.support.engines import llama_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Iterator
 
-_LLAMA_SERVER = shutil.which("llama-server")
 _MAKE_MODEL = Path(__file__).parent.parent / "support" / "make_tiny_gguf.py"
 
-pytestmark = pytest.mark.skipif(_LLAMA_SERVER is None, reason="no llama-server is installed")
+pytestmark = pytest.mark.engines
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A model of half a megabyte."""
+def server_url(tmp_path: Path) -> Iterator[str]:
+    """Its address; the model has half a megabyte."""
     path = tmp_path / "tiny.gguf"
     subprocess.run([sys.executable, str(_MAKE_MODEL), str(path)], check=True, timeout=60)
-    return path
-
-
-@pytest.fixture
-async def llama_server(model: Path) -> AsyncIterator[str]:
-    """Its address, once it has loaded the model."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        *(str(_LLAMA_SERVER), "--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--ctx-size", "512"),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        async with asyncio.timeout(60), backend_for("openai", url) as backend:
-            while True:
-                with suppress(BackendError):
-                    await tell(backend, ask(params={"max_tokens": 1}))
-                    break
-                await asyncio.sleep(0.1)
+    with llama_server(path, "--ctx-size", "512") as url:
         yield url
-    finally:
-        process.terminate()
-        await process.wait()
 
 
-async def test_real_server_is_understood(llama_server: str) -> None:
+async def test_real_server_is_understood(server_url: str) -> None:
     """Text, length, usage, schema and a prompt that is too long, through both protocols that it speaks."""
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
-    async with backend_for("openai", llama_server) as backend:
+    async with backend_for("openai", server_url) as backend:
         assert (await backend.probe()).ok
         told = await tell(backend, ask(params={"max_tokens": 8}))
         assert told.text
@@ -74,6 +46,6 @@ async def test_real_server_is_understood(llama_server: str) -> None:
         with pytest.raises(BackendError) as raised:
             await tell(backend, ask("Hello " * 4000))
         assert raised.value.code is AttemptCode.CONTEXT_WINDOW
-    async with backend_for("anthropic", llama_server) as backend:
+    async with backend_for("anthropic", server_url) as backend:
         told = await tell(backend, ask(params={"max_tokens": 8}))
         assert told.text

@@ -7,7 +7,7 @@ whole, in any of the forms of `test_forms.py`, is never rejected.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llm_routerd.backends.anthropic import AnthropicAnswer
 from llm_routerd.backends.ollama import OllamaAnswer

@@ -48,8 +48,7 @@ pytestmark = [
 on_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 PROVIDERS = {"openai": "/v1", "anthropic": "", "mistral": "/v1"}
-# One class of litellm's takes 40 to 65 ms to be made, in one piece.
-STALL_SECONDS = 0.08
+STALL_SECONDS = 0.05
 PROMPT = "a prompt that nobody must repeat"
 EXPECTED = {
     "refused": {Code.CONNECT},
@@ -282,7 +281,10 @@ def test_import_reads_no_dotenv_and_prints_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("provider", ["openai", "mistral"])
 def test_other_streams_go_on_while_litellm_is_loaded_and_first_called(provider: str) -> None:
-    """In a fresh process; it held up the loop for 140 ms while it was loaded, and for 330 ms at its first call."""
+    """In a fresh process; it held up the loop for 140 ms while it was loaded, and for 330 ms at its first call.
+
+    Told by the process's CPU time: what else the machine does is not its fault.
+    """
     program = f"""
 import asyncio, time
 from llm_routerd.backends.factory import Backends
@@ -290,13 +292,13 @@ from tests.support.calling import ask, deployment_of, tell
 from tests.support.standin import StandIn
 
 async def main():
-    gaps, last = [0.0], time.perf_counter()
+    gaps, last = [0.0], time.process_time()
 
     async def look():
         nonlocal last
         while True:
             await asyncio.sleep(0.001)
-            now = time.perf_counter()
+            now = time.process_time()
             gaps.append(now - last)
             last = now
 

@@ -34,6 +34,7 @@ def _plan(bed: Bed, rounds: int) -> dict[str, Callable[[], AsyncIterator[Row]]]:
     return {
         "start": lambda: workloads.measure_starts(bed, rounds=rounds),
         "idle": lambda: workloads.measure_idle(bed, seconds=10),
+        "memory": lambda: workloads.measure_memory(bed, requests=5000),
         "tokens": lambda: workloads.measure_bursts(bed, [workloads.TOKENS], concurrency=32, rounds=2 * rounds + 1),
         "short": lambda: workloads.measure_bursts(
             bed, [workloads.SHORT, workloads.SHORT_WITH_SCHEMA], concurrency=64, rounds=2 * rounds + 1

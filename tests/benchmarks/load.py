@@ -134,6 +134,16 @@ class Producer:
         if not await self._redis.xread({self.key(request): BEFORE_FINAL}, block=_WAIT_MS):
             raise DeliveryError(f"{request.id}: no final event")
 
+    async def all_done(self) -> None:
+        """Wait until nothing is left in the lane: whatever was in it is answered."""
+        async with asyncio.timeout(_WAIT_MS / 1000):
+            while await self._redis.xlen(f"{self._prefix}:requests"):  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(0.05)
+
+    async def memory_bytes(self) -> int:
+        """What the server's data takes."""
+        return int((await self._redis.info("memory"))["used_memory_dataset"])
+
     async def check_all(self, requests: Sequence[Request]) -> Delivered:
         """Wait for all of them, check every event, and remove the streams.
 

@@ -64,6 +64,11 @@ class Bed:
     redis_url: str
     model_url: str
     directory: Path
+    redis_pid: int = 0
+
+    def redis_cpu_seconds(self) -> float:
+        """CPU time of the server so far."""
+        return cpu_seconds_of(self.redis_pid)
 
 
 @contextmanager
@@ -82,7 +87,17 @@ def make_bed() -> Iterator[Bed]:
         stack.callback(model.terminate)
         assert model.stdout is not None
         url = orjson.loads(model.stdout.readline())["url"]
-        yield Bed(redis_url=valkey.tcp_url, model_url=url, directory=directory)
+        yield Bed(redis_url=valkey.tcp_url, model_url=url, directory=directory, redis_pid=valkey.pid)
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """CPU time of all threads of a process so far, user and system."""
+    if sys.platform == "linux":
+        # The CPU-time clock of another process, as clock_getcpuclockid(3) makes it: nanoseconds, where
+        # /proc has ticks of 10 ms.
+        return time.clock_gettime((~pid << 3) | 2)
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 class Process:
@@ -136,12 +151,7 @@ class Process:
 
     def cpu_seconds(self) -> float:
         """CPU time of all its threads so far, user and system."""
-        if sys.platform == "linux":
-            # The CPU-time clock of another process, as clock_getcpuclockid(3) makes it: nanoseconds, where
-            # /proc has ticks of 10 ms.
-            return time.clock_gettime((~self._process.pid << 3) | 2)
-        times = self._psutil.cpu_times()
-        return float(times.user + times.system)
+        return cpu_seconds_of(self._process.pid)
 
     def rss_bytes(self) -> int:
         """Resident memory."""

@@ -131,30 +131,34 @@ async def measure_bursts(
         for burst in bursts:
             row = Row(key=burst.key, title=burst.title, unit=burst.unit, target=burst.target)
             walls = Row(key=f"{burst.key}_wall", title=f"wall time of {burst.key}", unit=burst.unit)
+            servers = Row(key=f"{burst.key}_redis", title=f"CPU of Redis for {burst.key}", unit=burst.unit)
             for number in range(-1, rounds):  # round -1 warms up
                 for system in systems if number < _PEER_ROUNDS else _OURS:
                     whole = burst.peer_requests if system == "peer" else burst.requests
                     requests = whole if number >= 0 else max(8, whole // 4)
-                    cpu, wall, delivered = await _run_burst(field, system, burst, requests)
+                    cpu, wall, redis_cpu, delivered = await _run_burst(bed, field, system, burst, requests)
                     if number >= 0:
-                        row.add(system, cpu / requests / burst.units * burst.scale)
-                        walls.add(system, wall / requests / burst.units * burst.scale)
+                        for each, seconds in ((row, cpu), (walls, wall), (servers, redis_cpu)):
+                            each.add(system, seconds / requests / burst.units * burst.scale)
                         row.note(system, "token_events_per_request", delivered.token_events / requests)
-            yield row
-            yield walls
+            for each in (row, walls, servers):
+                yield each
     finally:
         await field.leave()
 
 
-async def _run_burst(field: Field, system: System, burst: Burst, number: int) -> tuple[float, float, Delivered]:
+async def _run_burst(
+    bed: Bed, field: Field, system: System, burst: Burst, number: int
+) -> tuple[float, float, float, Delivered]:
+    """CPU of the process, wall time and CPU of Redis, in seconds; and what was delivered."""
     process, producer = field.processes[system], field.producers[system]
     requests = make_requests(number, burst.model, stream=burst.stream, schema=burst.schema)
-    cpu, began = process.cpu_seconds(), time.perf_counter()
+    cpu, redis_cpu, began = process.cpu_seconds(), bed.redis_cpu_seconds(), time.perf_counter()
     await producer.add(requests)
     await producer.ended(requests[-1])
-    wall = time.perf_counter() - began
+    wall, redis_cpu = time.perf_counter() - began, bed.redis_cpu_seconds() - redis_cpu
     delivered = await producer.check_all(requests)  # of which few are still under way
-    return process.cpu_seconds() - cpu, wall, delivered
+    return process.cpu_seconds() - cpu, wall, redis_cpu, delivered
 
 
 async def measure_trickle(bed: Bed, *, rounds: int, seconds: float) -> AsyncIterator[Row]:
@@ -335,6 +339,29 @@ async def measure_two_workers(bed: Bed, *, rounds: int, requests: int) -> AsyncI
                 shares.add("daemon", min(consumers.values()) / requests * 100 if len(consumers) > 1 else 0.0)
     yield row
     yield shares
+
+
+async def measure_memory(bed: Bed, *, requests: int) -> AsyncIterator[Row]:
+    """What Redis keeps of a finished request until its TTL is over: events, account, metrics event."""
+    short = Row(
+        key="redis_short", title="Redis' memory per finished short request", unit="kB", target=Target.at_most(2)
+    )
+    title = f"the same, a streamed answer of {LONG_TOKENS} tokens"
+    long = Row(key="redis_long", title=title, unit="kB")
+    field = Field()
+    await field.enter(bed, ["daemon"], 64)
+    try:
+        producer = field.producers["daemon"]
+        for row, number, model, stream in ((short, requests, "short", False), (long, requests // 10, "long", True)):
+            before = await producer.memory_bytes()
+            await producer.add(batch := make_requests(number, model, stream=stream))
+            await producer.all_done()
+            row.add("daemon", (await producer.memory_bytes() - before) / number / 1000)
+            await producer.check_all(batch)
+    finally:
+        await field.leave()
+    yield short
+    yield long
 
 
 async def measure_soak(bed: Bed, *, first: int = 10_000, last: int = 100_000, page: int = 2_500) -> AsyncIterator[Row]:

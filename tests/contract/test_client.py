@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
 import time
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio import Redis
 
 from llm_routerd.client import Client, ClientEvent, RequestFields
+from llm_routerd.client_events import event_of
 from llm_routerd.core.errors import BrokerError
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import pooled
@@ -174,38 +173,6 @@ async def test_result_times_out(client: Client) -> None:
     assert final.type == "result"
 
 
-async def test_cancel_seals_queued_request(client: Client) -> None:
-    """The final event is there, whoever follows ends, and the key will go although no daemon knows of it."""
-    final = await client.cancel("r", "changed my mind")
-    assert (final.type, final.data) == ("cancelled", {"id": "r", "reason": "changed my mind"})
-    assert [(event.id, event.type, event.data) for event in await read_all(client, "r")] == [
-        (FINAL_ID, "cancelled", {"id": "r", "reason": "changed my mind"})
-    ]
-    assert 3500 < await client.redis.ttl(client.keys.events("r")) <= 3600
-
-
-async def test_cancel_leaves_ttl_of_running_request(client: Client) -> None:
-    """The daemon's TTL may be a day or a minute: it is the daemon's."""
-    await write(client, "r", "1-0", "attempt", {"deployment": "local"})
-    await client.redis.expire(client.keys.events("r"), 86_400)
-    assert (await client.cancel("r")).type == "cancelled"
-    assert await client.redis.ttl(client.keys.events("r")) > 3600
-
-
-async def test_cancel_after_answer_tells_answer(client: Client) -> None:
-    """The race is lost: the result stands, unchanged, and is what cancel returns."""
-    await write_answer(client, "r", "blue")
-    final = await client.cancel("r")
-    assert (final.type, final.data["content"]) == ("result", "blue")
-    assert [event.type for event in await read_all(client, "r")] == ["result"]
-
-
-async def test_cancel_twice_keeps_first_reason(client: Client) -> None:
-    """The second one is told what stands."""
-    await client.cancel("r", "one")
-    assert (await client.cancel("r", "two")).data["reason"] == "one"
-
-
 async def test_lanes_tell_queue_and_workers(client: Client) -> None:
     """Absent streams, streams without a group, and a worker's share."""
     assert [(lane.lane, lane.has_group, lane.waiting) for lane in await client.lanes()] == [
@@ -353,17 +320,32 @@ def test_event_tells_whose_answer_a_result_is() -> None:
     assert ClientEvent(FINAL_ID, "error", {"attempt": 2}).answer_attempt is None
 
 
-async def test_raw_cancel_of_the_readme_leaves_no_key_for_good(valkey_url: str) -> None:
-    """Also where nobody knows the id; a life that the key has already stays as it is."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    block = text.partition("Cancel by writing")[2].split("```")[1]
-    add, *others = [shlex.split(line) for line in block.strip().splitlines()]
-    async with Client(valkey_url) as client:
-        for command in (add, *others):
-            await client.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
-        assert 0 < await client.redis.ttl(add[1]) <= 3600
-        await client.redis.expire(add[1], 60)
-        for command in others:
-            await client.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
-        assert await client.redis.ttl(add[1]) <= 60
-        await client.redis.delete(add[1])
+_LARGE = {"a": 2**64, "b": [-(2**63) - 1, 1], "c": {"d": 10**30}}
+
+
+async def test_metadata_is_returned_untouched(client: Client) -> None:
+    """Integers beyond 64 bits included, there and back, of a result and of an error."""
+    for kind in ("result", "error"):
+        request_id = await client.submit(id=kind, prompt="Why?", metadata=_LARGE)
+        (request,) = [each for each in await requests(client) if each["id"] == request_id]
+        assert request["metadata"] == _LARGE
+        await write(client, request_id, FINAL_ID, kind, {"metadata": request["metadata"]})
+        final = await client.final(request_id)
+        assert final is not None
+        assert repr(final.data["metadata"]) == repr(_LARGE)
+        assert [event.data for event in await read_all(client, request_id)] == [final.data]
+
+
+@pytest.mark.parametrize("metadata", [{"a": object()}, {"a": 2**64, "b": object()}])
+async def test_metadata_that_is_not_json_is_refused(client: Client, metadata: dict[str, Any]) -> None:
+    """Large integers or not."""
+    with pytest.raises(TypeError):
+        await client.submit(prompt="Why?", metadata=metadata)
+    assert await client.redis.dbsize() == 0
+
+
+@pytest.mark.parametrize("metadata", ["1e300", "[1e300]", '{"a": ' + "[" * 950 + "1e300" + "]" * 950 + "}"])
+def test_metadata_of_strangers_is_read_all_the_same(metadata: str) -> None:
+    """No daemon writes such; whoever may cancel may."""
+    event = event_of((FINAL_ID.encode(), {b"type": b"result", b"data": f'{{"metadata": {metadata}}}'.encode()}))
+    assert "metadata" in event.data

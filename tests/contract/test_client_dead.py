@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ import redis
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.main import main
 from llm_routerd.core.events import FINAL_ID
+from llm_routerd.queue.skimmer import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,3 +230,76 @@ def test_retry_at_maxmemory_changes_nothing(valkey_url: str) -> None:
     assert queue.letters() == 1
     assert queue.redis.exists("llm:events:r")
     queue.redis.close()
+
+
+def test_large_integers_are_shown_and_queued_as_they_came(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """The letter holds what was submitted, and no number of it is read."""
+    data = '{"id":"r","prompt":"Why?","metadata":{"n":36893488147419103232}}'
+    entry = queue.bury({"data": data}, request_id="r")
+    assert queue.dead("show", entry, "--json") == Exit.OK
+    assert json.loads(capsys.readouterr().out)["data"]["fields"]["data"] == data
+    assert queue.dead("retry", entry) == Exit.OK
+    assert queue.requests() == [{b"data": data.encode()}]
+
+
+_PEAK = """
+import sys
+from llm_routerd.cli.main import main
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+import llm_routerd.cli.dead
+before = peak()
+assert main(sys.argv[1:]) == 0
+print(peak() - before)
+"""
+
+
+def test_list_takes_no_more_memory_for_long_letters(valkey_url: str) -> None:
+    """Older versions kept requests of any length, and whoever may write letters may write such; heads are kept."""
+    queue = Queue(valkey_url)
+    queue.redis.eval(
+        "for i = 1, 6 do redis.call('XADD', KEYS[1], '*', 'id', 'r' .. i, 'reason', 'request_too_large', 'at_ms', '1',"
+        " 'data', '{\"fields\":{\"prompt\":\"' .. string.rep('x', 20000000) .. '\"}}') end",
+        1,
+        "llm:dead",
+    )
+    arguments = (sys.executable, "-c", _PEAK, "dead", "list", "--redis", valkey_url)
+    *lines, growth = subprocess.run(arguments, capture_output=True, check=True, text=True).stdout.splitlines()
+    assert [line.split()[3] for line in lines] == ["r1", "r2", "r3", "r4", "r5", "r6"]
+    assert all("a letter of 20000" in line and "xxx" not in line for line in lines)
+    assert int(growth) < 50_000_000
+    queue.redis.close()
+
+
+def test_letter_that_is_too_long_is_told_and_not_queued(
+    queue: Queue, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the sizes and hashes of its fields and their beginnings; it can be dropped."""
+    monkeypatch.setattr("llm_routerd.cli.dead_letters._LISTED", Bounds(most_bytes=50_000))
+    monkeypatch.setattr("llm_routerd.cli.dead_letters._SHOWN", Bounds(most_bytes=50_000))
+    text = "x" * 300_000
+    long = queue.bury({"prompt": text}, request_id="long")
+    short = queue.bury({"prompt": PROMPT}, request_id="short")
+    assert queue.dead("list", "--json") == Exit.OK
+    letters = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [letter["letter"] for letter in letters] == [long, short]
+    size = letters[0]["unread"]["bytes"]
+    assert (size > 300_000, letters[0]["id"], "unread" in letters[1]) == (True, "long", False)
+    assert queue.dead("show", long, "--json") == Exit.OK
+    unread = json.loads(capsys.readouterr().out)["unread"]
+    data = json.dumps({"fields": {"prompt": text}, "history": [{"attempt": 1}]})
+    assert unread["bytes"] == size
+    assert unread["fields"]["data"] == {
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data.encode()).hexdigest(),
+        "beginning": data[:8192],
+    }
+    assert unread["fields"]["reason"] == {"bytes": 8, "beginning": "poisoned"}
+    assert queue.dead("show", long) == Exit.OK
+    assert f"a letter of {size} bytes" in capsys.readouterr().out
+    assert queue.dead("retry", long) == Exit.FAILED
+    assert "too long to be read" in capsys.readouterr().err
+    assert (queue.letters(), queue.requests()) == (2, [])
+    assert queue.dead("drop", "--all") == Exit.OK
+    assert queue.letters() == 0

@@ -131,3 +131,27 @@ async def test_thinking_tools_and_schema_are_part_of_the_estimate() -> None:
     assert record.usage is not None
     assert record.usage.prompt_tokens > 120
     assert record.usage.completion_tokens == 12
+
+
+async def test_cost_of_a_call_without_a_known_price_is_unknown_and_not_nothing() -> None:
+    """In the result, in the metrics, in the sums; what is known is summed, and what it leaves out is counted."""
+    usage = Usage(prompt_tokens=90, completion_tokens=12)
+    config = priced(input_usd_per_mtok=None, output_usd_per_mtok=None)
+    executor = make_test_executor(config, {"cloud": FakeBackend(counts(usage))})
+    ending = await run(executor, request(), Sink())
+    assert isinstance(ending.event, Result)
+    assert ending.event.to_wire()["cost_usd"] is None
+    assert ending.cost_usd is None
+    assert ending.records[0].cost_usd is None
+
+
+async def test_local_answer_after_a_call_of_unknown_cost_claims_no_saving() -> None:
+    """Nobody knows what was spent."""
+    config = make_config()
+    chain = replace(config.chains["default"], deployments=("cloud", "local"))
+    other = replace(PRICED, name="other")
+    config = replace(config, deployments={**config.deployments, "other": other}, chains={"default": chain})
+    backends = {"cloud": FakeBackend(says("not this", finish_reason="length")), "local": FakeBackend(says("this"))}
+    ending = await run(make_test_executor(config, backends), request(), Sink())
+    assert ending.event.type == "result"
+    assert (ending.cost_usd, ending.saved_usd) == (None, 0.0)

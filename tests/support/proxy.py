@@ -22,6 +22,7 @@ class Proxy:
         swallows: packets get lost, in both directions, on the connections of that time; new ones hang.
         is_loading: new connections are told that the server is loading.
         speaks_as: kind and version of server that replies to HELLO tell of; None: what it is.
+        piece_seconds: every 64 KiB of a reply take so long.
         drops_next_delivery: the next reply that brings a request to a reader is lost, with its connection.
         dropped: how many were.
     """
@@ -34,6 +35,7 @@ class Proxy:
         self.swallows = False
         self.is_loading = False
         self.speaks_as: tuple[bytes, bytes] | None = None
+        self.piece_seconds = 0.0
         self.drops_next_delivery = False
         self.dropped = 0
 
@@ -90,6 +92,8 @@ class _Link:
                 if is_reply and proxy.speaks_as:
                     data = _GREETING.sub(_greeting(*proxy.speaks_as), data)
                 target.write(data)
+                if is_reply and proxy.piece_seconds and len(data) > 10_000:
+                    await asyncio.sleep(proxy.piece_seconds)
         except ConnectionError:
             pass
         finally:

@@ -189,11 +189,15 @@ def test_wrong_usage_is_told_before_redis_is_asked(
     "argv",
     [("submit", "Why?"), ("follow", "r"), ("cancel", "r"), ("dead", "list"), ("submit", "x", "--no-wait")],
 )
-def test_absent_redis_is_told_at_once(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 69 and one line, no traceback, nothing on stdout."""
-    assert main([*argv, *NOWHERE]) == Exit.UNAVAILABLE
+@pytest.mark.parametrize("where", [NOWHERE, ("--redis", "redis://localhost:1/0")])
+def test_absent_redis_is_told_at_once(
+    argv: tuple[str, ...], where: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 69 and one line with a way out, no traceback, nothing on stdout."""
+    assert main([*argv, *where]) == Exit.UNAVAILABLE
     captured = capsys.readouterr()
     assert captured.err.startswith("llm-routerd: Redis cannot be used: ")
+    assert captured.err.endswith("or have one brought along: llm-routerd serve --embedded\n")
     assert captured.err.count("\n") == 1
     assert not captured.out
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from llm_routerd.config.tree import RedisConfig
+from llm_routerd.core.chain import Need, ineligibility
+from llm_routerd.core.errors import ConfigError
+from llm_routerd.schema_files import load_schema
 from tests.support.configs import error, load, load_builtin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SECRET = "sk-xyzzyplugh"
@@ -79,6 +83,74 @@ def test_key_where_its_name_belongs_is_not_quoted(kind: str) -> None:
     told = error(f"[deployments.x]\nmodel = 'groq/m'\napi_key = '${{{kind}:sk-ant-sekret/1}}'")
     assert told.startswith("deployments.x.api_key: ")
     assert "sekret" not in told
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "${env:gsk_s3kretS3kretS3kretS3kretS3kretS3kret}",
+        "${credential:gsk_s3kretS3kretS3kretS3kretS3kretS3kret}",
+        "${credential:sk-ant-api03-s3kretS3kretS3kretS3kret}",
+        "${credential:sk-" + "s3kret" * 100 + "}",
+    ],
+)
+def test_key_that_looks_like_a_name_is_not_quoted_either(tmp_path: Path, reference: str) -> None:
+    """It leads to nothing, and neither `check` nor an event of its chain nor an error shows it."""
+    text = f"[deployments.x]\nmodel = 'groq/m'\napi_key = '{reference}'\n"
+    for directory in ("", str(tmp_path)):
+        deployment = load(text, CREDENTIALS_DIRECTORY=directory).deployments["x"]
+        assert deployment.key_missing == "api_key"
+        assert ineligibility(deployment, Need()) == "no api_key"
+        assert "3kret" not in error(f"[redis]\nurl = '{reference}'", CREDENTIALS_DIRECTORY=directory)
+
+
+def test_long_name_is_a_name(tmp_path: Path) -> None:
+    """Of a variable in capitals, and of what is there."""
+    name = "ANTHROPIC_API_KEY_OF_THE_WORKSHOP_IN_THE_CELLAR"
+    config = load(f"[deployments.x]\nmodel = 'groq/m'\napi_key = '${{env:{name}}}'")
+    assert config.deployments["x"].key_missing == name
+    long = name.lower()
+    (tmp_path / long).write_text("sekret")
+    for reference in (f"${{env:{long}}}", f"${{credential:{long}}}"):
+        config = load(
+            f"[deployments.x]\nmodel = 'groq/m'\napi_key = '{reference}'",
+            CREDENTIALS_DIRECTORY=str(tmp_path),
+            **{long: "sekret"},
+        )
+        assert config.deployments["x"].api_key == "sekret"
+
+
+def _keys_of(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every key of a configuration that is no table; `x` for a name of one's own."""
+    schema = load_schema("config")
+    tables = dict(node.get("properties", {}))
+    if isinstance(node.get("additionalProperties"), dict):
+        tables["x"] = node["additionalProperties"]
+    for name, child in tables.items():
+        each = schema["$defs"][child["$ref"].rpartition("/")[2]] if "$ref" in child else child
+        if each.get("properties") or isinstance(each.get("additionalProperties"), dict):
+            yield from _keys_of(each, (*path, name))
+        else:
+            yield (*path, name)
+
+
+def test_no_error_quotes_a_secret_whatever_key_it_stands_at() -> None:
+    """Every key of the schema, alone and within a value that is almost one, as text, in a list and in a table."""
+    quoted, refused = [], 0
+    keys = [path for path in _keys_of(load_schema("config")) if len(path) > 1]
+    assert ("deployments", "x", "api_base") in keys
+    for path in keys:
+        needed = {"deployments": "model = 'groq/m'", "chains": "deployments = ['local']"}.get(path[0], "")
+        head = f"[{'.'.join(path[:-1])}]\n" + (needed if not needed.startswith(path[-1]) else "")
+        for value in ("${env:S}", "a/${env:S} b", "redis://u:${env:S}@h:x", "http://${env:S}:x"):
+            for form in (f"'{value}'", f"['{value}']", f"{{ a = '{value}' }}"):
+                try:
+                    load(f"{head}\n{path[-1]} = {form}\n", S=SECRET)
+                except ConfigError as caught:
+                    refused += 1
+                    quoted += [(path, form)] if SECRET in str(caught) else []
+    assert not quoted
+    assert refused > len(keys)
 
 
 @pytest.mark.parametrize("key", ["deployments", "fallback"])

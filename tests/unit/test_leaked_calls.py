@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,7 @@ FRAGMENTS = (
 @SETTINGS
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=10).map("".join))
 @example(f"{CALL}```json\n<tool_call>{CALL}")
+@example(f"```weather{CALL}")
 def test_any_text_has_a_verdict(text: str) -> None:
     """Of calls that are found each is one that was written, of an offered tool, and nothing else stands about them."""
     found = leaked_calls(text, NAMES)
@@ -150,7 +152,7 @@ def test_any_text_has_a_verdict(text: str) -> None:
         assert text.lstrip().startswith(before)
         rest = text.lstrip().removeprefix(before)
         assert [(call.name, call.arguments) for call in found_calls] == [("f", '{"n":1}')] * rest.count(CALL)
-        rest = rest.replace(CALL, "")
+        rest = re.sub(r"^\s*```\w*", "", rest.replace(CALL, ""))  # a fence may name its language
         assert not any(word in rest for word in ("weather", "text", "other", "why", "1e99", "name", "arguments"))
 
 

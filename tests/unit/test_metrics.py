@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from llm_routerd.core.circuit import State
 from llm_routerd.core.exposition import Family, Histogram, render
@@ -140,6 +140,7 @@ def test_usage_by_deployment_includes_rejected_attempts_and_no_deployment_passed
             "total_tokens": 25,
             "cost_usd": 0.75,
             "estimated_calls": 0,
+            "unpriced_calls": 0,
         }
     }
 
@@ -283,6 +284,7 @@ def test_tenant_totals_add_up_over_requests_of_the_same_tenant() -> None:
         "completion_tokens": 10,
         "cost_usd": 1.5,
         "estimated_calls": 0,
+        "unpriced_calls": 0,
     }
 
 
@@ -424,3 +426,17 @@ def test_empty_histogram_is_scraped_as_zeros() -> None:
         "llm_routerd_h_sum 0.0",
         "llm_routerd_h_count 0",
     ]
+
+
+def test_sums_are_of_what_is_known_and_say_what_they_leave_out() -> None:
+    """A call whose price is not known costs nobody 0."""
+    metrics = Metrics()
+    unpriced = replace(BROKEN, usage=Usage(prompt_tokens=10, completion_tokens=1), cost_usd=None)
+    event = counted(metrics, replace(ANSWERED, attempts=(unpriced, GOOD), cost_usd=None))
+    assert event["cost_usd"] is None
+    assert event["cost_estimated"] is False
+    assert event["usage_by_deployment"][unpriced.deployment]["unpriced_calls"] == 1
+    assert event["tenant_totals"]["unpriced_calls"] == 1
+    assert event["tenant_totals"]["cost_usd"] == GOOD.cost_usd
+    page = metrics.render_prometheus(Gauges())
+    assert f'llm_routerd_unpriced_calls_total{{deployment="{unpriced.deployment}"}} 1' in page

@@ -55,7 +55,7 @@ def pricing(*deployments: Deployment) -> Pricing:
     return prices
 
 
-def cost(deployment: Deployment, usage: Usage) -> float:
+def cost(deployment: Deployment, usage: Usage) -> float | None:
     """What one call costs by the table above."""
     return pricing(deployment).cost_usd(deployment, usage)
 
@@ -73,12 +73,12 @@ def cost(deployment: Deployment, usage: Usage) -> float:
         "x",
     ],
 )
-def test_model_without_a_usable_price_is_named_and_counts_as_free(model: str) -> None:
+def test_model_without_a_usable_price_is_named_and_its_calls_cost_nobody_knows_what(model: str) -> None:
     """A namesake of another provider is no price."""
     deployment = Deployment(name="d", model=model)
     prices = Pricing([LOCAL, deployment])
     assert prices.load(TABLE) == ("d",)
-    assert prices.cost_usd(deployment, USAGE) == 0.0
+    assert prices.cost_usd(deployment, USAGE) is None
 
 
 @pytest.mark.parametrize("table", [b"", b"{}", b"[]", b'{"haiku": {"input', b'{"haiku": 3}', b"\xff\xfe"])
@@ -86,15 +86,22 @@ def test_damaged_table_is_a_table_without_prices(table: bytes) -> None:
     """Costs are no reason to fail."""
     prices = Pricing([HAIKU])
     assert prices.load(table) == ("haiku",)
-    assert prices.cost_usd(HAIKU, USAGE) == 0.0
+    assert prices.cost_usd(HAIKU, USAGE) is None
 
 
 def test_nothing_has_a_price_before_the_table_is_loaded() -> None:
     """But what the configuration gives."""
     given = Deployment(name="given", model="openai/x", input_usd_per_mtok=1.0, output_usd_per_mtok=2.0)
     prices = Pricing([HAIKU, given])
-    assert prices.cost_usd(HAIKU, USAGE) == 0.0
+    assert prices.cost_usd(HAIKU, USAGE) is None
     assert prices.cost_usd(given, USAGE) == pytest.approx(0.0012)
+
+
+def test_half_a_price_is_none() -> None:
+    """Where the table has not the other half either; but a local deployment's other half costs nothing."""
+    assert cost(Deployment(name="d", model="openai/nothing", input_usd_per_mtok=1.0), USAGE) is None
+    local = Deployment(name="d", model="openai/nothing", local=True, input_usd_per_mtok=1.0)
+    assert cost(local, USAGE) == pytest.approx(0.001)
 
 
 def test_local_deployment_costs_nothing() -> None:
@@ -202,7 +209,7 @@ def test_litellms_table_has_the_prices_of_the_built_in_deployments() -> None:
     builtin.append(Deployment(name="gpt-4o", model="openai/gpt-4o"))
     prices = Pricing(builtin)
     assert prices.load() == ()
-    assert all(prices.cost_usd(each, USAGE) > 0 for each in builtin)
+    assert all(prices.cost_usd(each, USAGE) for each in builtin)
 
 
 def test_found_entries_are_those_of_a_full_parse() -> None:

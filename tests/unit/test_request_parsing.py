@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_routerd.core.cut import MOST_FIELDS, CutBytes, CutList
 from llm_routerd.core.events import Failed
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.parsing import RequestParser
@@ -506,3 +507,28 @@ def test_any_metadata_comes_back_untouched(metadata: dict[str, Any]) -> None:
     parsed = accepted(parse("data", json.dumps({"prompt": "x", "metadata": metadata})))
     event = Failed(id="x", code=ErrorCode.INTERNAL, message="", metadata=parsed.metadata)
     assert json.loads(orjson.dumps(event.to_wire()))["metadata"] == metadata
+
+
+def test_entry_that_is_cut_is_refused_under_what_is_left_of_its_address() -> None:
+    """Its size is the true one; what is cut is no request, however short the rest looks."""
+    long = CutBytes(head=b'{"id":"r1","prompt":"', size=10_000_000, sha256="0" * 64)
+    for kept, request_id in (
+        ([b"prompt", long, b"id", b"r2"], "r2"),
+        ([b"data", long], "r1"),
+        ([b"id", long], None),
+        ([long, b"id", b"id", b"r3"], "r3"),
+    ):
+        fields = CutList(kept=kept, count=len(kept), size=10_000_010)
+        error = refused(PARSER.parse("1-0", fields), ErrorCode.REQUEST_TOO_LARGE)
+        assert (error.id, error.metadata) == (request_id, None)
+        assert "10000010 bytes" in error.message
+    short = CutList(kept=[b"prompt", b"x"], count=2, size=7)
+    refused(PARSER.parse("1-0", short), ErrorCode.REQUEST_TOO_LARGE)
+
+
+def test_entry_of_too_many_fields_is_refused() -> None:
+    """By their number, where they are short; at the bound it is told what is wrong with them."""
+    most = [part for number in range(MOST_FIELDS) for part in (b"%d" % number, b"")]
+    refused(PARSER.parse("1-0", most), ErrorCode.INVALID_REQUEST)
+    error = refused(PARSER.parse("1-0", [*most, b"id", b"r1"]), ErrorCode.REQUEST_TOO_LARGE)
+    assert (error.id, f"{MOST_FIELDS + 1} fields" in error.message) == ("r1", True)

@@ -22,6 +22,7 @@ LEASE_SECONDS = 0.2
 # Each command that a request's way takes, in a script or by itself.
 COMMANDS = [
     "evalsha", "xadd", "xack", "xdel", "xrange", "xrevrange", "xpending", "xclaim", "pexpire", "pttl", "publish", "time",
+    "copy", "rename",
 ]  # fmt: skip
 
 

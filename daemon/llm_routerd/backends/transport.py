@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 
 from llm_routerd.backends import faults
+from llm_routerd.backends.connector import Connector
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,9 +27,6 @@ _ERROR_BODY_SECONDS = 5.0
 _SETTLE_SECONDS = 0.05
 # Below the keep-alive of most servers, so that a pooled connection is seldom one that is just being closed.
 _KEEP_ALIVE_SECONDS = 15.0
-# As long as less than this is buffered, aiohttp runs its parser again for each HTTP chunk that is taken out, and a
-# token is a chunk: its default of 64 kB costs a microsecond for each.
-_READ_BUFFER_BYTES = 8192
 _MEGABYTE = 1_048_576
 _SHORTEST_SECONDS = 0.001  # to aiohttp, a timeout of 0 is none
 
@@ -73,7 +71,7 @@ class Transport:
         if session is None:
             session = self._session = aiohttp.ClientSession(
                 # No limit in here: each deployment has its own `concurrency`, and waits only for that.
-                connector=aiohttp.TCPConnector(
+                connector=Connector(
                     limit=0,
                     keepalive_timeout=_KEEP_ALIVE_SECONDS,
                     ttl_dns_cache=30,
@@ -82,7 +80,6 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),
                 headers={"User-Agent": "llm-routerd"},
-                read_bufsize=_READ_BUFFER_BYTES,
                 auto_decompress=True,
                 trust_env=False,
             )

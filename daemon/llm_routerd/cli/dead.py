@@ -21,6 +21,7 @@ _WHY_NOT = {
     Verdict.ANSWERED: "its id has been answered or cancelled meanwhile: drop the letter",
     Verdict.IN_PROGRESS: "its id has been submitted again and is being answered: drop the letter",
     Verdict.CUT: "its request was too long to be kept, and only its beginning is here: submit it again, in less bytes",
+    Verdict.UNREAD: "it is too long to be read whole: submit its request again, in less bytes, or drop it",
     Verdict.UNREADABLE: "it does not hold what was submitted",
 }
 
@@ -49,13 +50,16 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 async def _run(arguments: argparse.Namespace) -> Exit:
-    async with await open_client(redis_of(arguments)) as client:
-        letters = DeadLetters(client)
-        if arguments.action == "list":
-            return await _list(letters, as_json=arguments.json)
-        # All that there are now: what a retry brings back is not retried for ever.
-        entries = [letter.entry async for letter in letters.all()] if arguments.all else arguments.entries
-        done = [await _ACTIONS[arguments.action](letters, entry, as_json=arguments.json) for entry in entries]
+    async with await open_client(redis_of(arguments)) as client, DeadLetters(client) as letters:
+        return await _act(letters, arguments)
+
+
+async def _act(letters: DeadLetters, arguments: argparse.Namespace) -> Exit:
+    if arguments.action == "list":
+        return await _list(letters, as_json=arguments.json)
+    # All that there are now: what a retry brings back is not retried for ever.
+    entries = [letter.entry async for letter in letters.all()] if arguments.all else arguments.entries
+    done = [await _ACTIONS[arguments.action](letters, entry, as_json=arguments.json) for entry in entries]
     return Exit.OK if all(done) else Exit.FAILED
 
 
@@ -77,7 +81,8 @@ async def _show(letters: DeadLetters, entry: str, *, as_json: bool) -> bool:
         say(json_line(letter.to_json(whole=True)))
         return True
     say(_summary(letter))
-    say(harmless(json.dumps(letter.data, ensure_ascii=False, indent=2)))
+    shown = letter.data if letter.unread is None else {"unread": letter.unread}
+    say(harmless(json.dumps(shown, ensure_ascii=False, indent=2)))
     return True
 
 
@@ -126,6 +131,7 @@ def _summary(letter: DeadLetter) -> str:
         f"deliveries={about.get('deliveries', '?')}",
         about.get("message", ""),
         *([] if letter.cut_bytes is None else [f"(cut: {letter.cut_bytes} bytes)"]),
+        *([] if letter.unread is None else [f"(a letter of {letter.unread['bytes']} bytes, which is not read)"]),
     ]
     return one_line(" ".join(map(str, parts)))
 

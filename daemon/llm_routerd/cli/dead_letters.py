@@ -6,20 +6,28 @@ import base64
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
 
 from llm_routerd.client import as_text, check_id, check_stream_id
+from llm_routerd.core.cut import CutBytes, CutList, head_of, parts_of, size_of
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue.keys import LANES, Lane
+from llm_routerd.queue.skimmer import Bounds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from redis.asyncio import Redis
 
     from llm_routerd.client import Client
+    from llm_routerd.core.cut import Fields, Part
 
 _LETTERS_PER_READ = 10  # a letter may hold a request of a megabyte
+# Others may write letters, and older versions wrote requests of any length into them.
+_LISTED = Bounds(most_bytes=1_048_576)
+_SHOWN = Bounds(most_bytes=33_554_432)  # more than the daemon writes into one, however it is escaped
 
 # Queue a dead letter's request again, and remove the letter and the error that its old life ended with.
 # KEYS  1 dead letters, 2 lane, 3 events of the request's own id, where it has one
@@ -53,6 +61,7 @@ class Verdict(StrEnum):
     ANSWERED = "answered"  # a result or a cancellation stands under its id: the daemon would drop it at once
     IN_PROGRESS = "in_progress"  # somebody submitted the id again: the daemon would take this for a duplicate
     CUT = "cut"  # what was submitted was too long to be kept whole
+    UNREAD = "unread"  # the letter is too long to be read whole
     UNREADABLE = "unreadable"  # the letter does not hold what was submitted
 
 
@@ -78,12 +87,15 @@ class DeadLetter:
             `deliveries`, `consumer`, `at_ms`.
         fields: what was submitted, as flat fields; None where the letter does not hold it.
         data: the letter's `data`: `fields` in a form for people, and `history`.
+        unread: of a letter that is too long to be read, `bytes` of it and what its fields are: by name their `bytes`,
+            `sha256` and `beginning`.  None: it has been read.
     """
 
     entry: str
     about: Mapping[str, str]
     fields: tuple[bytes, ...] | None
     data: Mapping[str, Any]
+    unread: Mapping[str, Any] | None = None
 
     @property
     def cut_bytes(self) -> int | None:
@@ -97,27 +109,45 @@ class DeadLetter:
         summary: dict[str, Any] = {"letter": self.entry, **self.about}
         if self.cut_bytes is not None:
             summary["cut_bytes"] = self.cut_bytes
+        if self.unread is not None:
+            return summary | {"unread": self.unread if whole else {"bytes": self.unread["bytes"]}}
         return summary | {"data": self.data} if whole else summary
 
 
 class DeadLetters:
-    """The dead letters of a client's queue.  Every method raises `BrokerError` where the client would."""
+    """The dead letters of a client's queue.  Every method raises `BrokerError` where the client would.
+
+    Use it as `async with`.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._redis = client.redis
         self._keys = client.keys
+        self._listing = client.bounded(_LISTED)
+        self._showing = client.bounded(_SHOWN)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._listing.aclose()
+        await self._showing.aclose()
 
     async def all(self) -> AsyncIterator[DeadLetter]:
-        """Every letter, the oldest first; read in pages, so that any number fits in memory."""
-        start = "-"
+        """Every letter, the oldest first; read in pages, so that any number fits in memory.
+
+        Of long ones, each page is one: Redis puts a page together before it sends any of it.
+        """
+        start, count = "-", 1
         while True:
-            entries = await self._read(start, "+", _LETTERS_PER_READ)
-            for entry in entries:
-                yield entry
-            if len(entries) < _LETTERS_PER_READ:
+            letters = await self._read(self._listing, start, "+", count)
+            for letter in letters:
+                yield letter
+            if len(letters) < count:
                 return
-            start = f"({entries[-1].entry}"
+            start = f"({letters[-1].entry}"
+            count = 1 if any(letter.unread for letter in letters) else min(2 * count, _LETTERS_PER_READ)
 
     async def get(self, entry: str) -> DeadLetter | None:
         """One letter, if it is there.
@@ -126,7 +156,7 @@ class DeadLetters:
             ValueError: `entry` is no stream ID.
         """
         check_stream_id(entry)
-        return next(iter(await self._read(entry, entry, 1)), None)
+        return next(iter(await self._read(self._showing, entry, entry, 1)), None)
 
     async def drop(self, entry: str) -> bool:
         """Remove a letter; False: it is not there.
@@ -142,6 +172,8 @@ class DeadLetters:
 
         Not repeated blindly after a lost reply: it then finds the letter gone, and says `missing`.
         """
+        if letter.unread is not None:
+            return Retried(verdict=Verdict.UNREAD)
         if letter.cut_bytes is not None:
             return Retried(verdict=Verdict.CUT)
         if letter.fields is None:
@@ -157,20 +189,34 @@ class DeadLetters:
             return Retried(verdict=Verdict(verdict))
         return Retried(verdict=Verdict.QUEUED, request_id=own_id or entry[0], renamed=not own_id)
 
-    async def _read(self, first: str, last: str, count: int) -> list[DeadLetter]:
-        read = partial(self._redis.xrange, self._keys.dead, first, last, count=count)
-        entries = await self._client.patiently(read)
-        return [_parse(entry, fields or {}) for entry, fields in entries or ()]
+    async def _read(self, redis: Redis, first: str, last: str, count: int) -> list[DeadLetter]:
+        read = partial(redis.xrange, self._keys.dead, first, last, count=count)
+        entries = cast("Sequence[tuple[bytes, Fields]]", await self._client.patiently(read))
+        return [_parse(as_text(entry), fields) for entry, fields in entries]
 
 
-def _parse(entry: bytes | str | None, fields: Mapping[Any, Any]) -> DeadLetter:
-    texts = {as_text(name): as_text(value) for name, value in fields.items()}
+def _parse(entry: str, fields: Fields) -> DeadLetter:
+    flat = parts_of(fields)
+    parts = {as_text(head_of(name)): value for name, value in zip(flat[::2], flat[1::2], strict=False)}
+    if isinstance(fields, CutList):
+        about = {name: as_text(value) for name, value in parts.items() if isinstance(value, bytes) and name != "data"}
+        unread = {"bytes": fields.size, "fields": {name: _told(value) for name, value in parts.items()}}
+        return DeadLetter(entry=entry, about=about, fields=None, data={}, unread=unread)
+    texts = {name: as_text(head_of(value)) for name, value in parts.items()}
     try:
         data = orjson.loads(texts.pop("data", "{}"))
     except orjson.JSONDecodeError:
         data = {}
     data = data if isinstance(data, dict) else {}
-    return DeadLetter(entry=as_text(entry), about=texts, fields=_original_fields(data.get("fields")), data=data)
+    return DeadLetter(entry=entry, about=texts, fields=_original_fields(data.get("fields")), data=data)
+
+
+def _told(value: Part) -> dict[str, Any]:
+    """What is known of a field that may be too long to be read."""
+    told: dict[str, Any] = {"bytes": size_of(value)}
+    if isinstance(value, CutBytes):
+        told["sha256"] = value.sha256
+    return told | {"beginning": as_text(head_of(value))}
 
 
 def _original_fields(fields: Any) -> tuple[bytes, ...] | None:

@@ -13,6 +13,7 @@ class Exit(IntEnum):
     OK = 0
     FAILED = 1  # a final event without an answer; a check that failed; a dead letter that is not there
     USAGE = 2
+    UNKNOWN = 66  # nothing is known of the request
     UNAVAILABLE = 69  # Redis cannot be used
     TIMED_OUT = 75  # nobody answered in time
     NOT_ALLOWED = 77  # Redis does not let this user do it

@@ -34,5 +34,6 @@ async def _follow(arguments: argparse.Namespace) -> Exit:
             last_id=arguments.last_id,
             timeout_seconds=arguments.timeout,
             cancel_on_interrupt=arguments.cancel,
+            wait_for_unknown=arguments.wait,
         )
         return await watch.run()

@@ -55,8 +55,20 @@ def _tell(error: UsageError | ConfigError | BrokerError) -> Exit:
             code, begins = Exit.NOT_ALLOWED, "Redis does not allow that: "
         case _:
             code, begins = Exit.UNAVAILABLE, "Redis cannot be used: "
-    complain(f"{begins}{error}")
+    is_told = not isinstance(error, BrokerError) or bool(error.remedy)
+    complain(f"{begins}{error}{'' if is_told else _remedy(error)}")
     return code
+
+
+def _remedy(error: BaseException) -> str:
+    """What to do where nobody listens."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # asyncio makes one plain OSError of the refusals of several addresses.
+        if type(cause) in {ConnectionRefusedError, OSError}:
+            return "; start it, name another with --redis, or have one brought along: llm-routerd serve --embedded"
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,7 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="llm-routerd",
         description="Takes LLM requests from a Redis stream and answers them local-first.",
         epilog="Exit codes: 0 answered; 1 an error instead of an answer, or a failed check; 2 wrong usage; "
-        "69 Redis cannot be used; 75 no answer in time; 77 not allowed by Redis; 78 unsound configuration; 130 Ctrl-C.",
+        "66 nothing is known of the request; 69 Redis cannot be used; 75 no answer in time; "
+        "77 not allowed by Redis; 78 unsound configuration; 130 Ctrl-C.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_const", dest="module", const="version", help="print the version")
@@ -143,6 +156,7 @@ def _add_follow(command: argparse.ArgumentParser) -> None:
         "--from", dest="last_id", default="0-0", metavar="LAST_ID", help="the last event that was seen"
     )
     _add_watching(command)
+    command.add_argument("--wait", action="store_true", help="wait for a request that nobody knows yet")
     command.add_argument("--cancel", action="store_true", help="Ctrl-C cancels the request, and does not only leave")
 
 
@@ -160,6 +174,9 @@ def _seconds(text: str) -> float:
 
 def _add_cancel(command: argparse.ArgumentParser) -> None:
     command.add_argument("id", metavar="ID", help="of the request")
+    command.add_argument(
+        "--anyway", action="store_true", help="even one that nobody knows, so that it will not run when it is submitted"
+    )
     command.add_argument("--reason", default="cancelled at the command line", help="told to whoever follows")
     _add_json(command)
 

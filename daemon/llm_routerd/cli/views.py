@@ -196,11 +196,11 @@ def _ending(final: ClientEvent) -> str:
 def _account(data: dict[str, Any]) -> str:
     """Who answered, how soon, for how much."""
     tokens = (data.get("usage") or {}).get("completion_tokens")
-    latency_ms, cost_usd = data.get("latency_ms"), data.get("cost_usd")
+    latency_ms, cost_usd = data.get("latency_ms"), data.get("cost_usd", 0)
     parts = [
         str(data.get("deployment") or data.get("model_used") or "answered"),
         f"{tokens} tokens" if tokens else "",
         f"{latency_ms / 1000:.1f} s" if isinstance(latency_ms, (int, float)) else "",
-        f"${cost_usd:.4f}" if cost_usd else "",
+        "cost unknown" if cost_usd is None else f"${cost_usd:.4f}" if cost_usd else "",
     ]
     return ", ".join(part for part in parts if part)

@@ -6,11 +6,12 @@ import asyncio
 import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm_routerd.cli.exits import Exit
+from llm_routerd.cli.unknown import unknown
 from llm_routerd.cli.views import exit_of
-from llm_routerd.core.errors import BrokerError, NotAllowedError
+from llm_routerd.core.errors import BrokerError, NotAllowedError, UnknownRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -30,6 +31,7 @@ class Watch:
         last_id: the last event that was seen before.
         timeout_seconds: longest wait; None: for ever.
         cancel_on_interrupt: False: Ctrl-C ends the waiting only.
+        wait_for_unknown: whether to go on when nothing is known of the request after a few seconds.
     """
 
     client: Client
@@ -38,6 +40,7 @@ class Watch:
     last_id: str = "0-0"
     timeout_seconds: float | None = None
     cancel_on_interrupt: bool = True
+    wait_for_unknown: bool = False
 
     async def run(self, submit: Callable[[], Awaitable[object]] | None = None) -> Exit:
         """Submit, if that is still to be done, and show what happens until the final event or Ctrl-C.
@@ -45,25 +48,24 @@ class Watch:
         Raises:
             BrokerError: Redis went away for too long.
         """
-        happening = asyncio.Event()
+        happening, is_submitting = asyncio.Event(), submit is not None
         with _interrupts() as interrupted:
             following = asyncio.create_task(self._follow(submit, happening), name="follow")
-            others = [
-                asyncio.create_task(interrupted.wait(), name="interrupt"),
-                asyncio.create_task(self._hint(happening, submitted=submit is not None), name="hint"),
-            ]
+            interrupt = asyncio.create_task(interrupted.wait(), name="interrupt")
+            futile = asyncio.create_task(self._until_futile(happening, is_submitting=is_submitting), name="futile")
+            tasks: set[asyncio.Task[Any]] = {following, interrupt, futile}
             try:
-                await asyncio.wait(
-                    {following, others[0]}, timeout=self.timeout_seconds, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait(tasks, timeout=self.timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
                 if following.done():
                     return following.result()
+                if futile.done() and not interrupted.is_set():
+                    return futile.result()
             finally:
-                for task in (following, *others):
+                for task in tasks:
                     task.cancel()
-                await asyncio.wait({following, *others})
+                await asyncio.wait(tasks)
             if interrupted.is_set():
-                return await self._interrupt(is_known=submit is not None or happening.is_set())
+                return await self._interrupt(has_submitted=is_submitting)
         self.view.remark(
             f"no answer within {self.timeout_seconds:g} s; go on with: llm-routerd follow {self.request_id}"
         )
@@ -79,18 +81,19 @@ class Watch:
                 return exit_of(event)
         return Exit.OK  # `last_id` was the final event's: all has been seen
 
-    async def _interrupt(self, *, is_known: bool) -> Exit:
-        """Leave; or cancel what is known to exist: a later request of that id would be dead on arrival."""
-        if self.cancel_on_interrupt and not is_known:
-            self.view.remark(f"nothing is known of {self.request_id}, and nothing was cancelled")
-            return Exit.INTERRUPTED
+    async def _interrupt(self, *, has_submitted: bool) -> Exit:
+        """Leave; or cancel what exists: a later request of that id would be dead on arrival."""
         if not self.cancel_on_interrupt:
             self.view.remark(f"the request goes on; see it with: llm-routerd follow {self.request_id}")
             return Exit.INTERRUPTED
         self.view.remark("cancelling; Ctrl-C once more leaves at once")
         try:
             async with asyncio.timeout(_CANCEL_SECONDS):
-                final = await self.client.cancel(self.request_id, "interrupted at the command line")
+                reason = "interrupted at the command line"
+                final = await self.client.cancel(self.request_id, reason, anyway=has_submitted)
+        except UnknownRequestError as error:
+            self.view.remark(f"{error}; nothing was cancelled")
+            return Exit.INTERRUPTED
         except NotAllowedError as error:
             self.view.remark(f"the request goes on: {error}")
             return Exit.INTERRUPTED
@@ -102,24 +105,35 @@ class Watch:
         self.view.show(final)
         return Exit.INTERRUPTED if final.type == "cancelled" else exit_of(final)
 
-    async def _hint(self, happening: asyncio.Event, *, submitted: bool) -> None:
-        """After a few seconds of nothing, say once why that may be."""
+    async def _until_futile(self, happening: asyncio.Event, *, is_submitting: bool) -> Exit:
+        """After a few seconds of nothing, say once why that may be; returns only where waiting is of no use."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_HINT_SECONDS):
                 await happening.wait()
-            return
         try:
-            lanes = await self.client.lanes()
+            if not happening.is_set() and await self._say_why(is_submitting=is_submitting):
+                return Exit.UNKNOWN
         except BrokerError:
-            return  # a producer need not be allowed to look
+            pass  # a producer need not be allowed to look
+        await asyncio.Event().wait()
+        raise AssertionError("it is only ever cancelled")
+
+    async def _say_why(self, *, is_submitting: bool) -> bool:
+        """What a wait may be for; whether it is for nothing."""
+        if not is_submitting:
+            sighting = await self.client.look_up(self.request_id)
+            if not sighting.is_known and not sighting.why_unsure:
+                told = await unknown(self.client, self.request_id, sighting.others)
+                self.view.remark(f"{told}; " + ("waiting on" if self.wait_for_unknown else "--wait waits for it"))
+                return not self.wait_for_unknown
+        lanes = await self.client.lanes()
         workers = frozenset[str]().union(*(lane.workers for lane in lanes))
         waiting, running = sum(lane.waiting for lane in lanes), sum(lane.running for lane in lanes)
-        if not submitted and not waiting and not running:
-            self.view.remark(f"nothing is known of {self.request_id}: never submitted, or expired; waiting on")
-        elif not workers:
+        if not workers:
             self.view.remark("nobody has picked the request up: no worker is running; waiting for llm-routerd serve")
         else:
             self.view.remark(f"still waiting: workers {len(workers)}, requests running {running}, queued {waiting}")
+        return False
 
 
 @contextmanager

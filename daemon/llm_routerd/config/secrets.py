@@ -19,13 +19,15 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z]+):([^}]*)\}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MOST_BYTES = 65_536
+_UNNAMED = "api_key"
+_LONGEST_NAME = 31  # of one with small letters; keys are longer, and some look like names
 
 
 class MissingSecretError(ConfigError):
     """A reference leads to nothing.
 
     Attributes:
-        name: of the variable, credential or file that is not there.
+        name: of the variable, credential or file that is not there; `api_key` where it may be a key itself.
     """
 
     def __init__(self, message: str, *, name: str) -> None:
@@ -70,21 +72,37 @@ def _look_up(kind: str, name: str, environ: Mapping[str, str]) -> str:
                 raise ConfigError("${env:…} holds no name of an environment variable (letters, digits and _)")
             if value := environ.get(name):
                 return value
+            if _may_be_key(name):
+                raise MissingSecretError("the environment variable that it names is not set", name=_UNNAMED)
             raise MissingSecretError(f"the environment variable {name} is not set", name=name)
         case "file":
             if not name.startswith("/") or "\0" in name:
                 raise ConfigError("${file:…} holds no absolute path")
             return _read(Path(name), missing=f"the file {name} does not exist or is empty", name=name)
         case "credential":
-            if not _CREDENTIAL.fullmatch(name):
-                raise ConfigError("${credential:…} holds no name of a credential (letters, digits and . _ -)")
-            directory = environ.get("CREDENTIALS_DIRECTORY")
-            missing = f"there is no credential {name} (systemd's LoadCredential)"
-            if not directory:
-                raise MissingSecretError(missing, name=name)
-            return _read(Path(directory, name), missing=missing, name=name)
+            return _credential(name, environ.get("CREDENTIALS_DIRECTORY"))
         case _:
             raise ConfigError("a reference of no known kind; use ${env:}, ${file:} or ${credential:}")
+
+
+def _credential(name: str, directory: str | None) -> str:
+    if not _CREDENTIAL.fullmatch(name):
+        raise ConfigError("${credential:…} holds no name of a credential (letters, digits and . _ -)")
+    missing = f"there is no credential {name} (systemd's LoadCredential)"
+    try:
+        if not directory:
+            raise MissingSecretError(missing, name=name)
+        return _read(Path(directory, name), missing=missing, name=name)
+    except ConfigError:
+        if _may_be_key(name):
+            told = "there is no credential of the name that it holds (systemd's LoadCredential), or it cannot be read"
+            raise MissingSecretError(told, name=_UNNAMED) from None
+        raise
+
+
+def _may_be_key(name: str) -> bool:
+    """Whether what stands where a name belongs may be the key itself (`gsk_…`, `sk-…`), which is not quoted."""
+    return len(name) > _LONGEST_NAME and not name.isupper()
 
 
 def _read(path: Path, *, missing: str, name: str) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.core.value import value
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from llm_routerd.core.outcome import ToolCall, Usage
 
 
-@value
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """One question to one deployment.
 
     Attributes:
@@ -35,16 +33,14 @@ class Call:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(Struct, frozen=True):
     """What one read from the connection brought, everything in it joined: model text, thinking, in order."""
 
     text: str = ""
     reasoning: str = ""
 
 
-@value
-class Finish:
+class Finish(Struct, frozen=True, kw_only=True):
     """The backend's terminal event, the last thing a stream yields; without it the stream was cut.
 
     Attributes:
@@ -67,8 +63,7 @@ class Finish:
     refusal: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeReport:
+class ProbeReport(Struct, frozen=True, kw_only=True):
     """What `check` and the warmer learn of a deployment without spending tokens.
 
     Attributes:

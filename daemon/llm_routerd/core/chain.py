@@ -36,15 +36,14 @@ The rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
+from msgspec import Struct
 
 from llm_routerd.config.tree import Chain
 from llm_routerd.core.health import CALLERS_PERHAPS, FAILURES
 from llm_routerd.core.outcome import AttemptCode, AttemptRecord, ErrorCode, Outcome
-from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
     import random
@@ -69,16 +68,14 @@ _MAX_TENANT: Final = 128  # characters of a tenant's name by which he is told fr
 _CUT_BY_A_DEADLINE: Final = frozenset({AttemptCode.CONNECT, AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT})
 
 
-@value
-class Need:
+class Need(Struct, frozen=True, kw_only=True):
     """What a request demands of every deployment that it asks."""
 
     local_only: bool = False
     tools: bool = False
 
 
-@value
-class Try:
+class Try(Struct, frozen=True, kw_only=True):
     """Ask this deployment.
 
     Attributes:
@@ -94,15 +91,13 @@ class Try:
     passed: tuple[AttemptRecord, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examine:
+class Examine(Struct, frozen=True, kw_only=True):
     """Find out whether this deployment answers a call of ours, and say so with `examined`."""
 
     deployment: Deployment
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveUp:
+class GiveUp(Struct, frozen=True, kw_only=True):
     """Nothing is left to be asked.
 
     Attributes:

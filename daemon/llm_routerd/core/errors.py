@@ -42,6 +42,20 @@ class UnsuitableServerError(BrokerError):
     """This server can never serve us as it is: use another, or change what the message names; exit code 78."""
 
 
+class UnknownRequestError(RouterdError):
+    """Nothing is known of a request: it has no events, and no lane has it.  Mend the id, or insist.
+
+    Attributes:
+        why_unsure: why it may exist all the same; "": it does not.
+        others: ids of requests that were seen in the lanes meanwhile.
+    """
+
+    def __init__(self, request_id: str, *, why_unsure: str = "", others: tuple[str, ...] = ()) -> None:
+        super().__init__(f"nothing is known of {request_id}" + (f"; {why_unsure}" if why_unsure else ""))
+        self.why_unsure = why_unsure
+        self.others = others
+
+
 class BackendError(RouterdError):
     """One call to one model failed.  Raised by a backend only, turned into a rejected attempt by the executor.
 

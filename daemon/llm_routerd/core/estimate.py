@@ -6,10 +6,10 @@ and what was received is estimated, and marked so.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from msgspec.structs import replace
 
 from llm_routerd.core.outcome import AttemptCode, Usage
 

@@ -8,11 +8,11 @@ a JavaScript number.  Redis refuses an ID that is not larger than the last one, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from msgspec import Struct
+
 from llm_routerd.core.numbers import writable
-from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
     from llm_routerd.core.outcome import Answer, AttemptRecord, ErrorCode, Rejection, Usage
@@ -21,8 +21,7 @@ FINAL_PART = 2**53 - 1
 FINAL_ID = f"{FINAL_PART}-0"
 
 
-@value
-class AttemptStarted:
+class AttemptStarted(Struct, frozen=True, kw_only=True):
     """One call to one deployment begins; whatever an earlier attempt showed is superseded.
 
     `begin.lua` adds `entry` and `lane`, the stream entry that the request came from, to a request's first attempt and
@@ -46,8 +45,7 @@ class AttemptStarted:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """Text of the answer, one or more model tokens."""
 
     type: ClassVar[str] = "token"
@@ -59,8 +57,7 @@ class Token:
         return {"text": self.text}
 
 
-@dataclass(frozen=True, slots=True)
-class Reasoning:
+class Reasoning(Struct, frozen=True):
     """Text of a thinking model, never part of the answer."""
 
     type: ClassVar[str] = "reasoning"
@@ -72,8 +69,7 @@ class Reasoning:
         return {"text": self.text}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRejected:
+class AttemptRejected(Struct, frozen=True, kw_only=True):
     """The attempt is no answer: whoever showed its tokens drops them."""
 
     type: ClassVar[str] = "rejected"
@@ -95,11 +91,11 @@ class AttemptRejected:
         }
 
 
-@value
-class Result:
+class Result(Struct, frozen=True, kw_only=True):
     """The answer.  Times are in milliseconds; `usage` is the answering call's, `cost_usd` that of all attempts.
 
-    `cost_estimated`: a part of it is an estimate.  `attempt`: whose text this is; text of any other is to be dropped.
+    `cost_usd` None: it is not known.  `cost_estimated`: a part of it is an estimate.
+    `attempt`: whose text this is; text of any other is to be dropped.
     """
 
     type: ClassVar[Literal["result"]] = "result"
@@ -110,7 +106,7 @@ class Result:
     deployment: str
     attempts: tuple[AttemptRecord, ...]
     usage: Usage
-    cost_usd: float
+    cost_usd: float | None
     latency_ms: int
     ttft_ms: int | None
     queue_ms: int | None
@@ -146,8 +142,7 @@ class Result:
         return wire
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class Failed(Struct, frozen=True, kw_only=True):
     """There is no answer: the protocol's final `error`."""
 
     type: ClassVar[Literal["error"]] = "error"

@@ -30,12 +30,12 @@ The rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from llm_routerd.core.circuit import Circuit, CooldownPolicy, State
 from llm_routerd.core.outcome import AttemptCode
-from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
     import random
@@ -60,8 +60,7 @@ FAILURES: Final = CALLERS_PERHAPS | {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateChange:
+class StateChange(Struct, frozen=True, kw_only=True):
     """A deployment's state changed; worth a line in the log.
 
     Attributes:
@@ -75,8 +74,7 @@ class StateChange:
     change: CircuitChange
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeploymentHealth:
+class DeploymentHealth(Struct, frozen=True, kw_only=True):
     """What is known of one deployment at one moment, for logs and metrics.
 
     Attributes:
@@ -121,8 +119,7 @@ class _Entry:
         return max(self.circuits(tenant), key=lambda each: (each.state_at(now) is not State.HEALTHY, each.until))
 
 
-@value
-class Permit:
+class Permit(Struct, frozen=True, kw_only=True):
     """The right to call one deployment once; owed one verdict.
 
     Attributes:

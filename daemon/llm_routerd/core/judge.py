@@ -16,10 +16,11 @@ So is one that the server did not call whole, and one that promises calls of too
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_routerd.core.jsonguard import UNCERTAIN, JsonGuard, certain_json, json_body
 from llm_routerd.core.leaked_calls import UNSURE, leaked_calls
@@ -77,16 +78,14 @@ class JudgedSchema(Protocol):
         """Return None for a valid instance, else one line that names the path."""
 
 
-@dataclass(slots=True)
-class Released:
+class Released(Struct):
     """What may be shown of an attempt by now; both are often empty.  Reasoning comes before the text."""
 
     text: str
     reasoning: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(Struct, frozen=True, kw_only=True):
     """An answer that stands.
 
     Attributes:

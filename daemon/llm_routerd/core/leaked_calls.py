@@ -12,10 +12,10 @@ offered tool.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from msgspec.structs import replace
 
 from llm_routerd.core.jsonguard import json_body
 from llm_routerd.core.numbers import carries_numbers

@@ -25,10 +25,11 @@ from collections import Counter, OrderedDict
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from msgspec import Struct
+
 from llm_routerd.core.exposition import Family, Histogram, render
 from llm_routerd.core.gauges import gauge_families
 from llm_routerd.core.outcome import AttemptCode, Outcome
-from llm_routerd.core.value import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,8 +43,7 @@ _DURATION_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
 _TTFT_BOUNDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-@value
-class Finished:
+class Finished(Struct, frozen=True, kw_only=True):
     """One request that has its final event.
 
     Attributes:
@@ -54,7 +54,7 @@ class Finished:
         queue_ms: from XADD to pick-up, where known.
         ttft_ms: from pick-up to the answer's first token.
         usage: of the call that answered.
-        cost_usd: of all attempts.
+        cost_usd: of all attempts; None: not known.
         saved_usd: from `Pricing.saved_usd`.
         timestamp: Unix time in seconds.
     """
@@ -73,7 +73,7 @@ class Finished:
     queue_ms: int | None = None
     ttft_ms: int | None = None
     usage: Usage | None = None
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
     saved_usd: float = 0.0
     attempts: Sequence[AttemptRecord] = ()
     local_only: bool = False
@@ -83,7 +83,10 @@ class Finished:
 class _Totals:
     """Calls (of a deployment) or requests (of a tenant), their tokens and their cost."""
 
-    __slots__ = ("completion_tokens", "cost_usd", "estimated_calls", "estimated_cost_usd", "number", "prompt_tokens")
+    __slots__ = (
+        "completion_tokens", "cost_usd", "estimated_calls", "estimated_cost_usd", "number", "prompt_tokens",
+        "unpriced_calls",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.number = 0
@@ -92,18 +95,21 @@ class _Totals:
         self.cost_usd = 0.0
         self.estimated_calls = 0
         self.estimated_cost_usd = 0.0
+        self.unpriced_calls = 0
 
     def add(self, record: AttemptRecord, step: int = 1) -> None:
         """Add what an attempt took; a `step` of -1 takes it back."""
-        usage = record.usage
+        usage, cost = record.usage, record.cost_usd
         if usage is not None:
             self.prompt_tokens += step * usage.prompt_tokens
             self.completion_tokens += step * usage.completion_tokens
             if usage.estimated:
                 self.estimated_calls += step
-                self.estimated_cost_usd = max(0.0, self.estimated_cost_usd + step * record.cost_usd)
-        if record.cost_usd:
-            self.cost_usd = max(0.0, self.cost_usd + step * record.cost_usd)
+                self.estimated_cost_usd = max(0.0, self.estimated_cost_usd + step * (cost or 0.0))
+        if cost is None:
+            self.unpriced_calls += step
+        elif cost:
+            self.cost_usd = max(0.0, self.cost_usd + step * cost)
 
     def to_wire(self) -> dict[str, Any]:
         """Tokens and cost, as the metrics event tells them."""
@@ -112,6 +118,7 @@ class _Totals:
             "completion_tokens": self.completion_tokens,
             "cost_usd": self.cost_usd,
             "estimated_calls": self.estimated_calls,
+            "unpriced_calls": self.unpriced_calls,
         }
 
 
@@ -318,6 +325,7 @@ class Metrics:
         tokens = Family("tokens_total", "counter", "Tokens of all calls, rejected ones included.")
         costs = Family("cost_usd_total", "counter", "What all calls cost, rejected ones included.")
         estimates = Family("estimated_calls_total", "counter", "Calls whose tokens are an estimate.")
+        unpriced = Family("unpriced_calls_total", "counter", "Calls that have a price which is not known.")
         estimated_costs = Family("estimated_cost_usd_total", "counter", "The part of the cost that is an estimate.")
         for deployment, totals in self._deployments.items():
             tokens.add(totals.prompt_tokens, deployment=deployment, kind="prompt")
@@ -325,6 +333,7 @@ class Metrics:
             costs.add(totals.cost_usd, deployment=deployment)
             estimates.add(totals.estimated_calls, deployment=deployment)
             estimated_costs.add(totals.estimated_cost_usd, deployment=deployment)
+            unpriced.add(totals.unpriced_calls, deployment=deployment)
         saved = Family("saved_usd_total", "counter", "What local answers would have cost in the cloud.")
         saved.add(self._saved_usd)
         stops = Family("early_stops_total", "counter", "Attempts that were ended before their model had finished.")
@@ -336,7 +345,8 @@ class Metrics:
         orphans.add(self._orphans)
         dropped = Family("dead_letters_dropped_total", "counter", "Dead letters that went for newer ones.")
         dropped.add(self._dropped_letters)
-        yield from (requests, attempts, fallbacks, tokens, costs, estimates, estimated_costs, saved, stops, saved_time)
+        yield from (requests, attempts, fallbacks, tokens, costs, estimates, estimated_costs, unpriced)
+        yield from (saved, stops, saved_time)
         yield from (orphans, dropped)
 
     def _histogram_families(self) -> Iterator[Family]:

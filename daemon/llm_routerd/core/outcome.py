@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm_routerd.core.value import value
+from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class AttemptCode(StrEnum):
@@ -59,8 +61,7 @@ class Outcome(StrEnum):
 _INVALID_CODES = frozenset({AttemptCode.INVALID_JSON, AttemptCode.SCHEMA_VIOLATION})
 
 
-@value
-class Rejection:
+class Rejection(Struct, frozen=True, kw_only=True):
     """The verdict on an attempt that is no answer.
 
     Attributes:
@@ -83,8 +84,7 @@ class Rejection:
         return Outcome.INVALID if self.code in _INVALID_CODES else Outcome.REJECTED
 
 
-@value
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True):
     """Tokens of one call as its backend counted them; the optional ones only where it told.
 
     `estimated`: the backend did not tell (all of) it, and the rest was counted from characters.
@@ -131,11 +131,11 @@ def _add_optional(a: int | None, b: int | None) -> int | None:
     return None if a is None and b is None else (a or 0) + (b or 0)
 
 
-@value
-class AttemptRecord:
+class AttemptRecord(Struct, frozen=True, kw_only=True):
     """One line of a request's `attempts`: what became of one deployment's turn.
 
     A deployment that was passed over because it cools down has a line too (`code` = `cooldown`, no latency).
+    `cost_usd` is None where the call has a price that is not known.
     """
 
     deployment: str
@@ -146,13 +146,13 @@ class AttemptRecord:
     latency_ms: int = 0
     ttft_ms: int | None = None
     usage: Usage | None = None
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
     early: bool = False
 
     @property
     def is_estimated_cost(self) -> bool:
         """Whether it costs something, and how much is an estimate."""
-        return self.cost_usd > 0 and self.usage is not None and self.usage.estimated
+        return bool(self.cost_usd) and self.usage is not None and self.usage.estimated
 
     def to_wire(self) -> dict[str, Any]:
         """The object in `attempts` of a final event and of a metrics event."""
@@ -166,8 +166,17 @@ class AttemptRecord:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
+def total_cost(records: Iterable[AttemptRecord]) -> float | None:
+    """What several attempts cost together; None as soon as one has a price that is not known."""
+    total = 0.0
+    for record in records:
+        if record.cost_usd is None:
+            return None
+        total += record.cost_usd
+    return total
+
+
+class ToolCall(Struct, frozen=True, kw_only=True):
     """A function call of the model; `arguments` is the JSON text, as OpenAI has it."""
 
     id: str
@@ -183,8 +192,7 @@ class ToolCall:
         }
 
 
-@value
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """An accepted answer: `content` is parsed JSON where a schema was given, else `raw_text` itself."""
 
     content: Any

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import jsonschema_rs
 import orjson
 
+from llm_routerd.core.cut import MOST_FIELDS, CutList, extent_of
 from llm_routerd.core.jsonpath import json_path, printable, way_to
 from llm_routerd.core.numbers import ExactObject, exact_object, holds_inexact
 from llm_routerd.core.outcome import ErrorCode
@@ -25,6 +26,7 @@ from llm_routerd.schema_files import load_schema
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from llm_routerd.core.cut import Fields
     from llm_routerd.core.schema import SchemaCache
 
 _STREAM_MODES = {
@@ -77,20 +79,21 @@ class RequestParser:
         self._max_request_bytes = max_request_bytes
         self._schemas = schemas
 
-    def parse(self, entry_id: str, fields: Mapping[bytes, bytes] | Sequence[bytes]) -> Request | RequestError:
+    def parse(self, entry_id: str, fields: Mapping[bytes, bytes] | Fields) -> Request | RequestError:
         """Parse one entry.
 
         Args:
             entry_id: the entry's ID in its stream; the request's id where it gives none.
-            fields: names and values in turn, as Redis sends them, or a mapping.
+            fields: names and values in turn, as Redis sends them, or a mapping; what is cut is no request.
 
         Returns:
             The request; or the error, with the request's own id and metadata where they could be read.
         """
         flat = [part for pair in fields.items() for part in pair] if isinstance(fields, Mapping) else fields
-        size = sum(map(len, flat))
-        if size > self._max_request_bytes:
-            message = f"$: {size} bytes, more than the {self._max_request_bytes} that are accepted"
+        size, count = extent_of(flat)
+        if size > self._max_request_bytes or count > MOST_FIELDS or isinstance(flat, CutList):
+            told = (count, "fields", MOST_FIELDS) if count > MOST_FIELDS else (size, "bytes", self._max_request_bytes)
+            message = "$: {} {}, more than the {} that are accepted".format(*told)
             may_parse = size <= _MOST_READ_FOR_ID * self._max_request_bytes
             return self._error(flat, ErrorCode.REQUEST_TOO_LARGE, message, may_parse=may_parse)
         try:
@@ -175,12 +178,12 @@ class RequestParser:
 
     # ------------------------------------------------------------------ telling what is wrong
 
-    def _error(self, flat: Sequence[bytes], code: ErrorCode, message: str, *, may_parse: bool = True) -> RequestError:
-        request_id, metadata = reply_address(flat, may_parse=may_parse)
+    def _error(self, fields: Fields, code: ErrorCode, message: str, *, may_parse: bool = True) -> RequestError:
+        request_id, metadata = reply_address(fields, may_parse=may_parse)
         if metadata is not None and _is_deeper_than(_MAX_DEPTH, metadata):
             metadata = None
         elif metadata is not None and holds_inexact(metadata):
-            metadata = _exact_metadata(flat)
+            metadata = None if isinstance(fields, CutList) else _exact_metadata(fields)
         return RequestError(id=request_id, code=code, message=message, metadata=metadata)
 
     def _explain(self, document: dict[str, Any]) -> str:

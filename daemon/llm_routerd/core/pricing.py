@@ -11,8 +11,8 @@ The rules:
   what the others do.  What a provider charges for writing its cache is not in `Usage`, and not counted.
 - Some models cost more for a long prompt: beyond the entry's threshold every token of the call has the higher
   price.
-- A price that is not known counts as nothing; `Pricing.load` names the deployments that it concerns, so that
-  the operator hears of it once.
+- What a cloud deployment's call costs whose price is not known, is not known: None, and never 0.  `Pricing.load` names
+  the deployments that it concerns, so that the operator hears of it once.
 
 The table is a file of 2.4 MB and most of it is about other models.  Parsed whole it would cost 7 MB for as
 long as the daemon lives, so only the entries asked for are looked for in it, and parsed.
@@ -99,7 +99,7 @@ class Pricing:
             table: the table's JSON; None: litellm's, which is not imported for it.
 
         Returns:
-            The names of the cloud deployments that have no price, in order; their calls count as free.
+            The names of the cloud deployments that have no price, in order.
 
         Raises:
             OSError: the table is there and cannot be read; nothing has changed.
@@ -110,10 +110,12 @@ class Pricing:
         self._prices = self._price_all({each.name: find_entry(table, each.model) for each in clouds})
         return tuple(each.name for each in clouds if each.name not in self._prices)
 
-    def cost_usd(self, deployment: Deployment, usage: Usage) -> float:
-        """What one call costs."""
+    def cost_usd(self, deployment: Deployment, usage: Usage) -> float | None:
+        """What one call costs; None: its price is not known."""
         price = self._prices.get(deployment.name)
-        return 0.0 if price is None else price.cost_usd(usage)
+        if price is None:
+            return 0.0 if deployment.local else None
+        return price.cost_usd(usage)
 
     def saved_usd(self, deployments: Iterable[Deployment], usage: Usage, *, spent_usd: float = 0.0) -> float:
         """What a local answer saved: its tokens' price at the next cloud deployment, less what was spent.
@@ -168,6 +170,8 @@ def price_of(deployment: Deployment, entry: Mapping[str, Any] | None) -> Price |
     listed = None if entry is None else _parse(entry)
     if given_in is None and given_out is None:
         return listed
+    if listed is None and not deployment.local and None in {given_in, given_out}:
+        return None  # half a price is none
     free = Rates(prompt=0.0, completion=0.0, cached=0.0, reasoning=0.0)
     known = free if listed is None else listed.rates
     long_prompts = () if listed is None else listed.long_prompts

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llm_routerd.core.cut import HEAD_BYTES, head_of, parts_of
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from llm_routerd.core.cut import Fields, Part
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-# So much of the JSON of a request is searched for its id where it cannot be parsed, or would take too long to be.
-_SEARCHED_BYTES = 8192
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]:,]', re.DOTALL)
 
 
@@ -21,16 +21,17 @@ def valid_id(value: Any) -> str | None:
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
-def reply_address(flat: Sequence[bytes], *, may_parse: bool) -> tuple[str | None, Any]:
+def reply_address(fields: Fields, *, may_parse: bool) -> tuple[str | None, Any]:
     """The id and the metadata of an entry that is no request, as far as they can be read.
 
     Args:
-        flat: its fields, names and values in turn.
-        may_parse: its JSON is not too long for that; else only the id is looked for.
+        fields: its fields, names and values in turn.
+        may_parse: its JSON is not too long for that; else only the id is looked for, in the beginning of its JSON.
     """
+    flat = parts_of(fields)
     found = {flat[index]: flat[index + 1] for index in range(0, len(flat) - 1, 2) if flat[index] in _NAMES}
     data = found.get(b"data")
-    request_id = found[b"id"].decode("utf-8", "replace") if b"id" in found else None
+    request_id = head_of(found[b"id"]).decode("utf-8", "replace") if b"id" in found else None
     metadata = _parsed(found.get(b"metadata")) if may_parse else None
     if data is not None:
         document = _parsed(data) if may_parse else None
@@ -38,16 +39,16 @@ def reply_address(flat: Sequence[bytes], *, may_parse: bool) -> tuple[str | None
             request_id = document.get("id", request_id)
             metadata = document.get("metadata", metadata)
         else:
-            request_id = _searched_id(data[:_SEARCHED_BYTES]) or request_id
+            request_id = _searched_id(head_of(data)[:HEAD_BYTES]) or request_id
     return valid_id(request_id), metadata if isinstance(metadata, dict) else None
 
 
 _NAMES = frozenset({b"id", b"data", b"metadata"})
 
 
-def _parsed(value: bytes | None) -> Any:
+def _parsed(value: Part | None) -> Any:
     try:
-        return None if value is None else orjson.loads(value)
+        return orjson.loads(value) if isinstance(value, bytes) else None
     except orjson.JSONDecodeError:
         return None
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.core.value import value
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from llm_routerd.core.outcome import ErrorCode
@@ -21,8 +20,7 @@ class StreamMode(StrEnum):
     LIVE = "live"
 
 
-@value
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """One request; `messages` is filled also where the producer wrote `prompt`.
 
     `schema` is compiled already.  `timeout_ms` and `deadline_ms` are as on the wire: milliseconds from pick-up,
@@ -75,8 +73,7 @@ class Request:
         return min(ends, default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestError:
+class RequestError(Struct, frozen=True, kw_only=True):
     """Why an entry is no request.
 
     Attributes:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
+from msgspec import Struct
 
+from llm_routerd.core.cut import head_of, parts_of
 from llm_routerd.core.events import FINAL_ID
-from llm_routerd.core.value import value
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group
 from llm_routerd.queue.keys import GROUP, HANDED_BACK, LANES, Keys, Lane
@@ -19,34 +20,34 @@ from llm_routerd.queue.pipe import Command, Pipe, resolving
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from llm_routerd.core.cut import Fields
     from llm_routerd.core.events import AttemptStarted, FinalEvent
 
 CLAIM_COUNT = 16
 OWN_PENDING = 1000
 ORPHANS = 1000  # at most, of one lane in one sweep
 ORPHANS_PAGE = 50
-HISTORY_PAGE = 500
+MOST_HISTORY = 500  # events
+HISTORY_PAGE = 32  # others may have written long ones
 MOST_HISTORY_BYTES = 2048  # of one event of it
 STALE_CONSUMER_SECONDS = 3600.0
 
 
-@value
-class Delivery:
+class Delivery(Struct, frozen=True, kw_only=True):
     """An entry of a lane that Redis has handed to this worker.
 
-    `fields` is flat, `[name, value, name, value, ...]`.  `deliveries` counts from 1; `claimed` tells that another
-    worker had it before.
+    `fields` is flat, `[name, value, name, value, ...]`, or cut where that is too long.  `deliveries` counts from 1;
+    `claimed` tells that another worker had it before.
     """
 
     lane: Lane
     entry: str
-    fields: Sequence[bytes]
+    fields: Fields
     deliveries: int = 1
     claimed: bool = False
 
 
-@value
-class Held:
+class Held(Struct, frozen=True, kw_only=True):
     """An entry that this worker has in flight, as lease renewal needs it."""
 
     lane: Lane
@@ -92,8 +93,7 @@ BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "ret
 CommitVerdict = Literal["committed", "sealed", "duplicate", "unwritable"]
 
 
-@value
-class Committed:
+class Committed(Struct, frozen=True, kw_only=True):
     """What came of a commit.
 
     `sealed_by` is the type of the final event that stood there already.  `letter_lost` says why the dead letter was
@@ -235,7 +235,7 @@ class Broker:
             found = await self.pipe.call("XRANGE", self.keys.events(request_id), FINAL_ID, FINAL_ID)
         except ResponseError:
             return None
-        return None if not found else _field(found[0][1], b"type").decode()
+        return None if not found else _field(found[0][1], b"type").decode("utf-8", "replace")
 
     async def history(self, request_id: str) -> list[Any]:
         """The attempts of a request and what became of them, from its events stream; no text of any answer."""
@@ -247,8 +247,8 @@ class Broker:
                 is_told = _field(fields, b"type") in {b"attempt", b"rejected"}
                 if is_told and len(_field(fields, b"data")) <= MOST_HISTORY_BYTES:  # ours are far shorter
                     history.append({"event": event_id.decode()} | _object(_field(fields, b"data")))
-            if len(events) < HISTORY_PAGE or len(history) >= HISTORY_PAGE:
-                return history[:HISTORY_PAGE]
+            if len(events) < HISTORY_PAGE or len(history) >= MOST_HISTORY:
+                return history[:MOST_HISTORY]
             cursor = "(" + events[-1][0].decode()
 
     async def unread(self, lane: Lane) -> int | None:
@@ -311,12 +311,15 @@ class Broker:
         deliveries: list[Delivery] = []
         gone: list[Delivery] = []
         for lane in LANES:
-            if len(deliveries) >= count:
-                break
-            args = claim_args(owner, self.consumer, count - len(deliveries))
-            _, claimed, missing, _ = await self._with_groups(scripts.CLAIM, (self.keys.requests(lane),), args)
-            deliveries += parse_claimed(lane, claimed, own=owner == self.consumer)
-            gone += parse_gone(lane, missing)
+            cursor: bytes | None = b"-"
+            while cursor and len(deliveries) < count:
+                args = claim_args(owner, self.consumer, count - len(deliveries), cursor)
+                following, claimed, missing, _ = await self._with_groups(
+                    scripts.CLAIM, (self.keys.requests(lane),), args
+                )
+                cursor = next_cursor(following)
+                deliveries += parse_claimed(lane, claimed, own=owner == self.consumer)
+                gone += parse_gone(lane, missing)
         return Claim(deliveries=deliveries, gone=gone)
 
     async def find_orphans(self, lane: Lane) -> list[str]:
@@ -336,9 +339,17 @@ class Broker:
     ) -> list[Delivery]:
         """Those of them that are orphans still, from now on this worker's; none where this gets there late."""
         asked = "" if server_ms is None else round(server_ms)
-        args = (GROUP, self.consumer, 0, "-", asked, self.late_ms, *entries)
-        _, _, taken = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
-        return [Delivery(lane=lane, entry=entry.decode(), fields=fields, claimed=True) for entry, fields in taken]
+        deliveries: list[Delivery] = []
+        left = list(entries)
+        while left:
+            args = (GROUP, self.consumer, 0, "-", asked, self.late_ms, *left)
+            reply = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
+            cursor = next_cursor(reply[0])
+            left = left[left.index(cursor.decode()) + 1 :] if cursor else []
+            deliveries += [
+                Delivery(lane=lane, entry=entry.decode(), fields=fields, claimed=True) for entry, fields in reply[2]
+            ]
+        return deliveries
 
     @property
     def late_ms(self) -> int:
@@ -368,9 +379,14 @@ class Broker:
         )
 
 
-def claim_args(owner: str, consumer: str, count: int) -> tuple[Any, ...]:
+def claim_args(owner: str, consumer: str, count: int, cursor: bytes) -> tuple[Any, ...]:
     """Arguments of `claim.lua` for taking entries of `owner`, whatever their lease."""
-    return (GROUP, consumer, 0, count, "-", owner, "", 0)
+    return (GROUP, consumer, 0, count, cursor, owner, "", 0)
+
+
+def next_cursor(reply: bytes) -> bytes | None:
+    """Where a script says that one goes on; None: all has been seen."""
+    return None if reply == b"-" else reply
 
 
 def parse_claimed(lane: Lane, claimed: Sequence[Any], *, own: bool = False) -> list[Delivery]:
@@ -405,6 +421,7 @@ def parse_gone(lane: Lane, missing: Sequence[Any]) -> list[Delivery]:
     ]
 
 
-def _field(fields: Sequence[bytes], name: bytes) -> bytes:
-    """The value of one field of a flat list; empty where it is not there."""
-    return next((fields[at + 1] for at in range(0, len(fields) - 1, 2) if fields[at] == name), b"")
+def _field(fields: Fields, name: bytes) -> bytes:
+    """The value of one field, or the beginning of a long one; empty where it is not there."""
+    flat = parts_of(fields)
+    return next((head_of(flat[at + 1]) for at in range(0, len(flat) - 1, 2) if flat[at] == name), b"")

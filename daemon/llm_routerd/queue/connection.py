@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -25,17 +26,20 @@ from redis.exceptions import (
 )
 
 from llm_routerd.queue import scripts
+from llm_routerd.queue.bounded_parser import BoundedParser, tell_progress
 from llm_routerd.queue.describing import describe, lasts
 from llm_routerd.queue.handshake import connection_of
+from llm_routerd.queue.skimmer import Bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis.asyncio.connection import AbstractConnection
 
     from llm_routerd.queue.fitness import Needs
 
 CONNECT_SECONDS = 5.0
+MOST_ENTRY_BYTES = 1_048_576
 
 # Replies that say "not this server, not now": the command did nothing, and the same one will do later.
 _UNFIT = (ReadOnlyError, BusyLoadingError, MasterDownError, ClusterDownError, MovedError)
@@ -68,14 +72,27 @@ def is_missing_script(error: BaseException) -> bool:
 
 
 class ConnectionFactory:
-    """Makes connections to one Redis, follows a MOVED of a cluster to the node that has our slot."""
+    """Makes connections to one Redis, follows a MOVED of a cluster to the node that has our slot.
 
-    def __init__(self, url: str, *, client_name: str, needs: Needs | None = None) -> None:
+    Args:
+        url: of Redis.
+        client_name: what the server's list of clients says.
+        most_entry_bytes: entries that are longer come cut, see `Skimmer`; may change, also for connections that stand.
+        needs: what a server has to keep in one place to serve us; None: whatever.
+    """
+
+    def __init__(
+        self, url: str, *, client_name: str, most_entry_bytes: int = MOST_ENTRY_BYTES, needs: Needs | None = None
+    ) -> None:
+        self.most_entry_bytes = most_entry_bytes
         self._class, options = connection_of(url)
         for ours in ("socket_timeout", "retry_on_timeout", "health_check_interval", "decode_responses", "client_name"):
             options.pop(ours, None)
         self._named = self._options = options | {"needs": needs}
         self._client_name = client_name
+
+    def _bounds(self) -> Bounds:
+        return Bounds(most_bytes=self.most_entry_bytes)
 
     def redirect(self, error: MovedError) -> None:
         """Take the next connections to where the slot is, unless ours is a socket of this machine."""
@@ -95,6 +112,7 @@ class ConnectionFactory:
             retry=Retry(NoBackoff(), 0),
             client_name=self._client_name,
             driver_info=None,
+            parser_class=cast("Any", partial(BoundedParser, bounds=self._bounds)),
         )
         try:
             async with asyncio.timeout(2 * CONNECT_SECONDS):  # of which redis-py bounds the first half
@@ -135,15 +153,34 @@ class Backoff:
         return step * (0.5 + 0.5 * self._rng.random())
 
 
-async def execute(connection: AbstractConnection, args: Sequence[Any], *, timeout_seconds: float) -> Any:
+async def execute(
+    connection: AbstractConnection,
+    args: Sequence[Any],
+    *,
+    timeout_seconds: float,
+    has_time: Callable[[], bool] = lambda: True,
+) -> Any:
     """One command on a connection of one's own.
+
+    Args:
+        connection: nobody else uses it.
+        args: the command.
+        timeout_seconds: how long the server may be silent, before its reply and within it.
+        has_time: false: the reply has no longer than that from now on, though it comes.
 
     Raises:
         ResponseError: the server's refusal; the connection stays usable.
         RedisError, OSError, TimeoutError: the connection is lost, and closed.
     """
     # Not the timeout of read_response: after it the late reply would be taken for that of the next command.
-    async with asyncio.timeout(timeout_seconds):
+    clock = asyncio.get_running_loop().time
+    async with asyncio.timeout(timeout_seconds) as limit:
+
+        def goes_on() -> None:
+            if has_time():
+                limit.reschedule(clock() + timeout_seconds)
+
+        tell_progress(connection, goes_on)
         await connection.send_command(*args)
         return await connection.read_response(timeout=math.inf)
 

@@ -14,7 +14,6 @@ from redis.crc import key_slot
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from llm_routerd.core.errors import UnsuitableServerError
-from llm_routerd.core.value import value
 from llm_routerd.queue.keys import Keys
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class WrongServerError(UnsuitableServerError, RedisError):
     """As a lost connection to whoever tries again, and as it is to whoever does not."""
 
 
-@value
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Greeting:
     """What a server says of itself; "" for what it does not say.
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llm_routerd.core.cut import head_of, parts_of
 from llm_routerd.core.events import FINAL_PART
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError
@@ -253,10 +254,12 @@ class Outbox:
         self._pipe.notify()
 
     async def read(self, events_key: str, event_id: str) -> bytes | None:
-        """The data of one event; None where it is not there."""
+        """The data of one event, the beginning of it where others wrote a long one; None where it is not there."""
         found = await self._pipe.call("XRANGE", events_key, event_id, event_id)
-        data: bytes | None = found[0][1][3] if found else None  # type, its value, data, its value
-        return data
+        if not found:
+            return None
+        parts = parts_of(found[0][1])  # type, its value, data, its value
+        return head_of(parts[3]) if len(parts) > 3 else b""  # noqa: PLR2004
 
     def wrote(self, chars: int) -> None:
         """So many characters are no longer unwritten; wake who waits for room."""

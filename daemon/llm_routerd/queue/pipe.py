@@ -19,8 +19,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import hiredis
+from msgspec import Struct
 
 from llm_routerd.core.errors import UnsuitableServerError
+from llm_routerd.queue.bounded_parser import tell_progress
 from llm_routerd.queue.connection import (
     Backoff,
     ConnectionFactory,
@@ -61,14 +63,11 @@ _TAKES_WRITES = frozenset({PipeState.READY})
 _ANSWERS = frozenset({PipeState.READY, PipeState.OUT_OF_MEMORY})
 
 
-class Command:
+class Command(Struct):
     """One command on its way; `answered` gets its reply, or the ResponseError that is its reply."""
 
-    __slots__ = ("answered", "args")
-
-    def __init__(self, args: Sequence[Any], answered: Callable[[Any], None]) -> None:
-        self.args = args
-        self.answered = answered
+    args: Sequence[Any]
+    answered: Callable[[Any], None]
 
 
 class Source(Protocol):
@@ -104,7 +103,7 @@ class _Silence:
         await self._timeout.__aexit__(kind, error, traceback)
 
     def begins(self) -> None:
-        """An answer is expected from now on."""
+        """An answer is expected from now on, or a part of it has come."""
         self._since = self._loop.time()
 
     def ends(self) -> None:
@@ -186,6 +185,7 @@ class Pipe:
                 connection = await self._connect()
                 try:
                     async with _Silence(BATCH_SECONDS) as silence:
+                        tell_progress(connection, silence.begins)
                         while True:
                             await self._one_batch(connection, silence)
                 except (RedisError, OSError, TimeoutError) as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -14,6 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.config.addresses import check_redis_url
 from llm_routerd.core.errors import BrokerError, ConfigError
+from llm_routerd.queue.bounded_parser import BoundedParser
 from llm_routerd.queue.connection import CONNECT_SECONDS, redirected
 from llm_routerd.queue.handshake import connection_of
 
@@ -23,8 +26,11 @@ if TYPE_CHECKING:
     from redis.exceptions import MovedError
 
     from llm_routerd.queue.fitness import Needs
+    from llm_routerd.queue.skimmer import Bounds
 
 T = TypeVar("T")
+
+_reply_limit: ContextVar[asyncio.Timeout] = ContextVar("reply_limit")
 
 REPLY_SECONDS = 10.0  # above the longest BLOCK, or a quiet stream would look like a dead server
 _CONNECTIONS = 10_000  # every follower holds one while it waits; the default of 100 would refuse the next
@@ -64,6 +70,24 @@ def moved(redis: Redis, error: MovedError) -> Redis | None:
     return Redis.from_pool(ConnectionPool(pool.connection_class, max_connections=_CONNECTIONS, **options))
 
 
+def bounded(redis: Redis, bounds: Bounds) -> Redis:
+    """Another client of the same server, of whose replies no more is kept than `bounds` says.  It is the caller's.
+
+    What XRANGE gives comes as it is on the wire, for it may be cut: pairs of an ID and `Fields`.
+    """
+    pool = redis.connection_pool
+    parser = partial(BoundedParser, bounds=lambda: bounds, on_progress=_reply_goes_on)
+    settings = {**pool.connection_kwargs, "protocol": 2, "decode_responses": False, "parser_class": parser}
+    client = Redis.from_pool(ConnectionPool(connection_class=pool.connection_class, **settings))
+    client.set_response_callback("XRANGE", cast("Any", lambda reply, **_: reply))
+    return client
+
+
+def _reply_goes_on() -> None:
+    """A part of a long reply has come: what follows has as long again."""
+    _reply_limit.get().reschedule(asyncio.get_running_loop().time() + REPLY_SECONDS)
+
+
 async def once(operation: Callable[[], Awaitable[T]]) -> T:
     """One try within bounds, after which a cancellation of ours is not forgotten.
 
@@ -73,7 +97,8 @@ async def once(operation: Callable[[], Awaitable[T]]) -> T:
     task = asyncio.current_task()
     cancellations = task.cancelling() if task else 0
     try:
-        async with asyncio.timeout(REPLY_SECONDS):
+        async with asyncio.timeout(REPLY_SECONDS) as limit:
+            _reply_limit.set(limit)
             reply = await operation()
     except TimeoutError:
         raise RedisTimeoutError("no reply") from None

@@ -8,6 +8,8 @@ Rules:
 - Whenever the connection is new, groups that are missing are made (at `0`), and one's own pending entries come first:
   the reply that held them may have been lost.
 - Nothing here waits for another connection: whoever stops the reader gets it back in bounded time.
+- Redis puts a reply together before it sends any of it: when one has brought what was too long to be kept, or a
+  connection was lost, the next ones bring one entry each, then two, and so on.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.core.cut import CutList
 from llm_routerd.queue import scripts
-from llm_routerd.queue.broker import OWN_PENDING, Delivery, claim_args, parse_claimed, parse_entries
+from llm_routerd.queue.broker import OWN_PENDING, Delivery, claim_args, next_cursor, parse_claimed, parse_entries
 from llm_routerd.queue.connection import (
     Backoff,
     ConnectionFactory,
@@ -28,7 +31,7 @@ from llm_routerd.queue.connection import (
     execute,
     is_missing_group,
 )
-from llm_routerd.queue.keys import GROUP, LANES, Keys
+from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 BLOCK_MS = 5000
 GRACE_SECONDS = 5.0
+_ANY_NUMBER = 1000
 TROUBLE_LOSSES = 5  # in a row, some three seconds; if Redis is away as a whole, the pipe has said so by then
 
 
@@ -54,6 +58,7 @@ class Reader:
         self._losses = 0  # in a row
         self.trouble: str | None = None  # why nothing can be read; None: it can
         self._more = False  # the last read was full: there is probably more
+        self._most = _ANY_NUMBER  # entries that one read asks for
 
     async def read(self, free: int) -> list[Delivery]:
         """Up to `free` requests; an empty list when none came in time or Redis is away (after a pause)."""
@@ -61,11 +66,12 @@ class Reader:
             if self._connection is None:
                 return await self._connect()
             if self._more or free < len(LANES):
-                taken = await self._take(free)
-                self._more = len(taken) == free
+                asked = min(free, self._most)
+                taken = await self._take(asked)
+                self._more = len(taken) == asked
                 if taken:
-                    return taken
-            return [] if self._stopped else await self._block(free)
+                    return self._measured(taken)
+            return [] if self._stopped else self._measured(await self._block(free))
         except ResponseError as error:
             if is_missing_group(error):
                 await self.aclose()  # the next connection makes it again
@@ -75,6 +81,14 @@ class Reader:
             await self._lost(error)
         return []
 
+    def _measured(self, taken: list[Delivery]) -> list[Delivery]:
+        """The same, having noted how many the next read is to bring."""
+        if any(isinstance(delivery.fields, CutList) for delivery in taken):
+            self._most = 1
+        elif taken:
+            self._most = min(2 * self._most, _ANY_NUMBER)
+        return taken
+
     async def _connect(self) -> list[Delivery]:
         self._connection = connection = await self._factory.connect()
         self._client_id = await execute(connection, ("CLIENT", "ID"), timeout_seconds=GRACE_SECONDS)
@@ -82,11 +96,19 @@ class Reader:
         for lane in LANES:
             await self._create_group(connection, self._keys.requests(lane))
             await self._appear(connection, self._keys.requests(lane))
-            args = claim_args(self._broker.consumer, self._broker.consumer, OWN_PENDING)
-            _, claimed, _, _ = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
-            own += parse_claimed(lane, claimed, own=True)
+            own += await self._own_pending(lane)
         self._backoff.reset()
         self._losses, self.trouble = 0, None
+        return own
+
+    async def _own_pending(self, lane: Lane) -> list[Delivery]:
+        own: list[Delivery] = []
+        cursor: bytes | None = b"-"
+        while cursor:
+            args = claim_args(self._broker.consumer, self._broker.consumer, OWN_PENDING, cursor)
+            reply = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
+            cursor = next_cursor(reply[0])
+            own += parse_claimed(lane, reply[1], own=True)
         return own
 
     @staticmethod
@@ -109,7 +131,7 @@ class Reader:
         return self._parse(reply)
 
     async def _block(self, free: int) -> list[Delivery]:
-        count = max(1, free // len(LANES))
+        count = max(1, min(free // len(LANES), self._most))
         args = (
             "XREADGROUP",
             "GROUP",
@@ -127,6 +149,7 @@ class Reader:
             self._connection,
             (*args, *self._keys.lanes, *news),
             timeout_seconds=BLOCK_MS / 1000 + GRACE_SECONDS,
+            has_time=self._has_time,
         )
         if not reply:
             return []
@@ -140,11 +163,18 @@ class Reader:
     async def _script(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
         assert self._connection is not None  # noqa: S101 - read() has seen to it
         return await execute(
-            self._connection, ("EVALSHA", script.sha, len(keys), *keys, *args), timeout_seconds=GRACE_SECONDS
+            self._connection,
+            ("EVALSHA", script.sha, len(keys), *keys, *args),
+            timeout_seconds=GRACE_SECONDS,
+            has_time=self._has_time,
         )
+
+    def _has_time(self) -> bool:
+        return not self._stopped
 
     async def _lost(self, error: BaseException) -> None:
         self._losses += 1
+        self._most = 1
         if self._losses >= TROUBLE_LOSSES:
             self.trouble = describe(error)
         if isinstance(error, MovedError):

@@ -39,5 +39,6 @@ HAND_BACK = _load("hand_back")
 ORPHANS = _load("orphans")
 OWNED = _load("owned")
 RETIRE = _load("retire")
+LOOK_UP = _load("look_up")  # the client's; the daemon has no use for it
 
 ALL = (BEGIN, COMMIT, RENEW, SEALED, WRITE, TAKE, CLAIM, HAND_BACK, ORPHANS, OWNED, RETIRE)

@@ -7,23 +7,25 @@ That is dear, and rare: an entry has to be trimmed while its worker has it, and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from llm_routerd.core.value import value
+from msgspec import Struct
+
+from llm_routerd.core.cut import CutBytes, parts_of
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from llm_routerd.core.cut import Part
     from llm_routerd.queue.broker import Broker, Delivery
 
 PAGE_KEYS = 250  # one page is looked through in about a millisecond, in which the server does nothing else
 MAX_PAGES = 40_000  # so many keys of the whole database, whatever they are, are looked at: ten million
 
 
-@value
-class Found:
+class Found(Struct, frozen=True, kw_only=True):
     """What a search brought: ids of requests, by lane and entry.  `why_not`: why some may have been missed, or ""."""
 
     ids: Mapping[tuple[str, str], str]
@@ -60,7 +62,7 @@ class _Search:
                 )
             except ResponseError as error:
                 return describe(error)
-            await self.look([key.decode() for key in keys if _is_text(key)])
+            await self.look([key.decode() for key in parts_of(keys) if _is_text(key)])
             if self.is_over:
                 return ""
             if generation != self._pipe.generation:
@@ -78,8 +80,10 @@ class _Search:
             self.ids[lane.decode(), entry.decode()] = keys[position].removeprefix(self._prefix)
 
 
-def _is_text(key: bytes) -> bool:
+def _is_text(key: Part) -> TypeGuard[bytes]:
     """Whether a key can be that of a request, whose id is text; whoever may cancel may write any key."""
+    if isinstance(key, CutBytes):
+        return False
     try:
         key.decode()
     except UnicodeDecodeError:

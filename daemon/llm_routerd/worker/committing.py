@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_routerd.core.events import Failed
 from llm_routerd.core.outcome import ErrorCode
-from llm_routerd.core.value import value
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.connection import Backoff, ResponseError, describe
 
@@ -38,8 +39,7 @@ UNWRITABLE = (
 )
 
 
-@value
-class Commitment:
+class Commitment(Struct, frozen=True, kw_only=True):
     """What is to be written.
 
     Attributes:

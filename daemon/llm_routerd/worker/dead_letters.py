@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llm_routerd.core.cut import KEPT_FIELDS, MOST_FIELDS, CutBytes, CutList, extent_of, head_of, parts_of, size_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llm_routerd.core.cut import Fields, Part
     from llm_routerd.core.events import Failed
     from llm_routerd.queue.broker import Delivery
 
-
-MOST_FIELDS = 64  # of a request that is too long to be kept whole
+# Of a request that is too long to be kept whole.
 MOST_NAME_BYTES = 256
 MOST_VALUE_BYTES = 4096
 
@@ -31,10 +33,13 @@ def dead_letter(
 ) -> list[bytes | str]:
     """The fields of an entry of `P:dead`, flat; see `schemas/dead-letter.schema.json`.
 
-    Of a request of more than `most_bytes` it has the beginnings of its fields, with sizes and hashes of the whole.
+    Of a request of more than `most_bytes`, or that has too many fields, it has the beginnings of its first ones, with
+    sizes and hashes of the whole.
     """
-    size = sum(map(len, delivery.fields))
-    told = {"fields": _kept(delivery.fields)} if size <= most_bytes else _cut(delivery.fields, size)
+    fields = delivery.fields
+    size, count = extent_of(fields)
+    is_whole = size <= most_bytes and count <= MOST_FIELDS
+    told = _cut(fields) if isinstance(fields, CutList) or not is_whole else {"fields": _kept(fields)}
     letter = {
         "entry": delivery.entry,
         "lane": delivery.lane,
@@ -56,17 +61,22 @@ def _kept(fields: Sequence[bytes]) -> dict[str, Any]:
     }
 
 
-def _cut(fields: Sequence[bytes], size: int) -> dict[str, Any]:
+def _cut(fields: Fields) -> dict[str, Any]:
     """Beginnings of the first fields; `cut` says what they are the beginnings of."""
+    size, count = extent_of(fields)
+    flat = parts_of(fields)
     kept, cut = [], {}
-    for index in range(0, min(len(fields) - 1, 2 * MOST_FIELDS), 2):
-        name, value = fields[index][:MOST_NAME_BYTES], fields[index + 1]
-        kept += [name, value[:MOST_VALUE_BYTES]]
-        if len(value) > MOST_VALUE_BYTES:
-            digest = hashlib.sha256(value).hexdigest()
-            cut[name.decode("utf-8", "backslashreplace")] = {"bytes": len(value), "sha256": digest}
-    omitted = max(0, len(fields) // 2 - MOST_FIELDS)
+    for index in range(0, min(len(flat) - 1, 2 * KEPT_FIELDS), 2):
+        name, value = head_of(flat[index])[:MOST_NAME_BYTES], flat[index + 1]
+        kept += [name, head_of(value)[:MOST_VALUE_BYTES]]
+        if size_of(value) > MOST_VALUE_BYTES:
+            cut[name.decode("utf-8", "backslashreplace")] = {"bytes": size_of(value), "sha256": _digest(value)}
+    omitted = max(0, count - KEPT_FIELDS)
     return {"fields": _kept(kept), "cut": {"bytes": size, "values": cut, "omitted_fields": omitted}}
+
+
+def _digest(part: Part) -> str:
+    return part.sha256 if isinstance(part, CutBytes) else hashlib.sha256(part).hexdigest()
 
 
 def _text_or_base64(value: bytes) -> str | dict[str, str]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
+from msgspec.structs import replace
 
 from llm_routerd.core.chain import resolve
 from llm_routerd.core.events import Failed, Result

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from llm_routerd.queue.broker import Held
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 StopReason = Literal["sealed", "lost", "drain"]
 
 
-@dataclass(slots=True, eq=False)
-class InFlight:
+class InFlight(Struct, eq=False):
     """One delivery that this worker is busy with.
 
     `request_id` and `events_key` are those of the entry's own ID until the request has been parsed.
@@ -32,7 +32,7 @@ class InFlight:
     queue_ms: int = 0
     task: asyncio.Task[None] | None = None
     stopped: StopReason | None = None
-    ending: bool = field(default=False)
+    ending: bool = False
 
     def stop(self, why: StopReason) -> None:
         """Cancel the attempt under way, once; a request whose final event is being written is let be."""

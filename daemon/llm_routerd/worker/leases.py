@@ -117,10 +117,13 @@ class Leases:
             await self._broker.retire(oneself=False)
 
     async def _reconnected(self) -> None:
+        is_first = not self._generation
         self._generation = self._broker.pipe.generation
         await self._broker.create_groups()
         await self._renew([item for item in self._in_flight if item.stopped is None])
         self._steady_since = self._loop.time()
+        if is_first:
+            return
         # The reply to a claim may have been lost with the old connection.
         self._receive(await self._broker.claim_of(self._broker.consumer, count=OWN_PENDING))
 

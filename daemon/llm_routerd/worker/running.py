@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from llm_routerd.core.events import Failed, Result
-from llm_routerd.core.outcome import ErrorCode
+from llm_routerd.core.outcome import ErrorCode, total_cost
 from llm_routerd.logs import get_logger
 from llm_routerd.worker.committing import UNWRITABLE
 from llm_routerd.worker.sink import QueueSink
@@ -137,6 +138,6 @@ class Running:
         if await self._broker.final_type(self._request.id) == "cancelled":
             event = Failed(id=self._request.id, code=ErrorCode.INTERNAL, message="", attempts=tuple(self._records))
             finished = self._handler.finished(event, self._item, request=self._request)
-            cost = sum(record.cost_usd for record in self._records)
+            cost = total_cost(self._records)
             latency = sum(record.latency_ms for record in self._records)
             await self._handler.account_cancelled(replace(finished, cost_usd=cost, latency_ms=latency))

@@ -7,8 +7,9 @@ among the pending ones until the final event stands: should this worker die mean
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from llm_routerd.core.events import Failed
 from llm_routerd.core.outcome import ErrorCode

@@ -102,11 +102,11 @@ class Worker:
         self.in_flight = InFlightTable()
         self.clock = ServerClock()
         pause_seconds = min(LONGEST_PAUSE_SECONDS, daemon.lease_seconds / TICKS_PER_LEASE)
-        self.pipe = Pipe(
-            _connections(config, "llm-routerd"), on_state=self._redis_state, longest_pause_seconds=pause_seconds
-        )
+        self._connections = _connections(config, "llm-routerd"), _connections(config, "llm-routerd-read")
+        pipe, reader = self._connections
+        self.pipe = Pipe(pipe, on_state=self._redis_state, longest_pause_seconds=pause_seconds)
         self.broker = Broker(self.pipe, Keys(config.redis.prefix), consumer=consumer, limits=_limits(config))
-        self._reader = Reader(_connections(config, "llm-routerd-read"), self.broker)
+        self._reader = Reader(reader, self.broker)
         self._handler = Handler(
             broker=self.broker,
             parser=parser,
@@ -184,6 +184,8 @@ class Worker:
         old = self._handler.executor
         self._handler.executor, self._handler.parser = executor, parser
         self._handler.max_deliveries = config.daemon.max_deliveries
+        for connections in self._connections:
+            connections.most_entry_bytes = config.daemon.max_request_bytes
         self._concurrency = config.daemon.concurrency
         self._drain_seconds = config.daemon.drain_seconds
         self.broker.limits = replace(self.broker.limits, result_ttl_ms=_limits(config).result_ttl_ms)
@@ -376,8 +378,12 @@ class Worker:
 
 
 def _connections(config: Config, name: str) -> ConnectionFactory:
-    needs = Needs(prefix=config.redis.prefix, metrics_channel=config.metrics.channel)
-    return ConnectionFactory(config.redis.url, client_name=f"{name}:{os.getpid()}", needs=needs)
+    return ConnectionFactory(
+        config.redis.url,
+        client_name=f"{name}:{os.getpid()}",
+        most_entry_bytes=config.daemon.max_request_bytes,
+        needs=Needs(prefix=config.redis.prefix, metrics_channel=config.metrics.channel),
+    )
 
 
 def _limits(config: Config) -> Limits:

@@ -28,7 +28,7 @@ if last then
     if redis.call('PTTL', events) < 0 then redis.call('PEXPIRE', events, ARGV[7]) end
     local final = redis.call('XRANGE', events, FINAL, FINAL)[1]
     if not final then return {'unwritable'} end
-    return settle('sealed', field(final, 'type'))
+    return settle('sealed', type_of(final))
   end
   local its_lane
   owner, its_lane = owner_of(events)

@@ -5,7 +5,7 @@
 --         was lost), or what was handed back,
 --       7 the server's time in ms when this was asked for, as far as the worker knows; "" if it does not matter,
 --       8 how much later it may be
--- Returns {next cursor, {{entry, fields, deliveries}...}, {{entry, deliveries}...}, late}
+-- Returns {next cursor ("-": all has been seen), {{entry, fields, deliveries}...}, {{entry, deliveries}...}, late}
 -- The second list has what no longer exists (somebody trimmed it) and whose worker is dead: handed back, one's own, or
 -- of a consumer that has not been seen for as long as a lease.  It stays pending until its request has been ended.
 -- The delivery count rises by one, but not where one asks for one's own: that is a reply that was lost, and no crash.
@@ -42,16 +42,22 @@ local function is_dead(owner)
   return (unseen[owner] or math.huge) >= tonumber(ARGV[3])
 end
 
-for _, item in ipairs(idle) do
+local cursor = #idle == tonumber(ARGV[4]) and idle[#idle][1] or '-'
+local size = 0
+for i, item in ipairs(idle) do
   local entry, owner, count = item[1], item[2], item[4]
   local found = redis.call('XRANGE', requests, entry, entry)[1]
   if found then
     local deliveries = ARGV[6] == consumer and count or count + 1
     redis.call('XCLAIM', requests, group, consumer, 0, entry, 'RETRYCOUNT', deliveries, 'JUSTID')
     claimed[#claimed + 1] = {entry, found[2], deliveries}
+    size = size + size_of(found)
+    if size > MOST_REPLY_BYTES and i < #idle then
+      cursor = entry
+      break
+    end
   elseif is_dead(owner) then
     gone[#gone + 1] = {entry, count}
   end
 end
-local cursor = #idle == tonumber(ARGV[4]) and idle[#idle][1] or '-'
 return {cursor, claimed, gone, 0}

@@ -8,7 +8,7 @@
 -- To take is to look again: who has settled or taken one meanwhile was first.  Nothing is taken if the server has stood
 -- still since this was asked for: the renewals of the living stand in the queue behind this.
 -- Returns {next, {entry...}, {{entry, fields}...}}: where to go on ("-": all has been seen), the orphans found (if none
--- were to be taken), those taken.
+-- were to be taken), those taken (if next is one of those that were to be, none behind it has been looked at).
 local requests, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 
 local function group_of_lane()
@@ -32,13 +32,15 @@ local info = group_of_lane()
 if not info then return {'-', {}, {}} end  -- it will be made at 0, and all is new
 local delivered = info['last-delivered-id']
 
-local taken = {}
+local taken, size = {}, 0
 for i = 7, #ARGV do
   local entry = ARGV[i]
   local found = redis.call('XRANGE', requests, entry, entry)[1]
   if found and is_orphan(entry, delivered) then
     redis.call('XCLAIM', requests, group, consumer, 0, entry, 'FORCE', 'RETRYCOUNT', 1, 'JUSTID')
     taken[#taken + 1] = {entry, found[2]}
+    size = size + size_of(found)
+    if size > MOST_REPLY_BYTES and i < #ARGV then return {entry, {}, taken} end
   end
 end
 if #ARGV > 6 then return {'-', {}, taken} end

@@ -10,6 +10,11 @@ local function field(item, name)
   end
 end
 
+-- The type of an event; of one that others wrote there is a beginning.
+local function type_of(item)
+  return string.sub(field(item, 'type') or '', 1, 64)
+end
+
 -- What an entry holds as JSON.
 local function data_of(item)
   local ok, data = pcall(cjson.decode, field(item, 'data') or '')
@@ -34,6 +39,16 @@ end
 local function exists(requests, entry)
   return #redis.call('XRANGE', requests, entry, entry) > 0
 end
+
+-- Bytes of an entry's names and values.
+local function size_of(item)
+  local size = 0
+  for _, part in ipairs(item[2]) do size = size + #part end
+  return size
+end
+
+-- A reply ends with the entry that has made it longer: the server builds it whole, and others wait meanwhile.
+local MOST_REPLY_BYTES = 16777216
 
 -- What the event of attempt n says; nil where it is not there.
 local function attempt_of(events, n)
