@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llm_routerd.attempt_clock import Watch
 from llm_routerd.core.usability import deployments_of
@@ -15,7 +15,7 @@ from llm_routerd.warmth import Warmth
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Coroutine, Iterable, Mapping
 
     from llm_routerd.attempt import EventSink
     from llm_routerd.backends.protocol import Backend
@@ -161,7 +161,7 @@ class Executor:
         self.watch.close()
         await self.backends.aclose()
 
-    async def run(
+    def run(
         self,
         request: Request,
         chain: Chain,
@@ -171,7 +171,7 @@ class Executor:
         delivery: int = 1,
         queue_ms: int | None = None,
         records: list[AttemptRecord] | None = None,
-    ) -> Ending | None:
+    ) -> Coroutine[Any, Any, Ending | None]:
         """Ask until there is an answer or nothing is left; None: the sink said that the request is not ours.
 
         Cancelling it closes the connection to the model.
@@ -186,4 +186,4 @@ class Executor:
             records: gets what became of each attempt, as it ends; also of the one that a cancellation ends.
         """
         run = RequestRun(self, request, chain, sink, deadline=deadline, delivery=delivery, records=records)
-        return await run.until_done(queue_ms)
+        return run.until_done(queue_ms)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_routerd.core.jsonguard import UNCERTAIN, JsonGuard, certain_json
+from llm_routerd.core.json_text import UNCERTAIN, certain_json
+from llm_routerd.core.jsonguard import JsonGuard
 from llm_routerd.core.schema import AnswerSchema, compile_schema
 from llm_routerd.core.shape import shape_of
 

@@ -6,7 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from llm_routerd.core.jsonguard import MAX_DEPTH, JsonGuard, json_body
+from llm_routerd.core.json_text import MAX_DEPTH, json_body
+from llm_routerd.core.jsonguard import JsonGuard
 from llm_routerd.core.outcome import AttemptCode, Rejection
 from llm_routerd.core.shape import shape_of
 

@@ -10,7 +10,8 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_routerd.core.jsonguard import JsonGuard, json_body
+from llm_routerd.core.json_text import json_body
+from llm_routerd.core.jsonguard import JsonGuard
 from llm_routerd.core.outcome import AttemptCode, Rejection
 from llm_routerd.core.schema import AnswerSchema, compile_schema
 from llm_routerd.core.shape import shape_of

@@ -17,7 +17,7 @@ from llm_routerd.backends import faults
 from llm_routerd.backends.connector import Connector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from yarl import URL
 
@@ -133,11 +133,11 @@ class Transport:
         except faults.CALL_ERRORS as error:
             raise faults.fault_before_answer(error, connect_seconds) from None
 
-    async def _post_once(
+    def _post_once(
         self, url: URL, data: bytes, headers: Mapping[str, str], connect_seconds: float
-    ) -> aiohttp.ClientResponse:
+    ) -> Awaitable[aiohttp.ClientResponse]:
         """One POST.  Catch with `from None`: aiohttp's errors carry the headers, and with them the key."""
-        return await self.session().post(
+        return self.session().post(
             url,
             data=data,
             headers=headers,

@@ -11,27 +11,17 @@ would replace it; of everything else the guard forbids only what full validation
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import orjson
 
-from llm_routerd.core.numbers import carries_numbers
+from llm_routerd.core.json_text import BEGUN_OPENING, MAX_DEPTH, MAX_NUMBER_CHARS, SPACE, without_opening
 from llm_routerd.core.outcome import AttemptCode, Rejection
 from llm_routerd.core.shape import ARRAY, FALSE, NULL, NUMBER, OBJECT, STRING, TRUE, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_DEPTH = 200
-"""Most containers within one another."""
-MAX_NUMBER_CHARS = 1000
-UNCERTAIN = object()
-"""Longest number: a model that writes digits without end gives no answer."""
-
-_SPACE = " \t\r\n\v\f\u00a0\u200b\ufeff"
-_OPENING = re.compile(rf"[{_SPACE}]*(?:`{{3,}}(?:[A-Za-z][\w+.#-]{{0,31}}(?=[{_SPACE}{{\[]))?[{_SPACE}]*)?")
-# An opening that is not complete: the next characters may still belong to it.
-_BEGUN_OPENING = re.compile(rf"[{_SPACE}]*(?:`{{1,2}}|`{{3,}}(?:[A-Za-z][\w+.#-]{{0,31}})?[{_SPACE}]*)?")
 _MAX_OPENING_CHARS = 256
 _FENCE_CHARS = 3
 # An open string is compared with the allowed ones up to here, a longer one when it is complete.
@@ -144,14 +134,14 @@ class JsonGuard:
 
     def _skip_opening(self, text: str) -> str:
         """Return what follows the opening; nothing while it may go on."""
-        if len(text) <= _MAX_OPENING_CHARS and _BEGUN_OPENING.fullmatch(text):
+        if len(text) <= _MAX_OPENING_CHARS and BEGUN_OPENING.fullmatch(text):
             self._opening = text
             return ""
         self._opening = None
-        return _without_opening(text)
+        return without_opening(text)
 
     def _skip_closing(self, text: str) -> None:
-        marks = text.strip(_SPACE)
+        marks = text.strip(SPACE)
         self._closing += marks
         self.blanks = 0 if marks else self.blanks + len(text)
         if marks.strip("`") or len(self._closing) > _MAX_OPENING_CHARS:
@@ -394,36 +384,6 @@ class JsonGuard:
             else:
                 path += f"[{index}]"
         return path if len(path) <= _MAX_PATH_CHARS else f"{path[:_MAX_PATH_CHARS]}…"
-
-
-def json_body(text: str) -> str:
-    """Return the JSON value within a text that the guard has accepted."""
-    return _without_opening(text).rstrip(_SPACE + "`")
-
-
-def certain_json(text: str) -> Any:
-    """Parse a complete text on which the guard could only agree with full validation; else `UNCERTAIN`.
-
-    They differ where a name is given twice, and about deep containers and long numbers.  Every name has a colon after
-    it, so no name is given twice if there are as many colons as names; colons in strings merely make it uncertain.
-    """
-    if len(text) > MAX_NUMBER_CHARS or not carries_numbers(text) or text.count("{") + text.count("[") > MAX_DEPTH:
-        return UNCERTAIN
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return UNCERTAIN
-    return value if text.count(":") == _count_names(value) else UNCERTAIN
-
-
-def _count_names(value: Any) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(map(_count_names, value.values()))
-    return sum(map(_count_names, value)) if isinstance(value, list) else 0
-
-
-def _without_opening(text: str) -> str:
-    return text[_OPENING.match(text).end() :]  # type: ignore[union-attr] # it always matches
 
 
 def _unescape(raw: str) -> str:

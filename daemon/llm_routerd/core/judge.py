@@ -22,7 +22,8 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llm_routerd.core.jsonguard import UNCERTAIN, JsonGuard, certain_json, json_body
+from llm_routerd.core.json_text import UNCERTAIN, certain_json, json_body
+from llm_routerd.core.jsonguard import JsonGuard
 from llm_routerd.core.leaked_calls import UNSURE, leaked_calls
 from llm_routerd.core.numbers import carries_numbers
 from llm_routerd.core.outcome import Answer, AttemptCode, Outcome, Rejection, Usage

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from msgspec.structs import replace
 
-from llm_routerd.core.jsonguard import json_body
+from llm_routerd.core.json_text import json_body
 from llm_routerd.core.numbers import carries_numbers
 from llm_routerd.core.outcome import ToolCall
 

@@ -211,11 +211,11 @@ class Broker:
             letters_dropped=letters_dropped or 0,
         )
 
-    async def _after_events(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def _after_events(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> asyncio.Future[Any]:
         """Run a script behind all events that have been handed in so far."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.outbox.send(Command(("EVALSHA", script.sha, len(keys), *keys, *args), resolving(future)))
-        return await future
+        return future
 
     async def acknowledge(self, delivery: Delivery, request_id: str) -> None:
         """Be done with a request that somebody else has ended: give its stream a TTL, acknowledge, delete."""

@@ -158,20 +158,20 @@ class Pipe:
         """Return when the server answers, though it may be out of memory."""
         await self._reachable.wait()
 
-    async def call(self, *args: Any) -> Any:
-        """Send one command and wait for its reply, however long the server is away.
+    def call(self, *args: Any) -> asyncio.Future[Any]:
+        """Send one command; what is returned has its reply, however long the server is away.
 
         Raises:
-            ResponseError: the server's refusal.
+            ResponseError: by what is returned: the server's refusal.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append(Command(args, resolving(future)))
         self._wake.set()
-        return await future
+        return future
 
-    async def run_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+    def run_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> asyncio.Future[Any]:
         """Run one of our scripts; see `call`."""
-        return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+        return self.call("EVALSHA", script.sha, len(keys), *keys, *args)
 
     async def run(self) -> None:
         """Write batches and read their replies for ever; close the connection when cancelled.
