@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llm_routerd.backends.factory import Backends
 from llm_routerd.core.parsing import RequestParser
 from llm_routerd.core.pricing import Pricing
 from llm_routerd.core.refusal import RefusalDetector
 from llm_routerd.core.schema import SchemaCache
+from llm_routerd.core.usability import without_keys
 from llm_routerd.executor import Executor
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Mapping
 
     from llm_routerd.config.tree import Config
     from llm_routerd.core.health import Health
@@ -41,13 +43,22 @@ def make_executor(config: Config, *, health: Health, rng: random.Random, consume
     )
 
 
-async def get_ready(executor: Executor) -> tuple[str, ...]:
-    """Do what can wait until a daemon serves: load prices, litellm, and local models into memory.
+class Found(NamedTuple):
+    """What shows only once everything is loaded.
 
-    Returns the names of the cloud deployments whose price is not known.
+    Attributes:
+        unpriced: the cloud deployments whose price is not known.
+        unusable: those that can never answer, and why.
     """
+
+    unpriced: tuple[str, ...]
+    unusable: Mapping[str, str]
+
+
+async def get_ready(executor: Executor) -> Found:
+    """Do what can wait until a daemon serves: load prices, litellm, and local models into memory."""
     executor.warm()
     pricing = executor.pricing
     unpriced = await asyncio.to_thread(pricing.load)
-    await executor.backends.preload()
-    return unpriced
+    unusable = {**await executor.backends.preload(), **without_keys(executor.config)}
+    return Found(unpriced, unusable)

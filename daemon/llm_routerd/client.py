@@ -13,24 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 import orjson
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
+    MovedError,
     NoPermissionError,
     RedisError,
     ResponseError,
 )
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.client_events import (
@@ -42,18 +37,20 @@ from llm_routerd.client_events import (
     entries_of,
     event_of,
 )
-from llm_routerd.config.addresses import check_redis_url
-from llm_routerd.core.errors import BrokerError, ConfigError, UnknownRequestError
+from llm_routerd.core.errors import BrokerError, NotAllowedError, UnknownRequestError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
-from llm_routerd.queue.bounded_parser import BoundedParser
-from llm_routerd.queue.connection import CONNECT_SECONDS, Backoff, describe, is_unfit
-from llm_routerd.queue.handshake import connection_of
+from llm_routerd.queue import fitness, pooled
+from llm_routerd.queue.connection import Backoff, is_unfit, lasts
+from llm_routerd.queue.describing import as_broker_error
 from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
 from llm_routerd.queue.look_up import LaneSearch, Sighting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
+    from redis.asyncio import Redis
+
+    from llm_routerd.queue.fitness import Greeting
     from llm_routerd.queue.skimmer import Bounds
 
 __all__ = [
@@ -74,12 +71,9 @@ T = TypeVar("T")
 _BEFORE_FINAL = f"{FINAL_PART - 1}-{2**64 - 1}"
 
 _BLOCK_MS = 5_000
-_REPLY_SECONDS = 10.0  # above the longest BLOCK, or a quiet stream would look like a dead server
 _EVENTS_PER_READ = 500
-_CONNECTIONS = 10_000  # every follower holds one while it waits; the default of 100 would refuse the next
 _STRAY_SECONDS = 3_600
 _CANCEL_TRIES = 10
-_reply_limit: ContextVar[asyncio.Timeout] = ContextVar("reply_limit")
 _ACTIVE_MS = 30_000  # an idle worker's read ends every few seconds, a busy one renews its leases every ten
 
 
@@ -134,7 +128,9 @@ class LaneState:
 class Client:
     """Submits, follows and cancels requests.  Safe for many tasks of one event loop at once.
 
-    Every method raises `BrokerError` when Redis refuses, or stays away for longer than `patience_seconds`.
+    Every method raises `BrokerError` when Redis refuses, or stays away for longer than `patience_seconds`; of its
+    subclasses `NotAllowedError` tells that the user may not do it, `UnsuitableServerError` that the server is too old
+    or a cluster that does not keep the queue in one place.
     """
 
     def __init__(
@@ -156,9 +152,11 @@ class Client:
         """
         self.keys = Keys(prefix)
         self._patience_seconds = patience_seconds
-        self._owned = isinstance(redis, str)
-        self.redis: Redis = _connect(redis) if isinstance(redis, str) else redis
-        socket_seconds = self.redis.connection_pool.connection_kwargs.get("socket_timeout") or _REPLY_SECONDS
+        self._needs = fitness.Needs(prefix=prefix)
+        self._url = redis if isinstance(redis, str) else None  # may hold a password
+        self._is_elsewhere = False  # at another node of a cluster than the URL names
+        self.redis: Redis = pooled.connect(redis, self._needs) if isinstance(redis, str) else redis
+        socket_seconds = self.redis.connection_pool.connection_kwargs.get("socket_timeout") or pooled.REPLY_SECONDS
         self._block_ms = max(1, min(_BLOCK_MS, int(socket_seconds * 500)))
 
     async def __aenter__(self) -> Self:
@@ -169,7 +167,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connections, unless they were given to us."""
-        if self._owned:
+        if self._url is not None:
             await self.redis.aclose()
 
     async def submit(self, *, lane: Lane = "normal", **request: Unpack[RequestFields]) -> str:
@@ -235,6 +233,7 @@ class Client:
 
         Raises:
             UnknownRequestError: nothing is known of it, and nothing was written.
+            NotAllowedError: this user may submit and follow, and not cancel.
         """
         key = self.keys.events(check_id(request_id))
         data = orjson.dumps({"id": request_id, "reason": reason})
@@ -269,8 +268,18 @@ class Client:
 
     async def server_time_ms(self) -> int:
         """Unix time by the Redis server's clock, which is what `deadline_ms` is measured by."""
-        seconds, microseconds = await self.patiently(self.redis.time)
+        seconds, microseconds = await self.patiently(lambda: self.redis.time())  # noqa: PLW0108 - another after a MOVED
         return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def greeting(self, metrics_channel: str = "") -> Greeting | None:
+        """What the server says of itself; None: nothing.
+
+        Raises:
+            UnsuitableServerError: it cannot serve a daemon with this prefix and this metrics channel.
+        """
+        found = await self.patiently(lambda: fitness.ask(self.redis.execute_command))
+        fitness.check(found, replace(self._needs, metrics_channel=metrics_channel))
+        return found
 
     async def ping(self) -> None:
         """Ask once whether Redis answers; no patience.
@@ -279,9 +288,9 @@ class Client:
             BrokerError: it does not; the message says why.
         """
         try:
-            await _once(self.redis.ping)
+            await pooled.once(self.redis.ping)
         except RedisError as error:
-            raise BrokerError(describe(_refusal_in(error))) from error
+            raise as_broker_error(error) from error
 
     async def patiently(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation on `redis` that may be repeated, until it succeeds or the patience is over.
@@ -294,29 +303,57 @@ class Client:
         give_up: float | None = None
         while True:
             try:
-                return await _once(operation)
-            except RedisError as caught:
-                error = _refusal_in(caught)
-                if not _is_away(error):
-                    raise BrokerError(describe(error)) from error
+                return await pooled.once(operation)
+            except RedisError as error:
+                if not (_is_away(error) or await self._goes_where(error)):
+                    await self._examine()
+                    raise as_broker_error(error) from error
                 # Counted from the first failure: before it, a read may have waited long while all was well.
                 give_up = give_up or clock() + self._patience_seconds
+                if self._is_elsewhere and not isinstance(error, MovedError):
+                    await self._come_back()
                 wait_seconds = backoff.next_seconds()
                 if clock() + wait_seconds > give_up:
-                    raise BrokerError(describe(error)) from error
+                    raise as_broker_error(error) from error
             await asyncio.sleep(wait_seconds)
+
+    async def _examine(self) -> None:
+        """Look whether a server that refuses something could serve us at all; connections of ours have looked before.
+
+        Raises:
+            UnsuitableServerError: it could not.
+        """
+        if self._url is not None:
+            return
+        try:
+            found = await pooled.once(lambda: fitness.ask(self.redis.execute_command))
+        except RedisError:
+            return
+        fitness.check(found, self._needs)
+
+    async def _goes_where(self, error: RedisError) -> bool:
+        """Go on at the node of the cluster that has our keys; False: that is not where this leads."""
+        if not isinstance(error, MovedError) or self._url is None:
+            return False
+        left, there = self.redis, pooled.moved(self.redis, error)
+        if there is not None and there is not left:  # else another task of this client was here first
+            self.redis, self._is_elsewhere = there, True
+            await left.aclose()
+        return there is not None
+
+    async def _come_back(self) -> None:
+        """Ask the node of the URL again: the one that a cluster named may be gone."""
+        if self._url is not None:
+            left, self.redis = self.redis, pooled.connect(self._url, self._needs)
+            self._is_elsewhere = False
+            await left.aclose()
 
     def bounded(self, bounds: Bounds) -> Redis:
         """Another client of the same server, of whose replies no more is kept than `bounds` says.  It is the caller's.
 
         What XRANGE gives comes as it is on the wire, for it may be cut: pairs of an ID and `Fields`.
         """
-        pool = self.redis.connection_pool
-        parser = partial(BoundedParser, bounds=lambda: bounds, on_progress=_reply_goes_on)
-        settings = {**pool.connection_kwargs, "protocol": 2, "decode_responses": False, "parser_class": parser}
-        redis = Redis.from_pool(ConnectionPool(connection_class=pool.connection_class, **settings))
-        redis.set_response_callback("XRANGE", cast("Any", lambda reply, **_: reply))
-        return redis
+        return pooled.bounded(self.redis, bounds)
 
     async def _read(self, key: str, position: str) -> list[ClientEvent]:
         reply = await self.redis.xread({key: position}, count=_EVENTS_PER_READ, block=self._block_ms)
@@ -339,6 +376,9 @@ class Client:
         added, expire = await pipe.execute(raise_on_error=False)
         if isinstance(added, ResponseError) and "equal or smaller" in str(added):
             return _Sealing.LATE
+        if isinstance(added, NoPermissionError):
+            right = f"it needs XADD on {self.keys.events('*')}, as the user `canceller` of systemd/users.acl has it"
+            raise NotAllowedError("this user may not cancel", right)
         for reply in (added, expire):
             # Who may write the events but not EXPIRE has still cancelled.
             if isinstance(reply, Exception) and not (reply is expire and isinstance(reply, NoPermissionError)):
@@ -371,53 +411,8 @@ class Client:
         )
 
 
-def _connect(url: str) -> Redis:
-    try:
-        check_redis_url(url)
-    except ConfigError as error:
-        raise BrokerError(f"the Redis URL: {error}") from None
-    connection_class, options = connection_of(url)
-    settings: dict[str, Any] = {
-        "socket_timeout": None,  # `_once` bounds every reply
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "retry": Retry(NoBackoff(), 0),
-        "max_connections": _CONNECTIONS,
-        "protocol": 2,
-    }
-    return Redis.from_pool(ConnectionPool(connection_class=connection_class, **settings | options))
-
-
-async def _once(operation: Callable[[], Awaitable[T]]) -> T:
-    """One try within bounds, after which a cancellation of ours is not forgotten.
-
-    redis-py sends through `asyncio.wait_for` where a socket timeout is set, and that may swallow a cancellation up
-    to Python 3.11 (gh-86296): a follower would then read on for ever.
-    """
-    task = asyncio.current_task()
-    cancellations = task.cancelling() if task else 0
-    try:
-        async with asyncio.timeout(_REPLY_SECONDS) as limit:
-            _reply_limit.set(limit)
-            reply = await operation()
-    except TimeoutError:
-        raise RedisTimeoutError("no reply") from None
-    if task and task.cancelling() > cancellations:
-        raise asyncio.CancelledError
-    return reply
-
-
-def _reply_goes_on() -> None:
-    """A part of a long reply has come: what follows has as long again."""
-    _reply_limit.get().reschedule(asyncio.get_running_loop().time() + _REPLY_SECONDS)
-
-
-def _refusal_in(error: RedisError) -> RedisError:
-    """A refused password, which a Unix socket's connection reports as a lost connection; else the error."""
-    return error.__cause__ if isinstance(error.__cause__, AuthenticationError) else error
-
-
 def _is_away(error: RedisError) -> bool:
     """Whether the same command may succeed later: the server is down, starting, or not the primary now."""
-    if isinstance(error, (AuthenticationError, AuthorizationError)):
+    if lasts(error) or isinstance(error, MovedError):
         return False
     return isinstance(error, (RedisConnectionError, RedisTimeoutError)) or is_unfit(error)

@@ -17,6 +17,7 @@ from llm_routerd.core.errors import BrokerError, ConfigError
 from llm_routerd.core.gauges import Gauges
 from llm_routerd.core.health import Health, StateChange
 from llm_routerd.core.metrics import Metrics
+from llm_routerd.core.usability import unanswerable, without_keys
 from llm_routerd.embedded import EmbeddedServer, listen_of
 from llm_routerd.embedded import state_directory as default_state_directory
 from llm_routerd.health_http import HealthServer
@@ -27,7 +28,7 @@ from llm_routerd.queue.pipe import PipeState
 from llm_routerd.worker.worker import Status, Worker, make_consumer_name
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
     from typing import Any
 
     from llm_routerd.config.tree import Config
@@ -81,6 +82,7 @@ class Daemon:
         self._rng = random.Random()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_ready = False
+        self._unusable: Mapping[str, str] = without_keys(config)  # deployments that can never answer, and why
         self._failure: BrokerError | None = None  # why this ends, where nobody has asked for it
         self._worker: Worker
         self._metrics: Metrics
@@ -98,7 +100,8 @@ class Daemon:
     async def _start_embedded(self) -> EmbeddedServer | None:
         if self._embedded_in is None:
             return None
-        server = EmbeddedServer(self._embedded_in, listen_of(self._config.redis.url))
+        redis = self._config.redis
+        server = EmbeddedServer(self._embedded_in, listen_of(redis.url), memory_mb=redis.embedded_memory_mb)
         await server.start()
         log.info("embedded_server_ready", directory=str(self._embedded_in), url=server.public_url)
         self._config = replace(self._config, redis=replace(self._config.redis, url=server.url))
@@ -202,16 +205,22 @@ class Daemon:
             # What has been changed has a new start: its cooldown was the old address's, or the old key's.
             self._health.retain({name for name, each in config.deployments.items() if before.get(name) == each})
             self._worker.reload(config, executor, make_parser(config))
-            self._config = config
+            self._config, self._unusable = config, without_keys(config)
             await self._get_ready_for_requests()
             log.info("reloaded", deployments=len(config.deployments), chains=len(config.chains))
         self._notifier.ready(_status_line(self._worker.status()))
 
     async def _get_ready_for_requests(self) -> None:
         """What can wait until the daemon is ready: prices, litellm, models in memory."""
-        unpriced = await get_ready(self._worker.executor)
-        if unpriced:
-            log.warning("price_unknown", deployments=list(unpriced))
+        executor = self._worker.executor
+        found = await get_ready(executor)
+        if executor is not self._worker.executor:
+            return  # a reload came between, and has its own
+        if found.unpriced:
+            log.warning("price_unknown", deployments=list(found.unpriced))
+        self._unusable = found.unusable
+        for chain, why in unanswerable(self._config, self._unusable).items():
+            log.warning("chain_unanswerable", chain=chain, why=why)
         calm_garbage_collector()
 
     def _status_changed(self, status: Status) -> None:
@@ -234,16 +243,22 @@ class Daemon:
 
     def _not_ready(self) -> str | None:
         status = self._worker.status()
-        return None if status.ready else _status_line(status)
+        if not status.ready:
+            return _status_line(status)
+        if self._config.deployments.keys() <= self._unusable.keys():
+            return "no request can be answered: " + "; ".join(f"{name}: {why}" for name, why in self._unusable.items())
+        return None
 
     async def _render_metrics(self) -> str:
         lags = await self._worker.lags()
+        left = unanswerable(self._config, self._unusable)
         return self._metrics.render_prometheus(
             Gauges(
                 in_flight=self._worker.status().in_flight,
                 lag_by_lane=lags,
                 loop_lag_seconds=self._watchdog.loop_lag_seconds,
                 deployments=self._health.states(asyncio.get_running_loop().time()),
+                chains={name: name not in left for name in self._config.chains},
             )
         )
 

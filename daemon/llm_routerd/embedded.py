@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 from llm_routerd.core.errors import BrokerError, ConfigError
+from llm_routerd.memory import memory_bytes
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -30,6 +31,8 @@ _POLL_SECONDS = 0.01
 _LOCK_SECONDS = 5.0
 _STOP_SECONDS = 15.0
 _DEFAULT_PORT = 6379
+_MIB = 1 << 20
+_SHARE = 4  # an embedded server may use this part of the memory
 # A Unix socket's address holds 108 bytes on Linux and 104 on macOS.
 _MAX_SOCKET_PATH_BYTES = 100
 _PLAIN = (string.ascii_letters + string.digits + "/._-").encode()
@@ -102,11 +105,14 @@ class EmbeddedServer:
     Args:
         directory: where its data, socket, configuration and log are; made where missing, for its owner only.
         listen: where else it is reached.
+        memory_mb: what it may use for its data, in MiB; 0: a quarter of the memory that there is, for a rewrite of
+            its file may take as much again, and models want theirs.
     """
 
-    def __init__(self, directory: Path, listen: Listen) -> None:
+    def __init__(self, directory: Path, listen: Listen, *, memory_mb: int = 0) -> None:
         self._directory = directory.absolute()
         self._listen = listen
+        self._memory_mb = memory_mb
         self._process: Process | None = None
         self._lock_fd = -1
         self._life_fd = -1
@@ -263,7 +269,9 @@ class EmbeddedServer:
             "appendfsync everysec",
             "aof-load-truncated yes",
             'save ""',
-            # At the limit a request is refused; eviction would silently lose one that was accepted.
+            # At the limit a request is refused; eviction would silently lose one that was accepted, and without a
+            # limit the system ends one of us.
+            f"maxmemory {(self._memory_mb or memory_bytes() // _SHARE // _MIB) * _MIB}",
             "maxmemory-policy noeviction",
         ]
         if self._has_socket:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llm_routerd.attempt_clock import Watch
+from llm_routerd.core.usability import deployments_of
 from llm_routerd.examination import Examination
 from llm_routerd.logs import get_logger
 from llm_routerd.request_run import Ending, RequestRun
@@ -14,7 +15,7 @@ from llm_routerd.warmth import Warmth
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable, Mapping
 
     from llm_routerd.attempt import EventSink
     from llm_routerd.backends.protocol import Backend
@@ -34,8 +35,8 @@ class BackendSource(Protocol):
         """The backend of the deployment with this name."""
         ...
 
-    async def preload(self) -> None:
-        """Import what is slow to import, if any deployment needs it."""
+    async def preload(self) -> Mapping[str, str]:
+        """Import what is slow to import, if any deployment needs it; returns those that can never answer, and why."""
         ...
 
     async def aclose(self) -> None:
@@ -186,17 +187,3 @@ class Executor:
         """
         run = RequestRun(self, request, chain, sink, deadline=deadline, delivery=delivery, records=records)
         return run.until_done(queue_ms)
-
-
-def deployments_of(config: Config, chain: Chain) -> tuple[Deployment, ...]:
-    """The deployments of a chain and its fallbacks, in the order in which they would be asked."""
-    names: dict[str, None] = {}
-    seen: set[str] = set()
-    coming = [chain]
-    while coming:
-        current = coming.pop()
-        if current.name not in seen:
-            seen.add(current.name)
-            names |= dict.fromkeys(current.deployments)
-            coming += [config.chains[name] for name in reversed(current.fallback)]
-    return tuple(config.deployments[name] for name in names)

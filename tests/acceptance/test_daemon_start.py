@@ -141,3 +141,51 @@ async def test_second_daemon_on_one_machine_answers_without_the_endpoint(tmp_pat
             assert str(port) in warning["why"]
             async with producer(valkey_url) as client:
                 assert (await client.result(await client.submit(prompt="hello"), 10)).type == "result"
+
+
+_KEYLESS = """
+[deployments.cloud]
+model = "openai/gpt"
+api_key = "${env:NO_SUCH_KEY}"
+[chains.lost]
+deployments = ["cloud"]
+"""
+
+
+async def test_chain_that_nobody_can_answer_counts(tmp_path: Path, valkey_url: str) -> None:
+    """One such chain is a line in the log and a gauge; the daemon is ready for the others."""
+    port = free_port()
+    async with StandIn({"tiny": "", "big": ""}) as models:
+        config = write_config(tmp_path, valkey_url, models.url, listen=f"127.0.0.1:{port}", more=_KEYLESS)
+        async with running_daemon(config) as daemon:
+            line = await daemon.until_logged("chain_unanswerable")
+            assert (line["chain"], line["why"]) == ("lost", "cloud: no NO_SUCH_KEY")
+            assert await page(port, "/readyz") == (200, "ok\n")
+            metrics = (await page(port, "/metrics"))[1].splitlines()
+            assert 'llm_routerd_chain_usable{chain="lost"} 0' in metrics
+            assert 'llm_routerd_chain_usable{chain="default"} 1' in metrics
+
+
+async def test_daemon_without_any_usable_deployment_is_not_ready(tmp_path: Path, valkey_url: str) -> None:
+    """It says of each why, answers what comes with an error at once, and is ready when a reload mends it."""
+    port = free_port()
+    async with StandIn({"tiny": "", "big": ""}) as models:
+        sound = write_config(tmp_path, valkey_url, models.url, listen=f"127.0.0.1:{port}").read_text()
+        config = tmp_path / "config.toml"
+        keyless = 'api_key = "${env:NO_SUCH_KEY}"'
+        unusable = sound.replace('model = "ollama/tiny"', f'model = "openai/tiny"\n{keyless}')
+        unusable = unusable.replace('model = "openai/big"', f'model = "openai/big"\n{keyless}')
+        config.write_text(unusable)
+        async with running_daemon(config) as daemon:
+            status, why = await page(port, "/readyz")
+            assert status == 503
+            assert why.startswith("no request can be answered: ")
+            assert "local: no NO_SUCH_KEY" in why
+            assert (await page(port, "/healthz"))[0] == 200
+            async with producer(valkey_url) as client:
+                final = await client.result(await client.submit(prompt="there?"), 10)
+                assert (final.type, final.data["code"]) == ("error", "chain_exhausted")
+            config.write_text(sound)
+            daemon.send_signal(signal.SIGHUP)
+            await daemon.until_logged("reloaded")
+            assert (await page(port, "/readyz"))[0] == 200

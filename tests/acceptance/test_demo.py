@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from tests.demo.redis_cli import RedisCli, as_shown
 from tests.demo.screen import pretty_json
 from tests.demo.stage import find_model
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, StandInProcess
 from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
@@ -185,6 +185,16 @@ def test_json_opens_only_what_does_not_fit() -> None:
     assert pretty_json({"a": [1, 2], "b": {"c": "x" * 20}}, 30) == (
         '{\n  "a": [1, 2],\n  "b": {\n    "c": "xxxxxxxxxxxxxxxxxxxx"\n  }\n}'
     )
+
+
+async def test_stand_in_that_cannot_start_says_why_itself() -> None:
+    """Whatever it writes is shown, and is no puzzle of JSON."""
+    process = StandInProcess({"tiny": ""})
+    process._arguments = ("-c", "import sys; print('Warning: old'); sys.exit('no room for another server')")
+    with pytest.raises(RuntimeError) as caught:
+        await process.__aenter__()
+    assert "no room for another server" in str(caught.value)
+    assert "Expecting value" not in str(caught.value)
 
 
 def test_installing_is_said_before_it_is_silent(tmp_path: Path) -> None:

@@ -17,14 +17,19 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from llm_routerd import embedded
+from llm_routerd.cli.check_server import check_server
+from llm_routerd.cli.findings import Level
+from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.core.errors import BrokerError, ConfigError
 from llm_routerd.embedded import EmbeddedServer, Listen, find_server, listen_of, state_directory
+from llm_routerd.memory import memory_bytes
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 _SOCKET_ONLY = Listen(port=0)
+_MIB = 1 << 20
 
 # A daemon as far as the server is concerned: starts it, says so, and then works until killed.
 _DAEMON = """
@@ -296,3 +301,33 @@ async def test_ctrl_c_reaches_the_daemon_and_not_the_server(directory: Path) -> 
         process = await server_of(server.url)
         assert os.getsid(process.pid) != os.getsid(0)
         assert os.getpgid(process.pid) == process.pid
+
+
+async def bound_of(server: EmbeddedServer) -> tuple[int, str]:
+    """How much memory a server may use, and what it does at the limit."""
+    async with connected(server.url) as client:
+        settings = await client.config_get("maxmemory", "maxmemory-policy")
+    return int(str(settings["maxmemory"])), str(settings["maxmemory-policy"])
+
+
+async def test_memory_is_bounded_by_a_part_of_what_there_is(directory: Path) -> None:
+    """Also after it was started again; `check` has nothing against it."""
+    async with running(directory) as server:
+        expected = (memory_bytes() // 4 // _MIB * _MIB, "noeviction")
+        assert await bound_of(server) == expected
+        (await server_of(server.url)).kill()
+        await server.wait()
+        await server.start_again()
+        assert await bound_of(server) == expected
+        found = {each.subject: each for each in await check_server(Config(redis=RedisConfig(url=server.url)))}
+        assert {found[subject].level for subject in ("eviction", "memory", "persistence", "writes")} == {Level.OK}
+
+
+async def test_memory_is_bounded_as_the_configuration_says(directory: Path) -> None:
+    """In MiB."""
+    server = EmbeddedServer(directory, _SOCKET_ONLY, memory_mb=32)
+    await server.start()
+    try:
+        assert await bound_of(server) == (32 * _MIB, "noeviction")
+    finally:
+        await server.stop()

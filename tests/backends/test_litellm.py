@@ -10,12 +10,15 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
+from llm_routerd.backends import litellm_backend
 from llm_routerd.backends.answer_format import instruction
+from llm_routerd.backends.factory import Backends
 from llm_routerd.backends.litellm_backend import LitellmModule, _arguments
 from llm_routerd.backends.litellm_faults import fault_of
 from llm_routerd.core.errors import BackendError
@@ -382,3 +385,28 @@ async def test_answer_that_is_declared_json_is_read_as_the_native_backend_does(p
             told = await tell(backend, ask())
     assert (told.text, told.finish.finish_reason) == ("hi there", "stop")
     assert form == "events" or (told.finish.usage and told.finish.usage.prompt_tokens == 3)
+
+
+async def test_provider_that_nobody_knows_is_told_before_the_first_call() -> None:
+    """By name; what litellm does know is not held against a server that is down."""
+    known = deployment_of("groq", "http://127.0.0.1:9/v1", backend="litellm")
+    backends = Backends({"known": known, "typo": replace(known, model="grok-typo/m", api_base=None)})
+    try:
+        assert await backends.preload() == {"typo": "litellm knows no provider `grok-typo`"}
+    finally:
+        await backends.aclose()
+
+
+async def test_litellm_that_cannot_be_imported_makes_its_deployments_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others do without it."""
+
+    def broken(_providers: object) -> None:
+        raise ImportError("secret")
+
+    monkeypatch.setattr(litellm_backend, "_import_litellm", broken)
+    deployment = deployment_of("groq", "http://127.0.0.1:9/v1", backend="litellm")
+    backends = Backends({"through": deployment, "direct": replace(deployment, model="ollama/m", backend="ollama")})
+    try:
+        assert await backends.preload() == {"through": "litellm cannot be imported (ImportError)"}
+    finally:
+        await backends.aclose()

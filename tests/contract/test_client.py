@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.asyncio import Redis
 
-from llm_routerd import client as client_module
 from llm_routerd.client import Client, ClientEvent, RequestFields
 from llm_routerd.client_events import event_of
 from llm_routerd.core.errors import BrokerError
 from llm_routerd.core.events import FINAL_ID
+from llm_routerd.queue import pooled
 from tests.support.servers import ValkeyProcess
 
 if TYPE_CHECKING:
@@ -232,14 +232,14 @@ async def test_swallowed_cancellation_is_not_lost() -> None:
 
 async def test_silent_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that stands and never answers is tried anew, and given up in the end."""
-    monkeypatch.setattr(client_module, "_REPLY_SECONDS", 0.05)
+    monkeypatch.setattr(pooled, "REPLY_SECONDS", 0.05)
     server = ValkeyProcess()
     try:
         server.start()
         async with Client(server.url, patience_seconds=0.2) as client, asyncio.timeout(5):
             await client.ping()
             server.freeze()
-            with pytest.raises(BrokerError, match="no reply"):
+            with pytest.raises(BrokerError, match="does not answer; look whether its process is stopped"):
                 await client.submit(prompt="Why?")
             server.thaw()
             assert await client.final("r") is None

@@ -14,6 +14,8 @@ from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.findings import Finding, Level, fine
 from llm_routerd.cli.main import main
 from llm_routerd.config.tree import Config, RedisConfig
+from llm_routerd.queue import pooled
+from tests.support.servers import ValkeyProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,8 +139,10 @@ async def test_forbidden_commands_are_told_apart_from_faults(server: Any, valkey
     finally:
         server.acl_deluser("narrow")
     assert {finding.level for finding in found.values()} == {Level.OK, Level.WARN}
-    for subject in ("version", "settings", "workers", "dead letters"):
+    for subject in ("settings", "workers", "dead letters"):
         assert found[subject].detail.startswith("cannot tell")
+    assert found["version"].detail.startswith("Valkey ")
+    assert "writes" not in found
 
 
 async def test_workers_queue_and_dead_letters_are_counted(broker_url: str) -> None:
@@ -154,3 +158,65 @@ async def test_workers_queue_and_dead_letters_are_counted(broker_url: str) -> No
     assert found["queue"].detail == "2 waiting, 1 running"
     assert found["dead letters"].level is Level.WARN
     assert "llm-routerd dead list" in found["dead letters"].remedy
+
+
+@pytest.fixture(scope="module")
+def troubled() -> Iterator[ValkeyProcess]:
+    """A server of these tests' own, to be brought into trouble."""
+    server = ValkeyProcess()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "calm", "told"),
+    [
+        ("maxmemory", "1", "0", "the server is out of memory (maxmemory); raise maxmemory"),
+        (
+            "min-replicas-to-write",
+            "1",
+            "0",
+            "the server takes no writes without its replicas (NOREPLICAS); look at them",
+        ),
+    ],
+)
+async def test_writes_that_are_refused_now_are_told(
+    troubled: ValkeyProcess, setting: str, value: str, calm: str, told: str
+) -> None:
+    """Why, and what to do; nothing is left of the try where they are taken."""
+    with redis.Redis.from_url(troubled.url) as client:
+        client.config_set(setting, value)
+        found = await look(troubled.url)
+        client.config_set(setting, calm)
+        assert found["writes"].level is Level.FAIL
+        assert told in found["writes"].to_line()
+        if setting == "maxmemory":
+            assert found["memory"].level is Level.WARN
+        assert (await look(troubled.url))["writes"].level is Level.OK
+        assert client.keys("*") == []
+
+
+async def test_replica_is_told_with_the_primary_to_name(troubled: ValkeyProcess) -> None:
+    """One line, and not another for what it refuses."""
+    with redis.Redis.from_url(troubled.url) as client:
+        client.replicaof("127.0.0.1", 1)
+        found = await look(troubled.url)
+        client.replicaof("NO", "ONE")
+    assert found["role"].level is Level.FAIL
+    assert "127.0.0.1:1" in found["role"].remedy
+    assert "writes" not in found
+
+
+async def test_frozen_server_is_more_than_a_timeout(troubled: ValkeyProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes connections, and that is said."""
+    monkeypatch.setattr(pooled, "REPLY_SECONDS", 0.1)
+    troubled.freeze()
+    try:
+        found = await look(troubled.url)
+    finally:
+        troubled.thaw()
+    assert list(found) == ["redis"]
+    assert "takes connections and does not answer; look whether its process is stopped" in found["redis"].to_line()

@@ -192,7 +192,7 @@ class StandInProcess(ChildProcess):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         try:
-            self.url = await self.until(lambda line: str(json.loads(line)["url"]))
+            self.url = await self.until(lambda line: (log_record(line) or {}).get("url"))
         except BaseException:
             await self.stop()
             raise

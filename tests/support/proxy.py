@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 _READER = b"llm-routerd-read"  # a worker's reading connection gives itself this name
 _LOADING = b"-LOADING Redis is loading the dataset in memory\r\n"
+_GREETING = re.compile(rb"\$\d+\r\n[a-z]+\r\n\$7\r\nversion\r\n\$\d+\r\n[0-9.]+")  # of a reply to HELLO
 
 
 class Proxy:
@@ -19,6 +21,7 @@ class Proxy:
     Attributes:
         swallows: packets get lost, in both directions, on the connections of that time; new ones hang.
         is_loading: new connections are told that the server is loading.
+        speaks_as: kind and version of server that replies to HELLO tell of; None: what it is.
         piece_seconds: every 64 KiB of a reply take so long.
         drops_next_delivery: the next reply that brings a request to a reader is lost, with its connection.
         dropped: how many were.
@@ -31,6 +34,7 @@ class Proxy:
         self.connections = 0
         self.swallows = False
         self.is_loading = False
+        self.speaks_as: tuple[bytes, bytes] | None = None
         self.piece_seconds = 0.0
         self.drops_next_delivery = False
         self.dropped = 0
@@ -57,11 +61,12 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def aclose(self) -> None:
-        """Drop all connections."""
+    async def drop(self) -> None:
+        """Drop all connections; new ones are taken."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
 
 
 class _Link:
@@ -84,6 +89,8 @@ class _Link:
                     proxy.drops_next_delivery = False
                     proxy.dropped += 1
                     break
+                if is_reply and proxy.speaks_as:
+                    data = _GREETING.sub(_greeting(*proxy.speaks_as), data)
                 target.write(data)
                 if is_reply and proxy.piece_seconds and len(data) > 10_000:
                     await asyncio.sleep(proxy.piece_seconds)
@@ -91,6 +98,10 @@ class _Link:
             pass
         finally:
             target.close()
+
+
+def _greeting(server: bytes, version: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n$7\r\nversion\r\n$%d\r\n%s" % (len(server), server, len(version), version)
 
 
 @asynccontextmanager
@@ -103,4 +114,4 @@ async def open_proxy(port: int) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         server.close()
-        await proxy.aclose()
+        await proxy.drop()

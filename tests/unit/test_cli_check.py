@@ -10,28 +10,51 @@ import pytest
 
 from llm_routerd.cli import check_models
 from llm_routerd.cli.check_models import judge_models
-from llm_routerd.cli.check_server import judge_settings, judge_version
+from llm_routerd.cli.check_server import judge_memory, judge_role, judge_settings, judge_version
 from llm_routerd.cli.findings import Finding, Level, fail, fine
 from llm_routerd.config.tree import Chain, Config, DaemonConfig, Deployment
 from llm_routerd.core.call import ProbeReport
+from llm_routerd.queue.fitness import Greeting
+
+
+@pytest.mark.parametrize(
+    ("greeting", "level", "says"),
+    [
+        (Greeting(kind="redis", version="7.0.15"), Level.OK, "Redis 7.0.15"),
+        (Greeting(kind="valkey", version="9.1.2", mode="cluster"), Level.OK, "Valkey 9.1.2, in cluster mode"),
+        (Greeting(kind="keydb", version="6.3.4"), Level.WARN, "keydb 6.3.4: not known"),
+        (None, Level.WARN, "cannot tell"),
+    ],
+)
+def test_kind_and_version_are_told(greeting: Greeting | None, level: Level, says: str) -> None:
+    """One that is too old has been refused before."""
+    finding = judge_version(greeting)
+    assert finding.level is level
+    assert says in finding.detail
 
 
 @pytest.mark.parametrize(
     ("info", "level"),
     [
-        ({"redis_version": "6.2.14"}, Level.FAIL),
-        ({"redis_version": "7.0.0"}, Level.OK),
-        ({"redis_version": "8.2.1"}, Level.OK),
-        ({"redis_version": "7.2.4", "valkey_version": "7.2.9"}, Level.FAIL),
-        ({"redis_version": "7.2.4", "valkey_version": "8.0.0"}, Level.OK),
-        ({"redis_version": "7.2.4", "valkey_version": "10.0.1"}, Level.OK),
-        ({"redis_version": "unstable"}, Level.WARN),
-        ({}, Level.WARN),
+        ({}, None),
+        ({"used_memory": 50, "maxmemory": 0}, None),
+        ({"used_memory": 50, "maxmemory": 100}, Level.OK),
+        ({"used_memory": 90, "maxmemory": 100}, Level.WARN),
+        ({"used_memory": 120, "maxmemory": 100}, Level.WARN),
     ],
 )
-def test_version_is_judged_by_kind_of_server(info: dict[str, Any], level: Level) -> None:
-    """Redis from 7.0, Valkey from 8.0, which calls itself Redis 7.2.4 as well."""
-    assert judge_version(info).level is level
+def test_memory_is_judged_by_its_bound(info: dict[str, Any], level: Level | None) -> None:
+    """Where there is one."""
+    assert [finding.level for finding in judge_memory(info)] == ([] if level is None else [level])
+
+
+def test_replica_is_told_with_its_primary() -> None:
+    """Which is what to name."""
+    (finding,) = judge_role({"role": "slave", "master_host": "10.0.0.1", "master_port": 6379})
+    assert finding.level is Level.FAIL
+    assert "10.0.0.1:6379" in finding.remedy
+    assert len(judge_role({"role": "replica"})) == 1
+    assert judge_role({"role": "master"}) == judge_role({}) == []
 
 
 SAFE = {"maxmemory": "1000", "maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "everysec"}

@@ -41,10 +41,17 @@ class Backends:
         """
         return self._backends[name]
 
-    async def preload(self) -> None:
-        """Import litellm, in a thread, if a deployment goes through it: a daemon does so once it is ready."""
-        if any(isinstance(backend, LitellmBackend) for backend in self._backends.values()):
-            await self._litellm.get()
+    async def preload(self) -> Mapping[str, str]:
+        """Import litellm, in a thread, if a deployment goes through it: a daemon does so once it is ready.
+
+        Returns the deployments that can never answer, and why: litellm does not know their provider, or is broken.
+        """
+        found = {name: each for name, each in self._backends.items() if isinstance(each, LitellmBackend)}
+        try:
+            faults = {name: await each.fault() for name, each in found.items()}
+        except Exception as error:  # noqa: BLE001 - an import runs whatever stands in the package
+            faults = dict.fromkeys(found, f"litellm cannot be imported ({type(error).__name__})")
+        return {name: why for name, why in faults.items() if why is not None}
 
     async def aclose(self) -> None:
         """Close all connections; calls under way break off."""

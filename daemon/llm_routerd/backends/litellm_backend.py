@@ -126,6 +126,15 @@ def _rehearse(litellm: Any, providers: Collection[str]) -> None:
                 importlib.import_module(name)
 
 
+def _knows(litellm: Any, deployment: Deployment) -> bool:
+    """Whether it knows whom to ask."""
+    try:
+        litellm.get_llm_provider(model=deployment.model, api_base=deployment.api_base)
+    except Exception as error:  # noqa: BLE001 - whatever else it is, a call will tell
+        return not isinstance(error, litellm.BadRequestError)
+    return True
+
+
 def _load_litellm() -> Any:
     os.environ.update(_ENVIRONMENT)
     for name in _LOGGERS:
@@ -215,6 +224,12 @@ class LitellmBackend:
         """See `Backend.probe`.  litellm has no question that costs no tokens, so none is asked."""
         also = "" if self._deployment.api_base is None else NOT_ITS_OWN.format("the provider")
         return ProbeReport(ok=True, detail=f"called through litellm, not asked: that would cost tokens{also}")
+
+    async def fault(self) -> str | None:
+        """Why no call can ever succeed; None: nothing is known against it."""
+        litellm = await self._module.get()
+        is_known = await asyncio.to_thread(_knows, litellm, self._deployment)  # imports for its first answer
+        return None if is_known else f"litellm knows no provider `{self._deployment.provider}`"
 
     async def warm(self) -> None:
         """See `Backend.warm`: there is nothing to load but litellm itself."""

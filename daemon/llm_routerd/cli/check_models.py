@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from llm_routerd.backends.factory import Backends
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.core.call import ProbeReport
+from llm_routerd.core.usability import deployments_of
 from llm_routerd.limits import shortage_of_files
 
 if TYPE_CHECKING:
@@ -32,16 +33,20 @@ async def check_models(config: Config) -> list[Finding]:
     usable = {name: deployment for name, deployment in config.deployments.items() if not deployment.key_missing}
     backends = Backends(usable)
     try:
-        return await judge_models(config, lambda name: backends.get(name).probe())
+        unusable = await backends.preload()  # first: what it imports would hold up the probes
+        return await judge_models(config, lambda name: backends.get(name).probe(), unusable)
     finally:
         await backends.aclose()
 
 
-async def judge_models(config: Config, probe: Probe) -> list[Finding]:
-    """The findings, by a probe of each deployment that has its key."""
+async def judge_models(config: Config, probe: Probe, unusable: Mapping[str, str] | None = None) -> list[Finding]:
+    """The findings, by a probe of each deployment that has its key and is not known to be unusable."""
     slots = asyncio.Semaphore(_PROBES_AT_ONCE)
 
     async def ask(deployment: Deployment) -> tuple[Finding, bool]:
+        if unusable and deployment.name in unusable:
+            told = f"{deployment.model}: {unusable[deployment.name]}"
+            return warn(f"deployment {deployment.name}", told, f"mend [deployments.{deployment.name}]"), False
         async with slots:
             return await _check_deployment(deployment, probe)
 
@@ -50,7 +55,7 @@ async def judge_models(config: Config, probe: Probe) -> list[Finding]:
     if (shortage := shortage_of_files(config)) is not None:
         findings.append(warn("open files", shortage, "raise LimitNOFILE= (ulimit -n), or lower daemon.concurrency"))
     working = {name for name, (_, works) in zip(config.deployments, asked, strict=True) if works}
-    return findings + [_check_chain(chain, config.chains, working) for chain in config.chains.values()]
+    return findings + [_check_chain(chain, config, working) for chain in config.chains.values()]
 
 
 async def _check_deployment(deployment: Deployment, probe: Probe) -> tuple[Finding, bool]:
@@ -72,19 +77,11 @@ async def _check_deployment(deployment: Deployment, probe: Probe) -> tuple[Findi
     return fine(subject, f"{deployment.model}: {report.detail}{cold}"), True
 
 
-def _check_chain(chain: Chain, chains: Mapping[str, Chain], working: Collection[str]) -> Finding:
+def _check_chain(chain: Chain, config: Config, working: Collection[str]) -> Finding:
     subject = f"chain {chain.name}"
-    names = _deployments_of(chain, chains)
+    names = [each.name for each in deployments_of(config, chain)]
     usable = [name for name in names if name in working]
     if not usable:
         return fail(subject, f"nothing usable left of {', '.join(names)}", "see the deployments above")
     left_out = [name for name in names if name not in working]
     return fine(subject, ", ".join(usable) + (f" (without {', '.join(left_out)})" if left_out else ""))
-
-
-def _deployments_of(chain: Chain, chains: Mapping[str, Chain]) -> list[str]:
-    """Every deployment that a request for the chain can reach, fallbacks included, in order and once."""
-    names = dict.fromkeys(chain.deployments)
-    for fallback in chain.fallback:  # no cycle: the configuration has been checked
-        names |= dict.fromkeys(_deployments_of(chains[fallback], chains))
-    return list(names)

@@ -1,65 +1,106 @@
-"""The part of `check` that looks at Redis: is it there, new enough, safe for streams, attended to?"""
+"""The part of `check` that looks at Redis: is it there, can it serve us, is it safe for streams, attended to?"""
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.cli.settings import open_client
 from llm_routerd.client import as_text
 from llm_routerd.config.addresses import shown_url
-from llm_routerd.core.errors import BrokerError
+from llm_routerd.core.errors import BrokerError, NotAllowedError, UnsuitableServerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llm_routerd.client import Client
     from llm_routerd.config.tree import Config, DaemonConfig
+    from llm_routerd.queue.fitness import Greeting
 
-_REDIS_MINIMUM = (7, 0)
-_VALKEY_MINIMUM = (8, 0)
 _PATIENCE_SECONDS = 0.5
 _SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
+_FULL_PERCENT = 90
 
 
 async def check_server(config: Config) -> list[Finding]:
     """Everything there is to say about the Redis of a configuration; raises nothing."""
     redis = config.redis
-    where = shown_url(redis.url)
+    answers = fine("redis", f"{shown_url(redis.url)} answers")
     try:
         client = await open_client(redis, patience_seconds=_PATIENCE_SECONDS)
+    except UnsuitableServerError as error:
+        return [answers, fail("server", error.detail, error.remedy)]
     except BrokerError as error:
-        remedy = "start it, or name another with --redis, REDIS_URL or [redis] url"
-        return [fail("redis", f"{where}: {error}", remedy)]
+        remedy = error.remedy or "start it, or name another with --redis, REDIS_URL or [redis] url"
+        return [fail("redis", f"{shown_url(redis.url)}: {error.detail}", remedy)]
     async with client:
+        try:
+            greeting = await client.greeting(config.metrics.channel)
+        except UnsuitableServerError as error:
+            return [answers, fail("server", error.detail, error.remedy)]
+        except BrokerError:
+            greeting = None
         return [
-            fine("redis", f"{where} answers"),
-            await _check_version(client),
+            answers,
+            judge_version(greeting),
+            *await _check_state(client, greeting),
             *await _check_settings(client),
             *await _check_queue(client),
             await _check_dead_letters(client, config.daemon),
         ]
 
 
-async def _check_version(client: Client) -> Finding:
+def judge_version(greeting: Greeting | None) -> Finding:
+    """What kind of server it is; one that is too old has been refused before."""
+    if greeting is None:
+        return warn("version", "cannot tell", "let this user run HELLO or INFO, or look yourself")
+    if not greeting.is_known:
+        return warn("version", f"{greeting.title}: not known, it must do all that Redis 7.0 does")
+    return fine("version", greeting.title + (", in cluster mode" if greeting.mode == "cluster" else ""))
+
+
+async def _check_state(client: Client, greeting: Greeting | None) -> list[Finding]:
+    """What the server is about now: whose copy it is, how full, whether it takes writes."""
     try:
-        info = await client.patiently(lambda: client.redis.info("server"))
+        info = await client.patiently(lambda: client.redis.info("memory", "replication"))
+    except BrokerError:
+        info = {}
+    role = judge_role(info | ({"role": greeting.role} if greeting is not None and greeting.role else {}))
+    return [*role, *judge_memory(info), *([] if role else await _check_writes(client))]
+
+
+def judge_role(info: Mapping[str, Any]) -> list[Finding]:
+    """A replica takes no writes, or loses them."""
+    if info.get("role") not in {"replica", "slave"}:
+        return []
+    host, port = info.get("master_host"), info.get("master_port")
+    primary = f", {host}:{port}," if host and port else ""
+    return [fail("role", "a replica, which takes no requests", f"name its primary{primary} in the Redis URL")]
+
+
+def judge_memory(info: Mapping[str, Any]) -> list[Finding]:
+    """How much of its bound is used; nothing where there is none, or it is hidden."""
+    used, bound = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    if not bound:
+        return []
+    percent = 100 * used // bound
+    told = f"{percent} % of maxmemory is used ({used} of {bound} bytes)"
+    if percent < _FULL_PERCENT:
+        return [fine("memory", told)]
+    return [warn("memory", told, "raise maxmemory, or lower daemon.result_ttl_seconds: when it is full, all waits")]
+
+
+async def _check_writes(client: Client) -> list[Finding]:
+    """Whether the server takes writes now, by one that changes nothing: to a stream that is not there."""
+    key = client.keys.events(f"check-{uuid.uuid4().hex}")
+    try:
+        await client.patiently(lambda: client.redis.xadd(key, {"type": "check"}, nomkstream=True))
+    except NotAllowedError:
+        return []  # a producer's user: of that it cannot be told
     except BrokerError as error:
-        return warn("version", f"cannot tell ({error})", "let this user run INFO, or look yourself")
-    return judge_version(info)
-
-
-def judge_version(info: Mapping[str, Any]) -> Finding:
-    """Whether the server that INFO describes is new enough."""
-    name, minimum = ("Valkey", _VALKEY_MINIMUM) if "valkey_version" in info else ("Redis", _REDIS_MINIMUM)
-    version = str(info.get("valkey_version") or info.get("redis_version") or "")
-    parts = tuple(int(part) for part in version.split(".") if part.isdecimal())
-    if not parts:
-        return warn("version", "cannot tell (INFO names none)")
-    if parts < minimum:
-        wanted = ".".join(map(str, minimum))
-        return fail("version", f"{name} {version} is too old", f"{name} {wanted} or newer is needed")
-    return fine("version", f"{name} {version}")
+        return [fail("writes", f"refused now: {error.detail}", error.remedy)]
+    return [fine("writes", "taken")]
 
 
 async def _check_settings(client: Client) -> list[Finding]:

@@ -16,7 +16,8 @@ class Exit(IntEnum):
     UNKNOWN = 66  # nothing is known of the request
     UNAVAILABLE = 69  # Redis cannot be used
     TIMED_OUT = 75  # nobody answered in time
-    CONFIGURATION = 78
+    NOT_ALLOWED = 77  # Redis does not let this user do it
+    CONFIGURATION = 78  # unsound, or of a server that can never serve it
     INTERRUPTED = 130  # Ctrl-C
 
 

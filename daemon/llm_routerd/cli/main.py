@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.cli.exits import Exit, UsageError
 from llm_routerd.cli.terminal import complain, prepare_streams
-from llm_routerd.core.errors import BrokerError, ConfigError
+from llm_routerd.core.errors import BrokerError, ConfigError, NotAllowedError, UnsuitableServerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,21 +33,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = int(import_module(f"llm_routerd.cli.{arguments.module}").run(arguments))
         sys.stdout.flush()
-    except UsageError as error:
-        complain(str(error))
-        return Exit.USAGE
-    except ConfigError as error:
-        complain(str(error))
-        return Exit.CONFIGURATION
-    except BrokerError as error:
-        complain(f"Redis cannot be used: {error}{_remedy(error)}")
-        return Exit.UNAVAILABLE
+    except (UsageError, ConfigError, BrokerError) as error:
+        return _tell(error)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
         # Whoever read our stdout has gone (`| head`); the interpreter must not fail again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
+    return code
+
+
+def _tell(error: UsageError | ConfigError | BrokerError) -> Exit:
+    """Say in one line why a command ended."""
+    match error:
+        case UsageError():
+            code, begins = Exit.USAGE, ""
+        case ConfigError() | UnsuitableServerError():
+            code, begins = Exit.CONFIGURATION, ""
+        case NotAllowedError():
+            code, begins = Exit.NOT_ALLOWED, "Redis does not allow that: "
+        case _:
+            code, begins = Exit.UNAVAILABLE, "Redis cannot be used: "
+    is_told = not isinstance(error, BrokerError) or bool(error.remedy)
+    complain(f"{begins}{error}{'' if is_told else _remedy(error)}")
     return code
 
 
@@ -69,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Takes LLM requests from a Redis stream and answers them local-first.",
         epilog="Exit codes: 0 answered; 1 an error instead of an answer, or a failed check; 2 wrong usage; "
         "66 nothing is known of the request; 69 Redis cannot be used; 75 no answer in time; "
-        "78 unsound configuration; 130 Ctrl-C.",
+        "77 not allowed by Redis; 78 unsound configuration; 130 Ctrl-C.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_const", dest="module", const="version", help="print the version")

@@ -26,7 +26,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
     """
     _check_option(arguments.redis)
     config = load_config(arguments.config, os.environ)
-    redis = RedisConfig(url=arguments.redis or config.redis.url, prefix=arguments.prefix or config.redis.prefix)
+    given = {"url": arguments.redis, "prefix": arguments.prefix}
+    redis = replace(config.redis, **{key: said for key, said in given.items() if said})
     return replace(config, redis=redis)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.unknown import unknown
 from llm_routerd.cli.views import exit_of
-from llm_routerd.core.errors import BrokerError, UnknownRequestError
+from llm_routerd.core.errors import BrokerError, NotAllowedError, UnknownRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -93,6 +93,9 @@ class Watch:
                 final = await self.client.cancel(self.request_id, reason, anyway=has_submitted)
         except UnknownRequestError as error:
             self.view.remark(f"{error}; nothing was cancelled")
+            return Exit.INTERRUPTED
+        except NotAllowedError as error:
+            self.view.remark(f"the request goes on: {error}")
             return Exit.INTERRUPTED
         except (BrokerError, TimeoutError):
             self.view.remark(f"Redis does not answer; cancel later with: llm-routerd cancel {self.request_id}")

@@ -67,7 +67,7 @@ _VARIABLES = {
 }
 # What a running worker cannot change: its connection, its slots, its sockets, its log's form.
 _NEEDS_RESTART: dict[str, tuple[str, ...]] = {
-    "redis": ("url", "prefix"),
+    "redis": ("url", "prefix", "embedded_memory_mb"),
     "daemon": ("lease_seconds",),
     "metrics": ("channel", "stream_maxlen", "listen"),
     "log": ("level", "format"),

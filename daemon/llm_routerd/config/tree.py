@@ -15,10 +15,17 @@ RefusalMode = Literal["structured", "anchored", "substring", "off"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisConfig:
-    """Where the streams are.  `url` may hold a password: never log it."""
+    """Where the streams are.
+
+    Attributes:
+        url: may hold a password: never log it.
+        prefix: of every key.
+        embedded_memory_mb: `maxmemory` of an embedded server, in MiB; 0: a quarter of the memory that there is.
+    """
 
     url: str = field(default="redis://127.0.0.1:6379/0", repr=False)
     prefix: str = "llm"
+    embedded_memory_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

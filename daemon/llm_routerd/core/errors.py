@@ -21,7 +21,25 @@ class ConfigError(RouterdError):
 
 
 class BrokerError(RouterdError):
-    """Redis cannot be used as it is: look at the server.  The message says what it answered."""
+    """Redis cannot be used as it is: look at the server.  The message says what it answered.
+
+    Attributes:
+        detail: what is wrong.
+        remedy: what to do about it; "" where that is not known.
+    """
+
+    def __init__(self, detail: str, remedy: str = "") -> None:
+        super().__init__(f"{detail}; {remedy}" if remedy else detail)
+        self.detail = detail
+        self.remedy = remedy
+
+
+class NotAllowedError(BrokerError):
+    """Redis does not let this user do what was asked for: use another, or give it the right; exit code 77."""
+
+
+class UnsuitableServerError(BrokerError):
+    """This server can never serve us as it is: use another, or change what the message names; exit code 78."""
 
 
 class UnknownRequestError(RouterdError):

@@ -23,12 +23,14 @@ class Gauges:
         lag_by_lane: entries that no worker has read yet; a lane whose lag Redis cannot tell is left out.
         loop_lag_seconds: how late the event loop runs.
         deployments: from `Health.states`.
+        chains: by name, whether any deployment of it can answer under this configuration.
     """
 
     in_flight: int = 0
     lag_by_lane: Mapping[str, int] | None = None
     loop_lag_seconds: float | None = None
     deployments: Mapping[str, DeploymentHealth] | None = None
+    chains: Mapping[str, bool] | None = None
 
 
 def gauge_families(gauges: Gauges) -> Iterator[Family]:
@@ -54,4 +56,7 @@ def gauge_families(gauges: Gauges) -> Iterator[Family]:
         kept_away.add(health.tenants_kept_away, deployment=name)
         if health.ttft_seconds is not None:
             ttft.add(health.ttft_seconds, deployment=name)
-    yield from (in_flight, lag, loop_lag, state, calls, kept_away, ttft)
+    usable = Family("chain_usable", "gauge", "0 for a chain of which no deployment can ever answer (keys, providers).")
+    for name, is_usable in (gauges.chains or {}).items():
+        usable.add(int(is_usable), chain=name)
+    yield from (in_flight, lag, loop_lag, state, calls, kept_away, ttft, usable)

@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
-    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
     MovedError,
-    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -30,26 +27,22 @@ from redis.exceptions import (
 
 from llm_routerd.queue import scripts
 from llm_routerd.queue.bounded_parser import BoundedParser, tell_progress
+from llm_routerd.queue.describing import describe, lasts
 from llm_routerd.queue.handshake import connection_of
 from llm_routerd.queue.skimmer import Bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from redis.asyncio.connection import AbstractConnection
+
+    from llm_routerd.queue.fitness import Needs
 
 CONNECT_SECONDS = 5.0
 MOST_ENTRY_BYTES = 1_048_576
 
 # Replies that say "not this server, not now": the command did nothing, and the same one will do later.
 _UNFIT = (ReadOnlyError, BusyLoadingError, MasterDownError, ClusterDownError, MovedError)
-
-# What else a server says quotes users, keys or arguments.
-_REFUSALS = (
-    (re.compile(r"no permissions to run the '([\w|.-]{1,64})' command"), "the user may not run"),
-    (re.compile(r"permissions to access (?:a|one of the|the '.*') (key|channel)"), "the user may not access a"),
-    (re.compile(r"unknown (?:sub)?command [`'\"]?([\w|.-]{1,64})"), "unknown command"),
-)
 
 
 def is_unfit(error: BaseException) -> bool:
@@ -78,23 +71,6 @@ def is_missing_script(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and "NOSCRIPT" in str(error) + type(error).__name__.upper()
 
 
-def describe(error: BaseException) -> str:
-    """One line on what is wrong with Redis.
-
-    Never an address with a password (redis-py quotes host and port only), nor what a server may quote of a command:
-    of one that an ACL refuses or that the server does not know it has the name, and no key, value or user.
-    """
-    kind, text = type(error).__name__, str(error)
-    for pattern, told in _REFUSALS:
-        if match := pattern.search(text):
-            where = " (in a script)" if "in script" in text else ""
-            return f"{kind}: {told}{''.join(f' {name}' for name in match.groups())}{where}"
-    if isinstance(error, (AuthenticationError, NoPermissionError)):
-        return f"{kind}: not allowed"
-    lines = text.strip().splitlines()
-    return f"{kind}: {lines[0][:200]}" if lines else kind
-
-
 class ConnectionFactory:
     """Makes connections to one Redis, follows a MOVED of a cluster to the node that has our slot.
 
@@ -102,27 +78,31 @@ class ConnectionFactory:
         url: of Redis.
         client_name: what the server's list of clients says.
         most_entry_bytes: entries that are longer come cut, see `Skimmer`; may change, also for connections that stand.
+        needs: what a server has to keep in one place to serve us; None: whatever.
     """
 
-    def __init__(self, url: str, *, client_name: str, most_entry_bytes: int = MOST_ENTRY_BYTES) -> None:
+    def __init__(
+        self, url: str, *, client_name: str, most_entry_bytes: int = MOST_ENTRY_BYTES, needs: Needs | None = None
+    ) -> None:
         self.most_entry_bytes = most_entry_bytes
         self._class, options = connection_of(url)
         for ours in ("socket_timeout", "retry_on_timeout", "health_check_interval", "decode_responses", "client_name"):
             options.pop(ours, None)
-        self._options = options
+        self._named = self._options = options | {"needs": needs}
         self._client_name = client_name
 
     def _bounds(self) -> Bounds:
         return Bounds(most_bytes=self.most_entry_bytes)
 
     def redirect(self, error: MovedError) -> None:
-        """Take the next connections to where the slot is."""
-        self._options |= {"host": error.host, "port": int(error.port)}
+        """Take the next connections to where the slot is, unless ours is a socket of this machine."""
+        self._options = self._options | redirected(self._options, error)
 
     async def connect(self) -> AbstractConnection:
-        """A connection that stands, has authenticated, and whose server knows our scripts.
+        """A connection that stands, has authenticated, and whose server can serve us and knows our scripts.
 
         Raises:
+            WrongServerError: the server cannot; it is also a RedisError.
             RedisError, OSError: it does not; nothing is left open.
         """
         options: dict[str, Any] = {"socket_connect_timeout": CONNECT_SECONDS, "protocol": 2, **self._options}
@@ -140,9 +120,15 @@ class ConnectionFactory:
             for script in scripts.ALL:
                 await execute(connection, ("SCRIPT", "LOAD", script.source), timeout_seconds=CONNECT_SECONDS)
         except BaseException:
+            self._options = self._named  # a node that a cluster named may be gone: the next try asks anew
             await connection.disconnect(nowait=True)
             raise
         return connection
+
+
+def redirected(options: Mapping[str, Any], error: MovedError) -> dict[str, Any]:
+    """The options that change for the node that a cluster names; none where they lead to a Unix socket."""
+    return {} if "path" in options else {"host": error.host or options.get("host"), "port": int(error.port)}
 
 
 class Backoff:
@@ -211,4 +197,6 @@ __all__ = [
     "is_missing_script",
     "is_out_of_memory",
     "is_unfit",
+    "lasts",
+    "redirected",
 ]

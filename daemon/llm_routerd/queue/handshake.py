@@ -1,7 +1,8 @@
-"""How a connection to Redis begins: without insisting on a name, and telling why where the server does not want it.
+"""How a connection to Redis begins: without insisting on a name, and telling why where nothing can come of it.
 
-redis-py gives up where an ACL refuses CLIENT SETNAME, though nothing depends on a name.  And a server that has too
-many clients says so and closes at once: whoever writes first, as redis-py does, gets "connection lost" for it.
+redis-py gives up where an ACL refuses CLIENT SETNAME, though nothing depends on a name.  A server that has too many
+clients says so and closes at once: whoever writes first, as redis-py does, gets "connection lost" for it.  And one that
+is too old, or keeps our keys in several places, would be found out by what fails later.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from redis.asyncio.connection import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from llm_routerd.queue import fitness
+from llm_routerd.queue.diagnosis import TlsFiles, tls_trouble, wants_tls
 
 LISTEN_SECONDS = 0.3  # for what a server says before anybody has asked it anything
 _MAX_CLIENTS = "max number of clients"
@@ -30,19 +35,31 @@ _GREETINGS = {
 
 
 class _Polite(AbstractConnection):
-    """A connection that works without a name, and asks for the reason where it is not taken."""
+    """A connection that works without a name, to a server that can serve us, and tells the reason where it fails.
+
+    Attributes:
+        greeting: what the server said of itself; None: nothing.
+    """
+
+    def __init__(self, *, needs: fitness.Needs | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._needs = needs
+        self.greeting: fitness.Greeting | None = None
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
-        """Authenticate, choose the database, take the name if there is one.
+        """Authenticate, choose the database, take the name if there is one, look at the server.
 
         Raises:
+            WrongServerError: it cannot serve us.
             RedisError: the server does not take the connection; the message says why, where the server does.
         """
         name, self.client_name = self.client_name, None
         try:
             await super().on_connect_check_health(check_health=check_health)
             if name:
-                await self._take_name(name)
+                with suppress(ResponseError):  # an ACL refuses it, or the server does not know it
+                    await self._say("CLIENT", "SETNAME", name)
+            self.greeting = await fitness.ask(self._say)
         except RedisConnectionError as error:
             # Of its subclasses each says what is wrong: a password, for one.
             if type(error) is not RedisConnectionError or _MAX_CLIENTS in str(error):
@@ -53,14 +70,16 @@ class _Polite(AbstractConnection):
             raise RedisConnectionError(why) from error
         finally:
             self.client_name = name
+        fitness.check(self.greeting, self._needs)
 
-    async def _take_name(self, name: str) -> None:
-        await self.send_command("CLIENT", "SETNAME", name, check_health=False)
+    async def _say(self, *words: str) -> Any:
+        await self.send_command(*words, check_health=False)
         try:
-            await self.read_response()
-        except ResponseError as error:  # an ACL refuses it, or the server does not know it
+            return await self.read_response()
+        except ResponseError as error:
             if _MAX_CLIENTS in str(error):  # in the words of a cluster, which redis-py does not know
                 raise RedisConnectionError(_GREETINGS[_MAX_CLIENTS]) from error
+            raise
 
     async def _ask_why(self) -> str | None:
         """Connect once more and listen; None: the server says nothing."""
@@ -81,9 +100,37 @@ class _Polite(AbstractConnection):
 class _Tcp(_Polite, Connection):
     """Over TCP."""
 
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        """As ever; of a server that hangs up without a word it is asked whether it wants TLS."""
+        try:
+            await super().on_connect_check_health(check_health=check_health)
+        except RedisConnectionError as error:
+            if type(error) is RedisConnectionError and (why := await wants_tls(self.host, self.port)) is not None:
+                raise why from error
+            raise
+
 
 class _Tls(_Polite, SSLConnection):
     """Over TLS, where a server that has too many clients says nothing."""
+
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        """As ever, but that it is told why TLS did not come about."""
+        try:
+            await super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            if type(error) not in {RedisConnectionError, RedisTimeoutError}:
+                raise
+            tls = self.ssl_context
+            files = TlsFiles(
+                ssl_ca_certs=tls.ca_certs,
+                ssl_certfile=tls.certfile,
+                ssl_keyfile=tls.keyfile,
+                ssl_password=tls.password,
+            )
+            why = await tls_trouble(error.__context__, files, self.host, self.port)
+            if why is None:
+                raise
+            raise why from error
 
 
 class _Unix(_Polite, UnixDomainSocketConnection):

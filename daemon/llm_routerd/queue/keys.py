@@ -14,7 +14,7 @@ HANDED_BACK = "handed-back"  # the consumer that owns what was handed back
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of one queue; on Redis Cluster the prefix is a hash tag (`{llm}`), so all lie in one slot."""
+    """The keys of one queue; on Redis Cluster the prefix has a hash tag (`{llm}`), so all lie in one slot."""
 
     prefix: str = "llm"
 

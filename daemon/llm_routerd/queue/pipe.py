@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import hiredis
 from msgspec import Struct
 
+from llm_routerd.core.errors import UnsuitableServerError
 from llm_routerd.queue.bounded_parser import tell_progress
 from llm_routerd.queue.connection import (
     Backoff,
@@ -32,6 +33,7 @@ from llm_routerd.queue.connection import (
     is_missing_script,
     is_out_of_memory,
     is_unfit,
+    lasts,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class PipeState(StrEnum):
     READY = "ready"
     OUT_OF_MEMORY = "out_of_memory"
     AWAY = "away"
+    UNUSABLE = "unusable"  # until somebody changes something: the server, its users, our configuration
 
 
 _TAKES_WRITES = frozenset({PipeState.READY})
@@ -171,7 +174,12 @@ class Pipe:
         return self.call("EVALSHA", script.sha, len(keys), *keys, *args)
 
     async def run(self) -> None:
-        """Write batches and read their replies for ever; close the connection when cancelled."""
+        """Write batches and read their replies for ever; close the connection when cancelled.
+
+        Raises:
+            UnsuitableServerError: the first server that is ever met cannot serve us.  A later one may have taken the
+                place of a good one for a while, and is tried again.
+        """
         try:
             while True:
                 connection = await self._connect()
@@ -204,9 +212,11 @@ class Pipe:
                 return self._connection
 
     def _away(self, error: BaseException) -> None:
+        if isinstance(error, UnsuitableServerError) and not self.generation:
+            raise error
         if isinstance(error, MovedError):
             self._factory.redirect(error)
-        self._enter(PipeState.AWAY, describe(error))
+        self._enter(PipeState.UNUSABLE if lasts(error) else PipeState.AWAY, describe(error))
 
     def _enter(self, state: PipeState, why: str) -> None:
         for event, states in ((self._ready, _TAKES_WRITES), (self._reachable, _ANSWERS)):

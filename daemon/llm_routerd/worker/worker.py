@@ -14,6 +14,7 @@ from llm_routerd.core.errors import BrokerError
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.broker import Broker, Held, Limits
 from llm_routerd.queue.connection import ConnectionFactory, ResponseError, describe
+from llm_routerd.queue.fitness import Needs
 from llm_routerd.queue.keys import LANES, Keys
 from llm_routerd.queue.pipe import Pipe, PipeState
 from llm_routerd.queue.reader import Reader
@@ -197,11 +198,12 @@ class Worker:
 
         Raises:
             BrokerError: Redis refuses what no worker can do without; the message names the command.
+            UnsuitableServerError: the server at start cannot serve us.
         """
         pipe = asyncio.create_task(self.pipe.run(), name="pipe")
         keepers: list[asyncio.Task[None]] = []
         try:
-            if await self._start_up():
+            if await self._start_up(pipe):
                 keepers += (
                     asyncio.create_task(self._leases.run(), name="leases"),
                     asyncio.create_task(self._orphans.run(), name="orphans"),
@@ -220,12 +222,19 @@ class Worker:
                 await _end(task)
             await self._handler.executor.aclose()
 
-    async def _start_up(self) -> bool:
-        """Connect and create the groups; False: stopped before that was done."""
+    async def _start_up(self, pipe: asyncio.Task[None]) -> bool:
+        """Connect and create the groups; False: stopped before that was done.
+
+        Raises:
+            UnsuitableServerError: the server that is there cannot serve us.
+        """
         ready = asyncio.create_task(self._first_contact(), name="first-contact")
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
-        await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((ready, stopping, pipe), return_when=asyncio.FIRST_COMPLETED)
         await _end(stopping)
+        if pipe.done():
+            await _end(ready)
+            pipe.result()  # raises what ended it
         if not ready.done():
             await _end(ready)
             return False
@@ -369,8 +378,12 @@ class Worker:
 
 
 def _connections(config: Config, name: str) -> ConnectionFactory:
-    most_bytes = config.daemon.max_request_bytes
-    return ConnectionFactory(config.redis.url, client_name=f"{name}:{os.getpid()}", most_entry_bytes=most_bytes)
+    return ConnectionFactory(
+        config.redis.url,
+        client_name=f"{name}:{os.getpid()}",
+        most_entry_bytes=config.daemon.max_request_bytes,
+        needs=Needs(prefix=config.redis.prefix, metrics_channel=config.metrics.channel),
+    )
 
 
 def _limits(config: Config) -> Limits:

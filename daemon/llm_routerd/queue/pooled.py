@@ -1,0 +1,112 @@
+"""The client's connections: a pool of them, one try within bounds, and the node that a cluster names."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from llm_routerd.config.addresses import check_redis_url
+from llm_routerd.core.errors import BrokerError, ConfigError
+from llm_routerd.queue.bounded_parser import BoundedParser
+from llm_routerd.queue.connection import CONNECT_SECONDS, redirected
+from llm_routerd.queue.handshake import connection_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from redis.exceptions import MovedError
+
+    from llm_routerd.queue.fitness import Needs
+    from llm_routerd.queue.skimmer import Bounds
+
+T = TypeVar("T")
+
+_reply_limit: ContextVar[asyncio.Timeout] = ContextVar("reply_limit")
+
+REPLY_SECONDS = 10.0  # above the longest BLOCK, or a quiet stream would look like a dead server
+_CONNECTIONS = 10_000  # every follower holds one while it waits; the default of 100 would refuse the next
+
+
+def connect(url: str, needs: Needs) -> Redis:
+    """A client of the Redis at this URL; nothing is connected yet.
+
+    Raises:
+        BrokerError: the URL is unsound; the message says how, and quotes nothing of it but an option's name.
+    """
+    try:
+        check_redis_url(url)
+    except ConfigError as error:
+        raise BrokerError(f"the Redis URL: {error}") from None
+    connection_class, options = connection_of(url)
+    settings: dict[str, Any] = {
+        "connection_class": connection_class,
+        "socket_timeout": None,  # `once` bounds every reply
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": _CONNECTIONS,
+        "protocol": 2,
+        "driver_info": None,  # redis-py would read its version from disk for each connection
+        "needs": needs,
+    }
+    return Redis.from_pool(ConnectionPool(**settings | options))
+
+
+def moved(redis: Redis, error: MovedError) -> Redis | None:
+    """A client of the node that a cluster names: the same if it is that one's, None where ours is a Unix socket."""
+    pool = redis.connection_pool
+    elsewhere = redirected(pool.connection_kwargs, error)
+    if elsewhere.items() <= pool.connection_kwargs.items():
+        return redis if elsewhere else None
+    options = pool.connection_kwargs | elsewhere
+    return Redis.from_pool(ConnectionPool(pool.connection_class, max_connections=_CONNECTIONS, **options))
+
+
+def bounded(redis: Redis, bounds: Bounds) -> Redis:
+    """Another client of the same server, of whose replies no more is kept than `bounds` says.  It is the caller's.
+
+    What XRANGE gives comes as it is on the wire, for it may be cut: pairs of an ID and `Fields`.
+    """
+    pool = redis.connection_pool
+    parser = partial(BoundedParser, bounds=lambda: bounds, on_progress=_reply_goes_on)
+    settings = {**pool.connection_kwargs, "protocol": 2, "decode_responses": False, "parser_class": parser}
+    client = Redis.from_pool(ConnectionPool(connection_class=pool.connection_class, **settings))
+    client.set_response_callback("XRANGE", cast("Any", lambda reply, **_: reply))
+    return client
+
+
+def _reply_goes_on() -> None:
+    """A part of a long reply has come: what follows has as long again."""
+    _reply_limit.get().reschedule(asyncio.get_running_loop().time() + REPLY_SECONDS)
+
+
+async def once(operation: Callable[[], Awaitable[T]]) -> T:
+    """One try within bounds, after which a cancellation of ours is not forgotten.
+
+    redis-py sends through `asyncio.wait_for` where a socket timeout is set, and that may swallow a cancellation up
+    to Python 3.11 (gh-86296): a follower would then read on for ever.
+    """
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task else 0
+    try:
+        async with asyncio.timeout(REPLY_SECONDS) as limit:
+            _reply_limit.set(limit)
+            reply = await operation()
+    except TimeoutError:
+        raise RedisTimeoutError("no reply") from None
+    except RedisConnectionError as error:
+        # redis-py's own connection by a Unix socket reports a refused password as a lost connection.
+        if isinstance(error.__cause__, AuthenticationError):
+            raise error.__cause__ from None
+        raise
+    if task and task.cancelling() > cancellations:
+        raise asyncio.CancelledError
+    return reply
