@@ -1,6 +1,11 @@
 """Fixtures that every test may ask for, and which tests there are."""
 
+from hypothesis import settings
+
 from tests.support.engines import pytest_collection_modifyitems
 from tests.support.servers import broker_url, redis_url, valkey_server, valkey_url
 
 __all__ = ["broker_url", "pytest_collection_modifyitems", "redis_url", "valkey_server", "valkey_url"]
+
+settings.register_profile("llm-routerd", deadline=None)  # a machine that is busy is no failure
+settings.load_profile("llm-routerd")
