@@ -35,7 +35,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from llm_routerd.config.addresses import check_redis_url
 from llm_routerd.core.errors import BrokerError, ConfigError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
-from llm_routerd.queue.connection import CONNECT_SECONDS, Backoff, describe, is_unfit
+from llm_routerd.queue.connection import CONNECT_SECONDS, Backoff, describe, is_unfit, is_wrong_type
 from llm_routerd.queue.handshake import connection_of
 from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
 
@@ -299,19 +299,19 @@ class Client:
 
     async def _lane(self, lane: Lane) -> LaneState:
         key = self.keys.requests(lane)
-        length = int(await self.redis.xlen(key))
-        empty = LaneState(lane=lane, has_group=False, waiting=length, running=0, workers=frozenset())
+        length = 0
         try:
+            length = int(await self.redis.xlen(key))
             groups = await self.redis.xinfo_groups(key)
             group = next((group for group in groups if as_text(group["name"]) == GROUP), None)
             if group is None:
-                return empty
+                return _unattended(lane, length)
             consumers = await self.redis.xinfo_consumers(key, GROUP)
         except NoPermissionError:
             raise
         except ResponseError as error:
-            if "no such key" in str(error).lower() or "NOGROUP" in str(error):
-                return empty
+            if "no such key" in str(error).lower() or "NOGROUP" in str(error) or is_wrong_type(error):
+                return _unattended(lane, length)
             raise
         running = int(group["pending"])
         return LaneState(
@@ -321,6 +321,11 @@ class Client:
             running=running,
             workers=frozenset(as_text(c["name"]) for c in consumers if int(c["idle"]) < _ACTIVE_MS),
         )
+
+
+def _unattended(lane: Lane, length: int) -> LaneState:
+    """A lane without our group; a key of another type, or of none, is one that is empty."""
+    return LaneState(lane=lane, has_group=False, waiting=length, running=0, workers=frozenset())
 
 
 def check_id(request_id: str) -> str:

@@ -154,3 +154,25 @@ async def test_workers_queue_and_dead_letters_are_counted(broker_url: str) -> No
     assert found["queue"].detail == "2 waiting, 1 running"
     assert found["dead letters"].level is Level.WARN
     assert "llm-routerd dead list" in found["dead letters"].remedy
+
+
+async def test_keys_of_another_type_are_named_with_their_type_and_the_remedy(valkey_url: str, server: Any) -> None:
+    """And nobody's rights are blamed; what the sound lanes hold is told as ever."""
+    server.lpush("llm:requests", "a newcomer's request")
+    server.set("llm:dead", "x")
+    server.set("llm_router_metrics", "x")
+    server.xgroup_create("llm:requests:high", "llm-router", "0", mkstream=True)
+    server.xadd("llm:requests:high", {"prompt": "hello"})
+    findings = await check_server(Config(redis=RedisConfig(url=valkey_url)))
+    bad = {finding.detail.partition(" ")[0]: finding for finding in findings if finding.subject in {"lane", "key"}}
+    assert {key: finding.level for key, finding in bad.items()} == {
+        "llm:requests": Level.FAIL,
+        "llm:dead": Level.FAIL,
+        "llm_router_metrics": Level.WARN,
+    }
+    assert "no stream but a list" in bad["llm:requests"].detail
+    assert "RENAME llm:requests" in bad["llm:requests"].remedy
+    by_subject = {finding.subject: finding for finding in findings}
+    assert by_subject["queue"].detail == "1 waiting, 0 running"
+    assert "dead letters" not in by_subject
+    assert not any("XLEN" in finding.remedy for finding in findings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.cli.check_keys import judge_keys, types_of_others
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.cli.settings import open_client
 from llm_routerd.client import as_text
@@ -32,12 +33,14 @@ async def check_server(config: Config) -> list[Finding]:
         remedy = "start it, or name another with --redis, REDIS_URL or [redis] url"
         return [fail("redis", f"{where}: {error}", remedy)]
     async with client:
+        others = await types_of_others(client, config.metrics.channel)
         return [
             fine("redis", f"{where} answers"),
             await _check_version(client),
             *await _check_settings(client),
+            *judge_keys(others, client.keys.lanes, config.metrics.channel),
             *await _check_queue(client),
-            await _check_dead_letters(client, config.daemon),
+            *([] if client.keys.dead in others else [await _check_dead_letters(client, config.daemon)]),
         ]
 
 

@@ -11,8 +11,9 @@ import orjson
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.value import value
 from llm_routerd.queue import scripts
-from llm_routerd.queue.connection import ResponseError, is_missing_group
+from llm_routerd.queue.connection import ResponseError, is_missing_group, is_wrong_type
 from llm_routerd.queue.keys import GROUP, HANDED_BACK, LANES, Keys, Lane
+from llm_routerd.queue.lanes import LaneTypes, make_group
 from llm_routerd.queue.outbox import Outbox, Transcript
 from llm_routerd.queue.pipe import Command, Pipe, resolving
 
@@ -120,16 +121,13 @@ class Broker:
         self.consumer = consumer
         self.limits = limits
         self.outbox = Outbox(pipe)
+        self.lane_types = LaneTypes()
         self._cursors = dict.fromkeys(LANES, "-")
 
     async def create_groups(self) -> None:
-        """Create the consumer groups that are missing, at `0`: what was added before is answered too."""
-        for lane in self.keys.lanes:
-            try:
-                await self.pipe.call("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM")
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
+        """Create the consumer groups that are missing; notes which lanes are none."""
+        for lane in LANES:
+            self.lane_types.found(lane, await make_group(self.pipe.call, self.keys.requests(lane)))
 
     async def _with_groups(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
@@ -221,8 +219,12 @@ class Broker:
         """Be done with a request that somebody else has ended: give its stream a TTL, acknowledge, delete."""
         lane = self.keys.requests(delivery.lane)
         await self.pipe.call("PEXPIRE", self.keys.events(request_id), self.limits.result_ttl_ms, "NX")
-        await self.pipe.call("XACK", lane, GROUP, delivery.entry)
-        await self.pipe.call("XDEL", lane, delivery.entry)
+        try:
+            await self.pipe.call("XACK", lane, GROUP, delivery.entry)
+            await self.pipe.call("XDEL", lane, delivery.entry)
+        except ResponseError as error:
+            if not is_wrong_type(error):  # then the entry went with the lane
+                raise
 
     async def server_ms(self) -> int:
         """The server's Unix time in ms."""
@@ -263,8 +265,10 @@ class Broker:
     async def emit_metrics(self, metrics: bytes) -> None:
         """A metrics event outside of a commit."""
         channel = self.limits.metrics_channel
-        await self.pipe.call("XADD", channel, "MAXLEN", "~", self.limits.metrics_maxlen, "*", "data", metrics)
-        await self.pipe.call("PUBLISH", channel, metrics)
+        try:
+            await self.pipe.call("XADD", channel, "MAXLEN", "~", self.limits.metrics_maxlen, "*", "data", metrics)
+        finally:
+            await self.pipe.call("PUBLISH", channel, metrics)
 
     async def renew(self, held: Sequence[Held]) -> Renewal:
         """Renew the leases and TTLs of what is in flight; see `renew.lua`."""

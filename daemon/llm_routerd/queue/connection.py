@@ -69,6 +69,11 @@ def is_missing_group(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and ("NOGROUP" in text or text.startswith("UNBLOCKED"))
 
 
+def is_wrong_type(error: BaseException) -> bool:
+    """Whether a reply means that a key is of another type (also from within a script)."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+
+
 def is_missing_script(error: BaseException) -> bool:
     """Whether the server has forgotten our scripts (SCRIPT FLUSH)."""
     return isinstance(error, ResponseError) and "NOSCRIPT" in str(error) + type(error).__name__.upper()
@@ -177,4 +182,5 @@ __all__ = [
     "is_missing_script",
     "is_out_of_memory",
     "is_unfit",
+    "is_wrong_type",
 ]

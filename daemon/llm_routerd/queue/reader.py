@@ -7,6 +7,7 @@ Rules:
   itself after `BLOCK_MS`, or by CLIENT UNBLOCK.
 - Whenever the connection is new, groups that are missing are made (at `0`), and one's own pending entries come first:
   the reply that held them may have been lost.
+- A lane whose key is of another type is left out, for a read over all lanes would be refused as a whole.
 - Nothing here waits for another connection: whoever stops the reader gets it back in bounded time.
 """
 
@@ -27,15 +28,20 @@ from llm_routerd.queue.connection import (
     describe,
     execute,
     is_missing_group,
+    is_wrong_type,
 )
 from llm_routerd.queue.keys import GROUP, LANES, Keys
+from llm_routerd.queue.lanes import make_group
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from redis.asyncio.connection import AbstractConnection
 
     from llm_routerd.queue.broker import Broker
 
 BLOCK_MS = 5000
+LOOK_SECONDS = 1.0  # between two looks at lanes whose keys are of another type
 GRACE_SECONDS = 5.0
 TROUBLE_LOSSES = 5  # in a row, some three seconds; if Redis is away as a whole, the pipe has said so by then
 
@@ -54,12 +60,15 @@ class Reader:
         self._losses = 0  # in a row
         self.trouble: str | None = None  # why nothing can be read; None: it can
         self._more = False  # the last read was full: there is probably more
+        self._lanes = broker.lane_types
+        self._looked_at = 0.0  # when the lanes were, in loop time
 
     async def read(self, free: int) -> list[Delivery]:
         """Up to `free` requests; an empty list when none came in time or Redis is away (after a pause)."""
         try:
             if self._connection is None:
                 return await self._connect()
+            await self._look_at_others()
             if self._more or free < len(LANES):
                 taken = await self._take(free)
                 self._more = len(taken) == free
@@ -67,7 +76,7 @@ class Reader:
                     return taken
             return [] if self._stopped else await self._block(free)
         except ResponseError as error:
-            if is_missing_group(error):
+            if is_missing_group(error) or is_wrong_type(error):
                 await self.aclose()  # the next connection makes it again
             else:
                 await self._lost(error)
@@ -80,23 +89,32 @@ class Reader:
         self._client_id = await execute(connection, ("CLIENT", "ID"), timeout_seconds=GRACE_SECONDS)
         own: list[Delivery] = []
         for lane in LANES:
-            await self._create_group(connection, self._keys.requests(lane))
+            self._lanes.found(lane, await make_group(self._ask(connection), self._keys.requests(lane)))
             await self._appear(connection, self._keys.requests(lane))
             args = claim_args(self._broker.consumer, self._broker.consumer, OWN_PENDING)
             _, claimed, _, _ = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
             own += parse_claimed(lane, claimed, own=True)
         self._backoff.reset()
         self._losses, self.trouble = 0, None
+        self._looked_at = asyncio.get_running_loop().time()
         return own
 
+    async def _look_at_others(self) -> None:
+        """Find out now and then whether keys that were of another type are lanes again."""
+        now = asyncio.get_running_loop().time()
+        if not self._lanes.others or now < self._looked_at + LOOK_SECONDS:
+            return
+        self._looked_at = now
+        assert self._connection is not None  # noqa: S101 - read() has seen to it
+        for lane in tuple(self._lanes.others):
+            self._lanes.found(lane, await make_group(self._ask(self._connection), self._keys.requests(lane)))
+
     @staticmethod
-    async def _create_group(connection: AbstractConnection, lane: str) -> None:
-        command = ("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM")
-        try:
-            await execute(connection, command, timeout_seconds=GRACE_SECONDS)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+    def _ask(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:
+        async def ask(*command: Any) -> Any:
+            return await execute(connection, command, timeout_seconds=GRACE_SECONDS)
+
+        return ask
 
     async def _appear(self, connection: AbstractConnection, lane: str) -> None:
         """Be seen as a consumer before anything is read: before Redis 7.2 a blocking read alone makes nobody one."""
@@ -109,7 +127,13 @@ class Reader:
         return self._parse(reply)
 
     async def _block(self, free: int) -> list[Delivery]:
-        count = max(1, free // len(LANES))
+        lanes, block_ms = self._lanes.sound, BLOCK_MS
+        if self._lanes.others:
+            block_ms = min(block_ms, round(LOOK_SECONDS * 1000))
+            if not lanes:
+                await asyncio.sleep(LOOK_SECONDS)
+                return []
+        count = max(1, free // len(lanes))
         args = (
             "XREADGROUP",
             "GROUP",
@@ -118,15 +142,15 @@ class Reader:
             "COUNT",
             count,
             "BLOCK",
-            BLOCK_MS,
+            block_ms,
             "STREAMS",
         )
-        news = (">",) * len(LANES)
+        news = (">",) * len(lanes)
         assert self._connection is not None  # noqa: S101 - read() has seen to it
         reply = await execute(
             self._connection,
-            (*args, *self._keys.lanes, *news),
-            timeout_seconds=BLOCK_MS / 1000 + GRACE_SECONDS,
+            (*args, *map(self._keys.requests, lanes), *news),
+            timeout_seconds=block_ms / 1000 + GRACE_SECONDS,
         )
         if not reply:
             return []

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.parsing import RequestParser
     from llm_routerd.executor import Executor
     from llm_routerd.queue.broker import Claim, Delivery
+    from llm_routerd.queue.keys import Lane
 
 log = get_logger()
 
@@ -105,6 +106,7 @@ class Worker:
             _connections(config, "llm-routerd"), on_state=self._redis_state, longest_pause_seconds=pause_seconds
         )
         self.broker = Broker(self.pipe, Keys(config.redis.prefix), consumer=consumer, limits=_limits(config))
+        self.broker.lane_types.on_change = self._note_lane
         self._reader = Reader(_connections(config, "llm-routerd-read"), self.broker)
         self._handler = Handler(
             broker=self.broker,
@@ -144,19 +146,21 @@ class Worker:
 
     def status(self) -> Status:
         """How this worker is doing."""
+        complaint = self._complaint()
+        is_served = self._has_groups and self.pipe.state is PipeState.READY
         return Status(
-            ready=(
-                self._has_groups
-                and self.pipe.state is PipeState.READY
-                and self._reader_trouble is None
-                and not self._refusals
-                and not self._stopping.is_set()
-            ),
+            ready=is_served and not complaint and not self._stopping.is_set(),
             redis=self.pipe.state,
-            why=self._why,
+            why=complaint if is_served else self._why,
             in_flight=len(self.in_flight),
             draining=self._stopping.is_set(),
         )
+
+    def _complaint(self) -> str:
+        """What is wrong though Redis is there; "": nothing."""
+        for lane, other in self.broker.lane_types.others.items():
+            return f"{self.broker.keys.requests(lane)} is no stream but a {other}"
+        return next(iter(self._refusals.values()), self._reader_trouble or "")
 
     async def lags(self) -> dict[str, int]:
         """Entries by lane that no worker has read yet; a lane of which Redis does not tell in time is left out."""
@@ -262,7 +266,6 @@ class Worker:
         if trouble is None:
             log.info("reading_again")
         else:
-            self._why = trouble
             log.warning("cannot_read_requests", why=trouble)
         self._tell()
 
@@ -274,8 +277,17 @@ class Worker:
             del self._refusals[what]
             log.info("redis_allows_again", what=what)
         else:
-            self._refusals[what] = self._why = why
+            self._refusals[what] = why
             log.error(what, why=why)
+        self._tell()
+
+    def _note_lane(self, lane: Lane, other: str | None) -> None:
+        """Say once that a lane's key is of another type, and once that it is a lane again."""
+        key = self.broker.keys.requests(lane)
+        if other is None:
+            log.info("lane_mended", key=key)
+        else:
+            log.error("lane_of_another_type", key=key, type=other, remedy=f"RENAME {key} to another name, or DEL it")
         self._tell()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
