@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.cli.exits import Exit, UsageError
 from llm_routerd.cli.terminal import complain, prepare_streams
-from llm_routerd.core.errors import BrokerError, ConfigError
+from llm_routerd.core.errors import BrokerError, ConfigError, RouterdError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,15 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = int(import_module(f"llm_routerd.cli.{arguments.module}").run(arguments))
         sys.stdout.flush()
-    except UsageError as error:
-        complain(str(error))
-        return Exit.USAGE
-    except ConfigError as error:
-        complain(str(error))
-        return Exit.CONFIGURATION
-    except BrokerError as error:
-        complain(f"Redis cannot be used: {error}")
-        return Exit.UNAVAILABLE
+    except RouterdError as error:
+        return _report(error)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
@@ -49,6 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     return code
+
+
+def _report(error: RouterdError) -> Exit:
+    """Say what is wrong, and which exit code that is."""
+    if isinstance(error, BrokerError):
+        complain(f"Redis cannot be used: {error}")
+        return Exit.UNAVAILABLE
+    complain(str(error))
+    if isinstance(error, UsageError):
+        return Exit.USAGE
+    return Exit.CONFIGURATION if isinstance(error, ConfigError) else Exit.FAILED
 
 
 def build_parser() -> argparse.ArgumentParser:

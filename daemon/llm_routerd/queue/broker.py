@@ -351,7 +351,7 @@ class Broker:
 
     async def hand_back(self, held: Sequence[Held]) -> int:
         """Give entries back so that another worker takes them at once; returns how many were still ours."""
-        args: list[Any] = [GROUP, self.consumer, self.limits.lease_ms + 1, HANDED_BACK]
+        args = self.hand_back_args()
         for item in held:
             args += (LANES.index(item.lane) + 1, item.entry)
         given: int = await self.pipe.run_script(scripts.HAND_BACK, self.keys.lanes, args) if held else 0
@@ -359,17 +359,20 @@ class Broker:
 
     async def hand_everything_back(self) -> int:
         """Give back all that this consumer owns, known or not (a claim's reply may be on its way)."""
-        args = (GROUP, self.consumer, self.limits.lease_ms + 1, HANDED_BACK)
-        given: int = await self.pipe.run_script(scripts.HAND_BACK, self.keys.lanes, args)
+        given: int = await self.pipe.run_script(scripts.HAND_BACK, self.keys.lanes, self.hand_back_args())
         return given
+
+    def hand_back_args(self) -> list[Any]:
+        """Arguments of `hand_back.lua` for all that this consumer owns."""
+        return [GROUP, self.consumer, self.limits.lease_ms + 1, HANDED_BACK]
 
     async def retire(self, *, oneself: bool) -> None:
         """Remove consumers that own nothing and have been silent for an hour; and, at the end, oneself."""
-        await self.pipe.run_script(
-            scripts.RETIRE,
-            self.keys.lanes,
-            (GROUP, self.consumer if oneself else "", int(STALE_CONSUMER_SECONDS * 1000)),
-        )
+        await self.pipe.run_script(scripts.RETIRE, self.keys.lanes, self.retire_args(oneself=oneself))
+
+    def retire_args(self, *, oneself: bool) -> tuple[Any, ...]:
+        """Arguments of `retire.lua`."""
+        return (GROUP, self.consumer if oneself else "", int(STALE_CONSUMER_SECONDS * 1000))
 
 
 def claim_args(owner: str, consumer: str, count: int) -> tuple[Any, ...]:
