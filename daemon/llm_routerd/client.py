@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
@@ -167,7 +168,8 @@ class Client:
     async def aclose(self) -> None:
         """Close the connections, unless they were given to us."""
         if self._owned:
-            await self.redis.aclose()
+            with suppress(RedisError):  # redis-py bounds it, and raises where the server takes nothing any more
+                await self.redis.aclose()
 
     async def submit(self, *, lane: Lane = "normal", **request: Unpack[RequestFields]) -> str:
         """Add a request, and return its id: the given one, else a new one.

@@ -93,6 +93,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, (AuthenticationError, NoPermissionError)):
         return f"{kind}: not allowed"
     lines = text.strip().splitlines()
+    if not lines and isinstance(error, TimeoutError):
+        return f"{kind}: no answer in time"
     return f"{kind}: {lines[0][:200]}" if lines else kind
 
 
@@ -114,7 +116,7 @@ class ConnectionFactory:
         """A connection that stands, has authenticated, and whose server knows our scripts.
 
         Raises:
-            RedisError, OSError: it does not; nothing is left open.
+            RedisError, OSError, TimeoutError: it does not; nothing is left open.
         """
         options: dict[str, Any] = {"socket_connect_timeout": CONNECT_SECONDS, "protocol": 2, **self._options}
         connection = self._class(
@@ -125,10 +127,11 @@ class ConnectionFactory:
             driver_info=None,
         )
         try:
-            async with asyncio.timeout(2 * CONNECT_SECONDS):  # of which redis-py bounds the first half
+            # Of all of it, however slowly each step is answered; redis-py bounds the first half.
+            async with asyncio.timeout(2 * CONNECT_SECONDS):
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
-            for script in scripts.ALL:
-                await execute(connection, ("SCRIPT", "LOAD", script.source), timeout_seconds=CONNECT_SECONDS)
+                for script in scripts.ALL:
+                    await execute(connection, ("SCRIPT", "LOAD", script.source), timeout_seconds=CONNECT_SECONDS)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = get_logger()
 
 LAGS_SECONDS = 1.0  # longest time that a scrape waits for Redis
-GOODBYE_SECONDS = 5.0  # longest time for the last words to Redis
+GOODBYE_SECONDS = 3.0  # longest time for the last words to Redis
 CLOSE_SECONDS = 2.0  # longest time for the connections to models to close
 OUT_OF_MEMORY_POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0  # between two tries to reach Redis
