@@ -183,7 +183,13 @@ class Client:
         """
         request_id = check_id(request.get("id") or uuid.uuid4().hex)
         data = orjson.dumps({"id": request_id, **request})
-        await self.patiently(lambda: self.redis.xadd(self.keys.requests(lane), {"data": data}))
+        key = self.keys.requests(lane)
+        try:
+            await self.patiently(lambda: self.redis.xadd(key, {"data": data}))
+        except BrokerError as error:
+            if error.__cause__ is not None and is_wrong_type(error.__cause__):
+                raise BrokerError(f"{key} is no stream but a key of another type; RENAME or DEL it") from error
+            raise
         return request_id
 
     async def follow(self, request_id: str, last_id: str = "0-0") -> AsyncGenerator[ClientEvent, None]:

@@ -13,7 +13,9 @@ from llm_routerd.cli.check_server import check_server
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.findings import Finding, Level, fine
 from llm_routerd.cli.main import main
+from llm_routerd.client import Client
 from llm_routerd.config.tree import Config, RedisConfig
+from llm_routerd.core.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,6 +156,14 @@ async def test_workers_queue_and_dead_letters_are_counted(broker_url: str) -> No
     assert found["queue"].detail == "2 waiting, 1 running"
     assert found["dead letters"].level is Level.WARN
     assert "llm-routerd dead list" in found["dead letters"].remedy
+
+
+async def test_request_for_a_lane_of_another_type_is_refused_with_its_name(valkey_url: str, server: Any) -> None:
+    """Whoever submits learns which key it is."""
+    server.lpush("llm:requests", "a newcomer's request")
+    async with Client(valkey_url) as client:
+        with pytest.raises(BrokerError, match=r"^llm:requests is no stream .* RENAME"):
+            await client.submit(prompt="hello")
 
 
 async def test_keys_of_another_type_are_named_with_their_type_and_the_remedy(valkey_url: str, server: Any) -> None:
