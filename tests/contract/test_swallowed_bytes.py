@@ -40,8 +40,17 @@ def server() -> Iterator[ValkeyProcess]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every bound is low."""
+async def beginning(server: ValkeyProcess) -> dict[str, int]:
+    """How many bytes go each way until a connection stands."""
+    async with open_proxy(server.port) as proxy:
+        standing = await ConnectionFactory(proxy.url, client_name="test").connect()
+        await standing.disconnect(nowait=True)
+        return dict(zip(DIRECTIONS, proxy.carried, strict=True))
+
+
+@pytest.fixture
+def impatient(beginning: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every bound is low, once the beginning has been measured."""
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.15)
     monkeypatch.setattr(pipe, "BATCH_SECONDS", 0.3)
     monkeypatch.setattr(reader, "BLOCK_MS", 200)
@@ -54,14 +63,6 @@ def swallow(proxy: Proxy, direction: str, after: int | None) -> None:
     setattr(proxy, f"passes_{direction}", after)
 
 
-async def beginning_of(server: ValkeyProcess) -> list[int]:
-    """How many bytes go each way until a connection stands."""
-    async with open_proxy(server.port) as proxy:
-        standing = await ConnectionFactory(proxy.url, client_name="test").connect()
-        await standing.disconnect(nowait=True)
-        return list(proxy.carried)
-
-
 def sample(total: int) -> list[int]:
     """Each of the first bytes, and then each so many-th, so that every reply and every script is cut somewhere."""
     return [*range(min(total, 48)), *range(48, total, max(1, total // 60)), total - 1]
@@ -69,9 +70,11 @@ def sample(total: int) -> list[int]:
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.usefixtures("impatient")
-async def test_connecting_ends_in_bounded_time_wherever_it_is_cut(server: ValkeyProcess, direction: str) -> None:
+async def test_connecting_ends_in_bounded_time_wherever_it_is_cut(
+    server: ValkeyProcess, beginning: dict[str, int], direction: str
+) -> None:
     """All of it has one bound, not each of its steps."""
-    total = (await beginning_of(server))[DIRECTIONS.index(direction)]
+    total = beginning[direction]
 
     async def connect(after: int) -> float:
         async with open_proxy(server.port) as proxy:
@@ -82,14 +85,16 @@ async def test_connecting_ends_in_bounded_time_wherever_it_is_cut(server: Valkey
             return asyncio.get_running_loop().time() - began
 
     took = await asyncio.gather(*map(connect, sample(total)))
-    assert max(took) < 2.0  # the bound is 0.3 s; the rest is for a hundred of them at once
+    assert max(took) < 3.0  # the bound is 0.3 s; the rest is for a hundred of them at once
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.usefixtures("impatient")
-async def test_worker_whose_start_is_cut_goes_on_trying_and_recovers(server: ValkeyProcess, direction: str) -> None:
+async def test_worker_whose_start_is_cut_goes_on_trying_and_recovers(
+    server: ValkeyProcess, beginning: dict[str, int], direction: str
+) -> None:
     """At each place of its first seconds: it says what is wrong, and answers soon after the way is free."""
-    total = (await beginning_of(server))[DIRECTIONS.index(direction)]
+    total = beginning[direction]
     cuts = [0, 1, 5, total // 3, total - 1, total, total + 10, total + 60, total + 200, total + 350]
     with capture_logs() as logs:
         await asyncio.gather(*(recovers(server, direction, after, place) for place, after in enumerate(cuts)))
@@ -114,12 +119,12 @@ async def recovers(server: ValkeyProcess, direction: str, after: int, place: int
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 async def test_worker_whose_start_is_cut_hears_a_stop(
-    server: ValkeyProcess, monkeypatch: pytest.MonkeyPatch, direction: str
+    server: ValkeyProcess, beginning: dict[str, int], monkeypatch: pytest.MonkeyPatch, direction: str
 ) -> None:
     """It waits for none of the long bounds of what it is doing: those are as they are."""
     monkeypatch.setattr(reader, "STOP_SECONDS", 0.2)
     monkeypatch.setattr(worker_module, "GOODBYE_SECONDS", 0.3)
-    total = (await beginning_of(server))[DIRECTIONS.index(direction)]
+    total = beginning[direction]
     cuts = [0, 5, total // 2, total, total + 60, total + 200, total + 400]
 
     async def stops(after: int, place: int) -> float:
