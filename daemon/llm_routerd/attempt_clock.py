@@ -77,10 +77,10 @@ class Watch:
             self._timer.cancel()
 
     def _look(self) -> None:
+        self._timer = self._loop.call_later(LOOK_SECONDS, self._look) if self._clocks else None
         now = self._loop.time()
         for clock in tuple(self._clocks):
             clock.check(now)
-        self._timer = self._loop.call_later(LOOK_SECONDS, self._look) if self._clocks else None
 
 
 class AttemptClock:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
@@ -40,7 +41,7 @@ from llm_routerd.client_events import (
 from llm_routerd.core.errors import BrokerError, NotAllowedError, UnknownRequestError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue import fitness, pooled
-from llm_routerd.queue.connection import Backoff, is_unfit, lasts
+from llm_routerd.queue.connection import Backoff, is_unfit, is_wrong_type, lasts
 from llm_routerd.queue.describing import as_broker_error
 from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
 from llm_routerd.queue.look_up import LaneSearch, Sighting
@@ -168,7 +169,8 @@ class Client:
     async def aclose(self) -> None:
         """Close the connections, unless they were given to us."""
         if self._url is not None:
-            await self.redis.aclose()
+            with suppress(RedisError):  # redis-py bounds it, and raises where the server takes nothing any more
+                await self.redis.aclose()
 
     async def submit(self, *, lane: Lane = "normal", **request: Unpack[RequestFields]) -> str:
         """Add a request, and return its id: the given one, else a new one.
@@ -182,7 +184,13 @@ class Client:
         """
         request_id = check_id(request.get("id") or uuid.uuid4().hex)
         data = as_json({"id": request_id, **request})
-        await self.patiently(lambda: self.redis.xadd(self.keys.requests(lane), {"data": data}))
+        key = self.keys.requests(lane)
+        try:
+            await self.patiently(lambda: self.redis.xadd(key, {"data": data}))
+        except BrokerError as error:
+            if error.__cause__ is not None and is_wrong_type(error.__cause__):
+                raise BrokerError(f"{key} is no stream but a key of another type", "RENAME or DEL it") from error
+            raise
         return request_id
 
     async def follow(self, request_id: str, last_id: str = "0-0") -> AsyncGenerator[ClientEvent, None]:
@@ -387,19 +395,19 @@ class Client:
 
     async def _lane(self, lane: Lane) -> LaneState:
         key = self.keys.requests(lane)
-        length = int(await self.redis.xlen(key))
-        empty = LaneState(lane=lane, has_group=False, waiting=length, running=0, workers=frozenset())
+        length = 0
         try:
+            length = int(await self.redis.xlen(key))
             groups = await self.redis.xinfo_groups(key)
             group = next((group for group in groups if as_text(group["name"]) == GROUP), None)
             if group is None:
-                return empty
+                return _unattended(lane, length)
             consumers = await self.redis.xinfo_consumers(key, GROUP)
         except NoPermissionError:
             raise
         except ResponseError as error:
-            if "no such key" in str(error).lower() or "NOGROUP" in str(error):
-                return empty
+            if "no such key" in str(error).lower() or "NOGROUP" in str(error) or is_wrong_type(error):
+                return _unattended(lane, length)
             raise
         running = int(group["pending"])
         return LaneState(
@@ -409,6 +417,11 @@ class Client:
             running=running,
             workers=frozenset(as_text(c["name"]) for c in consumers if int(c["idle"]) < _ACTIVE_MS),
         )
+
+
+def _unattended(lane: Lane, length: int) -> LaneState:
+    """A lane without our group; a key of another type, or of none, is one that is empty."""
+    return LaneState(lane=lane, has_group=False, waiting=length, running=0, workers=frozenset())
 
 
 def _is_away(error: RedisError) -> bool:

@@ -7,13 +7,14 @@ import gc
 import os
 import random
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_routerd.assembly import get_ready, make_executor, make_parser
 from llm_routerd.config.load import changes_needing_restart, load_config
-from llm_routerd.core.errors import BrokerError, ConfigError
+from llm_routerd.core.errors import BrokerError, ConfigError, RouterdError
 from llm_routerd.core.gauges import Gauges
 from llm_routerd.core.health import Health, StateChange
 from llm_routerd.core.metrics import Metrics
@@ -25,11 +26,11 @@ from llm_routerd.limits import make_room
 from llm_routerd.logs import get_logger, on_loop_exception, set_up_logs
 from llm_routerd.notify import Notifier, Watchdog
 from llm_routerd.queue.pipe import PipeState
+from llm_routerd.supervisor import Supervisor, TaskFailed
 from llm_routerd.worker.worker import Status, Worker, make_consumer_name
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
-    from typing import Any
+    from collections.abc import Mapping
 
     from llm_routerd.config.tree import Config
 
@@ -39,6 +40,7 @@ STUCK_SECONDS = 60.0  # a loop that lags so much is not healthy
 MOST_RESTARTS = 5  # of the embedded server, within RESTART_WINDOW_SECONDS
 RESTART_WINDOW_SECONDS = 60.0
 RESTART_PAUSE_SECONDS = 0.5
+LAST_SECONDS = 5.0  # after a fault of ours, until the process ends whatever happens
 GARBAGE_THRESHOLDS = (10_000, 20, 20)
 
 
@@ -58,7 +60,12 @@ def serve(
     set_up_logs(config.log)
     make_room(config)
     directory = Path(state_directory) if state_directory else default_state_directory()
-    daemon = Daemon(config, config_path=config_path, embedded_in=directory if embedded else None)
+    daemon = Daemon(
+        config,
+        config_path=config_path,
+        embedded_in=directory if embedded else None,
+        tasks=Supervisor(on_failure=end_in_any_case),
+    )
     import uvloop  # noqa: PLC0415 - only the daemon needs it
 
     uvloop.run(daemon.run())
@@ -72,15 +79,18 @@ class Daemon:
         config: as read at start.
         config_path: where SIGHUP reads it again.
         embedded_in: directory of an embedded server; None: use the Redis of the configuration.
+        tasks: of the process.
     """
 
-    def __init__(self, config: Config, *, config_path: str | None, embedded_in: Path | None) -> None:
+    def __init__(
+        self, config: Config, *, config_path: str | None, embedded_in: Path | None, tasks: Supervisor | None = None
+    ) -> None:
         self._config = config
         self._config_path = config_path
         self._embedded_in = embedded_in
         self._notifier = Notifier()
         self._rng = random.Random()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Supervisor() if tasks is None else tasks
         self._is_ready = False
         self._unusable: Mapping[str, str] = without_keys(config)  # deployments that can never answer, and why
         self._failure: BrokerError | None = None  # why this ends, where nobody has asked for it
@@ -88,14 +98,26 @@ class Daemon:
         self._metrics: Metrics
 
     async def run(self) -> None:
-        """Start up, work, drain, shut down."""
+        """Start up, work, drain, shut down.
+
+        Raises:
+            ConfigError: the configuration cannot be used after all (an address, the embedded server).
+            BrokerError: Redis refuses what no worker can do without.
+            TaskFailed: a fault of ours has ended what the daemon cannot do without; it has been logged.
+        """
         asyncio.get_running_loop().set_exception_handler(on_loop_exception)
-        server = await self._start_embedded()
         try:
-            await self._work(server)
-        finally:
-            if server is not None:
-                await server.stop()
+            server = await self._start_embedded()
+            try:
+                await self._work(server)
+            finally:
+                if server is not None:
+                    await server.stop()
+        except RouterdError:
+            raise
+        except Exception as error:
+            log.exception("daemon_failed", task="daemon")
+            raise TaskFailed(f"a fault in llm-routerd has ended it ({type(error).__name__})") from None
 
     async def _start_embedded(self) -> EmbeddedServer | None:
         if self._embedded_in is None:
@@ -120,13 +142,14 @@ class Daemon:
             rng=self._rng,
             consumer=consumer,
             on_status=self._status_changed,
+            tasks=self._tasks,
         )
         self._watchdog = Watchdog(self._notifier, self._healthy)
         self._handle_signals()
-        watchdog = self._spawn(self._watchdog.run(), "watchdog")
+        self._tasks.essential(self._watchdog.run(), "watchdog")
         endpoint = await self._start_endpoint(config)
         if server is not None:
-            self._spawn(self._follow_embedded(server), "embedded-server")
+            self._tasks.essential(self._follow_embedded(server), "embedded-server")
         calm_garbage_collector()
         log.info("starting", consumer=consumer, prefix=config.redis.prefix, concurrency=config.daemon.concurrency)
         try:
@@ -135,24 +158,16 @@ class Daemon:
             self._notifier.stopping("stopped")
             if endpoint is not None:
                 await endpoint.stop()
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, watchdog, return_exceptions=True)
+            await self._tasks.aclose()
         log.info("stopped")
         if self._failure is not None:
             raise self._failure
-
-    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._worker.stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload(), "reload"))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.helper(self._reload(), "reload"))
 
     async def _start_endpoint(self, config: Config) -> HealthServer | None:
         if not config.metrics.listen:
@@ -193,6 +208,12 @@ class Daemon:
     async def _reload(self) -> None:
         self._notifier.reloading("reading the configuration")
         try:
+            await self._read_again()
+        finally:
+            self._notifier.ready(_status_line(self._worker.status()))
+
+    async def _read_again(self) -> None:
+        try:
             config = await asyncio.to_thread(load_config, self._config_path, os.environ)
             for change in changes_needing_restart(self._config, config):
                 log.warning("change_needs_restart", key=change)
@@ -208,7 +229,6 @@ class Daemon:
             self._config, self._unusable = config, without_keys(config)
             await self._get_ready_for_requests()
             log.info("reloaded", deployments=len(config.deployments), chains=len(config.chains))
-        self._notifier.ready(_status_line(self._worker.status()))
 
     async def _get_ready_for_requests(self) -> None:
         """What can wait until the daemon is ready: prices, litellm, models in memory."""
@@ -229,7 +249,7 @@ class Daemon:
             self._is_ready = True
             self._notifier.ready(line)
             log.info("ready", consumer=self._worker.broker.consumer)
-            self._spawn(self._get_ready_for_requests(), "get-ready")
+            self._tasks.helper(self._get_ready_for_requests(), "get-ready")
         elif status.draining:
             self._notifier.stopping(line)
         else:
@@ -261,6 +281,13 @@ class Daemon:
                 chains={name: name not in left for name in self._config.chains},
             )
         )
+
+
+def end_in_any_case() -> None:
+    """After a fault of ours, end soon also where something holds up an orderly end (a thread that imports, say)."""
+    timer = threading.Timer(LAST_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def calm_garbage_collector() -> None:

@@ -9,6 +9,7 @@ places are taken, the oldest connection that has not asked anything gives way, a
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llm_routerd.core.errors import ConfigError
@@ -23,6 +24,7 @@ _MAX_HEAD_BYTES = 8192
 _MAX_CONNECTIONS = 32
 _MAX_PORT = 65_535
 _EXCHANGE_SECONDS = 5.0
+_CLOSE_SECONDS = 1.0
 
 _TEXT = "text/plain; charset=utf-8"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -104,7 +106,9 @@ class HealthServer:
         for exchange in exchanges:
             exchange.cancel()
         await asyncio.gather(*exchanges, return_exceptions=True)
-        await server.wait_closed()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await server.wait_closed()
 
     async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode, Rejection
+from llm_routerd.logs import get_logger
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
     from llm_routerd.core.call import ProbeReport
+
+log = get_logger()
 
 TRUST_SECONDS = 60.0  # how long an answer is taken as proof that the model is still loaded
 PROBE_SECONDS = 2.0
@@ -95,5 +98,7 @@ class Warmth:
         self.answered()
         return None
 
-    def _loaded(self, _task: asyncio.Task[Rejection | None]) -> None:
+    def _loaded(self, task: asyncio.Task[Rejection | None]) -> None:
         self._loading = None
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            log.error("warming_failed", deployment=self._deployment.name, exc_info=fault)

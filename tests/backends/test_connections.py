@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from yarl import URL
 
+from llm_routerd.backends import transport as transport_module
 from llm_routerd.backends.factory import Backends
+from llm_routerd.backends.transport import Transport
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.outcome import AttemptCode
 from tests.support.calling import PROTOCOLS, ask, backend_for, deployment_of, tell
 from tests.support.recordings import read_request
 from tests.support.standin import StandIn
 from tests.support.standin_wire import wire_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 class _ClosesOnSecondRequest:
@@ -88,3 +95,41 @@ async def _all_closed(server: StandIn) -> bool:
         async with asyncio.timeout(1):
             await connection.closed.wait()
     return not server.connections
+
+
+async def _get(transport: Transport, url: URL) -> Any:
+    return await transport.get_json(url, headers={}, connect_seconds=0.1)
+
+
+async def _post(transport: Transport, url: URL) -> Any:
+    return await transport.post_json(url, {}, headers={}, connect_seconds=0.1)
+
+
+@pytest.mark.parametrize(
+    "says", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"]
+)
+@pytest.mark.parametrize("question", [_get, _post])
+async def test_question_to_a_server_that_falls_silent_is_over_in_bounded_time(
+    monkeypatch: pytest.MonkeyPatch, question: Callable[[Transport, URL], Awaitable[Any]], says: bytes
+) -> None:
+    """Before its answer begins, or in the middle of it."""
+    monkeypatch.setattr(transport_module, "_QUESTION_SECONDS", 0.1)
+    writers = []
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(says)
+        writers.append(writer)
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = URL(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/")
+    transport = Transport()
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(BackendError):
+                await question(transport, url)
+    finally:
+        await transport.aclose()
+        for writer in writers:
+            writer.transport.abort()
+        listener.close()
+        await listener.wait_closed()

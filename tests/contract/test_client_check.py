@@ -13,7 +13,9 @@ from llm_routerd.cli.check_server import check_server
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.findings import Finding, Level, fine
 from llm_routerd.cli.main import main
+from llm_routerd.client import Client
 from llm_routerd.config.tree import Config, RedisConfig
+from llm_routerd.core.errors import BrokerError
 from llm_routerd.queue import pooled
 from tests.support.servers import ValkeyProcess
 
@@ -220,3 +222,33 @@ async def test_frozen_server_is_more_than_a_timeout(troubled: ValkeyProcess, mon
         troubled.thaw()
     assert list(found) == ["redis"]
     assert "takes connections and does not answer; look whether its process is stopped" in found["redis"].to_line()
+
+
+async def test_request_for_a_lane_of_another_type_is_refused_with_its_name(valkey_url: str, server: Any) -> None:
+    """Whoever submits learns which key it is."""
+    server.lpush("llm:requests", "a newcomer's request")
+    async with Client(valkey_url) as client:
+        with pytest.raises(BrokerError, match=r"^llm:requests is no stream .* RENAME"):
+            await client.submit(prompt="hello")
+
+
+async def test_keys_of_another_type_are_named_with_their_type_and_the_remedy(valkey_url: str, server: Any) -> None:
+    """And nobody's rights are blamed; what the sound lanes hold is told as ever."""
+    server.lpush("llm:requests", "a newcomer's request")
+    server.set("llm:dead", "x")
+    server.set("llm_router_metrics", "x")
+    server.xgroup_create("llm:requests:high", "llm-router", "0", mkstream=True)
+    server.xadd("llm:requests:high", {"prompt": "hello"})
+    findings = await check_server(Config(redis=RedisConfig(url=valkey_url)))
+    bad = {finding.detail.partition(" ")[0]: finding for finding in findings if finding.subject in {"lane", "key"}}
+    assert {key: finding.level for key, finding in bad.items()} == {
+        "llm:requests": Level.FAIL,
+        "llm:dead": Level.FAIL,
+        "llm_router_metrics": Level.WARN,
+    }
+    assert "no stream but a list" in bad["llm:requests"].detail
+    assert "RENAME llm:requests" in bad["llm:requests"].remedy
+    by_subject = {finding.subject: finding for finding in findings}
+    assert by_subject["queue"].detail == "1 waiting, 0 running"
+    assert "dead letters" not in by_subject
+    assert not any("XLEN" in finding.remedy for finding in findings)

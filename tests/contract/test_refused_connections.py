@@ -179,7 +179,8 @@ async def test_connection_is_refused_where_its_scripts_are_and_says_which_comman
             assert describe(caught.value) == "NoPermissionError: the user may not run script|load"
 
 
-async def test_server_that_does_not_answer_the_greeting_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+async def test_server_that_does_not_answer_the_greeting_is_away(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     """It accepts, and is silent: that is not waited for without end."""
     monkeypatch.setattr(connection_module, "CONNECT_SECONDS", 0.2)
     writers = []
@@ -192,7 +193,7 @@ async def test_server_that_does_not_answer_the_greeting_is_away(monkeypatch: pyt
     try:
         async with asyncio.timeout(5):
             with pytest.raises((RedisError, TimeoutError)):
-                await ConnectionFactory(f"redis://127.0.0.1:{port}", client_name="test").connect()
+                await ConnectionFactory(f"{scheme}://127.0.0.1:{port}", client_name="test").connect()
     finally:
         for writer in writers:
             writer.close()

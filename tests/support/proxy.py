@@ -23,6 +23,8 @@ class Proxy:
         is_loading: new connections are told that the server is loading.
         speaks_as: kind and version of server that replies to HELLO tell of; None: what it is.
         piece_seconds: every 64 KiB of a reply take so long.
+        passes_requests, passes_replies: so many bytes of each connection get through, and what comes after is lost;
+            None: all do.
         drops_next_delivery: the next reply that brings a request to a reader is lost, with its connection.
         dropped: how many were.
     """
@@ -33,6 +35,9 @@ class Proxy:
         self.port = 0
         self.connections = 0
         self.swallows = False
+        self.passes_requests: int | None = None
+        self.passes_replies: int | None = None
+        self.carried = [0, 0]  # bytes of requests and of replies, of all connections
         self.is_loading = False
         self.speaks_as: tuple[bytes, bytes] | None = None
         self.piece_seconds = 0.0
@@ -76,6 +81,7 @@ class _Link:
         self._proxy = proxy
         self._is_reader = False
         self._is_dead = False
+        self._left = [proxy.passes_requests, proxy.passes_replies]
 
     async def copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, is_reply: bool = False) -> None:
         proxy = self._proxy
@@ -83,7 +89,8 @@ class _Link:
             while data := await source.read(65536):
                 self._is_reader = self._is_reader or (not is_reply and _READER in data)
                 self._is_dead = self._is_dead or proxy.swallows
-                if self._is_dead:
+                data = self._let_through(data, is_reply=is_reply)
+                if self._is_dead and not data:
                     continue
                 if is_reply and self._is_reader and proxy.drops_next_delivery and b"prompt" in data:
                     proxy.drops_next_delivery = False
@@ -98,6 +105,17 @@ class _Link:
             pass
         finally:
             target.close()
+
+    def _let_through(self, data: bytes, *, is_reply: bool) -> bytes:
+        """What of this is not lost; once something is, the connection is dead, both ways."""
+        if self._is_dead:
+            return b""
+        left = self._left[is_reply]
+        if left is not None:
+            data, self._is_dead = data[:left], len(data) > left
+            self._left[is_reply] = left - len(data)
+        self._proxy.carried[is_reply] += len(data)
+        return data
 
 
 def _greeting(server: bytes, version: bytes) -> bytes:

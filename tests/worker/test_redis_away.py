@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 
 from llm_routerd.core.outcome import AttemptCode
 from llm_routerd.queue import outbox, pipe, reader
-from llm_routerd.queue.connection import ConnectionFactory
-from llm_routerd.queue.pipe import PipeState
+from llm_routerd.queue.connection import Backoff, ConnectionFactory
+from llm_routerd.queue.pipe import Pipe, PipeState
+from llm_routerd.queue.reader import Reader
 from llm_routerd.worker import worker as worker_module
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
@@ -419,3 +420,76 @@ async def test_worker_stops_in_time_while_redis_is_away(server: ValkeyProcess, m
             await eventually(lambda: worker.pipe.state is PipeState.AWAY)
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 5.0
+
+
+def in_order(logs: list[Any]) -> list[str]:
+    """The log's lines on whether Redis is there and requests can be read."""
+    told_of = {"redis_ready", "redis_not_ready", "cannot_read_requests", "reading_again"}
+    return [line["event"] for line in logs if line["event"] in told_of]
+
+
+@pytest.mark.parametrize("slower", [Reader, Pipe], ids=["the-reader", "the-pipe"])
+async def test_request_after_an_outage_waits_for_neither_connections_pause(
+    server: ValkeyProcess, monkeypatch: pytest.MonkeyPatch, tries: list[int], slower: type
+) -> None:
+    """Whichever is back first tells the other; and the log ends with what is true."""
+    with capture_logs() as logs:
+        async with run_worker(server.url, {"local": FakeBackend(says("hi"))}) as worker:
+            await asyncio.to_thread(server.stop)
+            await eventually(lambda: worker.pipe.state is PipeState.AWAY)
+            (one, other) = (worker._reader, worker.pipe) if slower is Reader else (worker.pipe, worker._reader)
+            monkeypatch.setattr(one._backoff, "next_seconds", lambda: 60.0)
+            monkeypatch.setattr(other._backoff, "next_seconds", lambda: 0.1)
+            before = len(tries)
+            await eventually(lambda: len(tries) > before + 3)
+            await asyncio.to_thread(server.start)
+            await eventually(lambda: worker.pipe.state is PipeState.READY)
+            began = asyncio.get_running_loop().time()
+            async with open_client(server.url) as client:
+                assert (await final_of(client, await add(client)))[0] == "result"
+            assert asyncio.get_running_loop().time() - began < 0.5
+    assert in_order(logs) == ["redis_ready", "redis_not_ready", "redis_ready"]
+
+
+async def test_reader_that_fails_while_redis_is_away_is_not_said_to_afterwards(
+    server: ValkeyProcess, monkeypatch: pytest.MonkeyPatch, tries: list[int]
+) -> None:
+    """Its reason is older than the return of Redis, however often it was refused meanwhile."""
+    with capture_logs() as logs:
+        async with run_worker(server.url, {"local": FakeBackend(says("hi"))}) as worker:
+            await asyncio.to_thread(server.stop)
+            await eventually(lambda: worker.pipe.state is PipeState.AWAY)
+            monkeypatch.setattr(reader, "TROUBLE_SECONDS", 0.1)
+            monkeypatch.setattr(Backoff, "next_seconds", lambda _self: 0.02)
+            before = len(tries)
+            await eventually(lambda: len(tries) > before + 20)
+            await asyncio.to_thread(server.start)
+            await eventually(lambda: worker.status().ready)
+            async with open_client(server.url) as client:
+                assert (await final_of(client, await add(client)))[0] == "result"
+            assert worker.status().ready
+    assert in_order(logs) == ["redis_ready", "redis_not_ready", "redis_ready"]
+
+
+async def test_reader_on_a_silent_connection_reads_again_soon_after_the_pipe_is_back(
+    server: ValkeyProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for the end of its blocking read; and what the server gave to that one is not lost."""
+    monkeypatch.setattr(pipe, "BATCH_SECONDS", 0.3)
+    config = make_config(daemon=LONG_LEASE)
+    async with (
+        open_proxy(server.port) as proxy,
+        open_client(server.url) as client,
+        run_worker(proxy.url, {"local": FakeBackend(says("hi"))}, config=config) as worker,
+    ):
+        await eventually(lambda: worker._reader._client_id is not None)
+        assert (await final_of(client, await add(client)))[0] == "result"
+        proxy.swallows = True
+        await eventually(lambda: worker.pipe.state is PipeState.AWAY)
+        entry = await add(client)  # to the read that the server still believes in
+        proxy.swallows = False
+        await eventually(lambda: worker.pipe.state is PipeState.READY)
+        began = asyncio.get_running_loop().time()
+        assert (await final_of(client, entry))[0] == "result"
+        assert (await final_of(client, await add(client)))[0] == "result"
+        assert asyncio.get_running_loop().time() - began < 2.0

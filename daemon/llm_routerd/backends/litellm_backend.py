@@ -62,6 +62,7 @@ _ALSO_IMPORTED = {
 _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 # The caller bounds the time of an answer by cancelling; this is for what nobody cancels.
 _GAP_SECONDS = 600.0
+_CLOSE_SECONDS = 2.0
 # Which of the two is set depends on the provider.
 _FINISHED = ("received_finish_reason", "intermittent_finish_reason")
 
@@ -211,7 +212,8 @@ class LitellmBackend:
             raise fault_of(error, begun=True) from None
         finally:
             with suppress(Exception):
-                await stream.aclose()
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await stream.aclose()
 
     def _timeouts(self) -> Any:
         """One object for all calls: for each other value litellm builds new clients."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 _MAX_ERROR_BYTES = 65_536
 _ERROR_BODY_SECONDS = 5.0
+_QUESTION_SECONDS = 5.0  # for the answer to a question about a server
 # How long a finished stream waits for the end of its body, so that its connection can serve the next call.
 _SETTLE_SECONDS = 0.05
 # Below the keep-alive of most servers, so that a pooled connection is seldom one that is just being closed.
 _KEEP_ALIVE_SECONDS = 15.0
 _MEGABYTE = 1_048_576
+_CLOSE_SECONDS = 2.0
 _SHORTEST_SECONDS = 0.001  # to aiohttp, a timeout of 0 is none
 
 
@@ -89,7 +92,9 @@ class Transport:
         """Close all connections; calls under way break off."""
         session, self._session = self._session, None
         if session is not None:
-            await session.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await session.close()
 
     async def post(
         self, url: URL, body: Mapping[str, Any], *, headers: Mapping[str, str], connect_seconds: float
@@ -156,7 +161,7 @@ class Transport:
                 url,
                 headers=headers,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=connect_seconds + 5.0, connect=connect_seconds),
+                timeout=aiohttp.ClientTimeout(total=connect_seconds + _QUESTION_SECONDS, connect=connect_seconds),
             ) as response:
                 body = await read_bounded(response, limit=_MEGABYTE)
         except faults.CALL_ERRORS as error:
@@ -173,15 +178,15 @@ class Transport:
         Raises:
             BackendError: as `post`; and where the answer is no JSON, or does not come.
         """
-        response = await self.post(url, body, headers=headers, connect_seconds=connect_seconds)
         try:
-            async with asyncio.timeout(connect_seconds + 5.0):
-                answer = await read_bounded(response, limit=_MEGABYTE)
+            async with asyncio.timeout(connect_seconds + _QUESTION_SECONDS):
+                response = await self.post(url, body, headers=headers, connect_seconds=connect_seconds)
+                try:
+                    return _parsed(await read_bounded(response, limit=_MEGABYTE))
+                finally:
+                    response.close()
         except faults.CALL_ERRORS as error:  # TimeoutError is an OSError
             raise faults.fault_before_answer(error, connect_seconds) from None
-        finally:
-            response.close()
-        return _parsed(answer)
 
 
 def _parsed(answer: bytes) -> Any:

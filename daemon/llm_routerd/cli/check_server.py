@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.cli.check_keys import judge_keys, types_of_others
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.cli.settings import open_client
 from llm_routerd.client import as_text
@@ -41,13 +42,15 @@ async def check_server(config: Config) -> list[Finding]:
             return [answers, fail("server", error.detail, error.remedy)]
         except BrokerError:
             greeting = None
+        others = await types_of_others(client, config.metrics.channel)
         return [
             answers,
             judge_version(greeting),
             *await _check_state(client, greeting),
             *await _check_settings(client),
+            *judge_keys(others, client.keys.lanes, config.metrics.channel),
             *await _check_queue(client),
-            await _check_dead_letters(client, config.daemon),
+            *([] if client.keys.dead in others else [await _check_dead_letters(client, config.daemon)]),
         ]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.cli.exits import Exit, UsageError
 from llm_routerd.cli.terminal import complain, prepare_streams
-from llm_routerd.core.errors import BrokerError, ConfigError, NotAllowedError, UnsuitableServerError
+from llm_routerd.core.errors import BrokerError, ConfigError, NotAllowedError, RouterdError, UnsuitableServerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = int(import_module(f"llm_routerd.cli.{arguments.module}").run(arguments))
         sys.stdout.flush()
-    except (UsageError, ConfigError, BrokerError) as error:
+    except RouterdError as error:
         return _tell(error)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _tell(error: UsageError | ConfigError | BrokerError) -> Exit:
-    """Say in one line why a command ended."""
+def _tell(error: RouterdError) -> Exit:
+    """Say in one line why a command ended, and which exit code that is."""
     match error:
         case UsageError():
             code, begins = Exit.USAGE, ""
@@ -53,8 +53,10 @@ def _tell(error: UsageError | ConfigError | BrokerError) -> Exit:
             code, begins = Exit.CONFIGURATION, ""
         case NotAllowedError():
             code, begins = Exit.NOT_ALLOWED, "Redis does not allow that: "
-        case _:
+        case BrokerError():
             code, begins = Exit.UNAVAILABLE, "Redis cannot be used: "
+        case _:
+            code, begins = Exit.FAILED, ""
     is_told = not isinstance(error, BrokerError) or bool(error.remedy)
     complain(f"{begins}{error}{'' if is_told else _remedy(error)}")
     return code

@@ -12,8 +12,9 @@ from msgspec import Struct
 from llm_routerd.core.cut import head_of, parts_of
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import scripts
-from llm_routerd.queue.connection import ResponseError, is_missing_group
+from llm_routerd.queue.connection import ResponseError, is_missing_group, is_wrong_type
 from llm_routerd.queue.keys import GROUP, HANDED_BACK, LANES, Keys, Lane
+from llm_routerd.queue.lanes import LaneTypes, make_group
 from llm_routerd.queue.outbox import Outbox, Transcript
 from llm_routerd.queue.pipe import Command, Pipe, resolving
 
@@ -120,16 +121,13 @@ class Broker:
         self.consumer = consumer
         self.limits = limits
         self.outbox = Outbox(pipe)
+        self.lane_types = LaneTypes()
         self._cursors = dict.fromkeys(LANES, "-")
 
     async def create_groups(self) -> None:
-        """Create the consumer groups that are missing, at `0`: what was added before is answered too."""
-        for lane in self.keys.lanes:
-            try:
-                await self.pipe.call("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM")
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
+        """Create the consumer groups that are missing; notes which lanes are none."""
+        for lane in LANES:
+            self.lane_types.found(lane, await make_group(self.pipe.call, self.keys.requests(lane)))
 
     async def _with_groups(self, script: scripts.Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
@@ -221,8 +219,12 @@ class Broker:
         """Be done with a request that somebody else has ended: give its stream a TTL, acknowledge, delete."""
         lane = self.keys.requests(delivery.lane)
         await self.pipe.call("PEXPIRE", self.keys.events(request_id), self.limits.result_ttl_ms, "NX")
-        await self.pipe.call("XACK", lane, GROUP, delivery.entry)
-        await self.pipe.call("XDEL", lane, delivery.entry)
+        try:
+            await self.pipe.call("XACK", lane, GROUP, delivery.entry)
+            await self.pipe.call("XDEL", lane, delivery.entry)
+        except ResponseError as error:
+            if not is_wrong_type(error):  # then the entry went with the lane
+                raise
 
     async def server_ms(self) -> int:
         """The server's Unix time in ms."""
@@ -263,8 +265,10 @@ class Broker:
     async def emit_metrics(self, metrics: bytes) -> None:
         """A metrics event outside of a commit."""
         channel = self.limits.metrics_channel
-        await self.pipe.call("XADD", channel, "MAXLEN", "~", self.limits.metrics_maxlen, "*", "data", metrics)
-        await self.pipe.call("PUBLISH", channel, metrics)
+        try:
+            await self.pipe.call("XADD", channel, "MAXLEN", "~", self.limits.metrics_maxlen, "*", "data", metrics)
+        finally:
+            await self.pipe.call("PUBLISH", channel, metrics)
 
     async def renew(self, held: Sequence[Held]) -> Renewal:
         """Renew the leases and TTLs of what is in flight; see `renew.lua`."""
@@ -358,7 +362,7 @@ class Broker:
 
     async def hand_back(self, held: Sequence[Held]) -> int:
         """Give entries back so that another worker takes them at once; returns how many were still ours."""
-        args: list[Any] = [GROUP, self.consumer, self.limits.lease_ms + 1, HANDED_BACK]
+        args = self.hand_back_args()
         for item in held:
             args += (LANES.index(item.lane) + 1, item.entry)
         given: int = await self.pipe.run_script(scripts.HAND_BACK, self.keys.lanes, args) if held else 0
@@ -366,17 +370,20 @@ class Broker:
 
     async def hand_everything_back(self) -> int:
         """Give back all that this consumer owns, known or not (a claim's reply may be on its way)."""
-        args = (GROUP, self.consumer, self.limits.lease_ms + 1, HANDED_BACK)
-        given: int = await self.pipe.run_script(scripts.HAND_BACK, self.keys.lanes, args)
+        given: int = await self.pipe.run_script(scripts.HAND_BACK, self.keys.lanes, self.hand_back_args())
         return given
+
+    def hand_back_args(self) -> list[Any]:
+        """Arguments of `hand_back.lua` for all that this consumer owns."""
+        return [GROUP, self.consumer, self.limits.lease_ms + 1, HANDED_BACK]
 
     async def retire(self, *, oneself: bool) -> None:
         """Remove consumers that own nothing and have been silent for an hour; and, at the end, oneself."""
-        await self.pipe.run_script(
-            scripts.RETIRE,
-            self.keys.lanes,
-            (GROUP, self.consumer if oneself else "", int(STALE_CONSUMER_SECONDS * 1000)),
-        )
+        await self.pipe.run_script(scripts.RETIRE, self.keys.lanes, self.retire_args(oneself=oneself))
+
+    def retire_args(self, *, oneself: bool) -> tuple[Any, ...]:
+        """Arguments of `retire.lua`."""
+        return (GROUP, self.consumer if oneself else "", int(STALE_CONSUMER_SECONDS * 1000))
 
 
 def claim_args(owner: str, consumer: str, count: int, cursor: bytes) -> tuple[Any, ...]:

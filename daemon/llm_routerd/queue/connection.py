@@ -66,6 +66,11 @@ def is_missing_group(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and ("NOGROUP" in text or text.startswith("UNBLOCKED"))
 
 
+def is_wrong_type(error: BaseException) -> bool:
+    """Whether a reply means that a key is of another type (also from within a script)."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+
+
 def is_missing_script(error: BaseException) -> bool:
     """Whether the server has forgotten our scripts (SCRIPT FLUSH)."""
     return isinstance(error, ResponseError) and "NOSCRIPT" in str(error) + type(error).__name__.upper()
@@ -103,7 +108,7 @@ class ConnectionFactory:
 
         Raises:
             WrongServerError: the server cannot; it is also a RedisError.
-            RedisError, OSError: it does not; nothing is left open.
+            RedisError, OSError, TimeoutError: it does not; nothing is left open.
         """
         options: dict[str, Any] = {"socket_connect_timeout": CONNECT_SECONDS, "protocol": 2, **self._options}
         connection = self._class(
@@ -115,10 +120,11 @@ class ConnectionFactory:
             parser_class=cast("Any", partial(BoundedParser, bounds=self._bounds)),
         )
         try:
-            async with asyncio.timeout(2 * CONNECT_SECONDS):  # of which redis-py bounds the first half
+            # Of all of it, however slowly each step is answered; redis-py bounds the first half.
+            async with asyncio.timeout(2 * CONNECT_SECONDS):
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
-            for script in scripts.ALL:
-                await execute(connection, ("SCRIPT", "LOAD", script.source), timeout_seconds=CONNECT_SECONDS)
+                for script in scripts.ALL:
+                    await execute(connection, ("SCRIPT", "LOAD", script.source), timeout_seconds=CONNECT_SECONDS)
         except BaseException:
             self._options = self._named  # a node that a cluster named may be gone: the next try asks anew
             await connection.disconnect(nowait=True)
@@ -197,6 +203,7 @@ __all__ = [
     "is_missing_script",
     "is_out_of_memory",
     "is_unfit",
+    "is_wrong_type",
     "lasts",
     "redirected",
 ]

@@ -35,6 +35,7 @@ from llm_routerd.queue.connection import (
     is_unfit,
     lasts,
 )
+from llm_routerd.queue.reach import Reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,8 +140,10 @@ class Pipe:
         self._reachable = asyncio.Event()
         self._backoff = Backoff(cap_seconds=longest_pause_seconds)
         self._connection: AbstractConnection | None = None
+        self.reach = Reach()
         self.state = PipeState.CONNECTING
         self.generation = 0  # rises with every new connection
+        self.ready_since = 0.0  # loop time at which it last became so
 
     def add_source(self, source: Source) -> None:
         """Ask `source` for commands whenever a batch is put together."""
@@ -192,7 +195,7 @@ class Pipe:
                     await connection.disconnect(nowait=True)
                     self._connection = None
                     self._away(error)
-                    await asyncio.sleep(self._backoff.next_seconds())
+                    await self.reach.pause(self._backoff.next_seconds())
         finally:
             if self._connection is not None:
                 await self._connection.disconnect(nowait=True)
@@ -201,10 +204,12 @@ class Pipe:
     async def _connect(self) -> AbstractConnection:
         while True:
             try:
-                self._connection = await self._factory.connect()
+                async with asyncio.timeout(None) as bound:
+                    with self.reach.hurries(bound):
+                        self._connection = await self._factory.connect()
             except (RedisError, OSError, TimeoutError) as error:
                 self._away(error)
-                await asyncio.sleep(self._backoff.next_seconds())
+                await self.reach.pause(self._backoff.next_seconds())
             else:
                 self.generation += 1
                 if not self._unanswered:  # else the first batch tells
@@ -225,8 +230,12 @@ class Pipe:
             else:
                 event.clear()
         if state is not self.state:
-            self.state = state
+            was, self.state = self.state, state
+            if state is PipeState.READY:
+                self.ready_since = asyncio.get_running_loop().time()
             self._on_state(state, why)
+            if state is PipeState.READY and was is not PipeState.OUT_OF_MEMORY:
+                self.reach.reached()
 
     async def _one_batch(self, connection: AbstractConnection, silence: _Silence) -> None:
         if not self._unanswered:

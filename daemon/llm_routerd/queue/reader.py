@@ -4,12 +4,15 @@ Rules:
 - Capacity first: never more is asked for than the worker has room for.  (One race is let be: with less than three
   places free, a blocking read over three lanes may bring one entry of each.)
 - A blocking read is never cancelled: 3 of 300 cancelled reads left entries unseen in the pending list.  It ends by
-  itself after `BLOCK_MS`, or by CLIENT UNBLOCK.
+  itself after `BLOCK_MS`, or by CLIENT UNBLOCK.  At a stop a silent server is not waited for that long: all that this
+  consumer has is handed back then, seen or not.
 - Whenever the connection is new, groups that are missing are made (at `0`), and one's own pending entries come first:
   the reply that held them may have been lost.
+- A lane whose key is of another type is left out, for a read over all lanes would be refused as a whole.
 - Nothing here waits for another connection: whoever stops the reader gets it back in bounded time.
 - Redis puts a reply together before it sends any of it: when one has brought what was too long to be kept, or a
   connection was lost, the next ones bring one entry each, then two, and so on.
+- As long as the pipe finds Redis away, that is told by the pipe, and is no trouble of the reader's own.
 """
 
 from __future__ import annotations
@@ -30,18 +33,26 @@ from llm_routerd.queue.connection import (
     describe,
     execute,
     is_missing_group,
+    is_wrong_type,
 )
 from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
+from llm_routerd.queue.lanes import make_group
+from llm_routerd.queue.pipe import PipeState
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from redis.asyncio.connection import AbstractConnection
 
     from llm_routerd.queue.broker import Broker
 
 BLOCK_MS = 5000
+LOOK_SECONDS = 1.0  # between two looks at lanes whose keys are of another type
 GRACE_SECONDS = 5.0
 _ANY_NUMBER = 1000
-TROUBLE_LOSSES = 5  # in a row, some three seconds; if Redis is away as a whole, the pipe has said so by then
+TROUBLE_LOSSES = 5  # in a row, some three seconds
+TROUBLE_SECONDS = 3.0  # without a connection, where each try hangs
+STOP_SECONDS = 1.5  # longest time for the read that is under way at a stop
 
 
 class Reader:
@@ -50,30 +61,30 @@ class Reader:
     def __init__(self, factory: ConnectionFactory, broker: Broker) -> None:
         self._factory = factory
         self._broker = broker
+        self._pipe = broker.pipe
         self._keys: Keys = broker.keys
         self._backoff = Backoff()
         self._connection: AbstractConnection | None = None
         self._client_id: int | None = None
+        self._left_behind: int | None = None  # the client of the last connection
         self._stopped = False
         self._losses = 0  # in a row
+        self._lost_since: float | None = None  # loop time; None: all is well
+        self._bound: asyncio.Timeout | None = None  # of the read that is under way
         self.trouble: str | None = None  # why nothing can be read; None: it can
         self._more = False  # the last read was full: there is probably more
         self._most = _ANY_NUMBER  # entries that one read asks for
+        self._lanes = broker.lane_types
+        self._looked_at = 0.0  # when the lanes were, in loop time
 
     async def read(self, free: int) -> list[Delivery]:
         """Up to `free` requests; an empty list when none came in time or Redis is away (after a pause)."""
         try:
-            if self._connection is None:
-                return await self._connect()
-            if self._more or free < len(LANES):
-                asked = min(free, self._most)
-                taken = await self._take(asked)
-                self._more = len(taken) == asked
-                if taken:
-                    return self._measured(taken)
-            return [] if self._stopped else self._measured(await self._block(free))
+            async with asyncio.timeout(STOP_SECONDS if self._stopped else None) as self._bound:
+                with self._pipe.reach.hurries(self._bound):
+                    return await self._read(free)
         except ResponseError as error:
-            if is_missing_group(error):
+            if is_missing_group(error) or is_wrong_type(error):
                 await self.aclose()  # the next connection makes it again
             else:
                 await self._lost(error)
@@ -89,16 +100,32 @@ class Reader:
             self._most = min(2 * self._most, _ANY_NUMBER)
         return taken
 
+    async def _read(self, free: int) -> list[Delivery]:
+        if self._connection is None:
+            self._lost_since = self._lost_since or asyncio.get_running_loop().time()
+            return await self._connect()
+        await self._look_at_others()
+        if self._more or free < len(LANES):
+            asked = min(free, self._most)
+            taken = await self._take(asked)
+            self._more = len(taken) == asked
+            if taken:
+                return self._measured(taken)
+        return [] if self._stopped else self._measured(await self._block(free))
+
     async def _connect(self) -> list[Delivery]:
         self._connection = connection = await self._factory.connect()
         self._client_id = await execute(connection, ("CLIENT", "ID"), timeout_seconds=GRACE_SECONDS)
+        await self._leave(connection)
         own: list[Delivery] = []
         for lane in LANES:
-            await self._create_group(connection, self._keys.requests(lane))
+            self._lanes.found(lane, await make_group(self._ask(connection), self._keys.requests(lane)))
             await self._appear(connection, self._keys.requests(lane))
             own += await self._own_pending(lane)
         self._backoff.reset()
-        self._losses, self.trouble = 0, None
+        self._losses, self._lost_since, self.trouble = 0, None, None
+        self._pipe.reach.reached()
+        self._looked_at = asyncio.get_running_loop().time()
         return own
 
     async def _own_pending(self, lane: Lane) -> list[Delivery]:
@@ -111,14 +138,30 @@ class Reader:
             own += parse_claimed(lane, reply[1], own=True)
         return own
 
+    async def _leave(self, connection: AbstractConnection) -> None:
+        """End a read of the last connection: a server that has not heard of its end would still give it requests."""
+        if self._left_behind is not None:
+            command = ("CLIENT", "UNBLOCK", self._left_behind)
+            with suppress(ResponseError):  # an ACL may refuse it; then the read ends by itself
+                await execute(connection, command, timeout_seconds=GRACE_SECONDS)
+            self._left_behind = None
+
+    async def _look_at_others(self) -> None:
+        """Find out now and then whether keys that were of another type are lanes again."""
+        now = asyncio.get_running_loop().time()
+        if not self._lanes.others or now < self._looked_at + LOOK_SECONDS:
+            return
+        self._looked_at = now
+        assert self._connection is not None  # noqa: S101 - read() has seen to it
+        for lane in tuple(self._lanes.others):
+            self._lanes.found(lane, await make_group(self._ask(self._connection), self._keys.requests(lane)))
+
     @staticmethod
-    async def _create_group(connection: AbstractConnection, lane: str) -> None:
-        command = ("XGROUP", "CREATE", lane, GROUP, "0", "MKSTREAM")
-        try:
-            await execute(connection, command, timeout_seconds=GRACE_SECONDS)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+    def _ask(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:
+        async def ask(*command: Any) -> Any:
+            return await execute(connection, command, timeout_seconds=GRACE_SECONDS)
+
+        return ask
 
     async def _appear(self, connection: AbstractConnection, lane: str) -> None:
         """Be seen as a consumer before anything is read: before Redis 7.2 a blocking read alone makes nobody one."""
@@ -131,7 +174,13 @@ class Reader:
         return self._parse(reply)
 
     async def _block(self, free: int) -> list[Delivery]:
-        count = max(1, min(free // len(LANES), self._most))
+        lanes, block_ms = self._lanes.sound, BLOCK_MS
+        if self._lanes.others:
+            block_ms = min(block_ms, round(LOOK_SECONDS * 1000))
+            if not lanes:
+                await asyncio.sleep(LOOK_SECONDS)
+                return []
+        count = max(1, min(free // len(lanes), self._most))
         args = (
             "XREADGROUP",
             "GROUP",
@@ -140,15 +189,15 @@ class Reader:
             "COUNT",
             count,
             "BLOCK",
-            BLOCK_MS,
+            block_ms,
             "STREAMS",
         )
-        news = (">",) * len(LANES)
+        news = (">",) * len(lanes)
         assert self._connection is not None  # noqa: S101 - read() has seen to it
         reply = await execute(
             self._connection,
-            (*args, *self._keys.lanes, *news),
-            timeout_seconds=BLOCK_MS / 1000 + GRACE_SECONDS,
+            (*args, *map(self._keys.requests, lanes), *news),
+            timeout_seconds=block_ms / 1000 + GRACE_SECONDS,
             has_time=self._has_time,
         )
         if not reply:
@@ -173,25 +222,33 @@ class Reader:
         return not self._stopped
 
     async def _lost(self, error: BaseException) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._pipe.state is not PipeState.READY:
+            self._losses, self._lost_since, self.trouble = 0, now, None
         self._losses += 1
         self._most = 1
-        if self._losses >= TROUBLE_LOSSES:
+        self._lost_since = max(self._lost_since or now, self._pipe.ready_since)
+        if self._losses >= TROUBLE_LOSSES or now - self._lost_since >= TROUBLE_SECONDS:
             self.trouble = describe(error)
         if isinstance(error, MovedError):
             self._factory.redirect(error)
         await self.aclose()
-        await asyncio.sleep(self._backoff.next_seconds())
+        if not self._stopped:
+            await self._pipe.reach.pause(self._backoff.next_seconds())
 
     async def stop(self) -> None:
         """End a blocking read that is under way, without losing what it may bring, and begin no other."""
         self._stopped = True
+        self._pipe.reach.reached()  # for nobody waits for its next try now
+        if self._bound is not None and not self._bound.expired():
+            self._bound.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS)
         if self._client_id is not None:
             with suppress(ResponseError):  # an ACL may refuse it; then the read ends by itself
-                await self._broker.pipe.call("CLIENT", "UNBLOCK", self._client_id)
+                await self._pipe.call("CLIENT", "UNBLOCK", self._client_id)
 
     async def aclose(self) -> None:
         """Close the connection."""
-        self._client_id = None
+        self._left_behind, self._client_id = self._client_id or self._left_behind, None
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await connection.disconnect(nowait=True)

@@ -87,7 +87,7 @@ class Committer:
             return await self._write(commitment)  # as ever
         except ResponseError as error:
             why = describe(error)
-        committed = await self._write_less(commitment)
+        committed = await self._write_less(commitment, why)
         log.warning("commit_refused", entry=commitment.delivery.entry, why=why, kept=committed is None)
         return committed or await self._keep(commitment, why)
 
@@ -101,22 +101,24 @@ class Committer:
                 await asyncio.sleep(backoff.next_seconds())
                 with suppress(ResponseError):
                     return await self._write(commitment)
-                if (committed := await self._write_less(commitment)) is not None:
+                if (committed := await self._write_less(commitment, why)) is not None:
                     return committed
         finally:
             self._kept -= 1
             if not self._kept:
                 self._on_trouble(None)
 
-    async def _write_less(self, commitment: Commitment) -> Committed | None:
-        """Write the most of it that Redis takes; None: nothing."""
+    async def _write_less(self, commitment: Commitment, why: str) -> Committed | None:
+        """Write the most of it that Redis takes, which has refused the whole and said why; None: nothing."""
         for step in self._steps(commitment):
             try:
                 committed = await self._write(step)
             except ResponseError:
                 continue
+            if commitment.dead_letter and not step.dead_letter:
+                log.error("dead_letter_refused", entry=commitment.delivery.entry, why=why)
             if commitment.metrics:
-                await self._tell_metrics(commitment.metrics)
+                await self.tell_metrics(commitment.metrics)
             return committed
         return None
 
@@ -160,7 +162,8 @@ class Committer:
             return await self._write(self.without_event(commitment, ErrorCode.INVALID_REQUEST))
         return committed
 
-    async def _tell_metrics(self, metrics: bytes) -> None:
+    async def tell_metrics(self, metrics: bytes) -> None:
+        """A metrics event on its own, which nothing depends on."""
         try:
             await self._broker.emit_metrics(metrics)
         except ResponseError as error:

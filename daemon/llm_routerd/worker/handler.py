@@ -199,7 +199,7 @@ class Handler:
         no_answer = replace(finished, code=None, model_used=None, deployment=None, usage=None, ttft_ms=None)
         booking = self.metrics.book(replace(no_answer, type="cancelled", saved_usd=0.0))
         booking.stands()
-        await self.broker.emit_metrics(orjson.dumps(booking.event))
+        await self._committer.tell_metrics(orjson.dumps(booking.event))
 
     def finished(
         self,

@@ -6,7 +6,6 @@ among the pending ones until the final event stands: should this worker die mean
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -19,10 +18,12 @@ from llm_routerd.queue.search import find_requests
 from llm_routerd.worker.inflight import InFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import asyncio
+    from collections.abc import Sequence
 
     from llm_routerd.queue.broker import Delivery
     from llm_routerd.queue.search import Found
+    from llm_routerd.supervisor import Supervisor
     from llm_routerd.worker.handler import Handler
     from llm_routerd.worker.inflight import InFlightTable
 
@@ -37,15 +38,13 @@ class Trimmed:
     Args:
         handler: of this worker.
         in_flight: what this worker is busy with, and so is not dead.
-        keep: sees to a task until it is done, or the worker stops.
+        tasks: of the worker.
     """
 
-    def __init__(
-        self, handler: Handler, in_flight: InFlightTable, *, keep: Callable[[asyncio.Task[None]], None]
-    ) -> None:
+    def __init__(self, handler: Handler, in_flight: InFlightTable, tasks: Supervisor) -> None:
         self._handler = handler
         self._in_flight = in_flight
-        self._keep = keep
+        self._tasks = tasks
         self._known: set[tuple[str, str]] = set()  # those that wait here, are being ended, or cannot be
         self._waiting: list[Delivery] = []
         self._task: asyncio.Task[None] | None = None
@@ -58,8 +57,7 @@ class Trimmed:
         self._known.update((each.lane, each.entry) for each in fresh)
         self._waiting += fresh
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="end-trimmed")
-            self._keep(self._task)
+            self._task = self._tasks.helper(self._run(), "end-trimmed")
 
     async def _run(self) -> None:
         while self._waiting:

@@ -6,9 +6,10 @@ import asyncio
 import os
 import secrets
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm_routerd.core.errors import BrokerError
 from llm_routerd.logs import get_logger
@@ -18,6 +19,8 @@ from llm_routerd.queue.fitness import Needs
 from llm_routerd.queue.keys import LANES, Keys
 from llm_routerd.queue.pipe import Pipe, PipeState
 from llm_routerd.queue.reader import Reader
+from llm_routerd.supervisor import Supervisor, TaskFailed, first_of
+from llm_routerd.worker.abandoning import abandon
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.inflight import InFlight, InFlightTable
@@ -34,11 +37,13 @@ if TYPE_CHECKING:
     from llm_routerd.core.parsing import RequestParser
     from llm_routerd.executor import Executor
     from llm_routerd.queue.broker import Claim, Delivery
+    from llm_routerd.queue.keys import Lane
 
 log = get_logger()
 
 LAGS_SECONDS = 1.0  # longest time that a scrape waits for Redis
-GOODBYE_SECONDS = 5.0  # longest time for the last words to Redis
+GOODBYE_SECONDS = 3.0  # longest time for the last words to Redis
+CLOSE_SECONDS = 2.0  # longest time for the connections to models to close
 OUT_OF_MEMORY_POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0  # between two tries to reach Redis
 LETTERS_AT_LEAST = 8  # dead letters that fit within their bound, be each as large as one may be
@@ -74,6 +79,7 @@ class Worker:
         rng: for jitter.
         consumer: this worker's name in the consumer group.
         on_status: called whenever `status()` has changed in a way that others should know of.
+        tasks: of the process; while `run` runs, it is the one that ends the process should an essential one fail.
     """
 
     def __init__(
@@ -86,8 +92,10 @@ class Worker:
         rng: random.Random,
         consumer: str,
         on_status: Callable[[Status], None] = lambda _status: None,
+        tasks: Supervisor | None = None,
     ) -> None:
         daemon = config.daemon
+        self._config = config
         self._concurrency = daemon.concurrency
         self._drain_seconds = daemon.drain_seconds
         self._on_status = on_status
@@ -95,7 +103,8 @@ class Worker:
         self._has_groups = False
         self._reader_trouble: str | None = None
         self._refusals: dict[str, str] = {}  # what Redis refuses us, and why
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Supervisor() if tasks is None else tasks
+        self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._slot_freed = asyncio.Event()
@@ -106,6 +115,7 @@ class Worker:
         pipe, reader = self._connections
         self.pipe = Pipe(pipe, on_state=self._redis_state, longest_pause_seconds=pause_seconds)
         self.broker = Broker(self.pipe, Keys(config.redis.prefix), consumer=consumer, limits=_limits(config))
+        self.broker.lane_types.on_change = self._note_lane
         self._reader = Reader(reader, self.broker)
         self._handler = Handler(
             broker=self.broker,
@@ -126,7 +136,7 @@ class Worker:
             is_steady=lambda: self._leases.is_steady,
             clock=self.clock,
         )
-        self._trimmed = Trimmed(self._handler, self.in_flight, keep=self._keep)
+        self._trimmed = Trimmed(self._handler, self.in_flight, self._tasks)
         self._leases = Leases(
             broker=self.broker,
             in_flight=self.in_flight,
@@ -145,19 +155,21 @@ class Worker:
 
     def status(self) -> Status:
         """How this worker is doing."""
+        complaint = self._complaint()
+        is_served = self._has_groups and self.pipe.state is PipeState.READY
         return Status(
-            ready=(
-                self._has_groups
-                and self.pipe.state is PipeState.READY
-                and self._reader_trouble is None
-                and not self._refusals
-                and not self._stopping.is_set()
-            ),
+            ready=is_served and not complaint and not self._stopping.is_set(),
             redis=self.pipe.state,
-            why=self._why,
+            why=complaint if is_served else self._why,
             in_flight=len(self.in_flight),
             draining=self._stopping.is_set(),
         )
+
+    def _complaint(self) -> str:
+        """What is wrong though Redis is there; "": nothing."""
+        for lane, other in self.broker.lane_types.others.items():
+            return f"{self.broker.keys.requests(lane)} is no stream but a {other}"
+        return next(iter(self._refusals.values()), self._reader_trouble or "")
 
     async def lags(self) -> dict[str, int]:
         """Entries by lane that no worker has read yet; a lane of which Redis does not tell in time is left out."""
@@ -176,7 +188,7 @@ class Worker:
             self._hurry.set()
         self._stopping.set()
         self._slot_freed.set()
-        self._keep(asyncio.create_task(self._reader.stop(), name="stop-reading"))
+        self._tasks.helper(self._reader.stop(), "stop-reading")
         self._tell()
 
     def reload(self, config: Config, executor: Executor, parser: RequestParser) -> None:
@@ -191,7 +203,7 @@ class Worker:
         self.broker.limits = replace(self.broker.limits, result_ttl_ms=_limits(config).result_ttl_ms)
         self._slot_freed.set()
         running = {item.task for item in self.in_flight if item.task is not None}
-        self._keep(asyncio.create_task(_close_when_idle(old, running), name="retire-executor"))
+        self._tasks.helper(_close_when_idle(old, running), "retire-executor")
 
     async def run(self) -> None:
         """Work until stopped; whatever is in flight then is finished or handed back.
@@ -199,47 +211,50 @@ class Worker:
         Raises:
             BrokerError: Redis refuses what no worker can do without; the message names the command.
             UnsuitableServerError: the server at start cannot serve us.
+            TaskFailed: a fault of ours has ended what no worker can do without; what was in flight is handed back.
         """
-        pipe = asyncio.create_task(self.pipe.run(), name="pipe")
-        keepers: list[asyncio.Task[None]] = []
+        pipe = self._tasks.essential(self.pipe.run(), "pipe")
         try:
-            if await self._start_up(pipe):
-                keepers += (
-                    asyncio.create_task(self._leases.run(), name="leases"),
-                    asyncio.create_task(self._orphans.run(), name="orphans"),
-                )
-                await self._main_loop(pipe, *keepers)
+            await self._tasks.watch(self._work(), "worker")
+        except TaskFailed:
+            self._stopping.set()
+            await self._reader.aclose()
+            await abandon(
+                tuple(self.in_flight),
+                broker=self.broker,
+                tasks=self._tasks,
+                keepers=self._keepers,
+                is_pipe_alive=not pipe.done(),
+                factory=_connections(self._config, "llm-routerd-last"),
+            )
+            raise
+        finally:
+            await self._reader.aclose()
+            await self._tasks.aclose()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._handler.executor.aclose()
+
+    async def _work(self) -> None:
+        try:
+            if not await self._start_up():
+                return
+            self._keepers += [
+                self._tasks.essential(self._leases.run(), "leases"),
+                self._tasks.essential(self._orphans.run(), "orphans"),
+            ]
+            await self._main_loop()
             await self._drain()
-            for task in keepers:
-                await _end(task)
+            await self._tasks.end(*self._keepers)
             await self._say_goodbye()
         except ResponseError as error:
             log.error("redis_refuses", why=describe(error))  # noqa: TRY400 - its text may quote a key
             raise BrokerError(describe(error)) from error
-        finally:
-            await self._reader.aclose()
-            for task in (*keepers, pipe, *self._tasks):
-                await _end(task)
-            await self._handler.executor.aclose()
 
-    async def _start_up(self, pipe: asyncio.Task[None]) -> bool:
-        """Connect and create the groups; False: stopped before that was done.
-
-        Raises:
-            UnsuitableServerError: the server that is there cannot serve us.
-        """
-        ready = asyncio.create_task(self._first_contact(), name="first-contact")
-        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
-        await asyncio.wait((ready, stopping, pipe), return_when=asyncio.FIRST_COMPLETED)
-        await _end(stopping)
-        if pipe.done():
-            await _end(ready)
-            pipe.result()  # raises what ended it
-        if not ready.done():
-            await _end(ready)
-            return False
-        await ready
-        return True
+    async def _start_up(self) -> bool:
+        """Connect and create the groups; False: stopped before that was done."""
+        await first_of(self._first_contact(), self._stopping.wait())
+        return self._has_groups
 
     async def _first_contact(self) -> None:
         await self.broker.create_groups()
@@ -247,13 +262,8 @@ class Worker:
         self._has_groups = True
         self._tell()
 
-    async def _main_loop(self, *watched: asyncio.Task[None]) -> None:
-        for task in watched:
-            task.add_done_callback(lambda _: self._slot_freed.set())  # look at it
+    async def _main_loop(self) -> None:
         while not self._stopping.is_set():
-            for task in watched:
-                if task.done():
-                    task.result()  # raises what ended it: systemd starts us afresh, nothing is lost
             free = self._free()
             if free <= 0:
                 self._slot_freed.clear()
@@ -273,7 +283,6 @@ class Worker:
         if trouble is None:
             log.info("reading_again")
         else:
-            self._why = trouble
             log.warning("cannot_read_requests", why=trouble)
         self._tell()
 
@@ -285,13 +294,18 @@ class Worker:
             del self._refusals[what]
             log.info("redis_allows_again", what=what)
         else:
-            self._refusals[what] = self._why = why
+            self._refusals[what] = why
             log.error(what, why=why)
         self._tell()
 
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _note_lane(self, lane: Lane, other: str | None) -> None:
+        """Say once that a lane's key is of another type, and once that it is a lane again."""
+        key = self.broker.keys.requests(lane)
+        if other is None:
+            log.info("lane_mended", key=key)
+        else:
+            log.error("lane_of_another_type", key=key, type=other, remedy=f"RENAME {key} to another name, or DEL it")
+        self._tell()
 
     def _free(self) -> int:
         return 0 if self._stopping.is_set() else self._concurrency - len(self.in_flight)
@@ -307,7 +321,7 @@ class Worker:
             else:
                 self._start(delivery)
         if refused:
-            self._keep(asyncio.create_task(self._give_back(refused), name="give-back"))
+            self._tasks.helper(self._give_back(refused), "give-back")
 
     def _receive_claim(self, claim: Claim) -> None:
         self._receive(claim.deliveries)
@@ -315,8 +329,7 @@ class Worker:
 
     def _start(self, delivery: Delivery) -> None:
         item = self.in_flight.add(delivery, self.broker.keys.events(delivery.entry))
-        item.task = asyncio.create_task(self._handle(item), name=f"request-{delivery.entry}")
-        self._keep(item.task)
+        item.task = self._tasks.helper(self._handle(item), f"request-{delivery.entry}")
 
     async def _handle(self, item: InFlight) -> None:
         try:
@@ -341,16 +354,10 @@ class Worker:
     async def _drain(self) -> None:
         """Finish what is in flight, as long as that is allowed to take."""
         log.info("draining", in_flight=len(self.in_flight), seconds=self._drain_seconds)
-        empty = asyncio.create_task(self.in_flight.empty(), name="empty")
-        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
-        await asyncio.wait((empty, hurry), timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
-        await _end(empty)
-        await _end(hurry)
+        await first_of(self.in_flight.empty(), self._hurry.wait(), timeout_seconds=self._drain_seconds)
 
     async def _say_goodbye(self) -> None:
         """Hand back what did not get done, and leave the group."""
-        if not self._has_groups:
-            return  # Redis was never reached
         left = list(self.in_flight)
         for item in left:
             item.stop("drain")
@@ -401,8 +408,3 @@ async def _close_when_idle(executor: Executor, running: set[asyncio.Task[None]])
     if running:
         await asyncio.wait(running)
     await executor.aclose()
-
-
-async def _end(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -11,12 +11,12 @@ local events, group, consumer, entry, lane = KEYS[1], ARGV[1], ARGV[2], ARGV[3],
 local requests = LANE[lane]
 
 local function settle(verdict, detail)
-  redis.call('XACK', requests, group, entry)
-  redis.call('XDEL', requests, entry)
+  ask_lane('XACK', requests, group, entry)
+  ask_lane('XDEL', requests, entry)
   return {verdict, detail}
 end
 
-local pending = redis.call('XPENDING', requests, group, entry, entry, 1)[1]
+local pending = (ask_lane('XPENDING', requests, group, entry, entry, 1) or {})[1]
 if not pending or pending[2] ~= consumer then return {'lost'} end
 
 local n, owner = 1, nil

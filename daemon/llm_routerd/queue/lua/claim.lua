@@ -20,10 +20,11 @@ end
 local from = ARGV[5] == '-' and '-' or '(' .. ARGV[5]
 local idle
 if ARGV[6] == '' then
-  idle = redis.call('XPENDING', requests, group, 'IDLE', ARGV[3], from, '+', ARGV[4])
+  idle = ask_lane('XPENDING', requests, group, 'IDLE', ARGV[3], from, '+', ARGV[4])
 else
-  idle = redis.call('XPENDING', requests, group, from, '+', ARGV[4], ARGV[6])
+  idle = ask_lane('XPENDING', requests, group, from, '+', ARGV[4], ARGV[6])
 end
+if not idle then return {'-', {}, {}, 0} end
 local claimed, gone = {}, {}
 local unseen  -- ms by consumer
 

@@ -25,8 +25,8 @@ local function is_anothers(events)
 end
 
 local function settle(verdict, detail)
-  redis.call('XACK', requests, group, entry)
-  redis.call('XDEL', requests, entry)
+  ask_lane('XACK', requests, group, entry)
+  ask_lane('XDEL', requests, entry)
   return {verdict, detail}
 end
 
@@ -117,8 +117,8 @@ end
 if #open > 0 and #written == 0 and letter > #ARGV then return {'unwritable'} end
 if letter <= #ARGV then
   -- Should these be refused for good, the letter must not stand: it would be written again with each try.
-  redis.call('XACK', requests, group, '0-0')
-  redis.call('XDEL', requests, '0-0')
+  ask_lane('XACK', requests, group, '0-0')
+  ask_lane('XDEL', requests, '0-0')
   local reply = redis.pcall('XADD', KEYS[4], '*', unpack(ARGV, letter))
   if type(reply) == 'table' and reply.err then
     if #written == 0 then return reply end

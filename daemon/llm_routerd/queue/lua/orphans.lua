@@ -12,7 +12,7 @@
 local requests, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 
 local function group_of_lane()
-  for _, raw in ipairs(redis.call('XINFO', 'GROUPS', requests)) do
+  for _, raw in ipairs(ask_lane('XINFO', 'GROUPS', requests) or {}) do
     local info = {}
     for i = 1, #raw, 2 do info[raw[i]] = raw[i + 1] end
     if info.name == group then return info end
@@ -29,7 +29,7 @@ if ARGV[5] ~= '' then
 end
 if redis.call('EXISTS', requests) == 0 then return {'-', {}, {}} end
 local info = group_of_lane()
-if not info then return {'-', {}, {}} end  -- it will be made at 0, and all is new
+if not info then return {'-', {}, {}} end  -- it will be made at 0, and all is new; or the key is of another type
 local delivered = info['last-delivered-id']
 
 local taken, size = {}, 0

@@ -34,10 +34,19 @@ local function is_before(one, other)
   return n < m or (n == m and k < l)
 end
 
+-- What a lane answers; nil where its key is of another type: then no entry of ours stands there, or is pending.
+local function ask_lane(...)
+  local reply = redis.pcall(...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) then return nil end
+  return redis.call(...)  -- says why
+end
+
 -- Whether an entry of a lane exists.  XCLAIM must not be asked: it drops from the pending entries what does not, and
 -- then nobody knows any more that there was a request without an answer.
 local function exists(requests, entry)
-  return #redis.call('XRANGE', requests, entry, entry) > 0
+  local found = ask_lane('XRANGE', requests, entry, entry)
+  return found ~= nil and #found > 0
 end
 
 -- Bytes of an entry's names and values.

@@ -1,0 +1,41 @@
+"""The part of `check` that looks at our keys: does each hold what belongs there?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llm_routerd.cli.findings import Finding, fail, warn
+from llm_routerd.client import as_text
+from llm_routerd.core.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from llm_routerd.client import Client
+
+_SOUND = frozenset({"stream", "none"})
+
+
+async def types_of_others(client: Client, metrics: str) -> dict[str, str]:
+    """Types of those keys of ours that hold something else; of what this user may not look at, nothing is said."""
+    others = {}
+    for key in (*client.keys.lanes, client.keys.dead, metrics):
+        try:
+            kind = as_text(await client.patiently(lambda key=key: client.redis.type(key)))  # type: ignore[misc]
+        except BrokerError:
+            continue
+        if kind not in _SOUND:
+            others[key] = kind
+    return others
+
+
+def judge_keys(others: dict[str, str], lanes: Collection[str], metrics: str) -> list[Finding]:
+    """What it means that these keys are of these types."""
+    findings = []
+    for key, kind in others.items():
+        is_lane = key in lanes
+        lost = "no request in it is read" if is_lane else "nothing is kept there"
+        remedy = f"RENAME {key} to another name and look at it, or DEL it if nobody needs it"
+        judge = warn if key == metrics else fail
+        findings.append(judge("lane" if is_lane else "key", f"{key} is no stream but a {kind}: {lost}", remedy))
+    return findings

@@ -1,0 +1,35 @@
+"""The last words of a worker that cannot trust its own pipe any more, on a connection of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llm_routerd.queue import scripts
+from llm_routerd.queue.connection import execute
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llm_routerd.queue.broker import Broker
+    from llm_routerd.queue.connection import ConnectionFactory
+
+
+async def part(factory: ConnectionFactory, broker: Broker, *, timeout_seconds: float) -> int:
+    """Hand back all that this consumer owns, and remove it; returns how many entries were handed back.
+
+    Raises:
+        RedisError, OSError, TimeoutError: Redis does not answer in time, or refuses; the leases will run out.
+    """
+    connection = await factory.connect()
+
+    async def run(script: scripts.Script, args: Sequence[Any]) -> Any:
+        keys = broker.keys.lanes
+        command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        return await execute(connection, command, timeout_seconds=timeout_seconds)
+
+    try:
+        given: int = await run(scripts.HAND_BACK, broker.hand_back_args())
+        await run(scripts.RETIRE, broker.retire_args(oneself=True))
+    finally:
+        await connection.disconnect(nowait=True)
+    return given
