@@ -37,7 +37,7 @@ from llm_routerd.core.errors import BrokerError, ConfigError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue.connection import CONNECT_SECONDS, Backoff, describe, is_unfit
 from llm_routerd.queue.handshake import connection_of
-from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
+from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane, is_handed_back
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -319,7 +319,11 @@ class Client:
             has_group=True,
             waiting=max(0, length - running),  # a worker removes an entry as soon as it is answered
             running=running,
-            workers=frozenset(as_text(c["name"]) for c in consumers if int(c["idle"]) < _ACTIVE_MS),
+            workers=frozenset(
+                as_text(c["name"])
+                for c in consumers
+                if int(c["idle"]) < _ACTIVE_MS and not is_handed_back(as_text(c["name"]))
+            ),
         )
 
 

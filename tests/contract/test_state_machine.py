@@ -202,7 +202,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _claim(self, worker: str, lane: Lane, count: int, owner: str, lease_ms: int = LEASE_MS) -> list[Task]:
         requests = KEYS.requests(lane)
-        args = (GROUP, worker, lease_ms, count, "-", owner, "", 0)
+        args = (GROUP, worker, lease_ms, count, "-", owner, "", 0, "" if lease_ms == 0 else KEYS.workers)
         _, claimed, gone, late = self.run(scripts.CLAIM, (requests,), *args)
         assert late == 0
         for raw, _ in gone:
@@ -363,10 +363,13 @@ class QueueMachine(RuleBasedStateMachine):
         worker = task.worker
         held = [each for each in (task, *others) if each.worker == worker and not each.committed]
         mine = list({id(each.entry): each for each in held}.values())
-        args: list[Any] = [GROUP, worker, TTL_MS]
+        args: list[Any] = [GROUP, worker, TTL_MS, KEYS.workers, LEASE_MS, "[]"]
         for each in mine:
             args += [LANES.index(each.entry.lane) + 1, each.entry.entry]
-        lost, sealed, _ = self.run(scripts.RENEW, (*KEYS.lanes, *(each.entry.key for each in mine)), *args)
+        lost, sealed, _, longest_ms, complaint = self.run(
+            scripts.RENEW, (*KEYS.lanes, *(each.entry.key for each in mine)), *args
+        )
+        assert (longest_ms, complaint) == (LEASE_MS, None)
         for position, each in enumerate(mine):
             entry, stream = each.entry, self.stream(each.entry)
             assert (position in sealed) == (stream.sealed is not None)

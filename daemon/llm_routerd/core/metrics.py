@@ -220,6 +220,7 @@ class Metrics:
         self._fallback_answers: Counter[str] = Counter()
         self._saved_usd = 0.0
         self._orphans = 0
+        self._passed_on = 0
         self._dropped_letters = 0
         self._duration = Histogram(_DURATION_BOUNDS)
         self._ttft = Histogram(_TTFT_BOUNDS)
@@ -231,6 +232,10 @@ class Metrics:
     def count_orphans(self, number: int) -> None:
         """So many requests were taken up that nobody owned."""
         self._orphans += number
+
+    def count_passed_on(self) -> None:
+        """A request was handed back because another worker knows its model."""
+        self._passed_on += 1
 
     def book(self, finished: Finished) -> Booking:
         """Make the metrics event of a request, for a commit that may stand or not: the caller says which it did."""
@@ -334,10 +339,12 @@ class Metrics:
             saved_time.add(answers.saved_ms / 1000, deployment=deployment)
         orphans = Family("orphans_total", "counter", "Requests that nobody owned any more, and that were taken up.")
         orphans.add(self._orphans)
+        passed_on = Family("passed_on_total", "counter", "Requests handed back for a worker that knows their model.")
+        passed_on.add(self._passed_on)
         dropped = Family("dead_letters_dropped_total", "counter", "Dead letters that went for newer ones.")
         dropped.add(self._dropped_letters)
         yield from (requests, attempts, fallbacks, tokens, costs, estimates, estimated_costs, saved, stops, saved_time)
-        yield from (orphans, dropped)
+        yield from (orphans, passed_on, dropped)
 
     def _histogram_families(self) -> Iterator[Family]:
         duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")

@@ -22,6 +22,7 @@ from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.request import RequestError, StreamMode
 from llm_routerd.core.unknown_model import unknown_model
 from llm_routerd.logs import get_logger
+from llm_routerd.queue.passing import pass_on
 from llm_routerd.worker.committing import Commitment, Committer
 from llm_routerd.worker.dead_letters import dead_letter
 from llm_routerd.worker.running import Running
@@ -96,11 +97,22 @@ class Handler:
         item.request_id, item.events_key = request.id, self.broker.keys.events(request.id)
         chain = resolve(self.executor.config, request.model)
         if chain is None:
-            await self._refuse(item, self._unknown_model(request), request)
+            await self._pass_on(item, request)
         elif delivery.deliveries > self.max_deliveries:
             await self._bury(item, request)
         else:
             await Running(self, item, request, chain).run()
+
+    async def _pass_on(self, item: InFlight, request: Request) -> None:
+        """A model that this worker does not know: another may."""
+        item.ending = True
+        verdict = await pass_on(self.broker, item.delivery, request.model)
+        if verdict == "unknown":
+            await self._refuse(item, self._unknown_model(request), request)
+            return
+        if verdict == "passed":
+            self.metrics.count_passed_on()
+        log.info("request_passed_on", id=request.id, entry=item.delivery.entry, verdict=verdict)
 
     def _unknown_model(self, request: Request) -> RequestError:
         message = unknown_model(self.executor.config, request.model)

@@ -22,6 +22,7 @@ from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.inflight import InFlight, InFlightTable
 from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases
 from llm_routerd.worker.orphans import Orphans
+from llm_routerd.worker.registration import Told, models_of
 from llm_routerd.worker.trimmed import Trimmed
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Worker:
             _connections(config, "llm-routerd"), on_state=self._redis_state, longest_pause_seconds=pause_seconds
         )
         self.broker = Broker(self.pipe, Keys(config.redis.prefix), consumer=consumer, limits=_limits(config))
+        self.broker.models = models_of(config)
+        self.broker.on_registration = Told("worker_not_registered")
         self._reader = Reader(_connections(config, "llm-routerd-read"), self.broker)
         self._handler = Handler(
             broker=self.broker,
@@ -120,6 +123,7 @@ class Worker:
             broker=self.broker,
             metrics=metrics,
             lease_seconds=daemon.lease_seconds,
+            longest_seconds=lambda: self._leases.longest_seconds,
             free=self._free,
             receive=self._receive,
             is_steady=lambda: self._leases.is_steady,
@@ -175,6 +179,7 @@ class Worker:
             self._hurry.set()
         self._stopping.set()
         self._slot_freed.set()
+        self._introduce(())
         self._keep(asyncio.create_task(self._reader.stop(), name="stop-reading"))
         self._tell()
 
@@ -186,6 +191,7 @@ class Worker:
         self._concurrency = config.daemon.concurrency
         self._drain_seconds = config.daemon.drain_seconds
         self.broker.limits = replace(self.broker.limits, result_ttl_ms=_limits(config).result_ttl_ms)
+        self._introduce(models_of(config))
         self._slot_freed.set()
         running = {item.task for item in self.in_flight if item.task is not None}
         self._keep(asyncio.create_task(_close_when_idle(old, running), name="retire-executor"))
@@ -232,7 +238,8 @@ class Worker:
 
     async def _first_contact(self) -> None:
         await self.broker.create_groups()
-        self.clock.set(await self.broker.server_ms())
+        # Before anything is read: what this worker takes is its own for its lease, whatever the others'.
+        self.clock.set((await self.broker.renew(())).server_ms)
         self._has_groups = True
         self._tell()
 
@@ -277,6 +284,11 @@ class Worker:
             self._refusals[what] = self._why = why
             log.error(what, why=why)
         self._tell()
+
+    def _introduce(self, models: Sequence[str]) -> None:
+        """Tell the other workers soon which models a request may name here."""
+        self.broker.models = models
+        self._leases.renew_soon()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

@@ -2,6 +2,12 @@
 -- Producers may write to events streams (they cancel there), so all that stands in one may be anything.
 local FINAL, FINAL_MS = '9007199254740991-0', 9007199254740991
 
+-- Who owns what was handed back: for any worker, or for one that knows a model.
+local HANDED_BACK, FOR_MODEL = 'handed-back', '^handed%-back:(.*)$'
+local function is_handed_back(owner)
+  return owner == HANDED_BACK or string.match(owner, FOR_MODEL) ~= nil
+end
+
 -- The value of one field of an entry.
 local function field(item, name)
   local fields = item[2]
