@@ -116,7 +116,7 @@ class Committer:
             except ResponseError:
                 continue
             if commitment.metrics:
-                await self._tell_metrics(commitment.metrics)
+                await self.tell_metrics(commitment.metrics)
             return committed
         return None
 
@@ -160,7 +160,8 @@ class Committer:
             return await self._write(self.without_event(commitment, ErrorCode.INVALID_REQUEST))
         return committed
 
-    async def _tell_metrics(self, metrics: bytes) -> None:
+    async def tell_metrics(self, metrics: bytes) -> None:
+        """A metrics event outside of a commit; refused, it is in nobody's way."""
         try:
             await self._broker.emit_metrics(metrics)
         except ResponseError as error:

@@ -25,6 +25,7 @@ from llm_routerd.logs import get_logger
 from llm_routerd.queue.passing import pass_on
 from llm_routerd.worker.committing import Commitment, Committer
 from llm_routerd.worker.dead_letters import dead_letter
+from llm_routerd.worker.mending import Mending
 from llm_routerd.worker.running import Running
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Handler:
         self.metrics = metrics
         self.clock = clock
         self.max_deliveries = max_deliveries
+        self.mending = Mending(broker=broker, metrics=metrics)
         self.max_letter_bytes = max_letter_bytes
         self._committer = Committer(broker, self.dead_letter, on_trouble)
         self._loop = asyncio.get_running_loop()
@@ -89,7 +91,10 @@ class Handler:
     async def handle(self, item: InFlight) -> None:
         """Bring one delivery to its end; a bug in here becomes a final `internal` error, and a line in the log."""
         delivery = item.delivery
-        item.queue_ms = self.queue_ms(delivery)
+        waited_ms = self.waited_ms(delivery)
+        item.queue_ms = max(0, round(waited_ms))
+        if waited_ms < -self.mending.ahead_ms and await self.mending.give_way(item):
+            return
         request = self.parser.parse(delivery.entry, delivery.fields)
         if isinstance(request, RequestError):
             await self._refuse(item, request)
@@ -211,7 +216,7 @@ class Handler:
         no_answer = replace(finished, code=None, model_used=None, deployment=None, usage=None, ttft_ms=None)
         booking = self.metrics.book(replace(no_answer, type="cancelled", saved_usd=0.0))
         booking.stands()
-        await self.broker.emit_metrics(orjson.dumps(booking.event))
+        await self._committer.tell_metrics(orjson.dumps(booking.event))
 
     def finished(
         self,
@@ -257,10 +262,9 @@ class Handler:
             most_bytes=self.max_letter_bytes,
         )
 
-    def queue_ms(self, delivery: Delivery) -> int:
-        """How long an entry has waited since its XADD, by the server's clock."""
-        added_ms = int(delivery.entry.partition("-")[0])
-        return max(0, round(self.clock.server_ms() - added_ms))
+    def waited_ms(self, delivery: Delivery) -> float:
+        """How long an entry has waited since its XADD, by the server's clock; below 0: its ID lies ahead."""
+        return self.clock.server_ms() - int(delivery.entry.partition("-")[0])
 
     def deadline(self, request: Request) -> float | None:
         """The loop time at which the request's answer is no longer wanted; None: whenever it comes."""

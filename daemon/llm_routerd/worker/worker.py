@@ -209,6 +209,7 @@ class Worker:
                 keepers += (
                     asyncio.create_task(self._leases.run(), name="leases"),
                     asyncio.create_task(self._orphans.run(), name="orphans"),
+                    asyncio.create_task(self._handler.mending.run(), name="mending"),
                 )
                 await self._main_loop(pipe, *keepers)
             await self._drain()

@@ -27,12 +27,16 @@ local function is_at_end(id)
   return tonumber(string.match(id, '^%d+')) >= FINAL_MS
 end
 
+-- Whether a number is smaller than another, both as the server writes them: they may be larger than Lua counts.
+local function is_less(one, other)
+  return #one < #other or (#one == #other and one < other)
+end
+
 -- Whether a stream ID is smaller than another.
 local function is_before(one, other)
   local n, k = string.match(one, '(%d+)-(%d+)')
   local m, l = string.match(other, '(%d+)-(%d+)')
-  n, k, m, l = tonumber(n), tonumber(k), tonumber(m), tonumber(l)
-  return n < m or (n == m and k < l)
+  return is_less(n, m) or (n == m and is_less(k, l))
 end
 
 -- Whether an entry of a lane exists.  XCLAIM must not be asked: it drops from the pending entries what does not, and
