@@ -26,12 +26,12 @@ LAST = "18446744073709551615-18446744073709551615"
 NEXT_TO_LAST = "18446744073709551615-18446744073709551614"
 
 
-async def add_when_possible(client: Any, **fields: str) -> str:
+async def add_when_possible(client: Any) -> str:
     """XADD as a producer does who tries again; fails where the lane is stopped for good."""
     async with asyncio.timeout(5):
         while True:
             try:
-                return await add(client, **fields)
+                return await add(client)
             except redis.ResponseError:
                 await asyncio.sleep(0.01)
 
