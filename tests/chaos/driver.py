@@ -92,15 +92,9 @@ class Driver:
             case Kind.KILL_CONNECTIONS:
                 with self._trouble():
                     await self._command("CLIENT", "KILL", "TYPE", "normal")
-            case Kind.DROP_GROUP:
+            case Kind.DROP_GROUP | Kind.GROUP_AT_END:
                 with self._trouble():
-                    await self._command("XGROUP", "DESTROY", _KEYS.requests(fault.lane), GROUP)
-            case Kind.GROUP_AT_END:
-                with self._trouble():
-                    lane = _KEYS.requests(fault.lane)
-                    await self._command("XGROUP", "DESTROY", lane, GROUP)
-                    with suppress(ResponseError):  # a worker may have been quicker
-                        await self._command("XGROUP", "CREATE", lane, GROUP, "$", "MKSTREAM")
+                    await self._drop_group(_KEYS.requests(fault.lane), made_at_end=fault.kind is Kind.GROUP_AT_END)
             case Kind.FORGET_CONSUMERS:
                 with self._trouble():
                     await self._forget_consumers(_KEYS.requests(fault.lane))
@@ -113,6 +107,12 @@ class Driver:
                 raise AssertionError(fault.kind)
             case _:
                 assert_never(fault.kind)
+
+    async def _drop_group(self, lane: str, *, made_at_end: bool) -> None:
+        await self._command("XGROUP", "DESTROY", lane, GROUP)
+        if made_at_end:
+            with suppress(ResponseError):  # a worker may have been quicker
+                await self._command("XGROUP", "CREATE", lane, GROUP, "$", "MKSTREAM")
 
     async def _add_last_id(self, lane: Lane) -> None:
         """As a producer who leaves no ID for others; his request is answered as any other."""
