@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.support.workers import run_worker
 if TYPE_CHECKING:
     from llm_routerd.worker.worker import Worker
 
+ACL = (Path(__file__).parents[2] / "systemd" / "users.acl").read_text(encoding="utf-8")
 LANE = "llm:requests"
 LAST = "18446744073709551615-18446744073709551615"
 NEXT_TO_LAST = "18446744073709551615-18446744073709551614"
@@ -143,3 +145,21 @@ async def test_cancelled_request_ends_where_the_metrics_take_nothing(broker_url:
     events = [line["event"] for line in logs]
     assert "metrics_refused" in events
     assert not {"redis_refused", "request_failed"} & set(events)
+
+
+async def test_acl_that_we_ship_allows_the_mending(valkey_url: str) -> None:
+    """A worker that may do what the user `daemon` may, and nothing else, mends a lane, the dead letters, the metrics."""
+    rules = next(line for line in ACL.splitlines() if line.startswith("user daemon ")).split()[2:]
+    async with open_client(valkey_url) as client:
+        await client.execute_command("ACL", "SETUSER", "daemon", *rules, ">pw")
+        try:
+            for key in (LANE, "llm:dead", "llm_router_metrics"):
+                await client.xadd(key, {"prompt": "hello"}, id=LAST)
+            backend = FakeBackend(says("x"))
+            async with run_worker(
+                valkey_url.replace("unix://", "unix://daemon:pw@"), {"local": backend}, until_ready=False
+            ) as worker:
+                await eventually(lambda: mended(worker) == 3)
+                assert (await final_of(client, LAST))[0] == "result"
+        finally:
+            await client.execute_command("ACL", "DELUSER", "daemon")

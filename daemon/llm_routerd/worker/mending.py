@@ -74,7 +74,10 @@ class Mending:
         if item.delivery.claimed:  # it has given way once; or it had a worker, that may have begun it
             return False
         item.ending = True
-        given = await self._broker.hand_back([item.held()])
+        try:
+            given = await self._broker.hand_back([item.held()])
+        except ResponseError:
+            given = 0
         item.ending = False
         if given:
             log.info("request_from_ahead", entry=item.delivery.entry, lane=item.delivery.lane)

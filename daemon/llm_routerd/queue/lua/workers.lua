@@ -3,7 +3,7 @@
 -- {"lease_ms":…,"until_ms":…,"models":[…]}.  It counts until then, which is a lease after it was last heard of.
 -- The hash is no declared key: a server whose ACL is older than it refuses the hash, and not the script.
 -- Whoever may write there may write anything.
-local MOST_LEASE_MS = 86400000
+local MOST_LEASE_MS = 3600000
 
 local function now_ms()
   local now = redis.call('TIME')
