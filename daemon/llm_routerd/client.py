@@ -43,7 +43,7 @@ from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue import fitness, pooled
 from llm_routerd.queue.connection import Backoff, is_unfit, is_wrong_type, lasts
 from llm_routerd.queue.describing import as_broker_error
-from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
+from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane, is_handed_back
 from llm_routerd.queue.look_up import LaneSearch, Sighting
 
 if TYPE_CHECKING:
@@ -415,7 +415,11 @@ class Client:
             has_group=True,
             waiting=max(0, length - running),  # a worker removes an entry as soon as it is answered
             running=running,
-            workers=frozenset(as_text(c["name"]) for c in consumers if int(c["idle"]) < _ACTIVE_MS),
+            workers=frozenset(
+                as_text(c["name"])
+                for c in consumers
+                if int(c["idle"]) < _ACTIVE_MS and not is_handed_back(as_text(c["name"]))
+            ),
         )
 
 

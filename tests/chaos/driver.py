@@ -13,14 +13,17 @@ from redis.exceptions import ResponseError
 
 from llm_routerd.queue.keys import GROUP, Keys
 from tests.chaos.plan import Fault, Kind
+from tests.chaos.producers import Order
 from tests.chaos.world import Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from llm_routerd.queue.keys import Lane
     from tests.chaos.world import Slot, World
 
 _KEYS = Keys()
+_LAST_ID = "18446744073709551615-18446744073709551615"
 
 
 class Driver:
@@ -30,6 +33,7 @@ class Driver:
         self._world = world
         self.done: Counter[Kind] = Counter()
         self.unclean_exits: list[int] = []  # of workers that were asked to end
+        self.orders: list[Order] = []  # requests of its own
 
     async def run(self, plan: Sequence[Fault]) -> None:
         """Work off the plan; every fault has been undone when this returns."""
@@ -88,25 +92,37 @@ class Driver:
             case Kind.KILL_CONNECTIONS:
                 with self._trouble():
                     await self._command("CLIENT", "KILL", "TYPE", "normal")
-            case Kind.DROP_GROUP:
+            case Kind.DROP_GROUP | Kind.GROUP_AT_END:
                 with self._trouble():
-                    await self._command("XGROUP", "DESTROY", _KEYS.requests(fault.lane), GROUP)
-            case Kind.GROUP_AT_END:
-                with self._trouble():
-                    lane = _KEYS.requests(fault.lane)
-                    await self._command("XGROUP", "DESTROY", lane, GROUP)
-                    with suppress(ResponseError):  # a worker may have been quicker
-                        await self._command("XGROUP", "CREATE", lane, GROUP, "$", "MKSTREAM")
+                    await self._drop_group(_KEYS.requests(fault.lane), made_at_end=fault.kind is Kind.GROUP_AT_END)
             case Kind.FORGET_CONSUMERS:
                 with self._trouble():
                     await self._forget_consumers(_KEYS.requests(fault.lane))
             case Kind.FLUSH_SCRIPTS:
                 with self._trouble():
                     await self._command("SCRIPT", "FLUSH")
+            case Kind.ADD_LAST_ID:
+                await self._add_last_id(fault.lane)
             case Kind.KILL_WORKER | Kind.STOP_WORKER | Kind.DRAIN_WORKER:
                 raise AssertionError(fault.kind)
             case _:
                 assert_never(fault.kind)
+
+    async def _drop_group(self, lane: str, *, made_at_end: bool) -> None:
+        await self._command("XGROUP", "DESTROY", lane, GROUP)
+        if made_at_end:
+            with suppress(ResponseError):  # a worker may have been quicker
+                await self._command("XGROUP", "CREATE", lane, GROUP, "$", "MKSTREAM")
+
+    async def _add_last_id(self, lane: Lane) -> None:
+        """As a producer who leaves no ID for others; his request is answered as any other."""
+        name = f"last-{len(self.orders)}"
+        fields = {"prompt": f"[[id={name}]][[tokens=5]]", "id": f"order-{name}"}
+        async with self._world.client() as client:
+            with suppress(ResponseError):  # there is one already
+                await client.xadd(_KEYS.requests(lane), fields, id=_LAST_ID)
+                order = Order(name=name, kind="last-id", lane=lane, fields=fields, key_id=fields["id"], accepted=True)
+                self.orders.append(order)
 
     async def _forget_consumers(self, lane: str) -> None:
         """As an operator cleans up who looks dead: all of them, with all that they have."""

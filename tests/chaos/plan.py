@@ -29,6 +29,7 @@ class Kind(StrEnum):
     GROUP_AT_END = "group-at-end"
     FORGET_CONSUMERS = "forget-consumers"
     FLUSH_SCRIPTS = "flush-scripts"
+    ADD_LAST_ID = "add-last-id"
 
 
 # How often each comes, and how long it lasts, in seconds.
@@ -45,6 +46,7 @@ _KINDS: dict[Kind, tuple[int, float, float]] = {
     Kind.GROUP_AT_END: (2, 0.0, 0.0),
     Kind.FORGET_CONSUMERS: (2, 0.0, 0.0),
     Kind.FLUSH_SCRIPTS: (1, 0.0, 0.0),
+    Kind.ADD_LAST_ID: (2, 0.0, 0.0),
 }
 
 

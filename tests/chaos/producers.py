@@ -83,7 +83,7 @@ class Producers:
 
     def __init__(self, world: World, seed: int) -> None:
         self.orders: list[Order] = []
-        self.refused = 0  # by a server without memory: certainly not added
+        self.refused = 0  # by a server without memory, or a lane without IDs: certainly not added
         self._world = world
         self._seed = seed
         self._over = False
@@ -132,7 +132,7 @@ class Producers:
         while True:
             try:
                 entry = await client.xadd(KEYS.requests(order.lane), order.fields)
-            except ResponseError:  # out of memory
+            except ResponseError:  # out of memory, or the lane takes nothing until it has been mended
                 self.refused += 1
             except _LOST:
                 if "id" not in order.fields:

@@ -48,9 +48,10 @@ async def run_storm(seed: int, seconds: float) -> Report:
         async with asyncio.TaskGroup() as group:
             group.create_task(driver.run(make_plan(seed, seconds)), name="driver")
             group.create_task(producers.run(seconds), name="producers")
+        orders = [*producers.orders, *driver.orders]
         async with world.client() as client:
-            late = await _calm(client, producers.orders)
-            verdict = Verdict(world, producers.orders)
+            late = await _calm(client, orders)
+            verdict = Verdict(world, orders)
             running = await asyncio.to_thread(_running_calls, world.models_url)
             await verdict.reach(client)
         unexpected = [f"worker {n} ended by itself" for n, slot in enumerate(world.slots) if slot.has_ended]
@@ -62,7 +63,7 @@ async def run_storm(seed: int, seconds: float) -> Report:
                 *(f"{call['id']} still runs on {call['model']}" for call in running),
                 *verdict.faults,
             ],
-            orders=len(producers.orders),
+            orders=len(orders),
             calls=len(verdict.calls),
             endings=verdict.endings,
             storm=Counter({str(kind): count for kind, count in driver.done.items()}),

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import scripts
-from llm_routerd.queue.keys import GROUP, HANDED_BACK, LANES, Keys, Lane
+from llm_routerd.queue.keys import GROUP, HANDED_BACK, LANES, Keys, Lane, handed_back_for, is_handed_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +38,8 @@ WORKERS = ("w1", "w2", "w3")
 LEASE_MS = 100_000  # never runs out by itself
 TTL_MS = 60_000
 METRICS = "llm_router_metrics"
+KNOWING, MODEL = "w1", "m"  # the one worker that knows this model, as its renewals tell the others
+FAR_MS = 10**15
 
 workers = st.sampled_from(WORKERS)
 lanes = st.sampled_from(LANES)
@@ -100,6 +102,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.all: list[Entry] = []
         self.streams: dict[str, Stream] = {}
         self.seen: dict[str, list[Any]] = {}
+        self.number = 0  # of the last entry, as its ID has it
+        self.is_known = False  # the others have been told of the model
         self.dropped: set[Lane] = set()  # groups that were made again: everything is delivered as new once more
         first: list[tuple[Lane, str | None]] = [("normal", "a"), ("high", None), ("normal", None), ("low", "a")]
         for lane, request_id in first:
@@ -121,7 +125,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(target=tasks)
     def some_are_under_way(self) -> Any:
-        """Two workers are busy."""
+        """Two workers are busy, and one has told what it knows."""
+        self._renew(KNOWING, [])
         found = self._take("w1", 3) + self._take("w2", 1)
         for task in found[1:]:
             self._check_begin(task)
@@ -135,10 +140,27 @@ class QueueMachine(RuleBasedStateMachine):
         return self._add(lane, request_id)
 
     def _add(self, lane: Lane, request_id: str | None) -> Entry:
-        entry = f"{len(self.all) + 1}-0"  # not the clock's, so that a failure can be played again
+        self.number += 1
+        entry = f"{self.number}-0"  # not the clock's, so that a failure can be played again
         fields = {"prompt": "hi"} | ({} if request_id is None else {"id": request_id})
         self.client.xadd(KEYS.requests(lane), fields, id=entry)
         added = Entry(lane, entry, KEYS.events(request_id or entry))
+        self.all.append(added)
+        return added
+
+    @rule(target=entries, lane=lanes, request_id=st.sampled_from(["a", None]))
+    def a_producer_adds_far_ahead(self, lane: Lane, request_id: str | None) -> Any:
+        """With an ID of his own; the lane is made anew, and the entry waits under an ID of now, answered as ever."""
+        if any(each.lane == lane and each.trimmed and each.owner is not None for each in self.all):
+            return multiple()  # it would have to wait for their end
+        far = f"{FAR_MS + len(self.all)}-0"
+        fields = {"prompt": "hi"} | ({} if request_id is None else {"id": request_id})
+        self.client.xadd(KEYS.requests(lane), fields, id=far)
+        found = self.run(scripts.MEND, (*KEYS.lanes, KEYS.dead), GROUP, TTL_MS, 1000, 10**7, len(LANES))
+        assert found == [[LANES.index(lane), b"mended", 1, far.encode()]]
+        ((raw, _),) = self.client.xrevrange(KEYS.requests(lane), count=1)
+        added = Entry(lane, raw.decode(), KEYS.events(request_id or far))
+        self.number = max(self.number, int(added.entry[:-2]))
         self.all.append(added)
         return added
 
@@ -202,20 +224,22 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _claim(self, worker: str, lane: Lane, count: int, owner: str, lease_ms: int = LEASE_MS) -> list[Task]:
         requests = KEYS.requests(lane)
-        args = (GROUP, worker, lease_ms, count, "-", owner, "", 0)
+        args = (GROUP, worker, lease_ms, count, "-", owner, "", 0, "" if lease_ms == 0 else KEYS.workers)
         _, claimed, gone, late = self.run(scripts.CLAIM, (requests,), *args)
         assert late == 0
         for raw, _ in gone:
             (entry,) = (each for each in self.all if (each.entry, each.lane) == (raw.decode(), lane))
             assert entry.trimmed
-            assert entry.owner in ({HANDED_BACK} if owner else {HANDED_BACK, worker}) or lease_ms == 0
+            assert is_handed_back(entry.owner or "") or entry.owner == ("" if owner else worker) or lease_ms == 0
             self._end_trimmed(entry)
         tasks = []
         for raw, _, deliveries in claimed:
             entry = self._entry(requests.encode(), raw)
             assert entry.owner is not None
             assert owner in {"", entry.owner}
-            if entry.owner != HANDED_BACK and owner != worker:
+            if entry.owner == handed_back_for(MODEL):
+                assert worker == KNOWING or not self.is_known or lease_ms == 0
+            if not is_handed_back(entry.owner) and owner != worker:
                 entry.crashes += 1
             entry.owner = worker
             tasks.append(Task(worker, entry, deliveries, claimed=owner != worker or deliveries > 1))
@@ -363,10 +387,7 @@ class QueueMachine(RuleBasedStateMachine):
         worker = task.worker
         held = [each for each in (task, *others) if each.worker == worker and not each.committed]
         mine = list({id(each.entry): each for each in held}.values())
-        args: list[Any] = [GROUP, worker, TTL_MS]
-        for each in mine:
-            args += [LANES.index(each.entry.lane) + 1, each.entry.entry]
-        lost, sealed, _ = self.run(scripts.RENEW, (*KEYS.lanes, *(each.entry.key for each in mine)), *args)
+        lost, sealed = self._renew(worker, mine)
         for position, each in enumerate(mine):
             entry, stream = each.entry, self.stream(each.entry)
             assert (position in sealed) == (stream.sealed is not None)
@@ -375,6 +396,19 @@ class QueueMachine(RuleBasedStateMachine):
             assert (position in lost) == (entry.owner not in {None, worker})
             if entry.waits and entry.owner is None:
                 entry.owner = worker
+
+    def _renew(self, worker: str, mine: list[Task]) -> tuple[list[int], list[int]]:
+        """Positions of those lost, and of those sealed."""
+        self.is_known = self.is_known or worker == KNOWING
+        models = json.dumps([MODEL] if worker == KNOWING else [])
+        args: list[Any] = [GROUP, worker, TTL_MS, KEYS.workers, LEASE_MS, models]
+        for each in mine:
+            args += [LANES.index(each.entry.lane) + 1, each.entry.entry]
+        lost, sealed, _, longest_ms, complaint = self.run(
+            scripts.RENEW, (*KEYS.lanes, *(each.entry.key for each in mine)), *args
+        )
+        assert (longest_ms, complaint) == (LEASE_MS, None)
+        return lost, sealed
 
     @rule(task=consumes(tasks))
     def a_worker_hands_back(self, task: Task) -> None:
@@ -385,6 +419,18 @@ class QueueMachine(RuleBasedStateMachine):
         if mine and task.entry.waits:
             task.entry.owner = HANDED_BACK
 
+    @rule(task=consumes(tasks))
+    def a_worker_passes_on(self, task: Task) -> None:
+        """One entry that it believes to have, for a worker that knows its model, if there is one."""
+        entry, owner = task.entry, handed_back_for(MODEL)
+        expected = b"lost"
+        if entry.owner == task.worker:
+            expected = b"passed" if entry.waits and self.is_known and task.worker != KNOWING else b"unknown"
+        args = (GROUP, task.worker, entry.entry, KEYS.workers, MODEL, owner, LEASE_MS + 1)
+        assert self.run(scripts.PASS_ON, (KEYS.requests(entry.lane),), *args) == expected
+        if expected == b"passed":
+            entry.owner = owner
+
     @rule(worker=workers)
     def a_worker_leaves(self, worker: str) -> None:
         """Everything that it has, known to it or not."""
@@ -392,7 +438,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.run(scripts.HAND_BACK, KEYS.lanes, GROUP, worker, LEASE_MS + 1, HANDED_BACK) == len(mine)
         for entry in mine:
             entry.owner = HANDED_BACK
-        self.run(scripts.RETIRE, KEYS.lanes, GROUP, worker, LEASE_MS)
+        self.run(scripts.RETIRE, KEYS.lanes, GROUP, worker, LEASE_MS, KEYS.workers)
+        self.is_known = self.is_known and worker != KNOWING
 
     # What happens to them.
 
@@ -457,7 +504,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert owners == {each.entry: each.owner for each in mine if each.owner is not None}
             counts = {each["message_id"].decode(): each["times_delivered"] for each in pending}
             for entry in mine:
-                lowest = 0 if entry.owner == HANDED_BACK else 1
+                lowest = 0 if is_handed_back(entry.owner or "") else 1
                 most = 1 + entry.crashes
                 assert entry.owner is None or lowest <= counts[entry.entry] <= most
 

@@ -101,7 +101,7 @@ async def test_what_is_waiting_pending_or_settled_is_no_orphan(broker_url: str) 
         await add(client)
         assert await broker.find_orphans("normal") == []
         assert await broker.find_orphans("low") == []
-        assert await broker.take_orphans("normal", [one.entry, two.entry, three.entry]) == []
+        assert await broker.take_orphans("normal", [one.entry, two.entry, three.entry], seen_for_ms=500) == []
         await client.delete(LANE)
         assert await broker.find_orphans("normal") == []
 
@@ -115,9 +115,9 @@ async def test_orphan_is_taken_by_one_and_only_while_it_is_one(broker_url: str) 
     ):
         entries = await dead_consumer(client, broker_url)
         assert await broker.find_orphans("normal") == entries
-        taken = await broker.take_orphans("normal", entries[:3])
+        taken = await broker.take_orphans("normal", entries[:3], seen_for_ms=500)
         assert [(delivery.entry, delivery.claimed) for delivery in taken] == [(entry, True) for entry in entries[:3]]
-        assert [each.entry for each in await other.take_orphans("normal", entries)] == entries[3:]
+        assert [each.entry for each in await other.take_orphans("normal", entries, seen_for_ms=500)] == entries[3:]
         assert await broker.find_orphans("normal") == []
 
 

@@ -175,7 +175,7 @@ async def test_claims_end_with_the_entry_that_makes_a_reply_long(valkey_url: str
         assert [each.entry for claim in claims for each in claim] == [each.entry for each in own]
         await client.xgroup_delconsumer("llm:requests", GROUP, "w2")
         orphans = await broker.find_orphans("normal")
-        taken = await broker.take_orphans("normal", orphans)
+        taken = await broker.take_orphans("normal", orphans, seen_for_ms=60_000)
         assert [each.entry for each in taken] == orphans == [each.entry for each in own]
 
 

@@ -227,6 +227,8 @@ class Metrics:
         self._fallback_answers: Counter[str] = Counter()
         self._saved_usd = 0.0
         self._orphans = 0
+        self._passed_on = 0
+        self._mended = 0
         self._dropped_letters = 0
         self._duration = Histogram(_DURATION_BOUNDS)
         self._ttft = Histogram(_TTFT_BOUNDS)
@@ -238,6 +240,14 @@ class Metrics:
     def count_orphans(self, number: int) -> None:
         """So many requests were taken up that nobody owned."""
         self._orphans += number
+
+    def count_passed_on(self) -> None:
+        """A request was handed back because another worker knows its model."""
+        self._passed_on += 1
+
+    def count_mended(self) -> None:
+        """A stream whose IDs ran ahead of the clock was made anew."""
+        self._mended += 1
 
     def book(self, finished: Finished) -> Booking:
         """Make the metrics event of a request, for a commit that may stand or not: the caller says which it did."""
@@ -343,11 +353,15 @@ class Metrics:
             saved_time.add(answers.saved_ms / 1000, deployment=deployment)
         orphans = Family("orphans_total", "counter", "Requests that nobody owned any more, and that were taken up.")
         orphans.add(self._orphans)
+        passed_on = Family("passed_on_total", "counter", "Requests handed back for a worker that knows their model.")
+        passed_on.add(self._passed_on)
         dropped = Family("dead_letters_dropped_total", "counter", "Dead letters that went for newer ones.")
         dropped.add(self._dropped_letters)
         yield from (requests, attempts, fallbacks, tokens, costs, estimates, estimated_costs, unpriced)
         yield from (saved, stops, saved_time)
-        yield from (orphans, dropped)
+        mended = Family("streams_mended_total", "counter", "Streams made anew since their IDs ran ahead of the clock.")
+        mended.add(self._mended)
+        yield from (orphans, passed_on, dropped, mended)
 
     def _histogram_families(self) -> Iterator[Family]:
         duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")

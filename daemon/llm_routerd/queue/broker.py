@@ -13,7 +13,7 @@ from llm_routerd.core.cut import head_of, parts_of
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group, is_wrong_type
-from llm_routerd.queue.keys import GROUP, HANDED_BACK, LANES, Keys, Lane
+from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES, Keys, Lane
 from llm_routerd.queue.lanes import LaneTypes, make_group
 from llm_routerd.queue.outbox import Outbox, Transcript
 from llm_routerd.queue.pipe import Command, Pipe, resolving
@@ -58,11 +58,15 @@ class Held(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
-    """What a renewal found: positions of lost and of sealed entries, and the server's Unix time in ms."""
+    """What a renewal found: positions of lost and of sealed entries, and the server's Unix time in ms.
+
+    `longest_lease_ms` is that of all living workers.
+    """
 
     lost: Sequence[int]
     sealed: Sequence[int]
     server_ms: int
+    longest_lease_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +126,9 @@ class Broker:
         self.limits = limits
         self.outbox = Outbox(pipe)
         self.lane_types = LaneTypes()
+        self.models: Sequence[str] = ()  # that a request may name here, as the other workers are told
+        # Called with each renewal: why they cannot be told; None: they can.
+        self.on_registration: Callable[[str | None], object] = lambda _why: None
         self._cursors = dict.fromkeys(LANES, "-")
 
     async def create_groups(self) -> None:
@@ -271,13 +278,17 @@ class Broker:
             await self.pipe.call("PUBLISH", channel, metrics)
 
     async def renew(self, held: Sequence[Held]) -> Renewal:
-        """Renew the leases and TTLs of what is in flight; see `renew.lua`."""
-        args: list[Any] = [GROUP, self.consumer, self.limits.result_ttl_ms]
+        """Renew the leases and TTLs of what is in flight, and tell the others of this worker; see `renew.lua`."""
+        args: list[Any] = [
+            GROUP, self.consumer, self.limits.result_ttl_ms,
+            self.keys.workers, self.limits.lease_ms, orjson.dumps(self.models),
+        ]  # fmt: skip
         for item in held:
             args += (LANES.index(item.lane) + 1, item.entry)
         keys = (*self.keys.lanes, *(item.events_key for item in held))
-        lost, sealed, server_ms = await self._with_groups(scripts.RENEW, keys, args)
-        return Renewal(lost=lost, sealed=sealed, server_ms=server_ms)
+        lost, sealed, server_ms, longest_ms, complaint = await self._with_groups(scripts.RENEW, keys, args)
+        self.on_registration(_text(complaint))
+        return Renewal(lost=lost, sealed=sealed, server_ms=server_ms, longest_lease_ms=longest_ms)
 
     async def sealed(self, held: Sequence[Held]) -> Sequence[int]:
         """Positions of those that somebody else has ended."""
@@ -301,8 +312,11 @@ class Broker:
             cursor, claimed, missing, late = await self._with_groups(
                 scripts.CLAIM,
                 (self.keys.requests(lane),),
-                (GROUP, self.consumer, self.limits.lease_ms, count, self._cursors[lane], "", asked, self.late_ms),
-            )
+                (
+                    GROUP, self.consumer, self.limits.lease_ms, count, self._cursors[lane], "", asked, self.late_ms,
+                    self.keys.workers,
+                ),
+            )  # fmt: skip
             self._cursors[lane] = cursor.decode()
             deliveries += parse_claimed(lane, claimed)
             gone += parse_gone(lane, missing)
@@ -331,22 +345,32 @@ class Broker:
         orphans: list[str] = []
         cursor = b"-"
         while len(orphans) < ORPHANS:
-            args = (GROUP, self.consumer, ORPHANS_PAGE, cursor, "", 0)
-            cursor, found, _ = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
+            args = (GROUP, self.consumer, ORPHANS_PAGE, cursor, "", 0, self.keys.workers, self.limits.lease_ms, 0)
+            cursor, found, _, _ = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
             orphans += [entry.decode() for entry in found]
             if cursor == b"-":
                 break
         return orphans
 
     async def take_orphans(
-        self, lane: Lane, entries: Sequence[str], *, server_ms: float | None = None
+        self, lane: Lane, entries: Sequence[str], *, seen_for_ms: int, server_ms: float | None = None
     ) -> list[Delivery]:
-        """Those of them that are orphans still, from now on this worker's; none where this gets there late."""
+        """Those of them that are orphans still, from now on this worker's; none where this gets there late.
+
+        Args:
+            lane: of the entries.
+            entries: that have been orphans for so long:
+            seen_for_ms: no shorter than the lease of any living worker, or none is taken.
+            server_ms: as in `claim`.
+        """
         asked = "" if server_ms is None else round(server_ms)
         deliveries: list[Delivery] = []
         left = list(entries)
         while left:
-            args = (GROUP, self.consumer, 0, "-", asked, self.late_ms, *left)
+            args = (
+                GROUP, self.consumer, 0, "-", asked, self.late_ms,
+                self.keys.workers, self.limits.lease_ms, seen_for_ms, *left,
+            )  # fmt: skip
             reply = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)
             cursor = next_cursor(reply[0])
             left = left[left.index(cursor.decode()) + 1 :] if cursor else []
@@ -375,7 +399,7 @@ class Broker:
 
     def hand_back_args(self) -> list[Any]:
         """Arguments of `hand_back.lua` for all that this consumer owns."""
-        return [GROUP, self.consumer, self.limits.lease_ms + 1, HANDED_BACK]
+        return [GROUP, self.consumer, HANDED_BACK_IDLE_MS, HANDED_BACK]
 
     async def retire(self, *, oneself: bool) -> None:
         """Remove consumers that own nothing and have been silent for an hour; and, at the end, oneself."""
@@ -383,7 +407,7 @@ class Broker:
 
     def retire_args(self, *, oneself: bool) -> tuple[Any, ...]:
         """Arguments of `retire.lua`."""
-        return (GROUP, self.consumer if oneself else "", int(STALE_CONSUMER_SECONDS * 1000))
+        return (GROUP, self.consumer if oneself else "", int(STALE_CONSUMER_SECONDS * 1000), self.keys.workers)
 
 
 def claim_args(owner: str, consumer: str, count: int, cursor: bytes) -> tuple[Any, ...]:

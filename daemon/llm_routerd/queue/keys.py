@@ -10,6 +10,7 @@ Lane = Literal["high", "normal", "low"]
 LANES: tuple[Lane, ...] = ("high", "normal", "low")
 GROUP = "llm-router"
 HANDED_BACK = "handed-back"  # the consumer that owns what was handed back
+HANDED_BACK_IDLE_MS = 172_800_000  # beyond any lease, whoever's it is: see MOST_LEASE_MS in workers.lua
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,21 @@ class Keys:
         return f"{self.prefix}:events:{request_id}"
 
     @property
+    def workers(self) -> str:
+        """The hash in which the workers tell each other what they need to know; see `workers.lua`."""
+        return f"{self.prefix}:workers"
+
+    @property
     def dead(self) -> str:
         """The stream of dead letters."""
         return f"{self.prefix}:dead"
+
+
+def handed_back_for(model: str) -> str:
+    """The consumer that owns what was handed back for a worker that knows this model."""
+    return f"{HANDED_BACK}:{model}"
+
+
+def is_handed_back(consumer: str) -> bool:
+    """Whether a consumer is no worker, but the owner of what was handed back."""
+    return consumer.partition(":")[0] == HANDED_BACK

@@ -22,8 +22,10 @@ from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.request import RequestError, StreamMode
 from llm_routerd.core.unknown_model import unknown_model
 from llm_routerd.logs import get_logger
+from llm_routerd.queue.passing import pass_on
 from llm_routerd.worker.committing import Commitment, Committer
 from llm_routerd.worker.dead_letters import dead_letter
+from llm_routerd.worker.mending import Mending
 from llm_routerd.worker.running import Running
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class Handler:
         self.metrics = metrics
         self.clock = clock
         self.max_deliveries = max_deliveries
+        self.mending = Mending(broker=broker, metrics=metrics)
         self.max_letter_bytes = max_letter_bytes
         self._committer = Committer(broker, self.dead_letter, on_trouble)
         self._loop = asyncio.get_running_loop()
@@ -88,7 +91,10 @@ class Handler:
     async def handle(self, item: InFlight) -> None:
         """Bring one delivery to its end; a bug in here becomes a final `internal` error, and a line in the log."""
         delivery = item.delivery
-        item.queue_ms = self.queue_ms(delivery)
+        waited_ms = self.waited_ms(delivery)
+        item.queue_ms = max(0, round(waited_ms))
+        if waited_ms < -self.mending.ahead_ms and await self.mending.give_way(item):
+            return
         request = self.parser.parse(delivery.entry, delivery.fields)
         if isinstance(request, RequestError):
             await self._refuse(item, request)
@@ -96,11 +102,22 @@ class Handler:
         item.request_id, item.events_key = request.id, self.broker.keys.events(request.id)
         chain = resolve(self.executor.config, request.model)
         if chain is None:
-            await self._refuse(item, self._unknown_model(request), request)
+            await self._pass_on(item, request)
         elif delivery.deliveries > self.max_deliveries:
             await self._bury(item, request)
         else:
             await Running(self, item, request, chain).run()
+
+    async def _pass_on(self, item: InFlight, request: Request) -> None:
+        """A model that this worker does not know: another may."""
+        item.ending = True
+        verdict = await pass_on(self.broker, item.delivery, request.model)
+        if verdict == "unknown":
+            await self._refuse(item, self._unknown_model(request), request)
+            return
+        if verdict == "passed":
+            self.metrics.count_passed_on()
+        log.info("request_passed_on", id=request.id, entry=item.delivery.entry, verdict=verdict)
 
     def _unknown_model(self, request: Request) -> RequestError:
         message = unknown_model(self.executor.config, request.model)
@@ -245,10 +262,9 @@ class Handler:
             most_bytes=self.max_letter_bytes,
         )
 
-    def queue_ms(self, delivery: Delivery) -> int:
-        """How long an entry has waited since its XADD, by the server's clock."""
-        added_ms = int(delivery.entry.partition("-")[0])
-        return max(0, round(self.clock.server_ms() - added_ms))
+    def waited_ms(self, delivery: Delivery) -> float:
+        """How long an entry has waited since its XADD, by the server's clock; below 0: its ID lies ahead."""
+        return self.clock.server_ms() - int(delivery.entry.partition("-")[0])
 
     def deadline(self, request: Request) -> float | None:
         """The loop time at which the request's answer is no longer wanted; None: whenever it comes."""

@@ -9,6 +9,7 @@ One tick a second (six in a lease, if that is short):
 When Redis was away, or stood still, everybody's leases have run out, and their owners are as alive as we are.  So only
 a worker that has heard from Redis without a gap, for as long as it takes every other one to come back and renew, takes
 over from the living: half a lease.  What was handed back is taken at any time.
+Workers may differ in their leases, as they do in a rolling restart: the longest one of the living holds for all.
 A tick that comes very late (the machine slept, the process was stopped) renews before anything else.
 """
 
@@ -70,10 +71,11 @@ class Leases:
         self._tick_seconds = min(TICK_SECONDS, lease_seconds / TICKS_PER_LEASE)
         self._renew_seconds = lease_seconds / 3
         self._gap_seconds = lease_seconds / 4
-        self._steady_seconds = lease_seconds / 2
+        self.longest_seconds = lease_seconds  # of all living workers
         self._free = free
         self._receive = receive
         self._on_trouble = on_trouble
+        self._own_seconds = lease_seconds
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._renewed_at = self._retired_at = self._loop.time()
@@ -94,7 +96,11 @@ class Leases:
     @property
     def is_steady(self) -> bool:
         """Redis has been heard without a gap for so long that every living worker has renewed."""
-        return self._loop.time() - self._steady_since >= self._steady_seconds
+        return self._loop.time() - self._steady_since >= self.longest_seconds / 2
+
+    def renew_soon(self) -> None:
+        """What the others are told of this worker has changed: the next tick renews."""
+        self._renewed_at = float("-inf")
 
     async def tick(self) -> None:
         """One round; waits as long as Redis is away."""
@@ -139,6 +145,10 @@ class Leases:
         renewal = await self._broker.renew([item.held() for item in items])
         self._heard()
         self._clock.set(renewal.server_ms)
+        longest_seconds = max(self._own_seconds, renewal.longest_lease_ms / 1000)
+        # While Redis was away the registrations have run out, but not those who had longer leases.
+        if self.is_steady or longest_seconds > self.longest_seconds:
+            self.longest_seconds = longest_seconds
         self._in_flight.stop(items, renewal.sealed, "sealed")
         self._in_flight.stop(items, renewal.lost, "lost")
         if renewal.lost:

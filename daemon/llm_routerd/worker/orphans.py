@@ -1,8 +1,8 @@
 """Entries that Redis has delivered and that nobody owns are found, and taken up.
 
 An operator removes a dead worker's consumer, or makes the group at `$`: Redis delivers what that one had, or what stood
-before, to nobody any more.  An orphan that is seen is left alone for a lease first: its worker may live, and has it
-back with its next renewal, which it must have been able to make.
+before, to nobody any more.  An orphan that is seen is left alone for a lease first, the longest of all living workers:
+its worker may be one, and has it back with its next renewal, which it must have been able to make.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Orphans:
     Args:
         broker: this worker's side of the queue.
         metrics: counts them.
-        lease_seconds: how long one is left alone.
+        lease_seconds: this worker's own.
+        longest_seconds: the longest lease of all living workers; so long is an orphan left alone.
         free: how many more requests this worker may take.
         receive: starts deliveries, or gives them back.
         is_steady: whether every living worker has been able to renew its leases of late.
@@ -47,6 +48,7 @@ class Orphans:
         broker: Broker,
         metrics: Metrics,
         lease_seconds: float,
+        longest_seconds: Callable[[], float],
         free: Callable[[], int],
         receive: Callable[[Sequence[Delivery]], None],
         is_steady: Callable[[], bool],
@@ -55,6 +57,7 @@ class Orphans:
         self._broker = broker
         self._metrics = metrics
         self._lease_seconds = lease_seconds
+        self._longest_seconds = longest_seconds
         self._tick_seconds = min(TICK_SECONDS, lease_seconds / TICKS_PER_LEASE)
         self._free = free
         self._receive = receive
@@ -64,6 +67,7 @@ class Orphans:
         self._look_at = self._loop.time()
         self._take_at = float("inf")
         self._seen: dict[Lane, list[str]] = {}
+        self._seen_at = self._loop.time()
 
     async def run(self) -> None:
         """Sweep until cancelled; what Redis refuses here is told once, and done without."""
@@ -88,16 +92,20 @@ class Orphans:
         elif now >= self._look_at:
             self._look_at = now + LEASES_PER_SWEEP * self._lease_seconds
             self._seen = {lane: await self._broker.find_orphans(lane) for lane in LANES}
+            self._seen_at = self._loop.time()
             if any(self._seen.values()):
-                self._take_at = now + self._lease_seconds
+                self._take_at = self._seen_at + self._longest_seconds()
 
     async def _take(self) -> None:
+        seen_for_ms = round((self._loop.time() - self._seen_at) * 1000)
         for lane, entries in self._seen.items():
             room = max(0, self._free())
             if len(entries) > room:
                 self._look_at = self._loop.time()  # the rest will be found again
             taken = (
-                await self._broker.take_orphans(lane, entries[:room], server_ms=self._clock.server_ms())
+                await self._broker.take_orphans(
+                    lane, entries[:room], seen_for_ms=seen_for_ms, server_ms=self._clock.server_ms()
+                )
                 if entries[:room]
                 else []
             )

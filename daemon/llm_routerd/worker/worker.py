@@ -26,6 +26,7 @@ from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.inflight import InFlight, InFlightTable
 from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases
 from llm_routerd.worker.orphans import Orphans
+from llm_routerd.worker.registration import Told, models_of
 from llm_routerd.worker.trimmed import Trimmed
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ class Worker:
         self.pipe = Pipe(pipe, on_state=self._redis_state, longest_pause_seconds=pause_seconds)
         self.broker = Broker(self.pipe, Keys(config.redis.prefix), consumer=consumer, limits=_limits(config))
         self.broker.lane_types.on_change = self._note_lane
+        self.broker.models = models_of(config)
+        self.broker.on_registration = Told("worker_not_registered")
         self._reader = Reader(reader, self.broker)
         self._handler = Handler(
             broker=self.broker,
@@ -131,6 +134,7 @@ class Worker:
             broker=self.broker,
             metrics=metrics,
             lease_seconds=daemon.lease_seconds,
+            longest_seconds=lambda: self._leases.longest_seconds,
             free=self._free,
             receive=self._receive,
             is_steady=lambda: self._leases.is_steady,
@@ -188,6 +192,7 @@ class Worker:
             self._hurry.set()
         self._stopping.set()
         self._slot_freed.set()
+        self._introduce(())
         self._tasks.helper(self._reader.stop(), "stop-reading")
         self._tell()
 
@@ -201,6 +206,7 @@ class Worker:
         self._concurrency = config.daemon.concurrency
         self._drain_seconds = config.daemon.drain_seconds
         self.broker.limits = replace(self.broker.limits, result_ttl_ms=_limits(config).result_ttl_ms)
+        self._introduce(models_of(config))
         self._slot_freed.set()
         running = {item.task for item in self.in_flight if item.task is not None}
         self._tasks.helper(_close_when_idle(old, running), "retire-executor")
@@ -242,6 +248,7 @@ class Worker:
             self._keepers += [
                 self._tasks.essential(self._leases.run(), "leases"),
                 self._tasks.essential(self._orphans.run(), "orphans"),
+                self._tasks.essential(self._handler.mending.run(), "mending"),
             ]
             await self._main_loop()
             await self._drain()
@@ -258,7 +265,8 @@ class Worker:
 
     async def _first_contact(self) -> None:
         await self.broker.create_groups()
-        self.clock.set(await self.broker.server_ms())
+        # Before anything is read: what this worker takes is its own for its lease, whatever the others'.
+        self.clock.set((await self.broker.renew(())).server_ms)
         self._has_groups = True
         self._tell()
 
@@ -306,6 +314,11 @@ class Worker:
         else:
             log.error("lane_of_another_type", key=key, type=other, remedy=f"RENAME {key} to another name, or DEL it")
         self._tell()
+
+    def _introduce(self, models: Sequence[str]) -> None:
+        """Tell the other workers soon which models a request may name here."""
+        self.broker.models = models
+        self._leases.renew_soon()
 
     def _free(self) -> int:
         return 0 if self._stopping.is_set() else self._concurrency - len(self.in_flight)

@@ -2,6 +2,12 @@
 -- Producers may write to events streams (they cancel there), so all that stands in one may be anything.
 local FINAL, FINAL_MS = '9007199254740991-0', 9007199254740991
 
+-- Who owns what was handed back: for any worker, or for one that knows a model.
+local HANDED_BACK, FOR_MODEL = 'handed-back', '^handed%-back:(.*)$'
+local function is_handed_back(owner)
+  return owner == HANDED_BACK or string.match(owner, FOR_MODEL) ~= nil
+end
+
 -- The value of one field of an entry.
 local function field(item, name)
   local fields = item[2]
@@ -26,12 +32,16 @@ local function is_at_end(id)
   return tonumber(string.match(id, '^%d+')) >= FINAL_MS
 end
 
+-- Whether a number is smaller than another, both as the server writes them: they may be larger than Lua counts.
+local function is_less(one, other)
+  return #one < #other or (#one == #other and one < other)
+end
+
 -- Whether a stream ID is smaller than another.
 local function is_before(one, other)
   local n, k = string.match(one, '(%d+)-(%d+)')
   local m, l = string.match(other, '(%d+)-(%d+)')
-  n, k, m, l = tonumber(n), tonumber(k), tonumber(m), tonumber(l)
-  return n < m or (n == m and k < l)
+  return is_less(n, m) or (n == m and is_less(k, l))
 end
 
 -- What a lane answers; nil where its key is of another type: then no entry of ours stands there, or is pending.

@@ -1,0 +1,14 @@
+-- Hand an entry back for a worker that knows the model which it asks for, if one lives.
+-- KEYS  1 lane
+-- ARGV  1 group, 2 consumer, 3 entry, 4 the registry of workers, 5 the model, 6 who owns the entry from now on,
+--       7 idle time in ms to give it
+-- Returns "passed" | "unknown" (nobody else knows the model; nothing was done) | "lost" (it is not ours any more)
+-- To be taken up raises the delivery count again, so that it stays as it was.
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)  -- pcall: the group may be gone
+if pending.err then return 'unknown' end
+if not pending[1] or pending[1][2] ~= ARGV[2] then return 'lost' end
+local workers = registrations(ARGV[4], now_ms())
+if not another_knows(workers, ARGV[2], ARGV[5]) or not exists(KEYS[1], ARGV[3]) then return 'unknown' end
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[6], 0, ARGV[3],
+  'IDLE', ARGV[7], 'RETRYCOUNT', math.max(0, pending[1][4] - 1), 'JUSTID')
+return 'passed'
