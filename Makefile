@@ -31,8 +31,9 @@ $(ENGINES): $(STAMP) requirements-engines.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-engines.lock
 	@touch $@
 
+# Three on two cores: half of the time is waiting.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not engines"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not engines"
 
 test-engines: $(ENGINES)
 	$(BIN)/python -m pytest -m engines tests/acceptance
