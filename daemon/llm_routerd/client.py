@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
@@ -43,7 +43,8 @@ from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue import fitness, pooled
 from llm_routerd.queue.connection import Backoff, is_unfit, is_wrong_type, lasts
 from llm_routerd.queue.describing import as_broker_error
-from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane, is_handed_back
+from llm_routerd.queue.keys import LANES, Keys, Lane
+from llm_routerd.queue.lane_state import LaneState, look_at
 from llm_routerd.queue.look_up import LaneSearch, Sighting
 
 if TYPE_CHECKING:
@@ -75,7 +76,6 @@ _BLOCK_MS = 5_000
 _EVENTS_PER_READ = 500
 _STRAY_SECONDS = 3_600
 _CANCEL_TRIES = 10
-_ACTIVE_MS = 30_000  # an idle worker's read ends every few seconds, a busy one renews its leases every ten
 
 
 class _Sealing(Enum):
@@ -106,24 +106,6 @@ class RequestFields(TypedDict, total=False):
     local_only: bool
     publish: bool
     traceparent: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneState:
-    """What stands in one lane.
-
-    Attributes:
-        has_group: a worker has been here since the stream was made.
-        waiting: entries that no worker has taken.
-        running: entries that workers hold.
-        workers: names of the workers that showed a sign of life within the last half minute.
-    """
-
-    lane: Lane
-    has_group: bool
-    waiting: int
-    running: int
-    workers: frozenset[str]
 
 
 class Client:
@@ -274,6 +256,9 @@ class Client:
         """What waits, what runs, and who works, the most urgent lane first."""
         return tuple([await self.patiently(partial(self._lane, lane)) for lane in LANES])
 
+    async def _lane(self, lane: Lane) -> LaneState:
+        return await look_at(self.redis, lane, self.keys.requests(lane))
+
     async def server_time_ms(self) -> int:
         """Unix time by the Redis server's clock, which is what `deadline_ms` is measured by."""
         seconds, microseconds = await self.patiently(lambda: self.redis.time())  # noqa: PLW0108 - another after a MOVED
@@ -392,40 +377,6 @@ class Client:
             if isinstance(reply, Exception) and not (reply is expire and isinstance(reply, NoPermissionError)):
                 raise reply
         return _Sealing.DONE if added else _Sealing.ABSENT
-
-    async def _lane(self, lane: Lane) -> LaneState:
-        key = self.keys.requests(lane)
-        length = 0
-        try:
-            length = int(await self.redis.xlen(key))
-            groups = await self.redis.xinfo_groups(key)
-            group = next((group for group in groups if as_text(group["name"]) == GROUP), None)
-            if group is None:
-                return _unattended(lane, length)
-            consumers = await self.redis.xinfo_consumers(key, GROUP)
-        except NoPermissionError:
-            raise
-        except ResponseError as error:
-            if "no such key" in str(error).lower() or "NOGROUP" in str(error) or is_wrong_type(error):
-                return _unattended(lane, length)
-            raise
-        running = int(group["pending"])
-        return LaneState(
-            lane=lane,
-            has_group=True,
-            waiting=max(0, length - running),  # a worker removes an entry as soon as it is answered
-            running=running,
-            workers=frozenset(
-                as_text(c["name"])
-                for c in consumers
-                if int(c["idle"]) < _ACTIVE_MS and not is_handed_back(as_text(c["name"]))
-            ),
-        )
-
-
-def _unattended(lane: Lane, length: int) -> LaneState:
-    """A lane without our group; a key of another type, or of none, is one that is empty."""
-    return LaneState(lane=lane, has_group=False, waiting=length, running=0, workers=frozenset())
 
 
 def _is_away(error: RedisError) -> bool:

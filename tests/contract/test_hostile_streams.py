@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_routerd.core.events import FINAL_ID
-from llm_routerd.queue.broker import Held
+from llm_routerd.queue.deliveries import Held
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
 from tests.support.queue import (

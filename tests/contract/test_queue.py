@@ -10,7 +10,7 @@ import pytest
 
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.outcome import ErrorCode
-from llm_routerd.queue.broker import Delivery, Held
+from llm_routerd.queue.deliveries import Delivery, Held
 from llm_routerd.queue.keys import LANES
 from tests.support.eventually import eventually
 from tests.support.queue import (

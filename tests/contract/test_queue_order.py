@@ -11,7 +11,7 @@ import pytest
 from llm_routerd.core.events import FINAL_ID, AttemptRejected
 from llm_routerd.core.outcome import AttemptCode, Rejection
 from llm_routerd.queue import scripts
-from llm_routerd.queue.broker import Held
+from llm_routerd.queue.deliveries import Held
 from llm_routerd.queue.keys import HANDED_BACK
 from tests.support.eventually import eventually
 from tests.support.queue import (

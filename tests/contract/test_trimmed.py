@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.queue import search
-from llm_routerd.queue.broker import Delivery, Held
+from llm_routerd.queue.deliveries import Delivery, Held
 from llm_routerd.queue.keys import HANDED_BACK
 from llm_routerd.queue.search import find_requests
 from tests.support.queue import (

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import reader
-from llm_routerd.queue.broker import Held
+from llm_routerd.queue.deliveries import Held
 from llm_routerd.queue.keys import LANES
 from tests.support.endings import final_of
 from tests.support.eventually import eventually

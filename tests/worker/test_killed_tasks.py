@@ -17,7 +17,7 @@ from llm_routerd.daemon import Daemon
 from llm_routerd.executor import Executor
 from llm_routerd.health_http import HealthServer
 from llm_routerd.notify import Watchdog
-from llm_routerd.queue.broker import Delivery
+from llm_routerd.queue.deliveries import Delivery
 from llm_routerd.queue.pipe import Pipe
 from llm_routerd.queue.reader import Reader
 from llm_routerd.supervisor import Supervisor, TaskFailed

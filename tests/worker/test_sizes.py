@@ -27,7 +27,7 @@ from tests.support.workers import DAEMON, make_config, make_test_executor, run_w
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_routerd.queue.broker import Delivery
+    from llm_routerd.queue.deliveries import Delivery
 
 # The tests' workers take 65,536 bytes, and a reply of more than four times as many is skimmed.
 BIG = 400_000

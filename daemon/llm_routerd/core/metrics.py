@@ -30,6 +30,7 @@ from msgspec import Struct
 from llm_routerd.core.exposition import Family, Histogram, render
 from llm_routerd.core.gauges import gauge_families
 from llm_routerd.core.outcome import AttemptCode, Outcome
+from llm_routerd.core.totals import NOT_ASKED, Answers, Totals, usage_by_deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from llm_routerd.core.outcome import AttemptRecord, ErrorCode, Usage
 
 MAX_TENANTS: Final = 1000
-_NOT_ASKED: Final = frozenset({AttemptCode.COOLDOWN, AttemptCode.BUSY})
 _DURATION_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _TTFT_BOUNDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -80,64 +80,6 @@ class Finished(Struct, frozen=True, kw_only=True):
     stream: bool = False
 
 
-class _Totals:
-    """Calls (of a deployment) or requests (of a tenant), their tokens and their cost."""
-
-    __slots__ = (
-        "completion_tokens", "cost_usd", "estimated_calls", "estimated_cost_usd", "number", "prompt_tokens",
-        "unpriced_calls",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-        self.cost_usd = 0.0
-        self.estimated_calls = 0
-        self.estimated_cost_usd = 0.0
-        self.unpriced_calls = 0
-
-    def add(self, record: AttemptRecord, step: int = 1) -> None:
-        """Add what an attempt took; a `step` of -1 takes it back."""
-        usage, cost = record.usage, record.cost_usd
-        if usage is not None:
-            self.prompt_tokens += step * usage.prompt_tokens
-            self.completion_tokens += step * usage.completion_tokens
-            if usage.estimated:
-                self.estimated_calls += step
-                self.estimated_cost_usd = max(0.0, self.estimated_cost_usd + step * (cost or 0.0))
-        if cost is None:
-            self.unpriced_calls += step
-        elif cost:
-            self.cost_usd = max(0.0, self.cost_usd + step * cost)
-
-    def to_wire(self) -> dict[str, Any]:
-        """Tokens and cost, as the metrics event tells them."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "cost_usd": self.cost_usd,
-            "estimated_calls": self.estimated_calls,
-            "unpriced_calls": self.unpriced_calls,
-        }
-
-
-class _Answers:
-    """How long the answers of one deployment have taken."""
-
-    __slots__ = ("early_stops", "number", "saved_ms", "total_ms")
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.total_ms = 0
-        self.early_stops = 0
-        self.saved_ms = 0
-
-    def saved_ms_after(self, after_ms: int) -> int | None:
-        """What an attempt that was ended after so long has saved; None: nothing is known to compare it with."""
-        return max(0, round(self.total_ms / self.number) - after_ms) if self.number else None
-
-
 class Booking:
     """The metrics event of one request while it is open whether its final event stands.
 
@@ -150,7 +92,7 @@ class Booking:
 
     __slots__ = ("_finished", "_metrics", "_tenant", "event")
 
-    def __init__(self, metrics: Metrics, tenant: _Totals, finished: Finished) -> None:
+    def __init__(self, metrics: Metrics, tenant: Totals, finished: Finished) -> None:
         self._metrics = metrics
         self._tenant = tenant
         self._finished = finished
@@ -190,7 +132,7 @@ class Booking:
             "cost_usd": finished.cost_usd,
             "cost_estimated": any(record.is_estimated_cost for record in finished.attempts),
             "saved_usd": finished.saved_usd,
-            "usage_by_deployment": _usage_by_deployment(finished.attempts),
+            "usage_by_deployment": usage_by_deployment(finished.attempts),
             "tenant_totals": {"requests": tenant.number, **tenant.to_wire()},
             "early_stops": self._early_stops(),
             "local_only": finished.local_only,
@@ -219,9 +161,9 @@ class Metrics:
     def __init__(self, *, max_tenants: int = MAX_TENANTS) -> None:
         self._max_tenants = max_tenants
         self._models: dict[str, dict[str, int]] = {}
-        self._tenants: OrderedDict[str | None, _Totals] = OrderedDict()
-        self._deployments: dict[str, _Totals] = {}
-        self._answers: dict[str, _Answers] = {}
+        self._tenants: OrderedDict[str | None, Totals] = OrderedDict()
+        self._deployments: dict[str, Totals] = {}
+        self._answers: dict[str, Answers] = {}
         self._requests: Counter[tuple[str, str]] = Counter()
         self._attempts: Counter[tuple[str, str, str]] = Counter()
         self._fallback_answers: Counter[str] = Counter()
@@ -292,10 +234,10 @@ class Metrics:
         """Everything as Prometheus' text exposition format 0.0.4."""
         return render([*self._counter_families(), *self._histogram_families(), *gauge_families(gauges)])
 
-    def _tenant(self, tenant_id: str | None) -> _Totals:
+    def _tenant(self, tenant_id: str | None) -> Totals:
         tenant = self._tenants.get(tenant_id)
         if tenant is None:
-            tenant = self._tenants[tenant_id] = _Totals()
+            tenant = self._tenants[tenant_id] = Totals()
             if len(self._tenants) > self._max_tenants:
                 self._tenants.popitem(last=False)
         else:
@@ -305,16 +247,16 @@ class Metrics:
     def _count_attempt(self, record: AttemptRecord) -> None:
         name, code = record.deployment, record.code
         self._attempts[name, record.outcome.value, "" if code is None else code.value] += 1
-        if code in _NOT_ASKED:
+        if code in NOT_ASKED:
             return
         totals = self._deployments.get(name)
         if totals is None:
-            totals = self._deployments[name] = _Totals()
+            totals = self._deployments[name] = Totals()
         totals.number += 1
         totals.add(record)
         answers = self._answers.get(name)
         if answers is None:
-            answers = self._answers[name] = _Answers()
+            answers = self._answers[name] = Answers()
         if record.early:
             answers.early_stops += 1
             answers.saved_ms += answers.saved_ms_after(record.latency_ms) or 0
@@ -373,7 +315,7 @@ class Metrics:
 
 def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
     """How a request counts by model, as (model, counter); consecutive attempts of one deployment are one turn."""
-    asked = [record for record in finished.attempts if record.code not in _NOT_ASKED]
+    asked = [record for record in finished.attempts if record.code not in NOT_ASKED]
     for record, following in zip_longest(asked, asked[1:]):
         if following is not None and following.deployment == record.deployment:
             continue
@@ -381,25 +323,6 @@ def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
             yield record.model, "error" if following is None else "fallback"
     if finished.type == "result" and finished.model_used is not None:
         yield finished.model_used, "success"
-
-
-def _usage_by_deployment(attempts: Sequence[AttemptRecord]) -> dict[str, dict[str, Any]]:
-    by_name: dict[str, _Totals] = {}
-    for record in attempts:
-        if record.code not in _NOT_ASKED:
-            totals = by_name.get(record.deployment)
-            if totals is None:
-                totals = by_name[record.deployment] = _Totals()
-            totals.number += 1
-            totals.add(record)
-    return {
-        name: {
-            "calls": totals.number,
-            "total_tokens": totals.prompt_tokens + totals.completion_tokens,
-            **totals.to_wire(),
-        }
-        for name, totals in by_name.items()
-    }
 
 
 def _told(record: AttemptRecord) -> dict[str, Any]:

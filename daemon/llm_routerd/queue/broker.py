@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from msgspec import Struct
 
 from llm_routerd.core.cut import head_of, parts_of
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group, is_wrong_type
+from llm_routerd.queue.deliveries import Claim, Committed, Delivery, Renewal, next_cursor, parse_claimed, parse_gone
 from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES, Keys, Lane
 from llm_routerd.queue.lanes import LaneTypes, make_group
 from llm_routerd.queue.outbox import Outbox, Transcript
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.core.cut import Fields
     from llm_routerd.core.events import AttemptStarted, FinalEvent
+    from llm_routerd.queue.deliveries import BeginVerdict, Held, Limits
 
 CLAIM_COUNT = 16
 OWN_PENDING = 1000
@@ -32,88 +32,6 @@ MOST_HISTORY = 500  # events
 HISTORY_PAGE = 32  # others may have written long ones
 MOST_HISTORY_BYTES = 2048  # of one event of it
 STALE_CONSUMER_SECONDS = 3600.0
-
-
-class Delivery(Struct, frozen=True, kw_only=True):
-    """An entry of a lane that Redis has handed to this worker.
-
-    `fields` is flat, `[name, value, name, value, ...]`, or cut where that is too long.  `deliveries` counts from 1;
-    `claimed` tells that another worker had it before.
-    """
-
-    lane: Lane
-    entry: str
-    fields: Fields
-    deliveries: int = 1
-    claimed: bool = False
-
-
-class Held(Struct, frozen=True, kw_only=True):
-    """An entry that this worker has in flight, as lease renewal needs it."""
-
-    lane: Lane
-    entry: str
-    events_key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Renewal:
-    """What a renewal found: positions of lost and of sealed entries, and the server's Unix time in ms.
-
-    `longest_lease_ms` is that of all living workers.
-    """
-
-    lost: Sequence[int]
-    sealed: Sequence[int]
-    server_ms: int
-    longest_lease_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """Entries that were taken over, and those of dead workers that no longer exist (trimmed by somebody).
-
-    `gone`: they have no fields, and stay pending until their requests have been ended.
-    `late`: nothing was, because the server answered so late that leases may have run out in the meantime.
-    """
-
-    deliveries: Sequence[Delivery]
-    gone: Sequence[Delivery]
-    late: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """The times and names that go into every script call."""
-
-    lease_ms: int
-    result_ttl_ms: int
-    metrics_channel: str
-    metrics_maxlen: int
-    dead_max_bytes: int = 33_554_432
-    dead_max_entries: int = 10_000
-
-
-BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "returned", "unwritable"]
-CommitVerdict = Literal["committed", "sealed", "duplicate", "unwritable"]
-
-
-class Committed(Struct, frozen=True, kw_only=True):
-    """What came of a commit.
-
-    `sealed_by` is the type of the final event that stood there already.  `letter_lost` says why the dead letter was
-    refused, where an event stands in its stead; `letters_dropped` how many older ones had to go for it.
-    """
-
-    verdict: CommitVerdict
-    sealed_by: str | None = None
-    letter_lost: str | None = None
-    letters_dropped: int = 0
-
-
-def parse_entries(lane: Lane, entries: Sequence[Any]) -> list[Delivery]:
-    """Entries as XREADGROUP gives them; those without fields were deleted."""
-    return [Delivery(lane=lane, entry=entry.decode(), fields=fields) for entry, fields in entries if fields is not None]
 
 
 class Broker:
@@ -415,23 +333,6 @@ def claim_args(owner: str, consumer: str, count: int, cursor: bytes) -> tuple[An
     return (GROUP, consumer, 0, count, cursor, owner, "", 0)
 
 
-def next_cursor(reply: bytes) -> bytes | None:
-    """Where a script says that one goes on; None: all has been seen."""
-    return None if reply == b"-" else reply
-
-
-def parse_claimed(lane: Lane, claimed: Sequence[Any], *, own: bool = False) -> list[Delivery]:
-    """Entries as `claim.lua` gives them.
-
-    One's own that was delivered only once is as good as new, its reply was lost: should the group have been made
-    again, `begin` then finds the worker that is busy with it.
-    """
-    return [
-        Delivery(lane=lane, entry=entry.decode(), fields=fields, deliveries=count, claimed=not own or count > 1)
-        for entry, fields, count in claimed
-    ]
-
-
 def _text(reply: bytes | None) -> str | None:
     return reply.decode("utf-8", "replace") if reply else None
 
@@ -443,13 +344,6 @@ def _object(data: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def parse_gone(lane: Lane, missing: Sequence[Any]) -> list[Delivery]:
-    """Entries that no longer exist, as `claim.lua` gives them."""
-    return [
-        Delivery(lane=lane, entry=entry.decode(), fields=(), deliveries=count, claimed=True) for entry, count in missing
-    ]
 
 
 def _field(fields: Fields, name: bytes) -> bytes:

@@ -12,7 +12,8 @@ from llm_routerd.queue import scripts
 from llm_routerd.queue.keys import GROUP, HANDED_BACK_IDLE_MS, handed_back_for
 
 if TYPE_CHECKING:
-    from llm_routerd.queue.broker import Broker, Delivery
+    from llm_routerd.queue.broker import Broker
+    from llm_routerd.queue.deliveries import Delivery
 
 Passing = Literal["passed", "unknown", "lost"]
 

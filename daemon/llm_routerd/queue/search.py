@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llm_routerd.core.cut import Part
-    from llm_routerd.queue.broker import Broker, Delivery
+    from llm_routerd.queue.broker import Broker
+    from llm_routerd.queue.deliveries import Delivery
 
 PAGE_KEYS = 250  # one page is looked through in about a millisecond, in which the server does nothing else
 MAX_PAGES = 40_000  # so many keys of the whole database, whatever they are, are looked at: ten million

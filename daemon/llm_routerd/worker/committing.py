@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from llm_routerd.core.events import Result
-    from llm_routerd.queue.broker import Broker, Committed, Delivery
+    from llm_routerd.queue.broker import Broker
+    from llm_routerd.queue.deliveries import Committed, Delivery
     from llm_routerd.queue.outbox import Transcript
 
 log = get_logger()

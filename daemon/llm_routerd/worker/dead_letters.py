@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.core.cut import Fields, Part
     from llm_routerd.core.events import Failed
-    from llm_routerd.queue.broker import Delivery
+    from llm_routerd.queue.deliveries import Delivery
 
 # Of a request that is too long to be kept whole.
 MOST_NAME_BYTES = 256

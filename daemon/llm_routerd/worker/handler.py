@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from llm_routerd.core.parsing import RequestParser
     from llm_routerd.core.request import Request
     from llm_routerd.executor import Executor
-    from llm_routerd.queue.broker import Broker, Committed, Delivery
+    from llm_routerd.queue.broker import Broker
+    from llm_routerd.queue.deliveries import Committed, Delivery
     from llm_routerd.queue.outbox import Transcript
     from llm_routerd.request_run import Ending
     from llm_routerd.worker.inflight import InFlight

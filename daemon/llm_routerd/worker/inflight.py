@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from llm_routerd.queue.broker import Held
+from llm_routerd.queue.deliveries import Held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from llm_routerd.queue.broker import Delivery
+    from llm_routerd.queue.deliveries import Delivery
 
 StopReason = Literal["sealed", "lost", "drain"]
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from llm_routerd.queue.broker import Broker, Claim
+    from llm_routerd.queue.broker import Broker
+    from llm_routerd.queue.deliveries import Claim
     from llm_routerd.worker.clock import ServerClock
     from llm_routerd.worker.inflight import InFlight, InFlightTable
 

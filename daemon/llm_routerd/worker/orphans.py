@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llm_routerd.core.metrics import Metrics
-    from llm_routerd.queue.broker import Broker, Delivery
+    from llm_routerd.queue.broker import Broker
+    from llm_routerd.queue.deliveries import Delivery
     from llm_routerd.queue.keys import Lane
     from llm_routerd.worker.clock import ServerClock
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from llm_routerd.core.events import AttemptRejected, AttemptStarted
     from llm_routerd.core.request import Request
-    from llm_routerd.queue.broker import BeginVerdict, Delivery
+    from llm_routerd.queue.deliveries import BeginVerdict, Delivery
     from llm_routerd.queue.outbox import Transcript
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    from llm_routerd.queue.broker import Delivery
+    from llm_routerd.queue.deliveries import Delivery
     from llm_routerd.queue.search import Found
     from llm_routerd.supervisor import Supervisor
     from llm_routerd.worker.handler import Handler

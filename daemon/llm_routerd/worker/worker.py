@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.core.errors import BrokerError
 from llm_routerd.logs import get_logger
-from llm_routerd.queue.broker import Broker, Held, Limits
+from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.connection import ConnectionFactory, ResponseError, describe
+from llm_routerd.queue.deliveries import Held, Limits
 from llm_routerd.queue.fitness import Needs
 from llm_routerd.queue.keys import LANES, Keys
 from llm_routerd.queue.pipe import Pipe, PipeState
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.metrics import Metrics
     from llm_routerd.core.parsing import RequestParser
     from llm_routerd.executor import Executor
-    from llm_routerd.queue.broker import Claim, Delivery
+    from llm_routerd.queue.deliveries import Claim, Delivery
     from llm_routerd.queue.keys import Lane
 
 log = get_logger()
