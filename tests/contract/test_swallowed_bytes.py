@@ -73,10 +73,10 @@ async def test_connecting_ends_in_bounded_time_wherever_it_is_cut(
     server: ValkeyProcess, beginning: dict[str, int], direction: str
 ) -> None:
     """All of it has one bound, not each of its steps."""
-    total = beginning[direction]
+    total, few = beginning[direction], asyncio.Semaphore(16)
 
     async def connect(after: int) -> float:
-        async with open_proxy(server.port) as proxy:
+        async with few, open_proxy(server.port) as proxy:
             swallow(proxy, direction, after)
             began = asyncio.get_running_loop().time()
             with pytest.raises((RedisError, OSError, TimeoutError)):
@@ -84,7 +84,7 @@ async def test_connecting_ends_in_bounded_time_wherever_it_is_cut(
             return asyncio.get_running_loop().time() - began
 
     took = await asyncio.gather(*map(connect, sample(total)))
-    assert max(took) < 3.0  # the bound is 0.3 s; the rest is for a hundred of them at once
+    assert max(took) < 3.0  # the bound is 0.3 s; the rest is for a machine that is busy
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
