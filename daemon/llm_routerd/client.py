@@ -41,7 +41,7 @@ from llm_routerd.client_events import (
 from llm_routerd.core.errors import BrokerError, NotAllowedError, UnknownRequestError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue import fitness, pooled
-from llm_routerd.queue.connection import Backoff, is_unfit, is_wrong_type, lasts
+from llm_routerd.queue.connection import Backoff, is_passed, is_unfit, is_wrong_type, lasts
 from llm_routerd.queue.describing import as_broker_error
 from llm_routerd.queue.keys import LANES, Keys, Lane
 from llm_routerd.queue.lane_state import LaneState, look_at
@@ -367,7 +367,7 @@ class Client:
         # NX: what the daemon made has its TTL already, and only a key that nobody knows of has none.
         pipe.expire(key, _STRAY_SECONDS, nx=True)
         added, expire = await pipe.execute(raise_on_error=False)
-        if isinstance(added, ResponseError) and "equal or smaller" in str(added):
+        if isinstance(added, ResponseError) and is_passed(added):
             return _Sealing.LATE
         if isinstance(added, NoPermissionError):
             right = f"it needs XADD on {self.keys.events('*')}, as the user `canceller` of systemd/users.acl has it"

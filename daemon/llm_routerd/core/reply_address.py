@@ -53,6 +53,14 @@ def _parsed(value: Part | None) -> Any:
         return None
 
 
+def _unescaped(string: bytes) -> Any:
+    """What a JSON string says; anything else says nothing."""
+    try:
+        return orjson.loads(string)
+    except orjson.JSONDecodeError:
+        return None
+
+
 def _searched_id(text: bytes) -> str | None:
     """The string at the key `id` of the outermost object, if it stands in this beginning of a JSON text."""
     depth, key, is_value = 0, b"", False
@@ -67,7 +75,7 @@ def _searched_id(text: bytes) -> str | None:
             case b",":
                 is_value = False
             case string if depth == 1:
-                if is_value and key == b'"id"':
-                    return valid_id(string[1:-1].decode("utf-8", "replace"))
+                if is_value and _unescaped(key) == "id":
+                    return valid_id(_unescaped(string))
                 key = string
     return None

@@ -71,6 +71,11 @@ def is_wrong_type(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
+def is_passed(error: BaseException) -> bool:
+    """Whether a stream's last ID is no smaller than the one that was to be added."""
+    return "equal or smaller" in str(error) or "exhausted the last possible ID" in str(error)
+
+
 def is_missing_script(error: BaseException) -> bool:
     """Whether the server has forgotten our scripts (SCRIPT FLUSH)."""
     return isinstance(error, ResponseError) and "NOSCRIPT" in str(error) + type(error).__name__.upper()
@@ -202,6 +207,7 @@ __all__ = [
     "is_missing_group",
     "is_missing_script",
     "is_out_of_memory",
+    "is_passed",
     "is_unfit",
     "is_wrong_type",
     "lasts",

@@ -64,8 +64,7 @@ local data = ARGV[8]
 if owner ~= entry then data = string.sub(data, 1, -2) .. ',"entry":"' .. entry .. '","lane":"' .. lane .. '"}' end
 local added = redis.pcall('XADD', events, attempt_id, 'type', 'attempt', 'data', data)
 if type(added) == 'table' and added.err then
-  -- The stream's last ID may lie beyond its last entry: what stood there was deleted.
-  return string.find(added.err, 'equal or smaller', 1, true) and {'unwritable'} or added
+  return is_passed(added) and {'unwritable'} or added
 end
 redis.call('PEXPIRE', events, ARGV[7])
 -- The lease begins anew: the entry may have come to a worker that slept since, and the next renewal is to be in time.

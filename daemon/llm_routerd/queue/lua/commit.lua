@@ -98,7 +98,7 @@ if #KEYS >= EVENTS and #open == 0 and (kept or letter > #ARGV) then return settl
 for i = WORDS, letter - 1, 3 do
   local reply = redis.pcall('XADD', KEYS[EVENTS], 'NOMKSTREAM', ARGV[i], 'type', ARGV[i + 1], 'data', ARGV[i + 2])
   if type(reply) == 'table' and reply.err then
-    if not string.find(tostring(reply.err), 'equal or smaller', 1, true) then return reply end  -- else: overtaken
+    if not is_passed(reply) then return reply end  -- else: overtaken
   elseif reply and ARGV[6] == '1' then
     publish(KEYS[EVENTS], ARGV[i], ARGV[i + 1], ARGV[i + 2])
   end
@@ -107,8 +107,7 @@ local written, letter_lost, dropped = {}, nil, 0
 for _, events in ipairs(open) do
   local reply = redis.pcall('XADD', events, FINAL, 'type', ARGV[3], 'data', ARGV[4])
   if type(reply) == 'table' and reply.err then
-    -- The stream's last ID may lie beyond its last entry: what stood there was deleted.
-    if not string.find(reply.err, 'equal or smaller', 1, true) then return reply end
+    if not is_passed(reply) then return reply end
   else
     written[#written + 1] = events
     redis.call('PEXPIRE', events, ARGV[5])

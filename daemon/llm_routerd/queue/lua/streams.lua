@@ -52,6 +52,14 @@ local function ask_lane(...)
   return redis.call(...)  -- says why
 end
 
+-- Whether XADD was refused because the stream's last ID is no smaller than the one to be added; it may lie beyond the
+-- stream's last entry, where what stood there was deleted, and be the last one that there is.
+local function is_passed(reply)
+  local why = type(reply) == 'table' and reply.err or ''
+  return string.find(why, 'equal or smaller', 1, true) ~= nil
+    or string.find(why, 'exhausted the last possible ID', 1, true) ~= nil
+end
+
 -- Whether an entry of a lane exists.  XCLAIM must not be asked: it drops from the pending entries what does not, and
 -- then nobody knows any more that there was a request without an answer.
 local function exists(requests, entry)
