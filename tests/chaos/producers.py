@@ -58,6 +58,10 @@ class Order:
         return KEYS.events(self.key_id)
 
 
+OVERSIZE_BYTES = 5_000_000  # of which no more than the beginning is ever kept
+NEVER_ANSWERED = frozenset({"malformed", "oversized"})
+
+
 def _on_first(directives: str) -> str:
     """Directives for the first deployment, whichever worker calls it."""
     return "".join(f"[[model=first-{slot} {directives}]]" for slot in range(WORKERS))
@@ -75,6 +79,7 @@ _KINDS: dict[str, tuple[int, Callable[[random.Random], tuple[str, dict[str, str]
     "cancelled": (2, lambda _: ("[[tokens=90 delay_ms=40]]", {})),
     "late": (1, lambda _: ("[[tokens=90 delay_ms=40]]", {"timeout_ms": "400"})),
     "malformed": (1, lambda rng: ("hello", rng.choice([{"promt": "x"}, {"stream": "7"}, {"messages": "[]"}]))),
+    "oversized": (1, lambda _: ("x" * OVERSIZE_BYTES, {})),
 }
 
 
@@ -112,7 +117,7 @@ class Producers:
                 await self._add(client, order)
                 if order.kind == "cancelled":
                     self._spawn(self._cancel(order, rng.uniform(0.0, 2.0)))
-                elif "id" in order.fields and order.kind != "malformed" and rng.random() < 0.2:
+                elif "id" in order.fields and order.kind not in NEVER_ANSWERED and rng.random() < 0.2:
                     order.copies += 1
                     self._spawn(self._add_copy(order, rng.uniform(0.0, 2.0)))
                 await asyncio.sleep(rng.uniform(*PAUSE_SECONDS))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue.keys import GROUP, Keys
+from tests.chaos.producers import NEVER_ANSWERED
 from tests.chaos.world import Life, Span
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Verdict:
         await self._read_events(client)
         self._read_calls()
         await self._nothing_is_left(client)
-        await self._every_malformed_request_is_kept(client)
+        await self._every_refused_request_is_kept(client)
         self._every_request_has_one_end()
         for key, events in self._transcripts.items():
             self._transcript_is_whole(key, events)
@@ -133,11 +134,11 @@ class Verdict:
             if key not in _NAMED and await client.pttl(key) < 0:
                 self.faults.append(f"{key} has no TTL")
 
-    async def _every_malformed_request_is_kept(self, client: Any) -> None:
+    async def _every_refused_request_is_kept(self, client: Any) -> None:
         kept = {fields["id"] for _, fields in await client.xrange(_KEYS.dead)}
         for order in self._orders:
-            if order.kind == "malformed" and order.accepted and order.key_id not in kept:
-                self.faults.append(f"{order.name}: malformed, and not among the dead letters")
+            if order.kind in NEVER_ANSWERED and order.accepted and order.key_id not in kept:
+                self.faults.append(f"{order.name}: {order.kind}, and not among the dead letters")
 
     def _every_request_has_one_end(self) -> None:
         for order in self._orders:
