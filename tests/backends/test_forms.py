@@ -462,6 +462,77 @@ def test_call_of_every_shape_is_read(shape: str, streamed: bool, reason: str) ->
     assert verdict.answer.finish_reason == "tool_calls"
 
 
+def _call(name: str, arguments: Any, index: int | None = None, call_id: Any = None) -> dict[str, Any]:
+    given = {"id": call_id, "index": index}
+    function = {"name": name, "arguments": arguments}
+    return {key: value for key, value in given.items() if value is not None} | {"function": function}
+
+
+# Two calls, of which each server numbers, names and writes the second one in its own way.
+TWO_CALLS: dict[str, list[dict[str, Any]]] = {
+    "numbered": [_call("f", '{"n":1}', 0, "a"), _call("g", '{"n":2}', 1, "b")],
+    "numbered-objects": [_call("f", {"n": 1}, 0, "a"), _call("g", {"n": 2}, 1, "b")],
+    "numbered-from-1": [_call("f", '{"n":1}', 1, "a"), _call("g", '{"n":2}', 2, "b")],
+    "all-index-0": [_call("f", '{"n":1}', 0, "a"), _call("g", '{"n":2}', 0, "b")],
+    "all-index-0-objects": [_call("f", {"n": 1}, 0, "a"), _call("g", {"n": 2}, 0, "b")],
+    "all-index-0-one-name": [_call("f", '{"n":1}', 0, "a"), _call("f", '{"n":2}', 0, "b")],
+    "no-index": [_call("f", '{"n":1}', None, "a"), _call("g", '{"n":2}', None, "b")],
+    "no-index-objects": [_call("f", {"n": 1}, None, "a"), _call("g", {"n": 2}, None, "b")],
+    "no-index-no-id": [_call("f", '{"n":1}'), _call("f", '{"n":2}')],
+    "no-index-no-id-objects": [_call("f", {"n": 1}), _call("f", {"n": 2})],
+    "numeric-ids": [_call("f", '{"n":1}', 0, 1), _call("g", '{"n":2}', 1, 2)],
+}
+
+
+def _two_calls(protocol: str, calls: list[dict[str, Any]], reason: str, *, streamed: bool) -> bytes:
+    if protocol == "ollama":
+        spoken = {"role": "assistant", "content": "", "tool_calls": calls}
+        return lines({"message": spoken, "done": not streamed, "done_reason": "stop"}) + (
+            lines({"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"})
+            if streamed
+            else b""
+        )
+    if streamed:
+        return events(*(chunk(tool_calls=[call]) for call in calls), chunk(reason)) + DONE
+    return orjson.dumps({"choices": [{"message": {"content": None, "tool_calls": calls}, "finish_reason": reason}]})
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(("protocol", "reason"), [("openai", "tool_calls"), ("openai", "stop"), ("ollama", "stop")])
+@pytest.mark.parametrize("shape", TWO_CALLS)
+def test_two_calls_of_every_shape_stay_two(shape: str, protocol: str, reason: str, streamed: bool) -> None:
+    """Whatever their numbers, ids and the form of their arguments; also where the server says `stop`."""
+    calls = TWO_CALLS[shape]
+    verdict = _of(protocol, _two_calls(protocol, calls, reason, streamed=streamed), tools=("f", "g"))
+    assert _calls(verdict) == [("f", {"n": 1}), (calls[1]["function"]["name"], {"n": 2})]
+    assert verdict.answer is not None
+    assert verdict.answer.finish_reason == "tool_calls"
+    assert len({call.id for call in verdict.answer.tool_calls}) == 2
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("reason", ["tool_use", "end_turn"])
+@pytest.mark.parametrize("whole", [True, False], ids=["input-at-once", "input-in-pieces"])
+def test_two_calls_of_anthropic_stay_two(whole: bool, reason: str, streamed: bool) -> None:
+    """Whose arguments are an object, which comes with the block or after it."""
+    blocks = [{"type": "tool_use", "id": name, "name": name, "input": {"n": n}} for n, name in ((1, "f"), (2, "g"))]
+    if streamed:
+        body = [{"type": "message_start", "message": {"usage": {"input_tokens": 1}}}]
+        for index, block in enumerate(blocks):
+            begun = block if whole else {**block, "input": {}}
+            body.append({"type": "content_block_start", "index": index, "content_block": begun})
+            for piece in () if whole else ('{"n"', f":{index + 1}}}"):
+                delta = {"type": "input_json_delta", "partial_json": piece}
+                body.append({"type": "content_block_delta", "index": index, "delta": delta})
+            body.append({"type": "content_block_stop", "index": index})
+        ends = {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {"output_tokens": 1}}
+        data = events(*body, ends, {"type": "message_stop"})
+    else:
+        data = orjson.dumps({"type": "message", "content": blocks, "stop_reason": reason, "usage": {}})
+    verdict = _of("anthropic", data, tools=("f", "g"))
+    assert _calls(verdict) == [("f", {"n": 1}), ("g", {"n": 2})]
+
+
 @pytest.mark.parametrize(("protocol", "streamed"), FORMS)
 def test_several_calls_are_as_many(protocol: str, streamed: bool) -> None:
     """In order, with text before them."""
