@@ -515,9 +515,11 @@ def test_two_calls_of_every_shape_stay_two(shape: str, protocol: str, reason: st
 @pytest.mark.parametrize("whole", [True, False], ids=["input-at-once", "input-in-pieces"])
 def test_two_calls_of_anthropic_stay_two(whole: bool, reason: str, streamed: bool) -> None:
     """Whose arguments are an object, which comes with the block or after it."""
-    blocks = [{"type": "tool_use", "id": name, "name": name, "input": {"n": n}} for n, name in ((1, "f"), (2, "g"))]
+    blocks: list[dict[str, Any]] = [
+        {"type": "tool_use", "id": name, "name": name, "input": {"n": n}} for n, name in ((1, "f"), (2, "g"))
+    ]
     if streamed:
-        body = [{"type": "message_start", "message": {"usage": {"input_tokens": 1}}}]
+        body: list[dict[str, Any]] = [{"type": "message_start", "message": {"usage": {"input_tokens": 1}}}]
         for index, block in enumerate(blocks):
             begun = block if whole else {**block, "input": {}}
             body.append({"type": "content_block_start", "index": index, "content_block": begun})
