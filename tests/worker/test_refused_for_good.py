@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from llm_routerd.core.events import FINAL_ID
 from tests.support.eventually import eventually
@@ -157,4 +158,49 @@ async def test_worker_whose_answers_are_not_taken_says_so_and_is_not_ready(valke
     ((_, fields),) = await admin.xrange(KEY, FINAL_ID, FINAL_ID)
     assert fields["type"] == "result"
     assert "kept" in fields["data"]
+    assert len(backend.calls) == 1
+
+
+@pytest.mark.parametrize("command", ["xadd", "xrevrange", "xack"])
+async def test_answer_that_is_paid_is_kept_until_it_can_be_told(
+    valkey_url: str, admin: Any, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker is not ready meanwhile; nobody is blamed, and nothing stands in the answer's place."""
+    gate = asyncio.Event()
+    backend = FakeBackend(waits_for(gate))
+    async with run_worker(as_worker(valkey_url), {"local": backend}, config=CONFIG) as worker:
+        await add(admin, id="r1")
+        await eventually(lambda: backend.running == 1)
+        await admin.execute_command("ACL", "SETUSER", "w", f"-{command}")
+        gate.set()
+        await eventually(lambda: not worker.status().ready)
+        assert await admin.xlen("llm:dead") == 0
+        await admin.execute_command("ACL", "SETUSER", "w", f"+{command}")
+        async with asyncio.timeout(10):
+            await until_over(admin)
+        await eventually(lambda: worker.status().ready)
+    assert [fields["type"] for _, fields in await admin.xrange(KEY, FINAL_ID, FINAL_ID)] == ["result"]
+    assert (len(backend.calls), await admin.xlen("llm:dead")) == (1, 0)
+    assert "Traceback" not in caplog.text
+
+
+async def test_worker_whose_requests_all_become_dead_letters_is_not_ready(valkey_url: str, admin: Any) -> None:
+    """A right on the events streams is missing: each is kept, the worker says why, and is ready with the next event."""
+    lanes = ("llm:requests", "llm:requests:high", "llm:requests:low")
+    keys = (*lanes, "llm:dead", "llm_router_metrics", "llm:workers")
+    await admin.execute_command("ACL", "SETUSER", "w", "resetkeys", *(f"~{key}" for key in keys))
+    backend = FakeBackend(says("x"))
+    async with run_worker(as_worker(valkey_url), {"local": backend}, config=CONFIG) as worker:
+        with capture_logs() as logs:
+            for number in range(3):
+                await add(admin, id=f"r{number}")
+            async with asyncio.timeout(10):
+                while await admin.xlen("llm:dead") < 3:  # noqa: ASYNC110 - Redis has no event for this
+                    await asyncio.sleep(0.02)
+            await eventually(lambda: not worker.status().ready)
+        assert "may not access a key" in worker.status().why
+        assert [line["event"] for line in logs if line["log_level"] == "error"] == ["cannot_deliver_answers"]
+        await admin.execute_command("ACL", "SETUSER", "w", "~llm:events:*")
+        await add(admin, id="r9")
+        await eventually(lambda: worker.status().ready)
     assert len(backend.calls) == 1

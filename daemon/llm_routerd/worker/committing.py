@@ -4,7 +4,9 @@ Redis refuses some commands for good: a right is missing, a key is of another ty
 does.  (What it refuses for the moment, out of memory or while it loads, the pipe keeps and repeats.)  So less and less
 is asked of it, until something stands: the whole; the same without metrics; without a dead letter; an error and a dead
 letter; a dead letter alone.  If nothing does, what there is to say is kept, and said again until it is heard; the
-request stays ours, and takes its place among those in flight.
+request stays ours, and takes its place among those in flight.  An answer is kept for a minute before there is an error
+in its place.  As long as something is kept, or the last ending is a dead letter that should have been an event, the
+worker is not ready, and says why.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llm_routerd.core.events import Failed
+from llm_routerd.core.events import Failed, Result
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.connection import Backoff, ResponseError, describe
@@ -24,7 +26,6 @@ from llm_routerd.queue.connection import Backoff, ResponseError, describe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from llm_routerd.core.events import Result
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import Committed, Delivery
     from llm_routerd.queue.outbox import Transcript
@@ -33,6 +34,7 @@ log = get_logger()
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+ANSWER_KEPT_SECONDS = 60.0
 _REFUSED = "the answer stood, and Redis refused the event that has it; the log of llm-routerd says why"
 UNWRITABLE = (
     "no final event can be written to its events stream: the key is of another type, or holds an event at or beyond "
@@ -68,7 +70,7 @@ class Committer:
     Args:
         broker: this worker's side of the queue.
         make_letter: makes the dead letter of an entry that is given up.
-        on_trouble: told why nothing at all can be written, and None when it can again.
+        on_trouble: told why endings cannot be written as they should, and None when they can again.
     """
 
     def __init__(
@@ -81,18 +83,25 @@ class Committer:
         self._make_letter = make_letter
         self._on_trouble = on_trouble
         self._kept = 0  # how many cannot be written
+        self._is_spoilt = False  # the last one had to do without its event
+        self._loop = asyncio.get_running_loop()
 
     async def commit(self, commitment: Commitment) -> Committed:
         """Write it; returns when it stands, or what stands in its place."""
         try:
-            return await self._write(commitment)  # as ever
+            committed = await self._write(commitment)  # as ever
         except ResponseError as error:
             why = describe(error)
-        committed = await self._write_less(commitment, why)
-        log.warning("commit_refused", entry=commitment.delivery.entry, why=why, kept=committed is None)
-        return committed or await self._keep(commitment, why)
+        else:
+            if self._is_spoilt:
+                self._spoilt(None)
+            return committed
+        kept_until = self._loop.time() + (ANSWER_KEPT_SECONDS if isinstance(commitment.event, Result) else 0.0)
+        less = await self._write_less(commitment, why, kept_until)
+        log.warning("commit_refused", entry=commitment.delivery.entry, why=why, kept=less is None)
+        return less or await self._keep(commitment, why, kept_until)
 
-    async def _keep(self, commitment: Commitment, why: str) -> Committed:
+    async def _keep(self, commitment: Commitment, why: str, kept_until: float) -> Committed:
         """Try again until it can be written."""
         backoff = Backoff(first_seconds=FIRST_PAUSE_SECONDS, cap_seconds=LONGEST_PAUSE_SECONDS)
         self._kept += 1
@@ -102,20 +111,33 @@ class Committer:
                 await asyncio.sleep(backoff.next_seconds())
                 with suppress(ResponseError):
                     return await self._write(commitment)
-                if (committed := await self._write_less(commitment, why)) is not None:
+                if (committed := await self._write_less(commitment, why, kept_until)) is not None:
                     return committed
         finally:
             self._kept -= 1
-            if not self._kept:
+            if not self._kept and not self._is_spoilt:
                 self._on_trouble(None)
 
-    async def _write_less(self, commitment: Commitment, why: str) -> Committed | None:
-        """Write the most of it that Redis takes, which has refused the whole and said why; None: nothing."""
+    def _spoilt(self, why: str | None) -> None:
+        """The last ending is a dead letter in the place of its event; None: it is as it should be."""
+        self._is_spoilt = why is not None
+        if why is not None or not self._kept:
+            self._on_trouble(why)
+
+    async def _write_less(self, commitment: Commitment, why: str, kept_until: float) -> Committed | None:
+        """Write the most of it that Redis takes, which has refused the whole and said why; None: nothing.
+
+        Until `kept_until`, in loop time, there is nothing else in the place of its event.
+        """
         for step in self._steps(commitment):
+            if step.event is not commitment.event and self._loop.time() < kept_until:
+                return None
             try:
                 committed = await self._write(step)
             except ResponseError:
                 continue
+            if commitment.request_ids and not step.request_ids:
+                self._spoilt(why)
             if commitment.dead_letter and not step.dead_letter:
                 log.error("dead_letter_refused", entry=commitment.delivery.entry, why=why)
             if commitment.metrics:

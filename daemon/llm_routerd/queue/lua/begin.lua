@@ -21,7 +21,7 @@ if not pending or pending[2] ~= consumer then return {'lost'} end
 
 local n, owner = 1, nil
 local found = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)
-if found.err then return {'unwritable'} end  -- a key of another type
+if found.err then return is_other_type(found) and {'unwritable'} or found end
 local last = found[1]
 if last then
   if is_at_end(last[1]) then

@@ -66,6 +66,7 @@ local is_foreign = false  -- a stream takes no final event, and has none
 for i = EVENTS, #KEYS do
   local events = redis.pcall('XREVRANGE', KEYS[i], '+', '-', 'COUNT', 1)
   local last = events[1]
+  if events.err and not is_other_type(events) then return events end
   if events.err then
     verdict, kept, is_foreign = verdict or 'sealed', false, true  -- the key is no stream: somebody else's
   elseif not last then

@@ -6,7 +6,7 @@
 -- the server's time in ms, the longest lease of all living workers in ms, and why this one cannot be registered.
 -- Lost: another consumer owns it now.
 -- An entry that was trimmed meanwhile cannot be claimed again: it stays pending, and grows old.  That its worker lives
--- is then told by the consumer, which was seen just now.
+-- is then told by the consumer, which is seen with each renewal.
 local LAST_ID = '18446744073709551615-0'
 local group, consumer = ARGV[1], ARGV[2]
 local lost, sealed = {}, {}
@@ -32,11 +32,7 @@ for i = 4, #KEYS do
     local pending = redis.pcall('XPENDING', requests, group, entry, entry, 1)
     local owner = not pending.err and pending[1] or nil
     if owner and is_trimmed(requests, entry) then
-      if owner[2] == consumer then
-        redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS', requests, LAST_ID)  -- to be seen
-      else
-        lost[#lost + 1] = i - 4
-      end
+      if owner[2] ~= consumer then lost[#lost + 1] = i - 4 end
     elseif owner and owner[2] == consumer then
       -- JUSTID: the delivery count stays as it is
       redis.call('XCLAIM', requests, group, consumer, 0, entry, 'JUSTID')
@@ -70,6 +66,10 @@ local function register(registry, now)
   return longest
 end
 
+-- Be seen, and be there again where somebody has removed this consumer: before Redis 7.2 a blocking read does neither.
+for i = 1, 3 do
+  redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS', KEYS[i], LAST_ID)
+end
 local now = now_ms()
 local longest, complaint = register(ARGV[4], now)
 return {lost, sealed, now, longest, complaint or false}

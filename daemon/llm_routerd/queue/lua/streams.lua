@@ -52,10 +52,15 @@ local function ask_lane(...)
   return redis.call(...)  -- says why
 end
 
+-- Whether a command was refused because its key is no stream; any other refusal says nothing of the key.
+local function is_other_type(reply)
+  return string.find(tostring(reply.err), 'wrong kind of value', 1, true) ~= nil
+end
+
 -- Whether XADD was refused because the stream's last ID is no smaller than the one to be added; it may lie beyond the
 -- stream's last entry, where what stood there was deleted, and be the last one that there is.
 local function is_passed(reply)
-  local why = type(reply) == 'table' and reply.err or ''
+  local why = type(reply) == 'table' and tostring(reply.err or '') or ''
   return string.find(why, 'equal or smaller', 1, true) ~= nil
     or string.find(why, 'exhausted the last possible ID', 1, true) ~= nil
 end
