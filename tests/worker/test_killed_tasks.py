@@ -23,6 +23,7 @@ from llm_routerd.queue.reader import Reader
 from llm_routerd.supervisor import Supervisor, TaskFailed
 from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.leases import Leases
+from llm_routerd.worker.mending import Mending
 from llm_routerd.worker.orphans import Orphans
 from llm_routerd.worker.trimmed import Trimmed
 from llm_routerd.worker.worker import Worker
@@ -146,6 +147,7 @@ ESSENTIAL: list[tuple[str, Any, str]] = [
     ("pipe", Pipe, "run"),
     ("leases", Leases, "run"),
     ("orphans", Orphans, "run"),
+    ("mending", Mending, "run"),
     ("watchdog", Watchdog, "run"),
     ("worker", Reader, "read"),
     ("worker", Worker, "_main_loop"),

@@ -13,7 +13,7 @@ import pytest
 from llm_routerd.client import Client
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.outcome import AttemptCode
-from llm_routerd.queue.keys import LANES
+from llm_routerd.queue.keys import GROUP, LANES
 from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
@@ -520,3 +520,17 @@ async def test_worker_that_cannot_read_says_so_once_and_is_not_ready(valkey_url:
         finally:
             await client.execute_command("ACL", "SETUSER", "default", "+client|id")
         await eventually(lambda: worker.status().ready, seconds=15)
+
+
+async def test_idle_worker_whose_consumer_was_removed_is_there_again(valkey_url: str) -> None:
+    """Before anything comes: with its renewals, and not only with what a blocking read brings."""
+    config = make_config(daemon=replace(DAEMON, lease_seconds=0.3))
+    async with open_client(valkey_url) as client, run_worker(valkey_url, {}, config=config):
+        await client.xgroup_delconsumer("llm:requests", GROUP, "w1")
+
+        async def is_seen() -> bool:
+            return [each["name"] for each in await client.xinfo_consumers("llm:requests", GROUP)] == ["w1"]
+
+        async with asyncio.timeout(2.0):  # a blocking read lasts longer
+            while not await is_seen():  # noqa: ASYNC110 - Redis has no event for this
+                await asyncio.sleep(0.02)

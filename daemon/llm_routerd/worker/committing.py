@@ -139,7 +139,7 @@ class Committer:
             if commitment.request_ids and not step.request_ids:
                 self._spoilt(why)
             if commitment.dead_letter and not step.dead_letter:
-                log.error("dead_letter_refused", entry=commitment.delivery.entry, why=why)
+                self._letter_lost(commitment, why)
             if commitment.metrics:
                 await self.tell_metrics(commitment.metrics)
             return committed
@@ -179,11 +179,14 @@ class Committer:
         if committed.letters_dropped:
             log.warning("dead_letters_dropped", count=committed.letters_dropped)
         if committed.letter_lost is not None:
-            log.error("dead_letter_refused", entry=commitment.delivery.entry, why=committed.letter_lost)
+            self._letter_lost(commitment, committed.letter_lost)
         if committed.verdict == "unwritable":
             log.info("events_unwritable", entry=commitment.delivery.entry)
             return await self._write(self.without_event(commitment, ErrorCode.INVALID_REQUEST))
         return committed
+
+    def _letter_lost(self, commitment: Commitment, why: str) -> None:
+        log.error("dead_letter_refused", entry=commitment.delivery.entry, key=self._broker.keys.dead, why=why)
 
     async def tell_metrics(self, metrics: bytes) -> None:
         """A metrics event on its own, which nothing depends on."""
