@@ -15,6 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
 from tests.support.queue import (
     add,
+    begin_one,
     events_of,
     failure,
     no_fence,
@@ -251,9 +252,7 @@ async def test_attempts_have_whole_numbers_however_large(broker_url: str, number
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
         await write(client, f"{number}-0", "{}", "attempt")
         await add(client, id="r1")
-        delivery = await take_one(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        assert await broker.begin(delivery, transcript, started(), publish=False) == "begun"
+        _delivery, transcript = await begin_one(broker_url, broker)
         assert transcript.attempt == number + 1
         assert [event_id for event_id, _, _ in await events_of(client, "r1")][-1] == f"{number + 1}-0"
 

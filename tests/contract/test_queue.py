@@ -15,6 +15,7 @@ from llm_routerd.queue.keys import LANES
 from tests.support.eventually import eventually
 from tests.support.queue import (
     add,
+    begin_one,
     events_of,
     failure,
     no_fence,
@@ -40,9 +41,7 @@ async def test_begin_writes_first_attempt_with_entry_lane_and_ttl(broker_url: st
     """The first attempt is `1-0`, names its entry, and the stream has a TTL from birth."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
         entry = await add(client)
-        delivery = await take_one(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        assert await broker.begin(delivery, transcript, started(), publish=False) == "begun"
+        _delivery, _transcript = await begin_one(broker_url, broker)
         ((event_id, kind, data),) = await events_of(client, "r1")
         assert (event_id, kind) == ("1-0", "attempt")
         assert data == {
@@ -134,9 +133,7 @@ async def test_commit_writes_final_event_once_with_ttl_metrics_and_acknowledgeme
     """The final event has the one ID, the entry is gone, the metrics event is in its stream."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
         await add(client)
-        delivery = await take_one(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        delivery, transcript = await begin_one(broker_url, broker)
         for _ in range(2):  # the second time as after a lost reply
             committed = await broker.commit(
                 delivery, result("r1"), transcript=transcript, request_ids=("r1",), metrics=b'{"id":"r1"}'
@@ -154,9 +151,7 @@ async def test_commit_loses_to_a_cancellation_and_says_so(broker_url: str) -> No
     """Result and cancellation race in Redis, and exactly one wins."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
         await add(client)
-        delivery = await take_one(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        delivery, transcript = await begin_one(broker_url, broker)
         await client.xadd("llm:events:r1", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
         committed = await broker.commit(delivery, result("r1"), transcript=transcript, request_ids=("r1",))
         assert (committed.verdict, committed.sealed_by) == ("sealed", "cancelled")
@@ -171,9 +166,7 @@ async def test_zombie_that_answers_first_is_accepted(broker_url: str) -> None:
         open_broker(broker_url, "w2") as other,
     ):
         await add(client)
-        delivery = await take_one(broker_url, zombie)
-        transcript = zombie.transcript("r1", publish=False, fenced=no_fence)
-        await zombie.begin(delivery, transcript, started(), publish=False)
+        delivery, transcript = await begin_one(broker_url, zombie)
         await asyncio.sleep(0.55)
         (claimed,) = (await other.claim(room=5)).deliveries
         taken_over = other.transcript("r1", publish=False, fenced=no_fence)
@@ -242,9 +235,7 @@ async def test_text_that_waits_together_becomes_one_event(broker_url: str) -> No
     """Tokens are coalesced, in order, never lost; reasoning is kept apart."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
         await add(client)
-        delivery = await take_one(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        delivery, transcript = await begin_one(broker_url, broker)
         transcript.text("reasoning", "hm")
         for text in ("a", "b", "c"):
             transcript.text("token", text)
@@ -288,9 +279,7 @@ async def test_chunk_of_a_vanished_stream_does_not_make_a_key_without_ttl(broker
     """A stream that was flushed comes back with the final event only, and that has its TTL."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
         await add(client)
-        delivery = await take_one(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        delivery, transcript = await begin_one(broker_url, broker)
         await client.delete("llm:events:r1")
         transcript.text("token", "x")
         await broker.pipe.call("PING")
@@ -369,9 +358,7 @@ async def test_dropped_group_comes_back_and_the_living_worker_keeps_its_entry(br
         open_broker(broker_url, "w2") as other,
     ):
         await add(client)
-        delivery = await take_one(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        delivery, _transcript = await begin_one(broker_url, broker)
         await client.xgroup_destroy("llm:requests", "llm-router")
         await other.create_groups()
         again = await take_one(broker_url, other)  # created at 0: it is delivered as if new

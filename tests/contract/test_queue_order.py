@@ -16,6 +16,7 @@ from llm_routerd.queue.keys import HANDED_BACK
 from tests.support.eventually import eventually
 from tests.support.queue import (
     add,
+    begin_one,
     events_of,
     failure,
     no_fence,
@@ -51,9 +52,7 @@ async def test_several_events_of_a_request_are_written_all_or_none_out_of_memory
     """Memory that comes back between two commands leaves no hole in a transcript: they are one command."""
     async with open_client(full_server) as client, open_broker(full_server) as broker:
         await add(client)
-        delivery = await take_one(full_server, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        _delivery, transcript = await begin_one(full_server, broker)
         await client.config_set("maxmemory", "1")
         transcript.text("reasoning", "hm")
         transcript.text("token", "a")
@@ -71,9 +70,7 @@ async def test_commit_waits_for_events_that_were_refused_before_it(broker_url: s
     """The final event would shut them out for ever."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
         entry = await add(client)
-        delivery = await take_one(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        _delivery, _transcript = await begin_one(broker_url, broker)
         keys = (*broker.keys.lanes, "llm:dead", "llm_router_metrics", "llm:events:r1")
         told = ("llm-router", entry, "result", "{}", 60_000, "", "normal", "1", "1-3")
         args = (*told, 100, "llm_router_metrics", "", "llm:events:", 10, 100_000, 0)
@@ -86,9 +83,7 @@ async def test_answer_after_memory_came_back_has_its_whole_transcript(full_serve
     """What was refused, what came meanwhile, and the final event, in this order."""
     async with open_client(full_server) as client, open_broker(full_server) as broker:
         await add(client)
-        delivery = await take_one(full_server, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        delivery, transcript = await begin_one(full_server, broker)
         await client.config_set("maxmemory", "1")
         transcript.text("token", "refused ")
         await eventually(lambda: transcript.under_way)
@@ -127,9 +122,7 @@ async def test_further_attempt_is_known_to_stand_before_it_is_made(broker_url: s
     """When the call is paid for, its attempt is in the stream, after what became of the one before."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
         await add(client)
-        delivery = await take_one(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        _delivery, transcript = await begin_one(broker_url, broker)
         transcript.event(REJECTED)
         assert await transcript.next_attempt(started())
         kinds = [(event_id, kind) for event_id, kind, _ in await events_of(client, "r1")]
@@ -226,9 +219,7 @@ async def test_delivery_whose_reply_was_lost_after_the_group_was_dropped_goes_ba
         open_broker(broker_url, "w2") as other,
     ):
         await add(client)
-        delivery = await take_one(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        _delivery, _transcript = await begin_one(broker_url, broker)
         await client.xgroup_destroy("llm:requests", "llm-router")
         await other.create_groups()
         await take_one(broker_url, other)

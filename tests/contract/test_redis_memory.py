@@ -8,16 +8,14 @@ from typing import Any
 import pytest
 
 from llm_routerd.core.events import FINAL_ID
-from tests.support.queue import add, no_fence, open_broker, open_client, result, started, take_one
+from tests.support.queue import add, begin_one, open_broker, open_client, result
 from tests.support.wire import eventually_true
 
 
 async def finish(url: str, request_id: str) -> None:
     """One short request, from the entry to the commit."""
     async with open_broker(url) as broker:
-        delivery = await take_one(url, broker)
-        transcript = broker.transcript(request_id, publish=False, fenced=no_fence)
-        await broker.begin(delivery, transcript, started(), publish=False)
+        delivery, transcript = await begin_one(url, broker, request_id)
         committed = await broker.commit(
             delivery, result(request_id), transcript=transcript, request_ids=(request_id,), metrics=b'{"id":"r1"}'
         )

@@ -23,6 +23,8 @@ from llm_routerd.queue.reader import Reader
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from llm_routerd.queue.outbox import Transcript
+
 LIMITS = Limits(lease_ms=500, result_ttl_ms=60_000, metrics_channel="llm_router_metrics", metrics_maxlen=100)
 ATTEMPT = AttemptStarted(deployment="local", model="ollama/tiny", delivery=1, consumer="w1")
 
@@ -73,6 +75,16 @@ async def take_one(url: str, broker: Broker) -> Delivery:
     """The one request that waits."""
     (delivery,) = await take(url, broker)
     return delivery
+
+
+async def begin_one(
+    url: str, broker: Broker, request_id: str = "r1", *, consumer: str = "w1"
+) -> tuple[Delivery, Transcript]:
+    """The one request that waits, with its first attempt begun."""
+    delivery = await take_one(url, broker)
+    transcript = broker.transcript(request_id, publish=False, fenced=no_fence)
+    assert await broker.begin(delivery, transcript, started(consumer), publish=False) == "begun"
+    return delivery, transcript
 
 
 async def events_of(client: Any, request_id: str) -> list[tuple[str, str, dict[str, Any]]]:

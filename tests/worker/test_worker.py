@@ -18,7 +18,7 @@ from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, babbles, fails, hangs, says, waits_for
-from tests.support.queue import add, events_of, no_fence, open_broker, open_client, started, take_one
+from tests.support.queue import add, begin_one, events_of, open_broker, open_client
 from tests.support.wire import eventually_true
 from tests.support.workers import DAEMON, make_config, run_worker
 
@@ -407,9 +407,7 @@ async def test_result_says_which_attempts_text_it_is(broker_url: str) -> None:
     async with open_client(broker_url) as client:
         entry = await add(client, stream="live")
         async with open_broker(broker_url, "w0") as broker:
-            delivery = await take_one(broker_url, broker)
-            transcript = broker.transcript(entry, publish=False, fenced=no_fence)
-            assert await broker.begin(delivery, transcript, started("w0"), publish=False) == "begun"
+            _delivery, _transcript = await begin_one(broker_url, broker, entry, consumer="w0")
         async with run_worker(broker_url, {"local": local, "cloud": cloud}):
             _, data = await final_of(client, entry)
         ((answer_id, _, _),) = [each for each in await events_of(client, entry) if each[2].get("text") == "fine"]
