@@ -131,6 +131,7 @@ class Attempt:
                 reason=error.reason,
                 retryable=error.retryable,
                 retry_after_seconds=error.retry_after_seconds,
+                lack=error.lack,
             )
         except TimeoutError:
             if clock.rejection is None:

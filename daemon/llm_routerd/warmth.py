@@ -92,7 +92,8 @@ class Warmth:
             async with asyncio.timeout(seconds):
                 await self._backend.warm()
         except BackendError as error:
-            return Rejection(code=error.code, reason=f"loading the model: {error.reason}", retryable=error.retryable)
+            reason = f"loading the model: {error.reason}"
+            return Rejection(code=error.code, reason=reason, retryable=error.retryable, lack=error.lack)
         except TimeoutError:
             return Rejection(code=AttemptCode.TIMEOUT, reason=f"the model was not loaded within {seconds:g} s")
         self.answered()

@@ -24,8 +24,16 @@ class _Protocol(ResponseHandler):
 
 
 class Connector(aiohttp.TCPConnector):
-    """Makes such connections."""
+    """Makes such connections; can close those that nobody uses."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._factory = partial(_Protocol, loop=self._loop)  # type: ignore[assignment]  # a subclass will do
+
+    def close_idle(self) -> None:
+        """Close the connections that wait in the pool, for their descriptors are wanted."""
+        pools = getattr(self, "_conns", {})
+        for pool in list(pools.values()):
+            for protocol, _ in pool:
+                protocol.close()
+        pools.clear()

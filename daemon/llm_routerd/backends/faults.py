@@ -20,7 +20,7 @@ import orjson
 from llm_routerd.backends.known_messages import UNKNOWN_MODEL, Known, known_message
 from llm_routerd.backends.optional_fields import refused_field
 from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode
+from llm_routerd.core.outcome import AttemptCode, Lack
 from llm_routerd.core.toolcalls import ToolCallError
 
 if TYPE_CHECKING:
@@ -161,7 +161,10 @@ def own_shortage(exception: BaseException) -> BackendError | None:
         reason = "no name can be looked up: the system has no room for it" if exception.errno in _NO_LOOK_UP else None
     else:
         reason = _SHORTAGES.get(exception.errno or 0) if isinstance(exception, OSError) else None
-    return None if reason is None else BackendError(AttemptCode.INTERNAL, f"our own shortage: {reason}", retryable=True)
+    if reason is None:
+        return None
+    reason = f"our own shortage: {reason}"
+    return BackendError(AttemptCode.INTERNAL, reason, retryable=True, lack=Lack.RESOURCES)
 
 
 def truncated(reason: str = "the stream ended before its terminal event") -> BackendError:

@@ -16,11 +16,14 @@ import orjson
 
 from llm_routerd.backends import faults
 from llm_routerd.backends.connector import Connector
+from llm_routerd.core.outcome import Lack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from yarl import URL
+
+    from llm_routerd.core.errors import BackendError
 
 _MAX_ERROR_BYTES = 65_536
 _ERROR_BODY_SECONDS = 5.0
@@ -67,19 +70,21 @@ class Transport:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._connector: Connector | None = None
 
     def session(self) -> aiohttp.ClientSession:
         """The session, made on first use and for that event loop only."""
         session = self._session
         if session is None:
+            # No limit in here: each deployment has its own `concurrency`, and waits only for that.
+            self._connector = Connector(
+                limit=0,
+                keepalive_timeout=_KEEP_ALIVE_SECONDS,
+                ttl_dns_cache=30,
+                socket_factory=_new_socket,
+            )
             session = self._session = aiohttp.ClientSession(
-                # No limit in here: each deployment has its own `concurrency`, and waits only for that.
-                connector=Connector(
-                    limit=0,
-                    keepalive_timeout=_KEEP_ALIVE_SECONDS,
-                    ttl_dns_cache=30,
-                    socket_factory=_new_socket,
-                ),
+                connector=self._connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),
                 headers={"User-Agent": "llm-routerd"},
@@ -127,16 +132,23 @@ class Transport:
             return await self._post_once(url, data, headers, connect_seconds)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if connection.is_new or isinstance(error, aiohttp.ClientConnectorError):
-                raise faults.fault_before_answer(error, connect_seconds) from None
+                raise self._fault(error, connect_seconds) from None
         except faults.CALL_ERRORS as error:
-            raise faults.fault_before_answer(error, connect_seconds) from None
+            raise self._fault(error, connect_seconds) from None
         finally:
             _connection.reset(token)
         # The server closed an idle connection just as we took it from the pool, and saw nothing of the call.
         try:
             return await self._post_once(url, data, headers, connect_seconds)
         except faults.CALL_ERRORS as error:
-            raise faults.fault_before_answer(error, connect_seconds) from None
+            raise self._fault(error, connect_seconds) from None
+
+    def _fault(self, error: Exception, connect_seconds: float) -> BackendError:
+        """The fault behind an error; where it is we that lack something, what lies idle gives its descriptors back."""
+        fault = faults.fault_before_answer(error, connect_seconds)
+        if fault.lack is Lack.RESOURCES and self._connector is not None:
+            self._connector.close_idle()
+        return fault
 
     def _post_once(
         self, url: URL, data: bytes, headers: Mapping[str, str], connect_seconds: float
@@ -165,7 +177,7 @@ class Transport:
             ) as response:
                 body = await read_bounded(response, limit=_MEGABYTE)
         except faults.CALL_ERRORS as error:
-            raise faults.fault_before_answer(error, connect_seconds) from None
+            raise self._fault(error, connect_seconds) from None
         if response.status != HTTPStatus.OK:
             raise faults.fault_of_status(response.status, response.headers, body[:_MAX_ERROR_BYTES])
         return _parsed(body)
