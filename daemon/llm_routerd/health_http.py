@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.core.errors import ConfigError
-from llm_routerd.limits import Reserve
+from llm_routerd.descriptors import Reserve
 from llm_routerd.logs import get_logger
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -35,33 +34,3 @@ def make_room(config: Config) -> None:
     shortage = shortage_of_files(config)
     if shortage is not None:
         log.warning("too_few_files", why=shortage)
-
-
-class Reserve:
-    """Descriptors that are kept to be given up when no other is left.
-
-    Args:
-        size: how many.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._kept: list[int] = []
-
-    def fill(self) -> None:
-        """Take again what was given up, as far as there is anything."""
-        with suppress(OSError):
-            while len(self._kept) < self._size:
-                self._kept.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-
-    def give_up(self) -> bool:
-        """Make one descriptor free; False: none is left here either."""
-        if not self._kept:
-            return False
-        os.close(self._kept.pop())
-        return True
-
-    def close(self) -> None:
-        """Give up all."""
-        while self.give_up():
-            pass

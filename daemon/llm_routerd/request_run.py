@@ -196,7 +196,7 @@ class RequestRun:
     async def _when_able(self, deployment: Deployment, ask: Callable[[], Awaitable[_Try]]) -> _Try:
         """Ask; where it is we that lack something, wait for it and ask again: see `Shortage.until_able`."""
         return await self._executor.shortage.until_able(
-            ask, deadline=self._deadline, look_up_seconds=deployment.connect_timeout
+            deployment.name, ask, deadline=self._deadline, route_seconds=deployment.connect_timeout
         )
 
     async def _call(self, deployment: Deployment, repair: str | None) -> _Try:

@@ -9,10 +9,11 @@ import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from llm_routerd import limits, request_run, shortage
-from llm_routerd.backends import transport
+from llm_routerd.backends import faults, transport
 from llm_routerd.backends.factory import Backends
 from llm_routerd.backends.faults import fault_before_answer, own_shortage
 from llm_routerd.core.circuit import State
@@ -163,11 +164,19 @@ async def test_system_that_has_nothing_left_is_told_from_a_server_that_is_away(
     assert raised.value.reason.startswith("our own shortage: ")
 
 
+def _while_connecting(error: OSError) -> Exception:
+    """As aiohttp raises what came of a look-up."""
+    return aiohttp.ClientConnectorDNSError(None, error)  # type: ignore[arg-type]  # the key is for its text
+
+
 @pytest.mark.parametrize(
     ("error", "is_ours"),
     [
         (MemoryError(), True),
         (socket.gaierror(socket.EAI_SYSTEM, "x"), True),
+        (socket.gaierror(socket.EAI_AGAIN, "x"), True),
+        (_while_connecting(socket.gaierror(socket.EAI_AGAIN, "x")), True),
+        (_while_connecting(socket.gaierror(socket.EAI_NONAME, "x")), False),
         (socket.gaierror(socket.EAI_NONAME, "x"), False),
         (ConnectionRefusedError(errno.ECONNREFUSED, "x"), False),
         (OSError(), False),
@@ -215,3 +224,65 @@ async def test_connections_that_nobody_uses_give_their_files_back(monkeypatch: p
         await eventually(lambda: all(each.fileno() == -1 for each in made))
         assert (await tell(backends.get("other"), ask())).finish.finish_reason == "stop"
         await backends.aclose()
+
+
+async def answers_nothing(*_arguments: Any, **_named: Any) -> Any:
+    """A resolver to which no packet gets through."""
+    await asyncio.Event().wait()
+
+
+async def answers_try_again(*_arguments: Any, **_named: Any) -> Any:
+    """What the C library says where no resolver is configured, or none is reachable."""
+    raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+
+async def answers_no_such_name(*_arguments: Any, **_named: Any) -> Any:
+    """What it says when a resolver has answered."""
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.mark.parametrize(
+    ("resolver", "bound", "code", "state"),
+    [
+        (answers_try_again, "connect_timeout", "internal", State.HEALTHY),
+        (answers_nothing, "connect_timeout", "internal", State.HEALTHY),
+        (answers_nothing, "timeout", "internal", State.HEALTHY),
+        (answers_no_such_name, "connect_timeout", "connect", State.COOLING),
+    ],
+)
+async def test_without_a_resolver_the_next_deployment_is_asked_and_no_breaker_trips(
+    resolver: Any, bound: str, code: str, state: State, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be at an IP address.  A name that does not exist is the deployment's own fault."""
+    config = with_local(**{"connect_timeout": 0.3, "timeout": 5.0, bound: 0.2})
+    async with backend_for("openai", "http://models.invalid:9") as backend:
+        executor, _, cloud = executor_of(says("never"), config=config)
+        monkeypatch.setattr(executor.backends, "backends", {"local": backend, "cloud": cloud})
+        monkeypatch.setattr(executor.loop, "getaddrinfo", resolver)
+        endings = [await run(executor, request(tenant_id=f"t{number}")) for number in range(3)]
+        assert [codes(ending)[-1] for ending in endings] == [None] * 3
+        assert {codes(ending)[0] for ending in endings} <= {code, "cooldown"}
+        assert codes(endings[0])[0] == code
+        assert executor.health.states(executor.loop.time())["local"].state is state
+        assert executor.shortage.why is None
+        assert log.events == (["no_way_to_deployment"] if code == "internal" else [])
+        await executor.aclose()
+
+
+async def test_way_that_is_found_again_is_told(log: Log) -> None:
+    """Once, as its loss was."""
+    lost = fails(AttemptCode.INTERNAL, retryable=True, lack=Lack.ROUTE)
+    executor, _, cloud = executor_of(lost, lost, says("hi"))
+    assert codes(await run(executor, request())) == [None]
+    assert codes(await run(executor, request())) == [None]
+    assert cloud.calls == []
+    assert log.events == ["no_way_to_deployment", "way_to_deployment_found"]
+    await executor.aclose()
+
+
+def test_look_up_that_fails_for_want_of_files_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its configuration's file the C library says that there is no such name."""
+    monkeypatch.setattr(faults, "is_out_of_files", lambda: True)
+    found = own_shortage(_while_connecting(socket.gaierror(socket.EAI_NONAME, "x")))
+    assert found is not None
+    assert found.lack is Lack.RESOURCES

@@ -39,7 +39,7 @@ def gauge_families(gauges: Gauges) -> Iterator[Family]:
     """The gauges as metrics."""
     in_flight = Family("in_flight", "gauge", "Requests being worked on.")
     in_flight.add(gauges.in_flight)
-    held_up = Family("calls_held_up", "gauge", "Calls that wait for files, memory or ports that llm-routerd lacks.")
+    held_up = Family("calls_held_up", "gauge", "Calls that wait for files or memory that llm-routerd lacks.")
     held_up.add(gauges.held_up)
     lag = Family("lane_lag", "gauge", "Entries of a lane that no worker has read yet.")
     for lane, entries in (gauges.lag_by_lane or {}).items():

@@ -53,12 +53,12 @@ class ErrorCode(StrEnum):
 class Lack(StrEnum):
     """What llm-routerd itself lacked for a call, so that nobody was asked.
 
-    RESOURCES: files, memory, ports, which every call needs.  LOOK_UP: an answer of a DNS resolver, which a call to an
-    IP address does without.
+    RESOURCES: files or memory, which every call needs.  ROUTE: a way to this address (an answer of any DNS resolver, a
+    local port), which a call to another address may do without.
     """
 
     RESOURCES = "resources"
-    LOOK_UP = "look_up"
+    ROUTE = "route"
 
 
 class Outcome(StrEnum):
