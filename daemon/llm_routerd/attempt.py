@@ -145,8 +145,12 @@ class Attempt:
 
     def _late(self, rejection: Rejection) -> Rejection:
         """What to say of a bound that was passed, where that was before anybody could be asked."""
-        if not self._call.sending.is_looking_up:
-            return rejection
+        sending = self._call.sending
+        if not sending.is_looking_up:
+            if sending.is_under_way:
+                return rejection
+            reason = f"no connection came to stand; {rejection.reason}"
+            return Rejection(code=AttemptCode.CONNECT, reason=reason, retryable=True)
         reason = f"our own shortage: no DNS resolver has answered; {rejection.reason}"
         return Rejection(code=AttemptCode.INTERNAL, reason=reason, retryable=True, lack=Lack.ROUTE)
 

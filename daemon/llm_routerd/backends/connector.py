@@ -39,11 +39,20 @@ class _Protocol(ResponseHandler):
 
 
 class Connector(aiohttp.TCPConnector):
-    """Makes such connections; can close those that nobody uses."""
+    """Makes such connections, and tells how far it is; can close those that nobody uses."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._factory = partial(_Protocol, loop=self._loop)  # type: ignore[assignment]  # a subclass will do
+
+    async def _create_connection(self, *arguments: Any, **named: Any) -> Any:
+        post = connecting.get()
+        if post is None:
+            return await super()._create_connection(*arguments, **named)
+        post.sending.is_under_way = False
+        made = await super()._create_connection(*arguments, **named)
+        post.sending.is_under_way = True
+        return made
 
     async def _resolve_host(self, *arguments: Any, **named: Any) -> Any:
         post = connecting.get()

@@ -15,9 +15,11 @@ class Sending(Struct, kw_only=True):
 
     Attributes:
         is_looking_up: its host name is being looked up.
+        is_under_way: it may have been sent; False only where it is known that no connection stands for it yet.
     """
 
     is_looking_up: bool = False
+    is_under_way: bool = True
 
 
 class Call(Struct, frozen=True, kw_only=True):
