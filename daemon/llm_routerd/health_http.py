@@ -168,6 +168,8 @@ class HealthServer:
         taken.close()
         self._reserve.fill()
         self._forget(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            _log.error("health_page_failed", exc_info=fault)
 
     async def _serve(self, taken: socket.socket) -> None:
         try:
