@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.config.tree import Config
     from llm_routerd.core.health import Health
+    from llm_routerd.shortage import Shortage
 
 
 def make_parser(config: Config) -> RequestParser:
@@ -26,7 +27,9 @@ def make_parser(config: Config) -> RequestParser:
     return RequestParser(max_request_bytes=config.daemon.max_request_bytes, schemas=SchemaCache())
 
 
-def make_executor(config: Config, *, health: Health, rng: random.Random, consumer: str = "") -> Executor:
+def make_executor(
+    config: Config, *, health: Health, rng: random.Random, consumer: str = "", shortage: Shortage | None = None
+) -> Executor:
     """The executor of a configuration; prices are unknown until `get_ready`.
 
     Raises:
@@ -40,6 +43,7 @@ def make_executor(config: Config, *, health: Health, rng: random.Random, consume
         refusals=RefusalDetector(config.refusal.mode, config.refusal.patterns),
         rng=rng,
         consumer=consumer,
+        shortage=shortage,
     )
 
 

@@ -9,7 +9,7 @@ from llm_routerd.core.call import Delta, Finish
 from llm_routerd.core.errors import BackendError
 from llm_routerd.core.estimate import usage_of
 from llm_routerd.core.judge import Accepted, Judge, Released
-from llm_routerd.core.outcome import AttemptCode, Rejection
+from llm_routerd.core.outcome import AttemptCode, Lack, Rejection
 from llm_routerd.validation import LIGHT_STEPS, ValidationProcess
 
 if TYPE_CHECKING:
@@ -131,16 +131,28 @@ class Attempt:
                 reason=error.reason,
                 retryable=error.retryable,
                 retry_after_seconds=error.retry_after_seconds,
+                lack=error.lack,
             )
         except TimeoutError:
             if clock.rejection is None:
                 raise
-            verdict = clock.rejection
+            verdict = self._late(clock.rejection)
         finally:
             if self._release_timer is not None:
                 self._release_timer.cancel()
             await stream.aclose()
         return verdict
+
+    def _late(self, rejection: Rejection) -> Rejection:
+        """What to say of a bound that was passed, where that was before anybody could be asked."""
+        sending = self._call.sending
+        if not sending.is_looking_up:
+            if sending.is_under_way:
+                return rejection
+            reason = f"no connection came to stand; {rejection.reason}"
+            return Rejection(code=AttemptCode.CONNECT, reason=reason, retryable=True)
+        reason = f"our own shortage: no DNS resolver has answered; {rejection.reason}"
+        return Rejection(code=AttemptCode.INTERNAL, reason=reason, retryable=True, lack=Lack.ROUTE)
 
     async def _consume(self, stream: AsyncGenerator[Delta | Finish, None]) -> Accepted | Rejection:
         sink, clock = self._sink, self.clock

@@ -26,6 +26,7 @@ from llm_routerd.limits import make_room
 from llm_routerd.logs import get_logger, on_loop_exception, set_up_logs
 from llm_routerd.notify import Notifier, Watchdog
 from llm_routerd.queue.pipe import PipeState
+from llm_routerd.shortage import Shortage
 from llm_routerd.supervisor import Supervisor, TaskFailed
 from llm_routerd.worker.worker import Status, Worker, make_consumer_name
 
@@ -133,7 +134,8 @@ class Daemon:
         config, consumer = self._config, make_consumer_name()
         self._metrics = Metrics()
         self._health = Health(rng=self._rng, on_change=_log_change)
-        executor = make_executor(config, health=self._health, rng=self._rng, consumer=consumer)
+        self._shortage = Shortage()
+        executor = make_executor(config, health=self._health, rng=self._rng, consumer=consumer, shortage=self._shortage)
         self._worker = worker = Worker(
             config,
             executor=executor,
@@ -218,7 +220,13 @@ class Daemon:
             for change in changes_needing_restart(self._config, config):
                 log.warning("change_needs_restart", key=change)
             config = replace(config, redis=self._config.redis)
-            executor = make_executor(config, health=self._health, rng=self._rng, consumer=self._worker.broker.consumer)
+            executor = make_executor(
+                config,
+                health=self._health,
+                rng=self._rng,
+                consumer=self._worker.broker.consumer,
+                shortage=self._shortage,
+            )
         except ConfigError as error:
             log.warning("reload_refused", why=str(error))
         else:
@@ -276,6 +284,7 @@ class Daemon:
             Gauges(
                 in_flight=self._worker.status().in_flight,
                 lag_by_lane=lags,
+                held_up=self._shortage.waiting,
                 loop_lag_seconds=self._watchdog.loop_lag_seconds,
                 deployments=self._health.states(asyncio.get_running_loop().time()),
                 chains={name: name not in left for name in self._config.chains},

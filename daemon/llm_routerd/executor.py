@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llm_routerd.attempt_clock import Watch
 from llm_routerd.core.usability import deployments_of
 from llm_routerd.examination import Examination
-from llm_routerd.logs import get_logger
 from llm_routerd.request_run import Ending, RequestRun
+from llm_routerd.shortage import Shortage
 from llm_routerd.validation import ValidationProcess
 from llm_routerd.warmth import Warmth
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from llm_routerd.core.outcome import AttemptRecord, Usage
     from llm_routerd.core.refusal import RefusalDetector
     from llm_routerd.core.request import Request
-
-log = get_logger()
 
 
 class BackendSource(Protocol):
@@ -92,6 +90,7 @@ class Executor:
         refusals: finds refusals in text.
         rng: for jitter and choice.
         consumer: written into attempt events; "" outside of the daemon.
+        shortage: what the process lacks, shared as `health` is.
     """
 
     def __init__(
@@ -104,6 +103,7 @@ class Executor:
         refusals: RefusalDetector,
         rng: random.Random,
         consumer: str = "",
+        shortage: Shortage | None = None,
     ) -> None:
         self.config = config
         self.backends = backends
@@ -112,6 +112,7 @@ class Executor:
         self.refusals = refusals
         self.rng = rng
         self.consumer = consumer
+        self.shortage = Shortage() if shortage is None else shortage
         self.slots = {name: Slots(each.concurrency) for name, each in config.deployments.items()}
         self.warmth = {name: Warmth(each, backends.get(name)) for name, each in config.deployments.items()}
         self.examinations = {
@@ -122,20 +123,7 @@ class Executor:
         self.watch = Watch()
         self.validation = ValidationProcess()
         self._deployments_of: dict[str, tuple[Deployment, ...]] = {}
-        self._lacking = 0  # calls that wait for something that this process lacks
         self.loop = asyncio.get_running_loop()
-
-    def lacks(self, what: str) -> None:
-        """A call waits for something that this process lacks; owed one `lacks_no_more`.  Logged for all that wait."""
-        if not self._lacking:
-            log.error("no_call_possible", why=what)
-        self._lacking += 1
-
-    def lacks_no_more(self) -> None:
-        """It waits no longer."""
-        self._lacking -= 1
-        if not self._lacking:
-            log.info("calls_possible_again")
 
     def warm(self) -> None:
         """Start loading the local models that stand in a chain, so that the first request meets a warm one."""

@@ -4,15 +4,22 @@ Written on asyncio's streams: `aiohttp.web` would add 18 ms and 2 MB to every st
 One request per connection, GET and HEAD only, every read and write bounded in size and time: nobody who
 reaches the port can hold more than a few kilobytes for a few seconds.  Nor can anybody keep others out: where all
 places are taken, the oldest connection that has not asked anything gives way, and where there is none, the oldest.
+
+The pages are wanted most while the process may open no more files, so this keeps a few descriptors for itself.  Sockets
+are accepted and closed here, and not by the event loop: asyncio's accepts nothing for a second then, uvloop's closes
+what it has accepted, and both close a socket later than a descriptor would have to be taken again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm_routerd.core.errors import ConfigError
+from llm_routerd.descriptors import Reserve
 from llm_routerd.logs import get_logger
 
 if TYPE_CHECKING:
@@ -24,7 +31,10 @@ _MAX_HEAD_BYTES = 8192
 _MAX_CONNECTIONS = 32
 _MAX_PORT = 65_535
 _EXCHANGE_SECONDS = 5.0
-_CLOSE_SECONDS = 1.0
+_RESERVED = 4  # descriptors, and so many pages at once while none else is left
+_ACCEPT_PAUSE_SECONDS = 0.05  # after a connection that could not be accepted
+_READ_BYTES = 4096
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _TEXT = "text/plain; charset=utf-8"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -66,16 +76,16 @@ class HealthServer:
         self._metrics = metrics
         self._not_ready = not_ready
         self._not_alive = not_alive
-        self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._sockets: list[socket.socket] = []
+        self._reserve = Reserve(_RESERVED)
         self._exchanges: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._idle: dict[asyncio.Task[None], None] = {}  # those that have not asked yet
 
     @property
     def port(self) -> int:
         """The port that is listened on, or was asked for."""
-        if self._server is not None and self._server.sockets:
-            return int(self._server.sockets[0].getsockname()[1])
-        return self._port
+        return int(self._sockets[0].getsockname()[1]) if self._sockets else self._port
 
     async def start(self) -> str | None:
         """Listen.
@@ -84,53 +94,97 @@ class HealthServer:
             None; or one line saying why it is not possible, for the log.  It is no reason to stop: a second
             worker on the same machine finds the port taken by the first, and answers requests all the same.
         """
+        self._loop = asyncio.get_running_loop()
         try:
-            self._server = await asyncio.start_server(
-                self._serve_connection,
-                self._host,
-                self._port,
-                limit=_MAX_HEAD_BYTES,
-                backlog=_MAX_CONNECTIONS,
+            found = await self._loop.getaddrinfo(
+                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
+            for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+                self._sockets.append(_listening(family, address))
         except OSError as error:
+            self._close_sockets()
             return f"metrics.listen = {self._listen!r}: {error.strerror or error}"
+        self._reserve.fill()
+        for listening in self._sockets:
+            self._loop.add_reader(listening, self._accept, listening)
         return None
 
     async def stop(self) -> None:
         """Stop listening and break off what is under way."""
-        server, self._server = self._server, None
-        if server is None:
-            return
-        server.close()
+        for listening in self._sockets:
+            self._loop.remove_reader(listening)
+        self._close_sockets()
         exchanges = list(self._exchanges)
         for exchange in exchanges:
             exchange.cancel()
         await asyncio.gather(*exchanges, return_exceptions=True)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await server.wait_closed()
+        self._reserve.close()
 
-    async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            writer.transport.abort()
-            return
+    def _close_sockets(self) -> None:
+        for listening in self._sockets:
+            listening.close()
+        self._sockets.clear()
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Take one that has knocked; where no descriptor is free, on one of the reserve.
+
+        One at a time: without a descriptor, Linux does not tell whether there is anybody more.
+        """
+        while True:
+            try:
+                taken, _ = listening.accept()
+            except OSError as error:
+                if error.errno not in _SHORT:
+                    self._reserve.fill()
+                    return  # gone again
+                if not self._reserve.give_up():
+                    self._make_room(listening)
+                    return
+            else:
+                taken.setblocking(False)
+                self._serve_soon(taken)
+                return
+
+    def _make_room(self, listening: socket.socket) -> None:
+        """Nothing is left: end the oldest that has not asked anything, and look again in a moment."""
+        if self._idle:
+            self._end(next(iter(self._idle)))
+        self._loop.remove_reader(listening)  # it would be called again and again
+        self._loop.call_later(_ACCEPT_PAUSE_SECONDS, self._listen_again, listening)
+
+    def _listen_again(self, listening: socket.socket) -> None:
+        if listening in self._sockets:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def _serve_soon(self, taken: socket.socket) -> None:
         if len(self._exchanges) >= _MAX_CONNECTIONS:
             self._end(next(iter(self._idle or self._exchanges)))
+        task = self._loop.create_task(self._serve(taken), name="health-page")
         self._exchanges[task] = self._idle[task] = None
+        task.add_done_callback(lambda done: self._close(done, taken))
+
+    def _close(self, task: asyncio.Task[None], taken: socket.socket) -> None:
+        """Also where the task never ran."""
+        taken.close()
+        self._reserve.fill()
+        self._forget(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            _log.error("health_page_failed", exc_info=fault)
+
+    async def _serve(self, taken: socket.socket) -> None:
         try:
             async with asyncio.timeout(_EXCHANGE_SECONDS):
-                head = await self._read_head(reader)
-                self._idle.pop(task, None)
-                writer.write(await self._answer(head))
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
+                head = await self._read_head(taken)
+                task = asyncio.current_task()
+                if task is not None:
+                    self._idle.pop(task, None)
+                await self._loop.sock_sendall(taken, await self._answer(head))
+            taken.shutdown(socket.SHUT_WR)
+            with suppress(BlockingIOError):  # what lies unread would make the kernel drop the answer
+                while taken.recv(_READ_BYTES):
+                    pass
         except (TimeoutError, OSError, EOFError):
             pass  # too slow, or gone
-        finally:
-            writer.transport.abort()  # after an orderly close this does nothing
-            self._forget(task)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self._forget(task)
@@ -140,12 +194,17 @@ class HealthServer:
         self._exchanges.pop(task, None)
         self._idle.pop(task, None)
 
-    async def _read_head(self, reader: asyncio.StreamReader) -> bytes | None:
+    async def _read_head(self, taken: socket.socket) -> bytes | None:
         """A request's head; None: it is too long."""
-        try:
-            return await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            return None
+        head = b""
+        while b"\r\n\r\n" not in head:
+            if len(head) > _MAX_HEAD_BYTES:
+                return None
+            read = await self._loop.sock_recv(taken, _READ_BYTES)
+            if not read:
+                raise EOFError
+            head += read
+        return head
 
     async def _answer(self, head: bytes | None) -> bytes:
         if head is None:
@@ -190,6 +249,22 @@ def parse_listen(listen: str) -> tuple[str | None, int]:
     if not sound or (":" in host and not bracketed):
         raise ConfigError(f'metrics.listen = {listen!r}: expected "host:port", "[v6 address]:port" or ""')
     return (host[1:-1] if bracketed else host) or None, int(port)
+
+
+def _listening(family: int, address: Any) -> socket.socket:
+    """A socket that listens at an address, as asyncio would make it."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        made.listen(_MAX_CONNECTIONS)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _verdict(complaint: str | None) -> bytes:

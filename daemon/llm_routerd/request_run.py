@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeGuard, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,17 +17,16 @@ from llm_routerd.core.judge import Accepted, Judge
 from llm_routerd.core.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage, total_cost
 from llm_routerd.core.request import StreamMode
 from llm_routerd.logs import get_logger
+from llm_routerd.shortage import LONGEST_PAUSE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from llm_routerd.config.tree import Chain, Deployment
     from llm_routerd.core.request import Request
-    from llm_routerd.executor import Executor
+    from llm_routerd.executor import Executor, Slots
 
 log = get_logger()
-FIRST_PAUSE_SECONDS = 0.05
-LONGEST_PAUSE_SECONDS = 1.0
 
 
 class Ending(Struct, frozen=True, kw_only=True):
@@ -156,17 +155,13 @@ class RequestRun:
     async def _take_turn(self, deployment: Deployment, repair: str | None) -> _Try:
         """Wait for a place and a loaded model, then call."""
         slots = self._executor.slots[deployment.name]
-        if not await slots.acquire(self._within(deployment.queue_timeout)):
+        if not await self._got_place(slots, deployment):
             reason = f"queue_timeout: no call of {deployment.concurrency} ended within {deployment.queue_timeout:g} s"
             return _Try(Rejection(code=AttemptCode.BUSY, reason=reason), called=False)
         try:
-            warmth = self._executor.warmth[deployment.name]
-            try:
-                cold = await warmth.ready(wait_seconds=self._left())
-            except Exception as error:  # noqa: BLE001 - see `_fault`
-                cold = self._fault(deployment, error)
-            if cold is not None:
-                return _Try(cold, called=False)
+            cold = await self._when_able(deployment, lambda: self._load(deployment))
+            if cold.verdict is not None:
+                return cold
             started = AttemptStarted(
                 deployment=deployment.name,
                 model=deployment.model,
@@ -176,33 +171,33 @@ class RequestRun:
             if not await self._sink.attempt_started(started):
                 return _Try(None, called=False)
             self._attempts += 1
-            tried = await self._call_when_able(deployment, repair)
+            tried = await self._when_able(deployment, lambda: self._call(deployment, repair))
             if tried.ttft_seconds is not None:
-                warmth.answered()
+                self._executor.warmth[deployment.name].answered()
             return tried
         finally:
             slots.release()
 
-    async def _call_when_able(self, deployment: Deployment, repair: str | None) -> _Try:
-        """Call; where it is we that lack something (files, memory, ports), wait for that and call again.
+    async def _got_place(self, slots: Slots, deployment: Deployment) -> bool:
+        """Whether a place among the calls came free in time; a shortage of ours says nothing of the calls' length."""
+        is_free = await slots.acquire(self._within(deployment.queue_timeout))
+        while not is_free and self._executor.shortage.why is not None and self._left() != 0:
+            is_free = await slots.acquire(self._within(max(deployment.queue_timeout, LONGEST_PAUSE_SECONDS)))
+        return is_free
 
-        Such a call has asked nobody.  Waiting is bounded as an answer is, by the request's deadline before all.
-        """
-        began = self._loop.time()
-        tried = await self._call(deployment, repair)
-        if not _is_our_shortage(tried.verdict):
-            return tried
-        give_up = began + self._within(deployment.timeout)
-        self._executor.lacks(tried.verdict.reason)
+    async def _load(self, deployment: Deployment) -> _Try:
+        """Wait for the model; verdict None: it is loaded, as far as that can be told."""
         try:
-            pause = FIRST_PAUSE_SECONDS
-            while _is_our_shortage(tried.verdict) and self._loop.time() + pause <= give_up:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                tried = await self._call(deployment, repair)
-        finally:
-            self._executor.lacks_no_more()
-        return tried
+            cold = await self._executor.warmth[deployment.name].ready(wait_seconds=self._left())
+        except Exception as error:  # noqa: BLE001 - see `_fault`
+            cold = self._fault(deployment, error)
+        return _Try(cold, called=False)
+
+    async def _when_able(self, deployment: Deployment, ask: Callable[[], Awaitable[_Try]]) -> _Try:
+        """Ask; where it is we that lack something, wait for it and ask again: see `Shortage.until_able`."""
+        return await self._executor.shortage.until_able(
+            deployment.name, ask, deadline=self._deadline, route_seconds=deployment.connect_timeout
+        )
 
     async def _call(self, deployment: Deployment, repair: str | None) -> _Try:
         """Call, and judge what comes; whatever goes wrong in that costs this attempt and not the request."""
@@ -380,11 +375,6 @@ def _repair_messages(text: str, rejection: Rejection) -> tuple[dict[str, Any], .
         "Answer again, with JSON that satisfies the schema, and nothing else."
     )
     return ({"role": "assistant", "content": text}, {"role": "user", "content": demand})
-
-
-def _is_our_shortage(verdict: Accepted | Rejection | None) -> TypeGuard[Rejection]:
-    """Whether nobody has been asked, for lack of something that comes back by itself."""
-    return isinstance(verdict, Rejection) and verdict.code is AttemptCode.INTERNAL and verdict.retryable
 
 
 def _ms(seconds: float) -> int:

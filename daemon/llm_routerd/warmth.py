@@ -1,8 +1,12 @@
-"""Whether a local model is in memory, and getting it there, so that loading does not eat the model's own time."""
+"""Whether a model can be called at once, and getting it there, so that this does not eat the model's own time.
+
+A local model has to be in memory, and a call through litellm needs litellm, whose import takes seconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.core.errors import BackendError
@@ -32,7 +36,7 @@ class Warmable(Protocol):
 
 
 class Warmth:
-    """One deployment's model in memory.  Several requests that meet a cold one wait for the same load."""
+    """One deployment's model in memory, or litellm.  Several requests that meet a cold one wait for the same load."""
 
     def __init__(self, deployment: Deployment, backend: Warmable) -> None:
         self._deployment = deployment
@@ -40,10 +44,12 @@ class Warmth:
         self._loop = asyncio.get_running_loop()
         self._warm_until = float("-inf")
         self._loading: asyncio.Task[Rejection | None] | None = None
+        self._is_through_litellm = deployment.backend_kind == "litellm"
 
     def answered(self) -> None:
         """The model has just said something, so it is loaded."""
-        self._warm_until = self._loop.time() + TRUST_SECONDS
+        # What has been imported stays.
+        self._warm_until = math.inf if self._is_through_litellm else self._loop.time() + TRUST_SECONDS
 
     async def ready(self, *, wait_seconds: float | None) -> Rejection | None:
         """Return None once the model is loaded, or when that cannot be told; else why it is not waited for.
@@ -51,9 +57,10 @@ class Warmth:
         Args:
             wait_seconds: what is left of the request's time; None: no deadline.
         """
-        if self._deployment.backend_kind != "ollama" or self._is_warm():
+        through_litellm = self._is_through_litellm
+        if self._is_warm() or not (through_litellm or self._deployment.backend_kind == "ollama"):
             return None
-        if self._loading is None:
+        if self._loading is None and not through_litellm:
             try:
                 async with asyncio.timeout(PROBE_SECONDS):
                     report = await self._backend.probe()
@@ -62,13 +69,14 @@ class Warmth:
             if report.loaded is not False or not report.ok:
                 return None
         loading = self.load()
-        if self._deployment.cold_start == "skip":
+        if self._deployment.cold_start == "skip" and not through_litellm:
             return Rejection(code=AttemptCode.COOLDOWN, reason="the model is not loaded yet (cold_start = skip)")
         try:
             async with asyncio.timeout(wait_seconds):
                 return await asyncio.shield(loading)
         except TimeoutError:
-            return Rejection(code=AttemptCode.TIMEOUT, reason="the request's deadline came while the model was loading")
+            what = "litellm was being imported" if through_litellm else "the model was loading"
+            return Rejection(code=AttemptCode.TIMEOUT, reason=f"the request's deadline came while {what}")
 
     def load(self) -> asyncio.Task[Rejection | None]:
         """Load the model, or join the load that is under way."""
@@ -87,12 +95,14 @@ class Warmth:
         return self._loop.time() < self._warm_until
 
     async def _load(self) -> Rejection | None:
-        seconds = self._deployment.load_timeout
+        # An import cannot be broken off, and is nobody's fault but ours.
+        seconds = None if self._is_through_litellm else self._deployment.load_timeout
         try:
             async with asyncio.timeout(seconds):
                 await self._backend.warm()
         except BackendError as error:
-            return Rejection(code=error.code, reason=f"loading the model: {error.reason}", retryable=error.retryable)
+            reason = f"loading the model: {error.reason}"
+            return Rejection(code=error.code, reason=reason, retryable=error.retryable, lack=error.lack)
         except TimeoutError:
             return Rejection(code=AttemptCode.TIMEOUT, reason=f"the model was not loaded within {seconds:g} s")
         self.answered()

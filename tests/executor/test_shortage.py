@@ -9,17 +9,18 @@ import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
-from llm_routerd import executor as executor_module
-from llm_routerd import limits, request_run
-from llm_routerd.backends import transport
+from llm_routerd import limits, request_run, shortage
+from llm_routerd.backends import faults, transport
+from llm_routerd.backends.factory import Backends
 from llm_routerd.backends.faults import fault_before_answer, own_shortage
 from llm_routerd.core.circuit import State
 from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode
+from llm_routerd.core.outcome import AttemptCode, Lack
 from tests.executor.test_executor import Sink, codes, executor_of, request, run, with_local
-from tests.support.calling import ask, backend_for, tell
+from tests.support.calling import ask, backend_for, deployment_of, tell
 from tests.support.eventually import eventually
 from tests.support.fakes import fails, says
 from tests.support.standin import StandIn
@@ -28,7 +29,7 @@ from tests.support.workers import DAEMON, make_config
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SHORT = fails(AttemptCode.INTERNAL, retryable=True)
+SHORT = fails(AttemptCode.INTERNAL, retryable=True, lack=Lack.RESOURCES)
 
 
 class Log:
@@ -47,7 +48,7 @@ class Log:
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     """What the executor and the limits log."""
     kept = Log()
-    for module in (executor_module, limits, request_run):
+    for module in (limits, request_run, shortage):
         monkeypatch.setattr(module, "log", kept)
     return kept
 
@@ -64,17 +65,51 @@ async def test_call_waits_for_what_we_lack_and_is_one_attempt(log: Log) -> None:
     await executor.aclose()
 
 
-@pytest.mark.parametrize(("seconds", "bound"), [(0.3, 60.0), (None, 0.3)], ids=["deadline", "timeout"])
-async def test_waiting_has_an_end_and_no_breaker_trips(seconds: float | None, bound: float, log: Log) -> None:
-    """The request's deadline, or as long as an answer may take; the deployments keep their good names."""
-    executor, local, _ = executor_of(SHORT, cloud=says("hi"), config=with_local(timeout=bound))
+async def test_waiting_ends_with_the_requests_deadline_and_no_breaker_trips(log: Log) -> None:
+    """The deployments keep their good names, and nobody else is asked: that would not end the shortage."""
+    executor, local, cloud = executor_of(SHORT, cloud=says("hi"), config=with_local(timeout=60.0))
     for _ in range(4):
-        ending = await run(executor, request(), seconds=seconds)
+        ending = await run(executor, request(), seconds=0.2)
         assert codes(ending)[0] == "internal"
     health = executor.health.states(0.0)["local"]
     assert (health.state, health.failures, health.in_flight) == (State.HEALTHY, 0, 0)
     assert len(local.calls) > 4
-    assert log.events.count("no_call_possible") <= 4
+    assert cloud.calls == []
+    assert log.events.count("no_call_possible") == log.events.count("calls_possible_again") == 4
+    await executor.aclose()
+
+
+@pytest.mark.parametrize("bound", ["timeout", "queue_timeout"])
+async def test_no_bound_of_the_deployment_ends_the_waiting(
+    bound: str, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a deadline it takes as long as it takes, for the call and for those that wait for its place."""
+    monkeypatch.setattr(shortage, "LONGEST_PAUSE_SECONDS", 0.1)
+    local = with_local(concurrency=1, **{bound: 0.2})
+    executor, _, cloud = executor_of(*[SHORT] * 7, says("hi"), config=local)
+    endings = await asyncio.gather(*(run(executor, request()) for _ in range(3)))
+    assert [codes(ending) for ending in endings] == [[None]] * 3
+    assert cloud.calls == []
+    assert log.events == ["no_call_possible", "calls_possible_again"]
+    await executor.aclose()
+
+
+async def test_loading_a_model_waits_as_well(log: Log) -> None:
+    """It is a call too, and comes first."""
+    config = with_local(backend="ollama")
+    executor, local, cloud = executor_of(says("hi"), config=config)
+    local.loaded = False
+    tries: list[None] = []
+
+    async def load() -> None:
+        tries.append(None)
+        if len(tries) < 3:
+            raise BackendError(AttemptCode.INTERNAL, "scripted", retryable=True, lack=Lack.RESOURCES)
+
+    local.on_warm = load
+    assert codes(await run(executor, request())) == [None]
+    assert (len(tries), cloud.calls) == (3, [])
+    assert log.events == ["no_call_possible", "calls_possible_again"]
     await executor.aclose()
 
 
@@ -102,6 +137,7 @@ async def test_more_calls_than_sockets_are_all_answered(monkeypatch: pytest.Monk
         return made[-1]
 
     monkeypatch.setattr(transport, "_new_socket", scarce)
+    monkeypatch.setattr(shortage, "LONGEST_PAUSE_SECONDS", 0.1)
     async with StandIn({"stand-in": "delay_ms=5 tokens=3"}) as server, backend_for("openai", server.url) as backend:
         executor, _, cloud = executor_of(says("never"), config=with_local(timeout=20.0))
         monkeypatch.setattr(executor.backends, "backends", {"local": backend, "cloud": cloud})
@@ -128,11 +164,19 @@ async def test_system_that_has_nothing_left_is_told_from_a_server_that_is_away(
     assert raised.value.reason.startswith("our own shortage: ")
 
 
+def _while_connecting(error: OSError) -> Exception:
+    """As aiohttp raises what came of a look-up."""
+    return aiohttp.ClientConnectorDNSError(None, error)  # type: ignore[arg-type]  # the key is for its text
+
+
 @pytest.mark.parametrize(
     ("error", "is_ours"),
     [
         (MemoryError(), True),
         (socket.gaierror(socket.EAI_SYSTEM, "x"), True),
+        (socket.gaierror(socket.EAI_AGAIN, "x"), True),
+        (_while_connecting(socket.gaierror(socket.EAI_AGAIN, "x")), True),
+        (_while_connecting(socket.gaierror(socket.EAI_NONAME, "x")), False),
         (socket.gaierror(socket.EAI_NONAME, "x"), False),
         (ConnectionRefusedError(errno.ECONNREFUSED, "x"), False),
         (OSError(), False),
@@ -158,3 +202,87 @@ def test_soft_limit_is_raised_and_what_cannot_fit_is_said(
     assert given == [(hard, hard)]
     assert log.events == ([] if fits else ["too_few_files"])
     assert (limits.shortage_of_files(config) is None) is fits
+
+
+async def test_connections_that_nobody_uses_give_their_files_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stand to another server, and would hold what is lacking for as long as they are kept alive."""
+    real: Callable[[Any], socket.socket] = transport._new_socket
+    made: list[socket.socket] = []
+
+    def scarce(address: Any) -> socket.socket:
+        if sum(each.fileno() != -1 for each in made) >= 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        made.append(real(address))
+        return made[-1]
+
+    monkeypatch.setattr(transport, "_new_socket", scarce)
+    async with StandIn() as one, StandIn() as other:
+        backends = Backends({"one": deployment_of("openai", one.url), "other": deployment_of("openai", other.url)})
+        await asyncio.gather(*(tell(backends.get("one"), ask()) for _ in range(2)))
+        with pytest.raises(BackendError, match="our own shortage"):
+            await tell(backends.get("other"), ask())
+        await eventually(lambda: all(each.fileno() == -1 for each in made))
+        assert (await tell(backends.get("other"), ask())).finish.finish_reason == "stop"
+        await backends.aclose()
+
+
+async def answers_nothing(*_arguments: Any, **_named: Any) -> Any:
+    """A resolver to which no packet gets through."""
+    await asyncio.Event().wait()
+
+
+async def answers_try_again(*_arguments: Any, **_named: Any) -> Any:
+    """What the C library says where no resolver is configured, or none is reachable."""
+    raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+
+async def answers_no_such_name(*_arguments: Any, **_named: Any) -> Any:
+    """What it says when a resolver has answered."""
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.mark.parametrize(
+    ("resolver", "bound", "code", "state"),
+    [
+        (answers_try_again, "connect_timeout", "internal", State.HEALTHY),
+        (answers_nothing, "connect_timeout", "internal", State.HEALTHY),
+        (answers_nothing, "timeout", "internal", State.HEALTHY),
+        (answers_no_such_name, "connect_timeout", "connect", State.COOLING),
+    ],
+)
+async def test_without_a_resolver_the_next_deployment_is_asked_and_no_breaker_trips(
+    resolver: Any, bound: str, code: str, state: State, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be at an IP address.  A name that does not exist is the deployment's own fault."""
+    config = with_local(**{"connect_timeout": 0.3, "timeout": 5.0, bound: 0.2})
+    async with backend_for("openai", "http://models.invalid:9") as backend:
+        executor, _, cloud = executor_of(says("never"), config=config)
+        monkeypatch.setattr(executor.backends, "backends", {"local": backend, "cloud": cloud})
+        monkeypatch.setattr(executor.loop, "getaddrinfo", resolver)
+        endings = [await run(executor, request(tenant_id=f"t{number}")) for number in range(3)]
+        assert [codes(ending)[-1] for ending in endings] == [None] * 3
+        assert {codes(ending)[0] for ending in endings} <= {code, "cooldown"}
+        assert codes(endings[0])[0] == code
+        assert executor.health.states(executor.loop.time())["local"].state is state
+        assert executor.shortage.why is None
+        assert log.events == (["no_way_to_deployment"] if code == "internal" else [])
+        await executor.aclose()
+
+
+async def test_way_that_is_found_again_is_told(log: Log) -> None:
+    """Once, as its loss was."""
+    lost = fails(AttemptCode.INTERNAL, retryable=True, lack=Lack.ROUTE)
+    executor, _, cloud = executor_of(lost, lost, says("hi"))
+    assert codes(await run(executor, request())) == [None]
+    assert codes(await run(executor, request())) == [None]
+    assert cloud.calls == []
+    assert log.events == ["no_way_to_deployment", "way_to_deployment_found"]
+    await executor.aclose()
+
+
+def test_look_up_that_fails_for_want_of_files_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its configuration's file the C library says that there is no such name."""
+    monkeypatch.setattr(faults, "is_out_of_files", lambda: True)
+    found = own_shortage(_while_connecting(socket.gaierror(socket.EAI_NONAME, "x")))
+    assert found is not None
+    assert found.lack is Lack.RESOURCES

@@ -10,11 +10,14 @@ import pytest
 
 from llm_routerd.core.call import Delta, Finish
 from llm_routerd.core.chain import resolve
+from llm_routerd.core.circuit import State
 from llm_routerd.core.events import Result
 from llm_routerd.core.outcome import AttemptCode, AttemptRecord, Usage
 from tests.executor.test_executor import SCHEMA, Sink, request, run
+from tests.support.calling import PROTOCOLS, backend_for, full_server
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, fails, hangs, says
+from tests.support.standin import StandIn
 from tests.support.workers import CLOUD, make_config, make_test_executor
 
 if TYPE_CHECKING:
@@ -155,3 +158,88 @@ async def test_local_answer_after_a_call_of_unknown_cost_claims_no_saving() -> N
     ending = await run(make_test_executor(config, backends), request(), Sink())
     assert ending.event.type == "result"
     assert (ending.cost_usd, ending.saved_usd) == (None, 0.0)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("stream", ["live", False])
+@pytest.mark.parametrize("seconds", [None, 0.2], ids=["timeout", "deadline"])
+async def test_call_that_never_left_costs_nothing_and_is_no_timeout_of_the_model(
+    protocol: str, stream: object, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no connection stood in time the code is `connect`, whichever bound was passed."""
+    config = priced(timeout=0.2 if seconds is None else 5.0, connect_timeout=5.0)
+    with full_server() as url:
+        async with backend_for(protocol, url) as backend:
+            executor = make_test_executor(config, {})
+            monkeypatch.setattr(executor.backends, "backends", {"cloud": backend})
+            (record,) = (await run(executor, request(prompt=PROMPT, stream=stream), seconds=seconds)).records
+    assert record.code is AttemptCode.CONNECT
+    assert (record.usage, record.cost_usd) == (None, 0.0)
+
+
+async def test_cancelled_call_that_never_left_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever leaves before anything was sent owes nothing."""
+    records = list[AttemptRecord]()
+    with full_server() as url:
+        async with backend_for("openai", url) as backend:
+            executor = make_test_executor(priced(), {})
+            monkeypatch.setattr(executor.backends, "backends", {"cloud": backend})
+            asked, sink = request(prompt=PROMPT), Sink()
+            chain = resolve(executor.config, asked.model)
+            assert chain is not None
+            task = asyncio.create_task(executor.run(asked, chain, sink, deadline=None, records=records))
+            await eventually(lambda: sink.seen)
+            await asyncio.sleep(0.05)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert [(record.code, record.usage, record.cost_usd) for record in records] == [(AttemptCode.CANCELLED, None, 0.0)]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_call_that_was_sent_and_not_answered_has_an_estimated_cost(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a new connection, and on one that had served another call."""
+    executor = make_test_executor(priced(timeout=0.2), {})
+    async with StandIn({"stand-in": "tokens=1"}) as server, backend_for(protocol, server.url) as backend:
+        monkeypatch.setattr(executor.backends, "backends", {"cloud": backend})
+        assert isinstance((await run(executor, request(prompt=PROMPT))).event, Result)
+        server.models["stand-in"] = "first_ms=5000"
+        for _ in range(2):
+            (record,) = (await run(executor, request(prompt=PROMPT))).records
+            assert record.code is AttemptCode.TIMEOUT
+            assert record.usage is not None
+            assert record.usage.estimated
+
+
+async def test_import_of_litellm_is_not_the_models_time() -> None:
+    """It is waited for before the attempt's clock runs, once for all calls, and is no part of its latency."""
+    model = FakeBackend(says("hi"))
+    imports: list[None] = []
+
+    async def load() -> None:
+        imports.append(None)
+        await asyncio.sleep(0.3)
+
+    model.on_warm = load
+    executor = make_test_executor(priced(backend="litellm", timeout=0.15, cold_start="skip"), {"cloud": model})
+    endings = await asyncio.gather(*(run(executor, request(prompt=PROMPT)) for _ in range(3)))
+    endings.append(await run(executor, request(prompt=PROMPT)))
+    records = [record for ending in endings for record in ending.records]
+    assert [record.code for record in records] == [None] * 4
+    assert max(record.latency_ms for record in records) < 150
+    assert len(imports) == 1
+    await executor.aclose()
+
+
+async def test_deadline_that_comes_during_the_import_is_no_verdict_and_costs_nothing() -> None:
+    """Nobody has been called."""
+    model = FakeBackend(says("hi"))
+    model.on_warm = asyncio.Event().wait  # type: ignore[assignment]  # its result does not matter
+    executor = make_test_executor(priced(backend="litellm"), {"cloud": model})
+    for _ in range(3):
+        ending = await run(executor, request(prompt=PROMPT), seconds=0.05)
+        assert [(record.usage, record.cost_usd) for record in ending.records] == [(None, 0.0)]
+    health = executor.health.states(executor.loop.time())["cloud"]
+    assert (health.state, health.failures, model.calls) == (State.HEALTHY, 0, [])
+    await executor.aclose()

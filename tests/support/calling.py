@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing, asynccontextmanager
+import socket
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from llm_routerd.config.tree import Deployment
 from llm_routerd.core.call import Call, Delta, Finish
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from llm_routerd.backends.protocol import Backend
 
@@ -71,3 +72,17 @@ async def tell(backend: Backend, call: Call) -> Told:
                 deltas.append(item)
     assert finish is not None, "a stream ended without finish or error"
     return Told(deltas, finish)
+
+
+@contextmanager
+def full_server() -> Iterator[str]:
+    """The address of a server that accepts nobody: connections to it never come to stand."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.core.call import Call, Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode, Usage
+from llm_routerd.core.outcome import AttemptCode, Lack, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -83,13 +83,15 @@ def says(*texts: str, finish_reason: str = "stop", delay: float = 0.0) -> Script
     return script
 
 
-def fails(code: AttemptCode, *, after: tuple[str, ...] = (), retryable: bool = False) -> Script:
+def fails(
+    code: AttemptCode, *, after: tuple[str, ...] = (), retryable: bool = False, lack: Lack | None = None
+) -> Script:
     """Some text, then a failure."""
 
     async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
         for text in after:
             yield Delta(text)
-        raise BackendError(code, "scripted", retryable=retryable)
+        raise BackendError(code, "scripted", retryable=retryable, lack=lack)
 
     return script
 

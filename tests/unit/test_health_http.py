@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import resource
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +15,7 @@ from llm_routerd.health_http import HealthServer, parse_listen
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 
 class Daemon:
@@ -202,6 +205,56 @@ async def test_who_does_not_read_an_answer_gives_way_as_well(
     assert (await get(server, "/healthz"))[0] == 200
     for writer in writers:
         writer.transport.abort()
+
+
+@pytest.fixture
+def no_descriptor() -> Iterator[Callable[[], None]]:
+    """Returns what uses all descriptors up that this process may have; they are given back at the end."""
+    held: list[int] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def use_up() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, soft), hard))
+    try:
+        yield use_up
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in held:
+            os.close(each)
+
+
+async def test_pages_are_served_while_no_file_may_be_opened(
+    server: HealthServer, no_descriptor: Callable[[], None]
+) -> None:
+    """From the reserve, again and again, though every descriptor that comes free is taken by somebody else."""
+    clients = [socket.socket() for _ in range(12)]
+    for client in clients:
+        client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    no_descriptor()
+    for client in clients[:8]:
+        async with asyncio.timeout(2):
+            await loop.sock_connect(client, ("127.0.0.1", server.port))
+            await loop.sock_sendall(client, b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert (await loop.sock_recv(client, 4096)).startswith(b"HTTP/1.1 200")
+        no_descriptor()
+    # Those that ask nothing hold what is left, and give way.
+    for client in clients[8:]:
+        await loop.sock_connect(client, ("127.0.0.1", server.port))
+    await eventually(lambda: len(server._idle) == health_http._RESERVED)
+    async with asyncio.timeout(2):
+        clients[0].close()
+        late = socket.socket()
+        late.setblocking(False)
+        await loop.sock_connect(late, ("127.0.0.1", server.port))
+        await loop.sock_sendall(late, b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert (await loop.sock_recv(late, 4096)).startswith(b"HTTP/1.1 200")
+    for client in (late, *clients):
+        client.close()
 
 
 async def test_stopping_does_not_wait_for_clients(daemon: Daemon) -> None:

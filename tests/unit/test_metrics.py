@@ -368,12 +368,14 @@ def test_gauges_are_scraped_as_given() -> None:
         Metrics(),
         Gauges(
             in_flight=7,
+            held_up=3,
             lag_by_lane={"high": 0, "normal": 12},
             loop_lag_seconds=0.002,
             deployments={"local": health, "new": replace(health, state=State.HEALTHY, ttft_seconds=None)},
         ),
     )
     assert samples["in_flight"] == 7
+    assert samples["calls_held_up"] == 3
     assert samples['lane_lag{lane="high"}'] == 0
     assert samples['lane_lag{lane="normal"}'] == 12
     assert samples["loop_lag_seconds"] == 0.002

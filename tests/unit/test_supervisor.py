@@ -128,6 +128,7 @@ _OWN: dict[str, str] = {
     "router.py": "the library has no daemon; a caller's stream waits for its own task",
     "warmth.py": "shared by the requests that wait for it; its faults are logged by it",
     "examination.py": "shared by the requests that wait for it; its faults are logged by it",
+    "health_http.py": "one for each connection, as asyncio's server makes them; its faults are logged by it",
     "cli/watch.py": "a command, which waits for all of its tasks",
 }
 

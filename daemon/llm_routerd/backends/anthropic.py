@@ -65,6 +65,7 @@ class AnthropicBackend:
             request.body,
             headers=self._endpoint.traced(self._headers, call.traceparent),
             connect_seconds=call.connect_seconds,
+            sending=call.sending,
         )
 
     async def probe(self) -> ProbeReport:

@@ -20,8 +20,9 @@ import orjson
 from llm_routerd.backends.known_messages import UNKNOWN_MODEL, Known, known_message
 from llm_routerd.backends.optional_fields import refused_field
 from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode
+from llm_routerd.core.outcome import AttemptCode, Lack
 from llm_routerd.core.toolcalls import ToolCallError
+from llm_routerd.descriptors import is_out_of_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +86,13 @@ _SHORTAGES = {
     errno.ENOBUFS: "no memory is left for sockets",
     errno.EADDRNOTAVAIL: "no local port is left, or no such network",
 }
-_NO_LOOK_UP = frozenset({socket.EAI_MEMORY, socket.EAI_SYSTEM})
+_LOOK_UPS = {
+    socket.EAI_MEMORY: "no memory is left",
+    socket.EAI_SYSTEM: "no name can be looked up: the system has no room for it",
+    socket.EAI_AGAIN: "no name can be looked up: no DNS resolver answers",
+}
+# Of one address and not of every call: the same number stands for a network that this machine does not have.
+_OF_ROUTE = frozenset({errno.EADDRNOTAVAIL, socket.EAI_SYSTEM, socket.EAI_AGAIN})
 # What aiohttp raises for a call; ValueError for headers and host names that cannot be sent.
 CALL_ERRORS = (aiohttp.ClientError, OSError, ValueError)
 # What Python raises when JSON has not the shape that the code reads it with; `ToolCallError` is among them.
@@ -156,12 +163,28 @@ def own_shortage(exception: BaseException) -> BackendError | None:
     It is no verdict on the server, which has not been asked: code `internal`, and to be tried again.
     """
     if isinstance(exception, MemoryError):
-        reason: str | None = "no memory is left"
-    elif isinstance(exception, socket.gaierror):
-        reason = "no name can be looked up: the system has no room for it" if exception.errno in _NO_LOOK_UP else None
+        return _shortage("no memory is left")
+    if isinstance(exception, aiohttp.ClientConnectorDNSError):
+        exception = exception.os_error
+    if not isinstance(exception, OSError):
+        return None
+    number = exception.errno or 0
+    if not isinstance(exception, socket.gaierror):
+        reason = _SHORTAGES.get(number)
+    elif is_out_of_files():  # the C library says this or that then
+        return _shortage(_SHORTAGES[errno.EMFILE])
     else:
-        reason = _SHORTAGES.get(exception.errno or 0) if isinstance(exception, OSError) else None
-    return None if reason is None else BackendError(AttemptCode.INTERNAL, f"our own shortage: {reason}", retryable=True)
+        reason = _LOOK_UPS.get(number)
+    return None if reason is None else _shortage(reason, Lack.ROUTE if number in _OF_ROUTE else Lack.RESOURCES)
+
+
+def no_look_up(seconds: float) -> BackendError:
+    """The fault that no DNS resolver has said anything of a host name, be it that there is none."""
+    return _shortage(f"no DNS resolver answered within {seconds:g} s", Lack.ROUTE)
+
+
+def _shortage(reason: str, lack: Lack = Lack.RESOURCES) -> BackendError:
+    return BackendError(AttemptCode.INTERNAL, f"our own shortage: {reason}", retryable=True, lack=lack)
 
 
 def truncated(reason: str = "the stream ended before its terminal event") -> BackendError:

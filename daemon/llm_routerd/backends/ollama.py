@@ -61,6 +61,7 @@ class OllamaBackend:
                 self._chat_url,
                 headers=self._endpoint.traced(self._headers, call.traceparent),
                 connect_seconds=call.connect_seconds,
+                sending=call.sending,
             ),
         )
 

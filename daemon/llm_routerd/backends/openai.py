@@ -70,6 +70,7 @@ class OpenAIBackend:
                 self._chat_url,
                 headers=self._endpoint.traced(self._headers, call.traceparent),
                 connect_seconds=call.connect_seconds,
+                sending=call.sending,
             ),
         )
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -15,12 +13,16 @@ import aiohttp
 import orjson
 
 from llm_routerd.backends import faults
-from llm_routerd.backends.connector import Connector
+from llm_routerd.backends.connector import Connecting, Connector, connecting
+from llm_routerd.core.call import Sending
+from llm_routerd.core.outcome import Lack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from yarl import URL
+
+    from llm_routerd.core.errors import BackendError
 
 _MAX_ERROR_BYTES = 65_536
 _ERROR_BODY_SECONDS = 5.0
@@ -34,19 +36,9 @@ _CLOSE_SECONDS = 2.0
 _SHORTEST_SECONDS = 0.001  # to aiohttp, a timeout of 0 is none
 
 
-@dataclass(slots=True)
-class _Connection:
-    """What a POST went out on: a connection of its own, or one that had served another before."""
-
-    is_new: bool = False
-
-
-_connection: ContextVar[_Connection | None] = ContextVar("_connection", default=None)
-
-
 def _new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     """A socket as aiohttp would make it; notes for the POST under way that it is new."""
-    if (connection := _connection.get()) is not None:
+    if (connection := connecting.get()) is not None:
         connection.is_new = True
     family, kind, protocol, _, _ = address
     return socket.socket(family, kind, protocol)
@@ -67,19 +59,21 @@ class Transport:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._connector: Connector | None = None
 
     def session(self) -> aiohttp.ClientSession:
         """The session, made on first use and for that event loop only."""
         session = self._session
         if session is None:
+            # No limit in here: each deployment has its own `concurrency`, and waits only for that.
+            self._connector = Connector(
+                limit=0,
+                keepalive_timeout=_KEEP_ALIVE_SECONDS,
+                ttl_dns_cache=30,
+                socket_factory=_new_socket,
+            )
             session = self._session = aiohttp.ClientSession(
-                # No limit in here: each deployment has its own `concurrency`, and waits only for that.
-                connector=Connector(
-                    limit=0,
-                    keepalive_timeout=_KEEP_ALIVE_SECONDS,
-                    ttl_dns_cache=30,
-                    socket_factory=_new_socket,
-                ),
+                connector=self._connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),
                 headers={"User-Agent": "llm-routerd"},
@@ -97,9 +91,17 @@ class Transport:
                     await session.close()
 
     async def post(
-        self, url: URL, body: Mapping[str, Any], *, headers: Mapping[str, str], connect_seconds: float
+        self,
+        url: URL,
+        body: Mapping[str, Any],
+        *,
+        headers: Mapping[str, str],
+        connect_seconds: float,
+        sending: Sending | None = None,
     ) -> aiohttp.ClientResponse:
         """Send `body` as JSON; the response has status 200 and an unread body, and is the caller's to close.
+
+        How far it comes is told in `sending`.
 
         Raises:
             BackendError: no connection within `connect_seconds`, no HTTP answer, or one that is not 200.
@@ -108,7 +110,7 @@ class Transport:
             data = orjson.dumps(body)
         except TypeError:  # a lone surrogate, or an integer beyond 64 bits; the exception would quote it
             raise faults.unsupported("the request cannot be written as JSON") from None
-        response = await self._send(url, data, headers, connect_seconds)
+        response = await self._send(url, data, headers, connect_seconds, sending or Sending())
         if response.status == HTTPStatus.OK and response.content_type != "text/html":
             return response
         try:
@@ -119,24 +121,33 @@ class Transport:
             response.close()
 
     async def _send(
-        self, url: URL, data: bytes, headers: Mapping[str, str], connect_seconds: float
+        self, url: URL, data: bytes, headers: Mapping[str, str], connect_seconds: float, sending: Sending
     ) -> aiohttp.ClientResponse:
-        connection = _Connection()
-        token = _connection.set(connection)
+        connection = Connecting(sending=sending)
+        token = connecting.set(connection)
         try:
+            try:
+                return await self._post_once(url, data, headers, connect_seconds)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if connection.is_new or isinstance(error, aiohttp.ClientConnectorError):
+                    raise
+            # The server closed an idle connection just as we took it from the pool, and saw nothing of the call.
             return await self._post_once(url, data, headers, connect_seconds)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if connection.is_new or isinstance(error, aiohttp.ClientConnectorError):
-                raise faults.fault_before_answer(error, connect_seconds) from None
+        except aiohttp.ConnectionTimeoutError as error:
+            if sending.is_looking_up:
+                raise faults.no_look_up(connect_seconds) from None
+            raise self._fault(error, connect_seconds) from None
         except faults.CALL_ERRORS as error:
-            raise faults.fault_before_answer(error, connect_seconds) from None
+            raise self._fault(error, connect_seconds) from None
         finally:
-            _connection.reset(token)
-        # The server closed an idle connection just as we took it from the pool, and saw nothing of the call.
-        try:
-            return await self._post_once(url, data, headers, connect_seconds)
-        except faults.CALL_ERRORS as error:
-            raise faults.fault_before_answer(error, connect_seconds) from None
+            connecting.reset(token)
+
+    def _fault(self, error: Exception, connect_seconds: float) -> BackendError:
+        """The fault behind an error; where it is we that lack something, what lies idle gives its descriptors back."""
+        fault = faults.fault_before_answer(error, connect_seconds)
+        if fault.lack is Lack.RESOURCES and self._connector is not None:
+            self._connector.close_idle()
+        return fault
 
     def _post_once(
         self, url: URL, data: bytes, headers: Mapping[str, str], connect_seconds: float
@@ -165,7 +176,7 @@ class Transport:
             ) as response:
                 body = await read_bounded(response, limit=_MEGABYTE)
         except faults.CALL_ERRORS as error:
-            raise faults.fault_before_answer(error, connect_seconds) from None
+            raise self._fault(error, connect_seconds) from None
         if response.status != HTTPStatus.OK:
             raise faults.fault_of_status(response.status, response.headers, body[:_MAX_ERROR_BYTES])
         return _parsed(body)

@@ -10,6 +10,18 @@ if TYPE_CHECKING:
     from llm_routerd.core.outcome import ToolCall, Usage
 
 
+class Sending(Struct, kw_only=True):
+    """How far a call has come on its way to the server.  Written by a backend that can tell.
+
+    Attributes:
+        is_looking_up: its host name is being looked up.
+        is_under_way: it may have been sent; False only where it is known that no connection stands for it yet.
+    """
+
+    is_looking_up: bool = False
+    is_under_way: bool = True
+
+
 class Call(Struct, frozen=True, kw_only=True):
     """One question to one deployment.
 
@@ -22,6 +34,7 @@ class Call(Struct, frozen=True, kw_only=True):
             operator's configuration adds in `params`.
         connect_seconds: longest time until the connection stands.
         traceparent: W3C trace context to send along, where the request had one.
+        sending: how far it has come.
     """
 
     messages: tuple[dict[str, Any], ...]
@@ -31,6 +44,7 @@ class Call(Struct, frozen=True, kw_only=True):
     params: dict[str, Any] = field(default_factory=dict)
     connect_seconds: float = 5.0
     traceparent: str | None = None
+    sending: Sending = field(default_factory=Sending)
 
 
 class Delta(Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llm_routerd.core.outcome import AttemptCode
+    from llm_routerd.core.outcome import AttemptCode, Lack
 
 
 class RouterdError(Exception):
@@ -66,6 +66,7 @@ class BackendError(RouterdError):
         retry_after_seconds: what the server asked for, where it did.
         status: the HTTP status, where there was one.
         refused_field: the optional field of the request that the server refuses by name, if that is why.
+        lack: what of our own was missing, if that is why.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class BackendError(RouterdError):
         retryable: bool = False,
         retry_after_seconds: float | None = None,
         status: int | None = None,
+        lack: Lack | None = None,
     ) -> None:
         super().__init__(f"{code}: {reason}")
         self.code = code
@@ -83,4 +85,5 @@ class BackendError(RouterdError):
         self.retryable = retryable
         self.retry_after_seconds = retry_after_seconds
         self.status = status
+        self.lack = lack
         self.refused_field: str | None = None

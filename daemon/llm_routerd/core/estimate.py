@@ -41,7 +41,7 @@ def usage_of(call: Call, finish: Finish | None, streamed_chars: int, code: Attem
         code: why it is no answer, if it is none.
 
     Returns:
-        None: nothing, since the server did not take it up.
+        None: nothing, since the server did not take it up, or no connection to it ever stood.
     """
     told = None if finish is None else finish.usage
     if told is not None and told.prompt_tokens and told.completion_tokens:
@@ -49,7 +49,7 @@ def usage_of(call: Call, finish: Finish | None, streamed_chars: int, code: Attem
     chars = streamed_chars + (0 if finish is None else _chars_of_finish(finish))
     if told is not None and told.prompt_tokens and not chars:
         return told
-    if finish is None and not chars and code in _REFUSED_UNREAD:
+    if finish is None and not chars and (code in _REFUSED_UNREAD or not call.sending.is_under_way):
         return None
     estimate = estimated_usage(call, chars)
     if told is None:

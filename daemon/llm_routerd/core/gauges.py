@@ -20,6 +20,7 @@ class Gauges:
 
     Attributes:
         in_flight: requests.
+        held_up: calls that wait for what this process lacks.
         lag_by_lane: entries that no worker has read yet; a lane whose lag Redis cannot tell is left out.
         loop_lag_seconds: how late the event loop runs.
         deployments: from `Health.states`.
@@ -27,6 +28,7 @@ class Gauges:
     """
 
     in_flight: int = 0
+    held_up: int = 0
     lag_by_lane: Mapping[str, int] | None = None
     loop_lag_seconds: float | None = None
     deployments: Mapping[str, DeploymentHealth] | None = None
@@ -37,6 +39,8 @@ def gauge_families(gauges: Gauges) -> Iterator[Family]:
     """The gauges as metrics."""
     in_flight = Family("in_flight", "gauge", "Requests being worked on.")
     in_flight.add(gauges.in_flight)
+    held_up = Family("calls_held_up", "gauge", "Calls that wait for files or memory that llm-routerd lacks.")
+    held_up.add(gauges.held_up)
     lag = Family("lane_lag", "gauge", "Entries of a lane that no worker has read yet.")
     for lane, entries in (gauges.lag_by_lane or {}).items():
         lag.add(entries, lane=lane)
@@ -59,4 +63,4 @@ def gauge_families(gauges: Gauges) -> Iterator[Family]:
     usable = Family("chain_usable", "gauge", "0 for a chain of which no deployment can ever answer (keys, providers).")
     for name, is_usable in (gauges.chains or {}).items():
         usable.add(int(is_usable), chain=name)
-    yield from (in_flight, lag, loop_lag, state, calls, kept_away, ttft, usable)
+    yield from (in_flight, held_up, lag, loop_lag, state, calls, kept_away, ttft, usable)

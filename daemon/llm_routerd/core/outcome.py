@@ -50,6 +50,17 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
 
 
+class Lack(StrEnum):
+    """What llm-routerd itself lacked for a call, so that nobody was asked.
+
+    RESOURCES: files or memory, which every call needs.  ROUTE: a way to this address (an answer of any DNS resolver, a
+    local port), which a call to another address may do without.
+    """
+
+    RESOURCES = "resources"
+    ROUTE = "route"
+
+
 class Outcome(StrEnum):
     """How an attempt ended.  INVALID: an answer came, and it was not the JSON that was asked for."""
 
@@ -70,6 +81,7 @@ class Rejection(Struct, frozen=True, kw_only=True):
         retryable: whether the same deployment may be asked again within this request.
         retry_after_seconds: how long the deployment asked to be left alone.
         early: the attempt was ended before its model had finished.
+        lack: what of our own was missing, if that is why.
     """
 
     code: AttemptCode
@@ -77,6 +89,7 @@ class Rejection(Struct, frozen=True, kw_only=True):
     retryable: bool = False
     retry_after_seconds: float | None = None
     early: bool = False
+    lack: Lack | None = None
 
     @property
     def outcome(self) -> Outcome:

@@ -141,6 +141,7 @@ class Worker:
             is_steady=lambda: self._leases.is_steady,
             clock=self.clock,
         )
+        executor.shortage.on_change = self._shortage_changed
         self._trimmed = Trimmed(self._handler, self.in_flight, self._tasks)
         self._leases = Leases(
             broker=self.broker,
@@ -174,7 +175,8 @@ class Worker:
         """What is wrong though Redis is there; "": nothing."""
         for lane, other in self.broker.lane_types.others.items():
             return f"{self.broker.keys.requests(lane)} is no stream but a {other}"
-        return next(iter(self._refusals.values()), self._reader_trouble or "")
+        refusal = next(iter(self._refusals.values()), None)
+        return refusal or self.executor.shortage.why or self._reader_trouble or ""
 
     async def lags(self) -> dict[str, int]:
         """Entries by lane that no worker has read yet; a lane of which Redis does not tell in time is left out."""
@@ -200,6 +202,7 @@ class Worker:
     def reload(self, config: Config, executor: Executor, parser: RequestParser) -> None:
         """Use another configuration for requests that come from now on."""
         old = self._handler.executor
+        executor.shortage.on_change = self._shortage_changed
         self._handler.executor, self._handler.parser = executor, parser
         self._handler.max_deliveries = config.daemon.max_deliveries
         for connections in self._connections:
@@ -322,7 +325,15 @@ class Worker:
         self._leases.renew_soon()
 
     def _free(self) -> int:
+        """How many requests to take: none while those that are here wait for what this process lacks."""
+        return 0 if self.executor.shortage.why is not None else self._room()
+
+    def _room(self) -> int:
         return 0 if self._stopping.is_set() else self._concurrency - len(self.in_flight)
+
+    def _shortage_changed(self) -> None:
+        self._slot_freed.set()
+        self._tell()
 
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
         """Start what Redis has handed to us, and give back what there is no room for."""
@@ -330,7 +341,7 @@ class Worker:
         for delivery in deliveries:
             if delivery in self.in_flight:
                 pass  # ours already: the group was made again, or a reply was lost
-            elif self._free() <= -OVERSHOOT:
+            elif self._room() <= -OVERSHOOT:
                 refused.append(delivery)
             else:
                 self._start(delivery)
