@@ -60,11 +60,27 @@ class Shortage:
             deadline: loop time at which waiting ends; None: it takes as long as it takes.
             route_seconds: longest time to wait for a way to this address, which another deployment may not need.
         """
+        tried = await ask()
+        if _without_asking(tried.verdict) is not None:
+            tried = await self._wait(deployment, ask, tried, deadline=deadline, route_seconds=route_seconds)
+        if self._unreachable and tried.called and _without_asking(tried.verdict) is None:
+            self._found_way(deployment)
+        return tried
+
+    async def _wait(
+        self,
+        deployment: str,
+        ask: Callable[[], Awaitable[_T]],
+        tried: _T,
+        *,
+        deadline: float | None,
+        route_seconds: float,
+    ) -> _T:
+        """Ask again and again, after what was `tried`."""
         loop = asyncio.get_running_loop()
         last = math.inf if deadline is None else deadline
         last_for_route = min(last, loop.time() + route_seconds)
         pause, is_counted = FIRST_PAUSE_SECONDS, False
-        tried = await ask()
         try:
             while (rejection := _without_asking(tried.verdict)) is not None:
                 give_up = last if rejection.lack is Lack.RESOURCES else last_for_route
@@ -82,8 +98,6 @@ class Shortage:
         finally:
             if is_counted:
                 self._end()
-        if rejection is None and tried.called:
-            self._found_way(deployment)
         return tried
 
     def _begin(self, why: str) -> None:
