@@ -204,6 +204,28 @@ async def test_refusal_is_written_under_the_id_and_the_entry_id_with_one_dead_le
         assert await client.xlen("llm:dead") == 1
 
 
+async def test_equal_end_of_another_worker_is_not_ones_own(broker_url: str) -> None:
+    """A refusal has the same bytes from whoever makes it; repeated after a lost reply it is the first one's all the same."""
+    async with (
+        open_client(broker_url) as client,
+        open_broker(broker_url) as first,
+        open_broker(broker_url, "w2") as second,
+    ):
+        await add(client, id="r1")
+        delivery = await take_one(broker_url, first)
+        verdicts = [
+            (
+                await broker.commit(
+                    delivery, failure("r1"), transcript=None, request_ids=("r1",), metrics=b"{}", dead_letter=("a", "b")
+                )
+            ).verdict
+            for broker in (first, second, first, second)
+        ]
+        assert verdicts == ["committed", "sealed", "committed", "sealed"]
+        assert (await client.xlen("llm_router_metrics"), await client.xlen("llm:dead")) == (1, 1)
+        assert [kind for _, kind, _ in await events_of(client, "r1")] == ["error"]
+
+
 async def test_refusal_does_not_end_another_request_of_the_same_id(broker_url: str) -> None:
     """A malformed duplicate is answered under its entry ID only."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
