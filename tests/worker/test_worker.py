@@ -401,6 +401,45 @@ async def test_answer_that_another_workers_answer_beat_is_not_counted(broker_url
         assert await client.xlen("llm_router_metrics") == 0
 
 
+def calls_of(worker: Worker) -> dict[str, float]:
+    """How many attempts a worker has counted, by deployment, outcome and code."""
+    return {name: n for name, n in scraped_of(worker).items() if name.startswith("attempts_total")}
+
+
+@pytest.mark.parametrize("how", ["drain", "lost", "answered", "lost between two"])
+async def test_call_that_was_made_is_counted_whoever_ends_its_request(valkey_url: str, how: str) -> None:
+    """A worker that is stopped, or finds that the request is another's, has paid for what it has asked."""
+    config = make_config(daemon=replace(DAEMON, drain_seconds=0.0))
+    gate = asyncio.Event()
+
+    async def refuses(backend: FakeBackend, call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        await gate.wait()
+        async for item in says("I cannot help with that.")(backend, call):
+            yield item
+
+    between = how == "lost between two"
+    model = FakeBackend(refuses if between else hangs("word "))
+    async with (
+        open_client(valkey_url) as client,
+        run_worker(valkey_url, {"local": model}, config=config) as worker,
+    ):
+        entry = await add(client, stream="live")
+        await eventually(lambda: model.running == 1)
+        if how == "drain":
+            worker.stop()
+        elif how == "answered":
+            await client.xadd(f"llm:events:{entry}", {"type": "result", "data": "{}"}, id=FINAL_ID)
+        else:
+            await client.xclaim("llm:requests", "llm-router", "w2", 0, [entry])
+            await client.xadd(f"llm:events:{entry}", {"type": "attempt", "data": '{"consumer":"w2"}'}, id="2-0")
+            gate.set()
+        code = "refusal" if between else "cancelled"
+        await eventually(lambda: calls_of(worker))
+        (name,) = calls_of(worker)
+        assert f'deployment="local",outcome="rejected",code="{code}"' in name
+        assert not any(name.startswith("requests_total") for name in scraped_of(worker))
+
+
 async def test_result_says_which_attempts_text_it_is(broker_url: str) -> None:
     """Counted over the whole life of the request: one that a dead worker made, one that was rejected, the answer."""
     local, cloud = FakeBackend(says("I cannot help with that.")), FakeBackend(says("fine"))
