@@ -12,6 +12,7 @@ from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.queue.deliveries import Delivery, Held
 from llm_routerd.queue.keys import LANES
+from llm_routerd.queue.marks import counts_cancellation
 from tests.support.eventually import eventually
 from tests.support.queue import (
     add,
@@ -251,6 +252,22 @@ async def test_end_without_attempt_leaves_a_duplicates_first_alone(broker_url: s
         committed = await broker.commit(second, failed, transcript=None, request_ids=("r1",))
         assert committed.verdict == "duplicate"
         assert [kind for _, kind, _ in await events_of(client, "r1")] == ["attempt"]
+
+
+async def test_cancellation_is_counted_by_the_first_to_ask(broker_url: str) -> None:
+    """Of two workers and two entries; a reply that was lost is asked for again."""
+    async with (
+        open_client(broker_url) as client,
+        open_broker(broker_url) as first,
+        open_broker(broker_url, "w2") as second,
+    ):
+        await client.xadd("llm:events:r1", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
+        one, other = (Delivery(lane="normal", entry=entry, fields=()) for entry in ("1-0", "2-0"))
+        asked = [(first, one), (first, one), (first, other), (second, one)]
+        counts = [await counts_cancellation(broker, delivery, "r1") for broker, delivery in asked]
+        assert counts == [True, True, False, False]
+        assert await counts_cancellation(first, one, "has-expired")
+        assert await client.exists("llm:events:has-expired") == 0
 
 
 async def write_tokens(transcript: Transcript, *texts: str) -> None:

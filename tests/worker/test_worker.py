@@ -401,6 +401,38 @@ async def test_answer_that_another_workers_answer_beat_is_not_counted(broker_url
         assert await client.xlen("llm_router_metrics") == 0
 
 
+async def test_copies_of_a_cancelled_id_are_one_cancelled_request(broker_url: str) -> None:
+    """Also where no attempt says which of the entries the stream belongs to; whatever model they ask for."""
+    async with open_client(broker_url) as client, run_worker(broker_url, {}) as worker:
+        for request_id in ("q", "odd"):
+            await client.xadd(f"llm:events:{request_id}", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
+        for _ in range(3):
+            await add(client, id="q")
+            await add(client, id="odd", model="nobody-knows-it")
+        await nothing_left(client)
+        assert [event["type"] for event in await metrics_of(client, 2)] == ["cancelled"] * 2
+        await eventually(lambda: not worker.in_flight)
+        samples = scraped_of(worker)
+        assert {name: n for name, n in samples.items() if name.startswith("requests_total")} == {
+            'requests_total{type="cancelled",code=""}': 2
+        }
+        assert await client.xlen("llm:dead") == 0
+        assert await client.xlen("llm_router_metrics") == 2
+
+
+@pytest.mark.parametrize("kind", ["result", "error"])
+async def test_copy_of_an_ended_id_is_no_error_where_its_model_is_gone(broker_url: str, kind: str) -> None:
+    """A producer's retry: what stands there stands, and nothing is told again."""
+    async with open_client(broker_url) as client, run_worker(broker_url, {}) as worker:
+        await client.xadd("llm:events:q", {"type": kind, "data": "{}"}, id=FINAL_ID)
+        entry = await add(client, id="q", model="nobody-knows-it")
+        await nothing_left(client)
+        await eventually(lambda: not worker.in_flight)
+        assert await client.exists(f"llm:events:{entry}", "llm:dead", "llm_router_metrics") == 0
+        assert not any(name.startswith("requests_total") for name in scraped_of(worker))
+        assert await client.pttl("llm:events:q") > 0
+
+
 def calls_of(worker: Worker) -> dict[str, float]:
     """How many attempts a worker has counted, by deployment, outcome and code."""
     return {name: n for name, n in scraped_of(worker).items() if name.startswith("attempts_total")}

@@ -144,7 +144,7 @@ class Running:
             finished = self._finished()
             cost = total_cost(self._records)
             latency = sum(record.latency_ms for record in self._records)
-            await self._handler.account_cancelled(replace(finished, cost_usd=cost, latency_ms=latency))
+            await self._handler.account_cancelled(self._item, replace(finished, cost_usd=cost, latency_ms=latency))
         else:
             self._called()
 
