@@ -473,6 +473,21 @@ async def test_urgent_lanes_are_read_first_and_never_more_than_asked(broker_url:
         assert lanes == [["high", "high"], ["normal", "normal"], ["low", "low"]]
 
 
+async def test_reader_is_stopped_between_two_reads(broker_url: str) -> None:
+    """As where all places of its worker are taken: there is nothing to end, and no read waits any more."""
+    async with (
+        open_client(broker_url) as client,
+        open_broker(broker_url) as broker,
+        open_reader(broker_url, broker) as reader,
+    ):
+        await add(client)
+        await reader.read(1)
+        assert len(await reader.read(1)) == 1
+        await reader.stop()
+        async with asyncio.timeout(1):
+            assert await reader.read(1) == []
+
+
 @pytest.mark.parametrize("kind", ["attempt", "token"])
 async def test_published_events_carry_id_type_and_data(broker_url: str, kind: str) -> None:
     """With `publish`, the channel named as the stream has every event."""
