@@ -270,6 +270,18 @@ async def test_cancellation_is_counted_by_the_first_to_ask(broker_url: str) -> N
         assert await client.exists("llm:events:has-expired") == 0
 
 
+async def test_cancellation_is_counted_by_the_entry_that_was_begun(broker_url: str) -> None:
+    """It knows what its calls have cost; a copy that asks before it does not."""
+    async with open_client(broker_url) as client, open_broker(broker_url) as broker:
+        await add(client, id="r1")
+        await add(client, id="r1")
+        own, copy = await take(broker_url, broker)
+        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
+        await broker.begin(own, transcript, started(), publish=False)
+        await client.xadd("llm:events:r1", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
+        assert [await counts_cancellation(broker, each, "r1") for each in (copy, own)] == [False, True]
+
+
 async def write_tokens(transcript: Transcript, *texts: str) -> None:
     """Text, each part after the last one has been written."""
     for text in texts:
