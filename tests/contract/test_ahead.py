@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from llm_routerd.core.cut import parts_of
+from llm_routerd.queue import mending
 from llm_routerd.queue.keys import GROUP, HANDED_BACK
 from llm_routerd.queue.mending import Ahead, ahead_ms, mend
 from tests.support.queue import add, open_broker, open_client, open_reader, result, take, take_one
@@ -158,6 +159,23 @@ async def test_lane_that_cannot_be_mended_yet_is_let_be(broker_url: str) -> None
         await client.xadd(LANE, {f"f{n}": "" for n in range(4_000)}, id=AHEAD)
         assert [each.verdict for each in await mend(broker, (LANE,))] == ["large"]
         assert [entry for entry, _ in await client.xrange(LANE)] == [AHEAD]
+
+
+async def test_look_at_a_large_lane_does_not_read_what_is_pending(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is repeated every second, by each worker, as long as the lane is large."""
+    monkeypatch.setattr(mending, "MOST_ENTRIES", 50)
+    async with open_client(valkey_url) as client, open_broker(valkey_url) as broker:
+        for _ in range(60):
+            await add(client)
+        await client.xadd(LANE, {"prompt": "x"}, id=FAR)
+        assert len(await take(valkey_url, broker, free=300)) == 61
+        await client.config_resetstat()
+        assert [each.verdict for each in await mend(broker, (LANE,))] == ["large"]
+        stats = await client.info("commandstats")
+        assert "cmdstat_xpending" not in stats
+        assert stats["cmdstat_xrange"]["calls"] == 1
 
 
 async def test_dead_letters_and_metrics_are_mended_with_others_groups(broker_url: str) -> None:

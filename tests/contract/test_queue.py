@@ -12,6 +12,7 @@ from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.queue.deliveries import Delivery, Held
 from llm_routerd.queue.keys import LANES
+from llm_routerd.queue.marks import counts_cancellation
 from tests.support.eventually import eventually
 from tests.support.queue import (
     add,
@@ -197,6 +198,28 @@ async def test_refusal_is_written_under_the_id_and_the_entry_id_with_one_dead_le
         assert await client.xlen("llm:dead") == 1
 
 
+async def test_equal_end_of_another_worker_is_not_ones_own(broker_url: str) -> None:
+    """A refusal has the same bytes from whoever makes it; repeated after a lost reply it is the first one's all the same."""
+    async with (
+        open_client(broker_url) as client,
+        open_broker(broker_url) as first,
+        open_broker(broker_url, "w2") as second,
+    ):
+        await add(client, id="r1")
+        delivery = await take_one(broker_url, first)
+        verdicts = [
+            (
+                await broker.commit(
+                    delivery, failure("r1"), transcript=None, request_ids=("r1",), metrics=b"{}", dead_letter=("a", "b")
+                )
+            ).verdict
+            for broker in (first, second, first, second)
+        ]
+        assert verdicts == ["committed", "sealed", "committed", "sealed"]
+        assert (await client.xlen("llm_router_metrics"), await client.xlen("llm:dead")) == (1, 1)
+        assert [kind for _, kind, _ in await events_of(client, "r1")] == ["error"]
+
+
 async def test_refusal_does_not_end_another_request_of_the_same_id(broker_url: str) -> None:
     """A malformed duplicate is answered under its entry ID only."""
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
@@ -222,6 +245,34 @@ async def test_end_without_attempt_leaves_a_duplicates_first_alone(broker_url: s
         committed = await broker.commit(second, failed, transcript=None, request_ids=("r1",))
         assert committed.verdict == "duplicate"
         assert [kind for _, kind, _ in await events_of(client, "r1")] == ["attempt"]
+
+
+async def test_cancellation_is_counted_by_the_first_to_ask(broker_url: str) -> None:
+    """Of two workers and two entries; a reply that was lost is asked for again."""
+    async with (
+        open_client(broker_url) as client,
+        open_broker(broker_url) as first,
+        open_broker(broker_url, "w2") as second,
+    ):
+        await client.xadd("llm:events:r1", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
+        one, other = (Delivery(lane="normal", entry=entry, fields=()) for entry in ("1-0", "2-0"))
+        asked = [(first, one), (first, one), (first, other), (second, one)]
+        counts = [await counts_cancellation(broker, delivery, "r1") for broker, delivery in asked]
+        assert counts == [True, True, False, False]
+        assert await counts_cancellation(first, one, "has-expired")
+        assert await client.exists("llm:events:has-expired") == 0
+
+
+async def test_cancellation_is_counted_by_the_entry_that_was_begun(broker_url: str) -> None:
+    """It knows what its calls have cost; a copy that asks before it does not."""
+    async with open_client(broker_url) as client, open_broker(broker_url) as broker:
+        await add(client, id="r1")
+        await add(client, id="r1")
+        own, copy = await take(broker_url, broker)
+        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
+        await broker.begin(own, transcript, started(), publish=False)
+        await client.xadd("llm:events:r1", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
+        assert [await counts_cancellation(broker, each, "r1") for each in (copy, own)] == [False, True]
 
 
 async def write_tokens(transcript: Transcript, *texts: str) -> None:
@@ -419,6 +470,21 @@ async def test_urgent_lanes_are_read_first_and_never_more_than_asked(broker_url:
             await reader.read(2)
             lanes = [[each.lane for each in await reader.read(2)] for _ in range(3)]
         assert lanes == [["high", "high"], ["normal", "normal"], ["low", "low"]]
+
+
+async def test_reader_is_stopped_between_two_reads(broker_url: str) -> None:
+    """As where all places of its worker are taken: there is nothing to end, and no read waits any more."""
+    async with (
+        open_client(broker_url) as client,
+        open_broker(broker_url) as broker,
+        open_reader(broker_url, broker) as reader,
+    ):
+        await add(client)
+        await reader.read(1)
+        assert len(await reader.read(1)) == 1
+        await reader.stop()
+        async with asyncio.timeout(1):
+            assert await reader.read(1) == []
 
 
 @pytest.mark.parametrize("kind", ["attempt", "token"])

@@ -73,7 +73,7 @@ async def test_commit_waits_for_events_that_were_refused_before_it(broker_url: s
         _delivery, _transcript = await begin_one(broker_url, broker)
         keys = (*broker.keys.lanes, "llm:dead", "llm_router_metrics", "llm:events:r1")
         told = ("llm-router", entry, "result", "{}", 60_000, "", "normal", "1", "1-3")
-        args = (*told, 100, "llm_router_metrics", "", "llm:events:", 10, 100_000, 0)
+        args = (*told, 100, "llm_router_metrics", "", "llm:events:", 10, 100_000, "w1", 0)
         assert await broker.pipe.run_script(scripts.COMMIT, keys, args) == [b"gap"]
         assert await client.xlen("llm:requests") == 1
         assert [event_id for event_id, _, _ in await events_of(client, "r1")] == ["1-0"]

@@ -12,7 +12,9 @@ from redis.exceptions import RedisError
 from llm_routerd.client import Client
 from llm_routerd.core.errors import BrokerError
 from llm_routerd.queue import connection as connection_module
+from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ConnectionFactory, describe, execute
+from tests.support.proxy import open_proxy
 from tests.support.queue import open_client
 from tests.support.servers import ValkeyProcess
 
@@ -177,6 +179,15 @@ async def test_connection_is_refused_where_its_scripts_are_and_says_which_comman
             with pytest.raises(RedisError) as caught:
                 await ConnectionFactory(url, client_name="test").connect()
             assert describe(caught.value) == "NoPermissionError: the user may not run script|load"
+
+
+async def test_scripts_are_loaded_in_one_round_trip(server: ValkeyProcess) -> None:
+    """Over a slow link each further one counts."""
+    async with open_proxy(server.port) as proxy:
+        connection = await ConnectionFactory(proxy.url, client_name="test").connect()
+        assert await execute(connection, ("SCRIPT", "EXISTS", scripts.ALL[-1].sha), timeout_seconds=1) == [1]
+        assert proxy.trips < 8  # HELLO, SETNAME and their like
+        await connection.disconnect(nowait=True)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])

@@ -12,7 +12,7 @@ import pytest
 
 from llm_routerd.queue.keys import GROUP, HANDED_BACK, handed_back_for
 from llm_routerd.queue.passing import pass_on
-from tests.support.queue import LIMITS, add, open_broker, open_client, take_one
+from tests.support.queue import LIMITS, add, open_broker, open_client, take, take_one
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -187,4 +187,18 @@ async def test_trimmed_request_is_not_handed_on(broker_url: str) -> None:
         await add(client, model="x")
         delivery = await take_one(broker_url, hasty)
         await client.xtrim(LANE, maxlen=0, approximate=False)
+        assert await pass_on(hasty, delivery, "x") == "unknown"
+
+
+async def test_request_whose_group_is_gone_is_not_refused(broker_url: str) -> None:
+    """It comes anew with the next group; unless the lane went too, and with it what could be taken."""
+    async with three(broker_url) as (client, patient, hasty):
+        patient.models = ("x",)
+        await patient.renew(())
+        await add(client, model="x")
+        delivery = await take_one(broker_url, hasty)
+        await client.xgroup_destroy(LANE, GROUP)
+        assert await pass_on(hasty, delivery, "x") == "lost"
+        assert [each.entry for each in await take(broker_url, hasty)] == [delivery.entry]
+        await client.delete(LANE)
         assert await pass_on(hasty, delivery, "x") == "unknown"

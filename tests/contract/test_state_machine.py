@@ -255,7 +255,7 @@ class QueueMachine(RuleBasedStateMachine):
         stream = self.streams.setdefault(key, Stream())
         data = json.dumps({"by": "trimmed", "entry": entry.entry, "lane": entry.lane})
         told = (GROUP, entry.entry, "error", data, TTL_MS, "", entry.lane, "", "")
-        args = (*told, 100, METRICS, "", KEYS.events(""), 10, 100_000, 0)
+        args = (*told, 100, METRICS, "", KEYS.events(""), 10, 100_000, "w1", 0)
         for _ in range(2):  # the second time as after a lost reply
             reply = self.run(scripts.COMMIT, (*KEYS.lanes, KEYS.dead, METRICS, key), *args)
             if stream.sealed is not None:
@@ -378,7 +378,7 @@ class QueueMachine(RuleBasedStateMachine):
         return self.run(
             scripts.COMMIT, (*KEYS.lanes, KEYS.dead, METRICS, task.entry.key),
             GROUP, task.entry.entry, "result", data, TTL_MS, "", task.entry.lane, "1" if task.attempt else "", under_way,
-            100, METRICS, "", KEYS.events(""), 10, 100_000, 0,
+            100, METRICS, "", KEYS.events(""), 10, 100_000, task.worker, 0,
         )  # fmt: skip
 
     @rule(task=tasks, others=st.lists(tasks, max_size=3))

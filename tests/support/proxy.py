@@ -23,6 +23,8 @@ class Proxy:
         is_loading: new connections are told that the server is loading.
         speaks_as: kind and version of server that replies to HELLO tell of; None: what it is.
         piece_seconds: every 64 KiB of a reply take so long.
+        delay_seconds: whatever comes, either way, takes so long.
+        trips: how often a client has written after it was answered, on all connections.
         passes_requests, passes_replies: so many bytes of each connection get through, and what comes after is lost;
             None: all do.
         drops_next_delivery: the next reply that brings a request to a reader is lost, with its connection.
@@ -41,6 +43,8 @@ class Proxy:
         self.is_loading = False
         self.speaks_as: tuple[bytes, bytes] | None = None
         self.piece_seconds = 0.0
+        self.delay_seconds = 0.0
+        self.trips = 0
         self.drops_next_delivery = False
         self.dropped = 0
 
@@ -81,6 +85,7 @@ class _Link:
         self._proxy = proxy
         self._is_reader = False
         self._is_dead = False
+        self._is_answered = True
         self._left = [proxy.passes_requests, proxy.passes_replies]
 
     async def copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, is_reply: bool = False) -> None:
@@ -98,6 +103,10 @@ class _Link:
                     break
                 if is_reply and proxy.speaks_as:
                     data = _GREETING.sub(_greeting(*proxy.speaks_as), data)
+                if proxy.delay_seconds:
+                    await asyncio.sleep(proxy.delay_seconds)
+                proxy.trips += self._is_answered and not is_reply
+                self._is_answered = is_reply
                 target.write(data)
                 if is_reply and proxy.piece_seconds and len(data) > 10_000:
                     await asyncio.sleep(proxy.piece_seconds)

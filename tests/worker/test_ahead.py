@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,14 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
+from llm_routerd.assembly import make_parser
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.gauges import Gauges
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
 from tests.support.queue import add, open_broker, open_client, take
-from tests.support.workers import run_worker
+from tests.support.workers import DAEMON, make_config, make_test_executor, run_worker
 
 if TYPE_CHECKING:
     from llm_routerd.worker.worker import Worker
@@ -64,6 +66,18 @@ async def test_request_from_ahead_is_answered_where_its_producer_waits(broker_ur
     (line,) = (line for line in logs if line["event"] == "stream_mended")
     assert (line["key"], line["last_id"].partition("-")[0]) == (LANE, entry.partition("-")[0])
     assert "whoever may add" in line["why"]
+
+
+async def test_how_far_ahead_is_too_far_follows_a_reload(valkey_url: str) -> None:
+    """What is handed back is what is then mended."""
+    config = make_config(daemon=replace(DAEMON, result_ttl_seconds=3600))
+    backends = {"local": FakeBackend(says("x"))}
+    with capture_logs() as logs:
+        async with open_client(valkey_url) as client, run_worker(valkey_url, backends) as worker:
+            worker.reload(config, make_test_executor(config, backends), make_parser(config))
+            entry = await client.xadd(LANE, {"prompt": "x"}, id=f"{(await client.time())[0] + 600}000-0")
+            assert (await final_of(client, entry))[0] == "result"
+    assert [line for line in logs if line["event"] == "request_from_ahead"] == []
 
 
 async def test_lane_is_mended_while_an_answer_from_before_is_under_way(broker_url: str) -> None:

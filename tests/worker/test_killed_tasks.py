@@ -31,6 +31,7 @@ from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, hangs, says
 from tests.support.processes import DaemonProcess
+from tests.support.proxy import open_proxy
 from tests.support.queue import add, open_client
 from tests.support.servers import ValkeyProcess
 from tests.support.workers import DAEMON, make_config, make_test_executor
@@ -210,6 +211,26 @@ async def test_pipe_that_dies_while_the_daemon_drains_or_is_full_ends_it(
         await eventually(lambda: world.worker.status().draining)
         bomb.light()
         await world.ends()
+
+
+async def test_last_words_are_heard_over_a_slow_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in flight goes to the others at once, and not when its lease has run out."""
+    server = ValkeyProcess(tcp=True)
+    server.start()
+    try:
+        with capture_logs() as logs:
+            async with open_proxy(server.port) as proxy, open_client(server.url) as client:
+                bomb, world = Bomb(monkeypatch, Orphans, "run"), World(proxy.url, monkeypatch)
+                async with world.runs():
+                    await eventually(lambda: world.is_ready)
+                    await add(client)
+                    await eventually(lambda: world.model.running == 1)
+                    proxy.delay_seconds = 0.03
+                    bomb.light()
+                    await world.ends()
+        assert (told(logs, "goodbye_unheard"), len(told(logs, "handed_back"))) == ([], 1)
+    finally:
+        server.close()
 
 
 async def test_daemon_whose_redis_stands_still_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

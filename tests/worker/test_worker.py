@@ -401,6 +401,77 @@ async def test_answer_that_another_workers_answer_beat_is_not_counted(broker_url
         assert await client.xlen("llm_router_metrics") == 0
 
 
+async def test_copies_of_a_cancelled_id_are_one_cancelled_request(broker_url: str) -> None:
+    """Also where no attempt says which of the entries the stream belongs to; whatever model they ask for."""
+    async with open_client(broker_url) as client, run_worker(broker_url, {}) as worker:
+        for request_id in ("q", "odd"):
+            await client.xadd(f"llm:events:{request_id}", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
+        for _ in range(3):
+            await add(client, id="q")
+            await add(client, id="odd", model="nobody-knows-it")
+        await nothing_left(client)
+        assert [event["type"] for event in await metrics_of(client, 2)] == ["cancelled"] * 2
+        await eventually(lambda: not worker.in_flight)
+        samples = scraped_of(worker)
+        assert {name: n for name, n in samples.items() if name.startswith("requests_total")} == {
+            'requests_total{type="cancelled",code=""}': 2
+        }
+        assert await client.xlen("llm:dead") == 0
+        assert await client.xlen("llm_router_metrics") == 2
+
+
+@pytest.mark.parametrize("kind", ["result", "error"])
+async def test_copy_of_an_ended_id_is_no_error_where_its_model_is_gone(broker_url: str, kind: str) -> None:
+    """A producer's retry: what stands there stands, and nothing is told again."""
+    async with open_client(broker_url) as client, run_worker(broker_url, {}) as worker:
+        await client.xadd("llm:events:q", {"type": kind, "data": "{}"}, id=FINAL_ID)
+        entry = await add(client, id="q", model="nobody-knows-it")
+        await nothing_left(client)
+        await eventually(lambda: not worker.in_flight)
+        assert await client.exists(f"llm:events:{entry}", "llm:dead", "llm_router_metrics") == 0
+        assert not any(name.startswith("requests_total") for name in scraped_of(worker))
+        assert await client.pttl("llm:events:q") > 0
+
+
+def calls_of(worker: Worker) -> dict[str, float]:
+    """How many attempts a worker has counted, by deployment, outcome and code."""
+    return {name: n for name, n in scraped_of(worker).items() if name.startswith("attempts_total")}
+
+
+@pytest.mark.parametrize("how", ["drain", "lost", "answered", "lost between two"])
+async def test_call_that_was_made_is_counted_whoever_ends_its_request(valkey_url: str, how: str) -> None:
+    """A worker that is stopped, or finds that the request is another's, has paid for what it has asked."""
+    config = make_config(daemon=replace(DAEMON, drain_seconds=0.0))
+    gate = asyncio.Event()
+
+    async def refuses(backend: FakeBackend, call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        await gate.wait()
+        async for item in says("I cannot help with that.")(backend, call):
+            yield item
+
+    between = how == "lost between two"
+    model = FakeBackend(refuses if between else hangs("word "))
+    async with (
+        open_client(valkey_url) as client,
+        run_worker(valkey_url, {"local": model}, config=config) as worker,
+    ):
+        entry = await add(client, stream="live")
+        await eventually(lambda: model.running == 1)
+        if how == "drain":
+            worker.stop()
+        elif how == "answered":
+            await client.xadd(f"llm:events:{entry}", {"type": "result", "data": "{}"}, id=FINAL_ID)
+        else:
+            await client.xclaim("llm:requests", "llm-router", "w2", 0, [entry])
+            await client.xadd(f"llm:events:{entry}", {"type": "attempt", "data": '{"consumer":"w2"}'}, id="2-0")
+            gate.set()
+        code = "refusal" if between else "cancelled"
+        await eventually(lambda: calls_of(worker))
+        (name,) = calls_of(worker)
+        assert f'deployment="local",outcome="rejected",code="{code}"' in name
+        assert not any(name.startswith("requests_total") for name in scraped_of(worker))
+
+
 async def test_result_says_which_attempts_text_it_is(broker_url: str) -> None:
     """Counted over the whole life of the request: one that a dead worker made, one that was rejected, the answer."""
     local, cloud = FakeBackend(says("I cannot help with that.")), FakeBackend(says("fine"))

@@ -120,7 +120,7 @@ class Broker:
                 GROUP, delivery.entry, event.type, data, self.limits.result_ttl_ms, "1" if publish else "",
                 delivery.lane, "" if transcript is None else "1", "" if transcript is None else transcript.under_way,
                 self.limits.metrics_maxlen, self.limits.metrics_channel, metrics, self.keys.events(""),
-                self.limits.dead_max_entries, self.limits.dead_max_bytes,
+                self.limits.dead_max_entries, self.limits.dead_max_bytes, self.consumer,
                 len(last_words) // 3, *last_words, *dead_letter,
             )  # fmt: skip
             reply = await self._after_events(scripts.COMMIT, keys, args)

@@ -108,8 +108,11 @@ class ConnectionFactory:
         """Take the next connections to where the slot is, unless ours is a socket of this machine."""
         self._options = self._options | redirected(self._options, error)
 
-    async def connect(self) -> AbstractConnection:
+    async def connect(self, *, loads: Sequence[scripts.Script] = scripts.ALL) -> AbstractConnection:
         """A connection that stands, has authenticated, and whose server can serve us and knows our scripts.
+
+        Args:
+            loads: those of them that are asked for on this connection.
 
         Raises:
             WrongServerError: the server cannot; it is also a RedisError.
@@ -128,13 +131,32 @@ class ConnectionFactory:
             # Of all of it, however slowly each step is answered; redis-py bounds the first half.
             async with asyncio.timeout(2 * CONNECT_SECONDS):
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
-                for script in scripts.ALL:
-                    await execute(connection, ("SCRIPT", "LOAD", script.source), timeout_seconds=CONNECT_SECONDS)
+                await _load(connection, loads)
         except BaseException:
             self._options = self._named  # a node that a cluster named may be gone: the next try asks anew
             await connection.disconnect(nowait=True)
             raise
         return connection
+
+
+async def _load(connection: AbstractConnection, loads: Sequence[scripts.Script]) -> None:
+    """Have the server know these scripts, in one round trip: a slow link has many a connection made anew.
+
+    Raises:
+        ResponseError: it refuses one; the connection has no reply left.
+    """
+    packed = connection.pack_commands([("SCRIPT", "LOAD", script.source) for script in loads])
+    refusal: ResponseError | None = None
+    async with asyncio.timeout(CONNECT_SECONDS) as limit:
+        await connection.send_packed_command(packed, check_health=False)
+        for _ in loads:
+            try:
+                await connection.read_response(timeout=math.inf)
+            except ResponseError as error:
+                refusal = refusal or error
+            limit.reschedule(asyncio.get_running_loop().time() + CONNECT_SECONDS)
+    if refusal is not None:
+        raise refusal
 
 
 def redirected(options: Mapping[str, Any], error: MovedError) -> dict[str, Any]:

@@ -8,19 +8,27 @@ from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import execute
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
+
+    from redis.asyncio.connection import AbstractConnection
 
     from llm_routerd.queue.broker import Broker
-    from llm_routerd.queue.connection import ConnectionFactory
+
+SCRIPTS = (scripts.HAND_BACK, scripts.RETIRE)  # all that it takes
 
 
-async def part(factory: ConnectionFactory, broker: Broker, *, timeout_seconds: float) -> int:
+async def part(connecting: Awaitable[AbstractConnection], broker: Broker, *, timeout_seconds: float) -> int:
     """Hand back all that this consumer owns, and remove it; returns how many entries were handed back.
+
+    Args:
+        connecting: gives a connection that has loaded `SCRIPTS`, and is closed here.
+        broker: whose consumer leaves.
+        timeout_seconds: longest silence of the server.
 
     Raises:
         RedisError, OSError, TimeoutError: Redis does not answer in time, or refuses; the leases will run out.
     """
-    connection = await factory.connect()
+    connection = await connecting
 
     async def run(script: scripts.Script, args: Sequence[Any]) -> Any:
         keys = broker.keys.lanes

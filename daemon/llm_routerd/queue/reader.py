@@ -81,9 +81,7 @@ class Reader:
     async def read(self, free: int) -> list[Delivery]:
         """Up to `free` requests; an empty list when none came in time or Redis is away (after a pause)."""
         try:
-            async with asyncio.timeout(STOP_SECONDS if self._stopped else None) as self._bound:
-                with self._pipe.reach.hurries(self._bound):
-                    return await self._read(free)
+            return await self._bounded_read(free)
         except ResponseError as error:
             if is_missing_group(error) or is_wrong_type(error):
                 await self.aclose()  # the next connection makes it again
@@ -92,6 +90,14 @@ class Reader:
         except (RedisError, OSError, TimeoutError) as error:
             await self._lost(error)
         return []
+
+    async def _bounded_read(self, free: int) -> list[Delivery]:
+        try:
+            async with asyncio.timeout(STOP_SECONDS if self._stopped else None) as self._bound:
+                with self._pipe.reach.hurries(self._bound):
+                    return await self._read(free)
+        finally:
+            self._bound = None  # a bound that has been left cannot be moved any more
 
     def _measured(self, taken: list[Delivery]) -> list[Delivery]:
         """The same, having noted how many the next read is to bring."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.connection import RedisError, describe
-from llm_routerd.queue.parting import part
+from llm_routerd.queue.parting import SCRIPTS, part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,13 +43,20 @@ async def abandon(
     """
     for item in left:
         item.stop("drain")
+    # At once, for a link may be slow: it is only used when nothing of ours can be under way on the other any more.
+    connecting = asyncio.create_task(factory.connect(loads=SCRIPTS), name="connect-last")
     try:
         async with asyncio.timeout(ABANDON_SECONDS):
             await tasks.end(*keepers)
             running = [item.task for item in left if item.task is not None]
             if running and is_pipe_alive:
                 await asyncio.wait(running, timeout=ABANDON_SECONDS / 2)
-            given = await part(factory, broker, timeout_seconds=ABANDON_SECONDS)
+            given = await part(connecting, broker, timeout_seconds=ABANDON_SECONDS)
             log.info("handed_back", count=given)
     except (RedisError, OSError, TimeoutError) as error:
         log.warning("goodbye_unheard", in_flight=len(left), why=describe(error))
+    finally:
+        connecting.cancel()
+        for end in await asyncio.gather(connecting, return_exceptions=True):
+            if not isinstance(end, BaseException):
+                await end.disconnect(nowait=True)

@@ -22,6 +22,7 @@ from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.core.request import RequestError, StreamMode
 from llm_routerd.core.unknown_model import unknown_model
 from llm_routerd.logs import get_logger
+from llm_routerd.queue.marks import counts_cancellation
 from llm_routerd.queue.passing import pass_on
 from llm_routerd.worker.committing import Commitment, Committer
 from llm_routerd.worker.dead_letters import dead_letter
@@ -125,8 +126,10 @@ class Handler:
         return RequestError(id=request.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=request.metadata)
 
     async def _refuse(self, item: InFlight, error: RequestError, request: Request | None = None) -> None:
-        """Answer an entry that is no request, and keep a copy of it."""
+        """Answer an entry that is no request, and keep a copy of it; what asks for no known model may have been one."""
         delivery = item.delivery
+        if request is not None and await self._has_ended(item, request):
+            return
         event = Failed(id=error.id or delivery.entry, code=error.code, message=error.message, metadata=error.metadata)
         if error.code is ErrorCode.REQUEST_TOO_LARGE:
             letter = await asyncio.to_thread(self.dead_letter, delivery, event)  # hashes all of it
@@ -140,6 +143,18 @@ class Handler:
             dead_letter=letter,
         )
         log.info("request_refused", entry=delivery.entry, code=error.code.value)
+
+    async def _has_ended(self, item: InFlight, request: Request) -> bool:
+        """Be done with a copy of a request that has its final event already; false: it has none."""
+        final_type = await self.broker.final_type(request.id)
+        if final_type is None:
+            return False
+        await self.broker.acknowledge(item.delivery, request.id)
+        if final_type == "cancelled":
+            event = Failed(id=request.id, code=ErrorCode.UNKNOWN_MODEL, message="")
+            await self.account_cancelled(item, self.finished(event, item, request=request))
+        log.info("request_withdrawn", id=request.id, entry=item.delivery.entry, why="sealed")
+        return True
 
     async def _bury(self, item: InFlight, request: Request) -> None:
         """A request that has brought down its worker time and again is not tried once more."""
@@ -207,13 +222,16 @@ class Handler:
             return committed
         booking.falls()
         if committed.sealed_by == "cancelled":  # in the last moment
-            await self.account_cancelled(metrics)
+            await self.account_cancelled(item, metrics)
         else:  # another worker's answer stands, and that worker has counted it
             self.metrics.called(metrics)
         return committed
 
-    async def account_cancelled(self, finished: Finished) -> None:
-        """Account for a request that its producer has ended; `finished` is what it would have been."""
+    async def account_cancelled(self, item: InFlight, finished: Finished) -> None:
+        """Account for a request that its producer has ended, once; `finished` is what it would have been."""
+        if not await counts_cancellation(self.broker, item.delivery, finished.id):
+            self.metrics.called(finished)
+            return
         no_answer = replace(finished, code=None, model_used=None, deployment=None, usage=None, ttft_ms=None)
         booking = self.metrics.book(replace(no_answer, type="cancelled", saved_usd=0.0))
         booking.stands()

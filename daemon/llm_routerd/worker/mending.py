@@ -51,7 +51,11 @@ class Mending:
         self._tick_seconds = min(TICK_SECONDS, broker.limits.lease_ms / 1000 / TICKS_PER_LEASE)
         self._told: dict[str, str] = {}  # what is said of a stream that cannot be mended yet
         self._refused: set[tuple[str, ...]] = set()
-        self.ahead_ms = ahead_ms(broker)
+
+    @property
+    def ahead_ms(self) -> int:
+        """How far ahead of the clock an ID may lie; a reload may change it."""
+        return ahead_ms(self._broker)
 
     async def run(self) -> None:
         """Mend until cancelled."""

@@ -15,6 +15,7 @@ from llm_routerd.worker.sink import QueueSink
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Chain
+    from llm_routerd.core.metrics import Finished
     from llm_routerd.core.outcome import AttemptRecord
     from llm_routerd.core.request import Request
     from llm_routerd.request_run import Ending
@@ -40,7 +41,8 @@ class Running:
         self._sink = QueueSink(self._broker, item.delivery, request, self._transcript)
 
     def _fenced(self, why: str) -> None:
-        self._item.stop("sealed" if why == "sealed" else "lost")
+        if asyncio.current_task() is not self._item.task:  # else this very task has found it out, and goes on to say so
+            self._item.stop("sealed" if why == "sealed" else "lost")
 
     async def run(self) -> None:
         """Ask the chain and commit what comes of it; or leave it, if Redis or the worker says so."""
@@ -86,6 +88,8 @@ class Running:
         self._transcript.abandon()
         if self._item.stopped == "sealed":
             await self._sealed()
+        else:  # whoever ends it knows nothing of the calls that were made here
+            self._called()
         log.info("request_stopped", id=self._request.id, why=self._item.stopped)
 
     async def _withdrawn(self) -> None:
@@ -102,6 +106,7 @@ class Running:
         elif verdict == "begun":  # between two attempts it was ended, or another worker took it over
             if await self._broker.final_type(self._request.id) is None:
                 verdict = "lost"
+                self._called()
             else:
                 await self._sealed()
         log.info("request_withdrawn", id=self._request.id, entry=self._item.delivery.entry, why=verdict)
@@ -134,10 +139,19 @@ class Running:
         )
 
     async def _cancelled(self) -> None:
-        """Account for a cancellation, if that is what ended the request (and not an earlier answer)."""
+        """Account for a cancellation, if that is what ended the request; of another's answer only calls are ours."""
         if await self._broker.final_type(self._request.id) == "cancelled":
-            event = Failed(id=self._request.id, code=ErrorCode.INTERNAL, message="", attempts=tuple(self._records))
-            finished = self._handler.finished(event, self._item, request=self._request)
+            finished = self._finished()
             cost = total_cost(self._records)
             latency = sum(record.latency_ms for record in self._records)
-            await self._handler.account_cancelled(replace(finished, cost_usd=cost, latency_ms=latency))
+            await self._handler.account_cancelled(self._item, replace(finished, cost_usd=cost, latency_ms=latency))
+        else:
+            self._called()
+
+    def _called(self) -> None:
+        """Account for the calls of a request that is not ended here: they were made and paid for."""
+        self._handler.metrics.called(self._finished())
+
+    def _finished(self) -> Finished:
+        event = Failed(id=self._request.id, code=ErrorCode.INTERNAL, message="", attempts=tuple(self._records))
+        return self._handler.finished(event, self._item, request=self._request)

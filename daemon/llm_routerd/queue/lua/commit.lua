@@ -5,23 +5,37 @@
 --       7 the lane's name, 8 "1" if this worker has begun it, else "": another entry may own the stream,
 --       9 the ID of the last event that was sent before this one, "" if it is known to have been answered for,
 --       10 metrics maxlen, 11 metrics channel, 12 metrics event, 13 what the keys of events streams begin with,
---       14 most dead letters, 15 most bytes of them,
---       16 how many events go before the final one, then ID, type and data of each, then the fields of the dead letter
+--       14 most dead letters, 15 most bytes of them, 16 consumer,
+--       17 how many events go before the final one, then ID, type and data of each, then the fields of the dead letter
 -- Returns "committed" | "sealed" (another final event stands; 2nd value: its type) | "duplicate"
 --       | "gap" (nothing was done: events that were sent before were refused, out of memory, and must come first)
 --       | "unwritable" (nothing was done: the events streams take no final event, ever, and there is no dead letter)
 -- A third value says why the dead letter was refused, where an event stands in its stead; a fourth how many older ones
 -- had to go for it.
--- May be repeated after a lost reply: the final event that it wrote is recognised.
+-- May be repeated after a lost reply: the final event that it wrote is recognised.  An answer has times and texts that no
+-- other worker's has; an error has the same bytes from whoever makes it, so its stream gets a consumer group whose name
+-- says who ended it.  Readers do not see it, and it goes when the stream goes.
 local LANE = {high = KEYS[1], normal = KEYS[2], low = KEYS[3]}
 local requests, group, entry = LANE[ARGV[7]], ARGV[1], ARGV[2]
-local EVENTS, WORDS = 6, 17  -- where these begin
+local EVENTS, WORDS = 6, 18  -- where these begin
+local signature = ARGV[16] .. ' ' .. ARGV[7] .. ' ' .. entry
 
 -- Whether a stream that has been begun is another entry's, which still waits and is of the same id.
 local function is_anothers(events)
   local owner, its_lane = owner_of(events)
   if owner == entry and its_lane == ARGV[7] then return false end
   return is_waiting(LANE, owner, its_lane, string.sub(events, #ARGV[13] + 1))
+end
+
+-- Whether the final event of a stream was written by this very commit, whose reply was lost.
+local function is_own(events, last)
+  if field(last, 'data') ~= ARGV[4] then return false end
+  if ARGV[3] ~= 'error' then return true end
+  local groups = redis.pcall('XINFO', 'GROUPS', events)  -- pcall: an ACL may refuse it
+  for _, raw in ipairs(groups.err and {} or groups) do
+    if raw[2] == signature then return true end  -- {'name', its value, ...}
+  end
+  return false
 end
 
 local function settle(verdict, detail)
@@ -60,7 +74,7 @@ end
 
 -- Which of the streams are open to this entry?
 local open, verdict, detail = {}, nil, nil
-local letter = WORDS + 3 * ARGV[16]
+local letter = WORDS + 3 * ARGV[17]
 local kept = true  -- false: what is sealed is not for this entry, whose dead letter is still to be written
 local is_foreign = false  -- a stream takes no final event, and has none
 for i = EVENTS, #KEYS do
@@ -78,7 +92,7 @@ for i = EVENTS, #KEYS do
       verdict, kept, is_foreign = verdict or 'sealed', false, true
     else
       local waits = exists(requests, entry)
-      if not waits and field(last, 'data') == ARGV[4] then return settle('committed') end
+      if not waits and is_own(KEYS[i], last) then return settle('committed') end
       verdict, detail = verdict or 'sealed', type_of(last)
       -- A bad request of the same entry ID on another lane was first, with an answer of the same words.
       if waits and detail == 'error' then kept = false end
@@ -112,6 +126,7 @@ for _, events in ipairs(open) do
   else
     written[#written + 1] = events
     redis.call('PEXPIRE', events, ARGV[5])
+    if ARGV[3] == 'error' then redis.pcall('XGROUP', 'CREATE', events, signature, '$') end  -- pcall: an ACL may refuse it
   end
 end
 if #open > 0 and #written == 0 and letter > #ARGV then return {'unwritable'} end

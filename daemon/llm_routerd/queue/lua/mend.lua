@@ -45,26 +45,45 @@ local function groups_of(key)
   local groups = {}
   for _, raw in ipairs(redis.call('XINFO', 'GROUPS', key)) do
     local each = as_table(raw)
-    each.members = redis.call('XINFO', 'CONSUMERS', key, each.name)
-    each.owned = each.pending == 0 and {} or redis.call('XPENDING', key, each.name, '-', '+', each.pending)
     groups[#groups + 1] = each
   end
   return groups
 end
 
--- Why the stream cannot be made anew now; nil: it can.
-local function obstacle(key, groups, is_lane)
+-- This is asked at every look, so that it may not depend on how much there is.
+local function is_large(key, groups)
   local pending = 0
-  for _, each in ipairs(groups) do
-    pending = pending + each.pending
-    for _, item in ipairs(each.owned) do
-      local is_under_way = is_ahead(item[1]) and not is_handed_back(item[2])
-      if is_lane and each.name == group and (is_under_way or not exists(key, item[1])) then return 'busy' end
-    end
-  end
+  for _, each in ipairs(groups) do pending = pending + each.pending end
+  if pending > most or redis.call('XLEN', key) > most then return true end
   local used = redis.pcall('MEMORY', 'USAGE', key)  -- pcall: an ACL may refuse it
-  if pending > most or redis.call('XLEN', key) > most or (type(used) == 'number' and used > most_bytes) then
-    return 'large'
+  return type(used) == 'number' and used > most_bytes
+end
+
+-- Whether a worker has an entry that lies ahead.
+local function is_under_way(key)
+  for _, item in ipairs(redis.call('XPENDING', key, group, limit, '+', most)) do
+    if not is_handed_back(item[2]) then return true end
+  end
+  return false
+end
+
+-- Whether any of these entries was trimmed away.
+local function is_trimmed(key, owned)
+  for _, item in ipairs(owned) do
+    if not exists(key, item[1]) then return true end
+  end
+  return false
+end
+
+-- Why the stream cannot be made anew now; nil: it can, and the groups have their members and what these own.
+local function obstacle(key, groups, is_lane)
+  if is_large(key, groups) then return 'large' end
+  for _, each in ipairs(groups) do
+    local is_ours = is_lane and each.name == group
+    if is_ours and is_under_way(key) then return 'busy' end
+    each.members = redis.call('XINFO', 'CONSUMERS', key, each.name)
+    each.owned = each.pending == 0 and {} or redis.call('XPENDING', key, each.name, '-', '+', each.pending)
+    if is_ours and is_trimmed(key, each.owned) then return 'busy' end
   end
   local commands = {
     {'DEL', key}, {'XADD', key, '*', 'a', 'b'}, {'XTRIM', key, 'MAXLEN', '0'}, {'XDEL', key, '1-0'},

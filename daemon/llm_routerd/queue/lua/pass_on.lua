@@ -2,10 +2,11 @@
 -- KEYS  1 lane
 -- ARGV  1 group, 2 consumer, 3 entry, 4 the registry of workers, 5 the model, 6 who owns the entry from now on,
 --       7 idle time in ms to give it
--- Returns "passed" | "unknown" (nobody else knows the model; nothing was done) | "lost" (it is not ours any more)
+-- Returns "passed" | "unknown" (nobody else knows the model; nothing was done) | "lost" (it is not ours any more;
+--       where the group is gone, it comes anew with the next one)
 -- To be taken up raises the delivery count again, so that it stays as it was.
 local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)  -- pcall: the group may be gone
-if pending.err then return 'unknown' end
+if pending.err then return exists(KEYS[1], ARGV[3]) and 'lost' or 'unknown' end
 if not pending[1] or pending[1][2] ~= ARGV[2] then return 'lost' end
 local workers = registrations(ARGV[4], now_ms())
 if not another_knows(workers, ARGV[2], ARGV[5]) or not exists(KEYS[1], ARGV[3]) then return 'unknown' end
