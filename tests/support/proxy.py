@@ -62,13 +62,21 @@ class Proxy:
             return
         there = await asyncio.open_connection("127.0.0.1", self._target)
         link = _Link(self)
-        await asyncio.gather(link.copy(reader, there[1]), link.copy(there[0], writer, is_reply=True))
+        try:
+            await asyncio.gather(link.copy(reader, there[1]), link.copy(there[0], writer, is_reply=True))
+        finally:
+            there[1].transport.abort()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a connection in a task of its own."""
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def served(_task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            writer.transport.abort()  # also where it was dropped before it was served
+
+        task.add_done_callback(served)
 
     async def drop(self) -> None:
         """Drop all connections; new ones are taken."""
@@ -141,4 +149,5 @@ async def open_proxy(port: int) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         server.close()
+        await asyncio.sleep(0)  # for what was accepted and is not served yet
         await proxy.drop()
