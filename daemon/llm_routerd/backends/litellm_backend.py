@@ -22,8 +22,6 @@ from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import NOT_ITS_OWN, with_instruction
 from llm_routerd.backends.endpoint import converted, effective_params
@@ -41,7 +39,7 @@ from llm_routerd.core.outcome import Usage
 from llm_routerd.core.toolcalls import ToolCallAssembler, ToolCallError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection
+    from collections.abc import AsyncGenerator, Collection, Iterable
 
     from llm_routerd.config.tree import Deployment
     from llm_routerd.core.call import Call
@@ -157,7 +155,7 @@ def _load_litellm() -> Any:
 def _spare_tokenizer() -> None:
     """Put an estimate where litellm would build its tokenizer.
 
-    That holds all threads up for 40 to 60 ms, and takes 33 MB; what it counts for us is marked `estimated` in any case.
+    That holds all threads up for 40 to 60 ms, and takes 33 MB; what it counts for us is passed over in any case.
     """
     registry: Any = importlib.import_module("tiktoken.registry")
     for name in ("cl100k_base", "o200k_base"):
@@ -204,8 +202,7 @@ class LitellmBackend:
                 if (delta := answer.take(chunk)) is not None:
                     yield delta
             whole = any(is_reason(getattr(stream, name, None)) for name in _FINISHED)
-            counted = any(getattr(chunk, "usage", None) is not None for chunk in stream.chunks)
-            yield answer.finish(whole=whole, counted=counted)
+            yield answer.finish(whole=whole, usage=_usage(stream.chunks))
         except BackendError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -269,7 +266,6 @@ class _Answer:
         self._finish_reason = "stop"
         self._text_halves = HalvesJoiner()
         self._reasoning_halves = HalvesJoiner()
-        self._usage: Usage | None = None
 
     def take(self, chunk: Any) -> Delta | None:
         """What a chunk brings; None if nothing.
@@ -277,8 +273,6 @@ class _Answer:
         Raises:
             BackendError: the chunk is malformed.
         """
-        if (usage := getattr(chunk, "usage", None)) is not None:
-            self._usage = _usage(usage)
         if not chunk.choices:
             return None
         choice = chunk.choices[0]
@@ -293,8 +287,8 @@ class _Answer:
             return None
         return Delta(self._text_halves.join(text), self._reasoning_halves.join(reasoning))
 
-    def finish(self, *, whole: bool, counted: bool) -> Finish:
-        """The end; `whole` is whether the provider said that it had finished, `counted` whether it told its tokens.
+    def finish(self, *, whole: bool, usage: Usage | None) -> Finish:
+        """The end; `whole` is whether the provider said that it had finished, `usage` what it has counted.
 
         Raises:
             BackendError: it did not, so the stream was cut.
@@ -311,7 +305,7 @@ class _Answer:
         return Finish(
             finish_reason="tool_calls" if finish_reason == "stop" and tool_calls else finish_reason,
             word=printable(self._finish_reason),
-            usage=self._usage if counted or self._usage is None else replace(self._usage, estimated=True),
+            usage=usage,
             tool_calls=tool_calls,
             refusal="" if finish_reason == "refusal" else None,
         )
@@ -357,12 +351,29 @@ def _arguments(deployment: Deployment, call: Call, *, omitted: Collection[str] =
     return without(arguments, omitted)
 
 
-def _usage(usage: Any) -> Usage:
-    prompt = getattr(usage, "prompt_tokens_details", None)
-    completion = getattr(usage, "completion_tokens_details", None)
+def _usage(chunks: Iterable[Any]) -> Usage | None:
+    """What the provider has counted, in its own chunks; 0 of what it has not, and None if nothing.
+
+    The chunk that litellm adds at the end is not among them: there it puts numbers of its own for any that are missing
+    or 0, and does not say so.
+    """
+    told = [usage for chunk in chunks if (usage := getattr(chunk, "usage", None)) is not None]
+
+    def last(*path: str) -> int | None:
+        values = [count(_attribute(usage, path)) for usage in told]
+        return next((value for value in reversed(values) if value), None)
+
+    if not told:
+        return None
     return Usage(
-        prompt_tokens=count(usage.prompt_tokens) or 0,
-        completion_tokens=count(usage.completion_tokens) or 0,
-        cached_tokens=count(getattr(prompt, "cached_tokens", None)),
-        reasoning_tokens=count(getattr(completion, "reasoning_tokens", None)),
+        prompt_tokens=last("prompt_tokens") or 0,
+        completion_tokens=last("completion_tokens") or 0,
+        cached_tokens=last("prompt_tokens_details", "cached_tokens"),
+        reasoning_tokens=last("completion_tokens_details", "reasoning_tokens"),
     )
+
+
+def _attribute(thing: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        thing = thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+    return thing
