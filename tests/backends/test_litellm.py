@@ -441,6 +441,39 @@ async def test_tokens_that_the_server_did_not_count_are_not_litellms(
 
 
 @on_one_loop
+@pytest.mark.parametrize(
+    ("provider", "base"), [("openai", "/v1"), ("anthropic", ""), ("ollama_chat", ""), ("hosted_vllm", "/v1")]
+)
+@pytest.mark.parametrize("script", ["window=1000 first", "window=1000 first unaware"])
+async def test_prompt_that_a_server_behind_litellm_has_cut_is_not_answered(
+    script: str, provider: str, base: str
+) -> None:
+    """As for the backends that we wrote; an Ollama is asked not to cut."""
+    async with StandIn({"stand-in": script}) as server:
+        model = f"{provider}/stand-in"
+        async with backend_for(provider, server.url + base, model=model, backend="litellm") as backend:
+            assert (await tell(backend, ask("whole " + "word " * 900))).text == "whole"
+            with pytest.raises(BackendError) as raised:
+                await tell(backend, ask("word " * 9_999))
+        assert raised.value.code is Code.CONTEXT_WINDOW
+        if provider == "ollama_chat":
+            assert {name: server.requests[-1].get(name) for name in ("truncate", "shift")} == {
+                "truncate": False, "shift": False,
+            }  # fmt: skip
+
+
+@on_one_loop
+async def test_operator_may_have_prompts_cut_by_an_ollama_behind_litellm() -> None:
+    """By the word that the native backend knows, which is no option of the model."""
+    async with StandIn({"stand-in": "window=1000 first"}) as server:
+        model, params = "ollama_chat/stand-in", {"truncate": True, "num_ctx": 1_000}
+        async with backend_for("x", server.url, model=model, backend="litellm", params=params) as backend:
+            assert (await tell(backend, ask("first " + "word " * 9_999))).text == "word"
+        body = server.requests[-1]
+        assert (body["truncate"], body["shift"], body["options"]) == (True, False, {"num_ctx": 1_000})
+
+
+@on_one_loop
 async def test_thinking_is_not_counted_for_anthropic() -> None:
     """It does not count it by itself, and litellm does."""
     async with StandIn() as server, _through_litellm("anthropic", server.url) as backend:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from llm_routerd.backends.prompt_cut import _guesses, looks_cut, may_be_cut, tak
 from llm_routerd.core.call import Call
 from llm_routerd.core.errors import BackendError
 from tests.support.calling import ask, backend_for, deployment_of, tell
+from tests.support.recordings import ReplayServer
 from tests.support.standin import StandIn
 
 WINDOW = 1_000
@@ -33,9 +35,9 @@ def _prompt(times: float, *, history: bool, window: int = WINDOW) -> tuple[dict[
     )
 
 
-async def _answer(script: str, call: Call, **more: Any) -> str:
+async def _answer(script: str, call: Call, protocol: str = "ollama", **more: Any) -> str:
     """What the model says, or the code of the error."""
-    async with StandIn({"stand-in": script}) as server, backend_for("ollama", server.url, **more) as backend:
+    async with StandIn({"stand-in": script}) as server, backend_for(protocol, server.url, **more) as backend:
         try:
             return (await tell(backend, call)).text
         except BackendError as error:
@@ -56,6 +58,37 @@ async def test_server_that_cannot_be_asked_is_found_out_by_its_count(times: floa
     """An Ollama of before `truncate` cuts all the same, and says how many tokens it has read."""
     told = await _answer(f"window={WINDOW} first unaware", Call(messages=_prompt(times, history=history)))
     assert told == (MARKER if times < 1 else "context_window")
+
+
+@pytest.mark.parametrize("times", [0.9, 3, 10])
+@pytest.mark.parametrize("protocol", ["openai", "anthropic"])
+async def test_cut_is_found_out_by_whatever_protocol(protocol: str, times: float) -> None:
+    """An Ollama speaks three protocols, and in two of them cannot be asked not to cut."""
+    call = Call(messages=_prompt(times, history=False))
+    assert await _answer(f"window={WINDOW} first", call, protocol) == (MARKER if times < 1 else "context_window")
+
+
+@pytest.mark.parametrize("protocol", ["openai", "anthropic"])
+async def test_by_whatever_protocol_prompts_may_be_cut_where_the_operator_wants_it(protocol: str) -> None:
+    """By the same word as for `ollama/`."""
+    call = Call(messages=_prompt(4, history=False))
+    assert await _answer(f"window={WINDOW} first", call, protocol, params={"truncate": True}) == "every"
+
+
+@pytest.mark.parametrize("protocol", ["openai", "anthropic"])
+async def test_tokens_that_were_cached_are_tokens_that_were_read(protocol: str) -> None:
+    """Some servers count them apart."""
+    counts = {"prompt_tokens": 20, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 1_980}}
+    body: dict[str, Any] = {
+        "choices": [{"index": 0, "message": {"content": "fine"}, "finish_reason": "stop"}], "usage": counts,
+    }  # fmt: skip
+    if protocol == "anthropic":
+        counts = {"input_tokens": 20, "output_tokens": 1, "cache_read_input_tokens": 1_980}
+        body = {"content": [{"type": "text", "text": "fine"}], "stop_reason": "end_turn", "usage": counts}
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    call = Call(messages=_prompt(2, history=False))
+    async with ReplayServer(head + orjson.dumps(body)) as server, backend_for(protocol, server.url) as backend:
+        assert (await tell(backend, call)).text == "fine"
 
 
 @pytest.mark.parametrize("history", [False, True], ids=["one message", "a conversation"])

@@ -17,6 +17,7 @@ from llm_routerd.backends.anthropic_request import messages_request
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.messages import message_of
+from llm_routerd.backends.prompt_cut import reject_cut
 from llm_routerd.backends.server_kind import advice, how_many, lists_models
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.usage import count, mapping
@@ -55,7 +56,8 @@ class AnthropicBackend:
     def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
         answer = AnthropicAnswer()
-        return exchange(partial(self._ask, call, answer), answer)
+        look_at = None if self._genuine else partial(reject_cut, self._deployment, call)
+        return exchange(partial(self._ask, call, answer), answer, look_at)
 
     async def _ask(self, call: Call, answer: AnthropicAnswer) -> aiohttp.ClientResponse:
         request = converted(partial(messages_request, genuine=self._genuine), self._deployment, call)

@@ -31,6 +31,7 @@ from llm_routerd.backends.litellm_mending import mend_litellm
 from llm_routerd.backends.messages import HalvesJoiner
 from llm_routerd.backends.openai import OpenAIAnswer
 from llm_routerd.backends.optional_fields import Omissions, without
+from llm_routerd.backends.prompt_cut import reject_cut
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
@@ -57,6 +58,7 @@ _ALSO_IMPORTED = {
     "sagemaker": ("boto3", "botocore.session", "botocore.auth", "botocore.credentials"),
     "vertex_ai": ("google.auth", "google.auth.transport.requests"),
 }
+_OLLAMAS = frozenset({"ollama", "ollama_chat"})  # without their own backend; see `ollama_request.chat_body`
 _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 # The caller bounds the time of an answer by cancelling; this is for what nobody cancels.
 _GAP_SECONDS = 600.0
@@ -196,13 +198,17 @@ class LitellmBackend:
             answer = _Answer()
             if (response := _sent_as_json(stream)) is not None:
                 async for item in _read_directly(response):
+                    if isinstance(item, Finish):
+                        await self._look_for_a_cut(call, item)
                     yield item
                 return
             async for chunk in stream:
                 if (delta := answer.take(chunk)) is not None:
                     yield delta
             whole = any(is_reason(getattr(stream, name, None)) for name in _FINISHED)
-            yield answer.finish(whole=whole, usage=_usage(stream.chunks))
+            finish = answer.finish(whole=whole, usage=_usage(stream.chunks))
+            await self._look_for_a_cut(call, finish)
+            yield finish
         except BackendError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -211,6 +217,10 @@ class LitellmBackend:
             with suppress(Exception):
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await stream.aclose()
+
+    async def _look_for_a_cut(self, call: Call, finish: Finish) -> None:
+        if self._deployment.api_base is not None:
+            await reject_cut(self._deployment, call, finish)
 
     def _timeouts(self) -> Any:
         """One object for all calls: for each other value litellm builds new clients."""
@@ -337,6 +347,8 @@ def _arguments(deployment: Deployment, call: Call, *, omitted: Collection[str] =
         arguments["api_base"] = deployment.api_base
     if deployment.api_key is not None:
         arguments["api_key"] = deployment.api_key
+    if deployment.provider in _OLLAMAS:
+        arguments["extra_body"] = {name: bool(arguments.pop(name, False)) for name in ("truncate", "shift")}
     if call.tools:
         arguments["tools"] = deepcopy(list(call.tools))
         if call.tool_choice is not None:

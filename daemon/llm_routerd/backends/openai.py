@@ -15,6 +15,7 @@ from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.messages import message_of
 from llm_routerd.backends.openai_request import chat_body
 from llm_routerd.backends.optional_fields import Omissions
+from llm_routerd.backends.prompt_cut import reject_cut
 from llm_routerd.backends.server_kind import advice, how_many, lists_models
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.usage import count, mapping
@@ -58,7 +59,8 @@ class OpenAIBackend:
 
     def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
-        return exchange(partial(self._ask, call), OpenAIAnswer())
+        look_at = None if self._genuine else partial(reject_cut, self._deployment, call)
+        return exchange(partial(self._ask, call), OpenAIAnswer(), look_at)
 
     async def _ask(self, call: Call) -> aiohttp.ClientResponse:
         return await self._omissions.ask(
