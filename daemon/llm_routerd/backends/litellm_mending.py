@@ -9,6 +9,7 @@
 - It writes integers that are too large for a float as other numbers.
 - It makes counts of tokens of what is none (`"9"`, `true`), counts the thinking of Anthropic's protocol itself, and
   breaks on a message of that protocol without counts.
+- It asks an Ollama for a model's price after each answer, and holds up every other stream until that has answered.
 
 Names that begin with an underscore are litellm's own: the version is pinned, and there is no other way in.
 """
@@ -45,6 +46,7 @@ def mend_litellm(litellm: Any) -> None:
     _mend_gemini()
     _mend_choices()
     _mend_counts(litellm)
+    _mend_ollama()
 
 
 def _mend_reasons() -> None:
@@ -171,6 +173,18 @@ def _mend_counts(litellm: Any) -> None:
         initialise(self, *arguments, **named)
 
     usage.__init__ = initialised
+
+
+def _mend_ollama() -> None:
+    """What it would find out is what it takes for granted where nobody answers, and the use of tools."""
+    ollama: Any = importlib.import_module("litellm.llms.ollama.common_utils")
+
+    def told_nothing(_self: Any, model: str, **_where: Any) -> dict[str, Any]:
+        known = {"key": model, "litellm_provider": "ollama", "mode": "chat", "supports_function_calling": True}
+        costs = dict.fromkeys(("input_cost_per_token", "output_cost_per_token"), 0.0)
+        return known | costs | dict.fromkeys(("max_tokens", "max_input_tokens", "max_output_tokens"))
+
+    ollama.OllamaModelInfo.get_runtime_model_info = told_nothing
 
 
 def _keep_first_choice(state: dict[str, Any], chunk: Any) -> None:
