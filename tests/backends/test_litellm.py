@@ -361,8 +361,17 @@ async def test_server_behind_litellm_that_passes_over_schemas_answers_to_them() 
 
 @on_one_loop
 @pytest.mark.parametrize("provider", ["openai", "mistral", "groq", "openrouter", "deepseek", "hosted_vllm"])
-@pytest.mark.parametrize("form", ["one document", "indented", "events", "cut"])
-async def test_answer_that_is_declared_json_is_read_as_the_native_backend_does(provider: str, form: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        *((form, "application/json") for form in ("one document", "indented", "events", "cut")),
+        *((form, "text/event-stream") for form in ("one document", "indented", "cut")),
+        ("one document", "text/plain"),
+    ],
+)
+async def test_answer_that_is_one_document_is_read_as_the_native_backend_does(
+    provider: str, form: str, kind: str
+) -> None:
     """A server that does not stream, one that mislabels its stream, and half a document."""
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi there"}}
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -373,7 +382,7 @@ async def test_answer_that_is_declared_json_is_read_as_the_native_backend_does(p
         "events": 'data: {"choices":[{"index":0,"delta":{"content":"hi there"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
         "cut": json.dumps(document)[:-40],
     }
-    head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n"
     async with ReplayServer((head + bodies[form]).encode()) as server:
         base, model = f"{server.url}/v1", f"{provider}/m"
         async with backend_for(provider, base, model=model, backend="litellm") as backend:

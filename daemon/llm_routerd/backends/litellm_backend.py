@@ -27,6 +27,7 @@ from llm_routerd.backends.answer_format import NOT_ITS_OWN, with_instruction
 from llm_routerd.backends.endpoint import converted, effective_params
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of, printable
 from llm_routerd.backends.litellm_faults import fault_of
+from llm_routerd.backends.litellm_first_byte import begins_as_json
 from llm_routerd.backends.litellm_mending import mend_litellm
 from llm_routerd.backends.messages import HalvesJoiner
 from llm_routerd.backends.openai import OpenAIAnswer
@@ -59,6 +60,7 @@ _ALSO_IMPORTED = {
     "vertex_ai": ("google.auth", "google.auth.transport.requests"),
 }
 _OLLAMAS = frozenset({"ollama", "ollama_chat"})  # without their own backend; see `ollama_request.chat_body`
+_JSON_LINES = _OLLAMAS | {"cohere", "cohere_chat"}
 _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 # The caller bounds the time of an answer by cancelling; this is for what nobody cancels.
 _GAP_SECONDS = 600.0
@@ -196,7 +198,7 @@ class LitellmBackend:
         )
         try:
             answer = _Answer()
-            if (response := _sent_as_json(stream)) is not None:
+            if (response := await _sent_as_json(stream, self._deployment.provider)) is not None:
                 async for item in _read_directly(response):
                     if isinstance(item, Finish):
                         await self._look_for_a_cut(call, item)
@@ -245,16 +247,19 @@ class LitellmBackend:
         await self._module.get()
 
 
-def _sent_as_json(stream: Any) -> Any:
-    """The response behind litellm's stream where the server says that it is JSON and no stream; else None.
+async def _sent_as_json(stream: Any, provider: str) -> Any:
+    """The response behind litellm's stream where it is one JSON document; else None.
 
-    Some servers answer with one document whatever they are asked, and litellm finds no event in it.  Those that
-    litellm keeps a response of all speak OpenAI's protocol.
+    Some servers answer with one whatever they are asked, and whatever they call it, and litellm finds no event in it.
+    Those that litellm keeps a response of all speak OpenAI's protocol, but for those whose streams are lines of JSON.
+    What was read of it is read again.
     """
     inner = getattr(stream, "completion_stream", None)
     response = getattr(inner, "response", None) or getattr(inner, "http_response", None)
-    kind = "" if response is None else response.headers.get("content-type", "")
-    return response if kind.partition(";")[0].strip().lower() == "application/json" else None
+    if response is None or provider in _JSON_LINES:
+        return None
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return response if kind == "application/json" or await begins_as_json(response) else None
 
 
 async def _read_directly(response: Any) -> AsyncGenerator[Delta | Finish, None]:
