@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.backends.transport import Transport
 
+_NO_SUCH_PATH = frozenset({404, 405})
 # What servers write as the owner of their models.
 _OWNERS = {
     "library": "Ollama",
@@ -50,6 +51,26 @@ async def advice(
         known = kind or "a server that speaks OpenAI's protocol"
         return f'; it seems to be {known}: write model = "openai/{model}"'
     return ""
+
+
+async def what_is_amiss(
+    transport: Transport, endpoint: URL, model: str, *, headers: Mapping[str, str], connect_seconds: float
+) -> tuple[bool, str]:
+    """Whether calls find anything at an address, and what to tell of it; for servers that are no provider's own.
+
+    Asks with a request without messages: nobody answers it, so that it costs nothing, and only who knows no such path
+    answers 404 or 405.  An Ollama behind another prefix answers, and cuts prompts that are too long.
+    """
+    body = {"model": model, "messages": None}
+    try:
+        response = await transport.post(endpoint, body, headers=headers, connect_seconds=connect_seconds)
+        response.close()
+    except BackendError as error:
+        if error.status in _NO_SUCH_PATH:
+            found = await advice(transport, endpoint, model, headers=headers, connect_seconds=connect_seconds)
+            return False, f"answers, but has no {endpoint.path}{found}"
+    found = await advice(transport, endpoint, model, headers=headers, connect_seconds=connect_seconds)
+    return True, f"{found}, for here it cuts prompts that are too long" if '"ollama/' in found else ""
 
 
 def lists_models(listing: Any) -> set[str] | None:
