@@ -209,6 +209,15 @@ async def test_server_that_is_no_ollama_is_told_for_what_it_is(pages: dict[str, 
     assert report.detail == f'is no Ollama; it seems to be {told}: write model = "openai/stand-in"'
 
 
+@pytest.mark.parametrize(("path", "end"), [("/llm/v1/models", "/llm/v1"), ("/llm/models", "/llm")])
+async def test_server_that_is_no_ollama_is_told_under_a_path_too(path: str, end: str) -> None:
+    """With the path that its `api_base` would have."""
+    async with Pages({path: _list("stand-in")}) as server, backend_for("ollama", f"{server.url}/llm") as backend:
+        report = await backend.probe()
+    assert not report.ok
+    assert report.detail.endswith(f'write model = "openai/stand-in" and let api_base end in {end}')
+
+
 async def test_server_of_which_nothing_is_known_is_told_by_its_answer() -> None:
     """No guess."""
     async with Pages({}) as server, backend_for("ollama", server.url) as backend:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.backends.transport import Transport
 
+_ENDS = ("/api/chat", "/v1/chat/completions", "/chat/completions", "/v1/messages")
 _NO_SUCH_PATH = frozenset({404, 405})
 # What servers write as the owner of their models.
 _OWNERS = {
@@ -41,15 +42,21 @@ async def advice(
             return None
 
     version = await ask("/api/version")
-    listing = await ask("/v1/models")
-    models = listing.get("data") if isinstance(listing, dict) else None
+    base = next((root.path.removesuffix(end) for end in _ENDS if root.path.endswith(end)), "")
+    models, place = None, ""
+    for place in dict.fromkeys(("/v1", f"{base}/v1", base or "/v1")):  # `openai/` reaches no bare root
+        listing = await ask(f"{place}/models")
+        models = listing.get("data") if isinstance(listing, dict) else None
+        if isinstance(models, list):
+            break
     owner = next((each.get("owned_by") for each in models or () if isinstance(each, dict)), None)
     kind = _OWNERS.get(owner) if isinstance(owner, str) else None
     if kind == "Ollama" or (isinstance(version, dict) and "version" in version and kind is None):
         return f'; it seems to be Ollama: write model = "ollama/{model}"'
     if isinstance(models, list):
         known = kind or "a server that speaks OpenAI's protocol"
-        return f'; it seems to be {known}: write model = "openai/{model}"'
+        where = "" if place == "/v1" else f" and let api_base end in {place}"
+        return f'; it seems to be {known}: write model = "openai/{model}"{where}'
     return ""
 
 
