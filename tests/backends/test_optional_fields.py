@@ -348,7 +348,7 @@ async def test_check_names_what_is_refused_and_what_that_costs() -> None:
     async with Picky("openai", lambda _: (400, {"error": "messages"})) as server:
         async with backend_for("openai", server.url) as backend:
             assert "refuses" not in (await backend.probe()).detail
-        assert len(server.bodies) == 1
+        assert len(server.bodies) == 2  # the path, and then the fields
 
 
 async def test_check_names_what_calls_have_learned() -> None:

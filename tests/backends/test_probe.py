@@ -165,12 +165,19 @@ _OLLAMA = {
 @pytest.mark.parametrize(
     ("pages", "ok", "told"),
     [
-        ({"/v1/models/stand-in": {"id": "stand-in"}}, True, "answers and knows the model"),
-        ({"/v1/models": _list("stand-in", "other")}, True, "answers and lists the model"),
-        ({"/v1/models": _list("x.gguf", owner="llamacpp")}, True, "answers, lists another model"),
+        ({"/v1/models/stand-in": {"id": "stand-in"}, "/v1/messages": {}}, True, "answers and knows the model"),
+        ({"/v1/models": _list("stand-in", "other"), "/v1/messages": {}}, True, "answers and lists the model"),
+        ({"/v1/models": _list("x.gguf", owner="llamacpp"), "/v1/messages": {}}, True, "answers, lists another model"),
         ({"/v1/models": _list("one", "other")}, False, "answers, but has no model stand-in"),
-        ({"/v1/models": {"data": [{"id": "x", "aliases": ["stand-in"]}, {"id": "y"}]}}, True, "answers and lists"),
-        ({}, True, "answers, but lists no models"),
+        (
+            {"/v1/models": {"data": [{"id": "x", "aliases": ["stand-in"]}, {"id": "y"}]}, "/v1/messages": {}},
+            True,
+            "answers and lists",
+        ),
+        ({"/v1/messages": {}}, True, "answers, but lists no models"),
+        ({}, False, "answers, but has no /v1/messages"),
+        ({"/v1/models": _list("stand-in"), "/v1/chat/completions": {}}, False, "answers, but has no /v1/messages"),
+        (_OLLAMA | {"/v1/models": _list("stand-in", owner="library"), "/v1/messages": {}}, True, "it cuts prompts"),
         (_OLLAMA, False, 'it seems to be Ollama: write model = "ollama/stand-in"'),
     ],
 )
@@ -202,11 +209,40 @@ async def test_server_that_is_no_ollama_is_told_for_what_it_is(pages: dict[str, 
     assert report.detail == f'is no Ollama; it seems to be {told}: write model = "openai/stand-in"'
 
 
+@pytest.mark.parametrize(("path", "end"), [("/llm/v1/models", "/llm/v1"), ("/llm/models", "/llm")])
+async def test_server_that_is_no_ollama_is_told_under_a_path_too(path: str, end: str) -> None:
+    """With the path that its `api_base` would have."""
+    async with Pages({path: _list("stand-in")}) as server, backend_for("ollama", f"{server.url}/llm") as backend:
+        report = await backend.probe()
+    assert not report.ok
+    assert report.detail.endswith(f'write model = "openai/stand-in" and let api_base end in {end}')
+
+
 async def test_server_of_which_nothing_is_known_is_told_by_its_answer() -> None:
     """No guess."""
     async with Pages({}) as server, backend_for("ollama", server.url) as backend:
         report = await backend.probe()
     assert (report.ok, report.detail) == (False, "status 404")
+
+
+@pytest.mark.parametrize(
+    ("pages", "ok", "told"),
+    [
+        ({}, False, "answers, but has no /v1/chat/completions"),
+        ({"/v1/models": _list("stand-in")}, False, "answers, but has no /v1/chat/completions"),
+        ({"/v1/chat/completions": {}}, True, "answers, but lists no models"),
+        (
+            _OLLAMA | {"/v1/models": _list("stand-in", owner="library"), "/v1/chat/completions": {}},
+            True,
+            "it cuts prompts",
+        ),
+    ],
+)
+async def test_server_without_the_path_of_the_protocol_is_told(pages: dict[str, Any], ok: bool, told: str) -> None:
+    """Whatever it lists, nothing can be asked of it; and of an Ollama by which prefix it is asked not to cut."""
+    async with Pages(pages) as server, backend_for("openai", server.url) as backend:
+        report = await backend.probe()
+    assert (report.ok, told in report.detail) == (ok, True), report
 
 
 async def test_ollama_that_answers_to_no_list_of_openais_is_told() -> None:

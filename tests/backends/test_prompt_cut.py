@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_routerd.backends.ollama_request import chat_body
-from llm_routerd.backends.prompt_cut import looks_cut, takes_truncate
+from llm_routerd.backends.ollama_window import windows_of
+from llm_routerd.backends.prompt_cut import _guesses, looks_cut, may_be_cut, takes_truncate
 from llm_routerd.core.call import Call
 from llm_routerd.core.errors import BackendError
 from tests.support.calling import ask, backend_for, deployment_of, tell
+from tests.support.recordings import ReplayServer
 from tests.support.standin import StandIn
 
 WINDOW = 1_000
 MARKER = "xyzzy"
 
 
-def _prompt(times: float, *, history: bool) -> tuple[dict[str, Any], ...]:
+def _prompt(times: float, *, history: bool, window: int = WINDOW) -> tuple[dict[str, Any], ...]:
     """A conversation of so many windows, whose very first word is the marker."""
-    words = ["every", "word", "counts", "here"] * int(WINDOW * times / 4)
+    words = ["every", "word", "counts", "here"] * int(window * times / 4)
     if not history:
         return ({"role": "user", "content": " ".join([MARKER, *words[1:]])},)
     half = len(words) // 2
@@ -32,9 +35,9 @@ def _prompt(times: float, *, history: bool) -> tuple[dict[str, Any], ...]:
     )
 
 
-async def _answer(script: str, call: Call, **more: Any) -> str:
+async def _answer(script: str, call: Call, protocol: str = "ollama", **more: Any) -> str:
     """What the model says, or the code of the error."""
-    async with StandIn({"stand-in": script}) as server, backend_for("ollama", server.url, **more) as backend:
+    async with StandIn({"stand-in": script}) as server, backend_for(protocol, server.url, **more) as backend:
         try:
             return (await tell(backend, call)).text
         except BackendError as error:
@@ -50,11 +53,145 @@ async def test_no_answer_is_given_to_a_prompt_without_its_front(times: float, hi
 
 
 @pytest.mark.parametrize("history", [False, True], ids=["one message", "a conversation"])
-@pytest.mark.parametrize("times", [0.5, 0.9, 2, 3, 5, 10])
+@pytest.mark.parametrize("times", [0.5, 0.9, 1.1, 1.3, 1.5, 2, 3, 5, 10])
 async def test_server_that_cannot_be_asked_is_found_out_by_its_count(times: float, history: bool) -> None:
     """An Ollama of before `truncate` cuts all the same, and says how many tokens it has read."""
     told = await _answer(f"window={WINDOW} first unaware", Call(messages=_prompt(times, history=history)))
     assert told == (MARKER if times < 1 else "context_window")
+
+
+@pytest.mark.parametrize("times", [0.9, 3, 10])
+@pytest.mark.parametrize("protocol", ["openai", "anthropic"])
+async def test_cut_is_found_out_by_whatever_protocol(protocol: str, times: float) -> None:
+    """An Ollama speaks three protocols, and in two of them cannot be asked not to cut."""
+    call = Call(messages=_prompt(times, history=False))
+    assert await _answer(f"window={WINDOW} first", call, protocol) == (MARKER if times < 1 else "context_window")
+
+
+@pytest.mark.parametrize("protocol", ["openai", "anthropic"])
+async def test_by_whatever_protocol_prompts_may_be_cut_where_the_operator_wants_it(protocol: str) -> None:
+    """By the same word as for `ollama/`."""
+    call = Call(messages=_prompt(4, history=False))
+    assert await _answer(f"window={WINDOW} first", call, protocol, params={"truncate": True}) == "every"
+
+
+@pytest.mark.parametrize("protocol", ["openai", "anthropic"])
+async def test_tokens_that_were_cached_are_tokens_that_were_read(protocol: str) -> None:
+    """Some servers count them apart."""
+    counts = {"prompt_tokens": 20, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 1_980}}
+    body: dict[str, Any] = {
+        "choices": [{"index": 0, "message": {"content": "fine"}, "finish_reason": "stop"}], "usage": counts,
+    }  # fmt: skip
+    if protocol == "anthropic":
+        counts = {"input_tokens": 20, "output_tokens": 1, "cache_read_input_tokens": 1_980}
+        body = {"content": [{"type": "text", "text": "fine"}], "stop_reason": "end_turn", "usage": counts}
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    call = Call(messages=_prompt(2, history=False))
+    async with ReplayServer(head + orjson.dumps(body)) as server, backend_for(protocol, server.url) as backend:
+        assert (await tell(backend, call)).text == "fine"
+
+
+@pytest.mark.parametrize("history", [False, True], ids=["one message", "a conversation"])
+@pytest.mark.parametrize("times", [0.4, 0.9, 1.1, 1.5, 4])
+@pytest.mark.parametrize(
+    ("script", "window", "params"),
+    [
+        ("window=3000 tells=show", 3_000, {}),
+        ("window=3000 tells=nowhere", 3_000, {"num_ctx": 3_000}),
+        ("window=3000 tells=nowhere", 3_000, {"options": {"num_ctx": 3_000}}),
+        ("window=4096 tells=nowhere", 4_096, {}),
+        ("window=2048 tells=nowhere", 2_048, {}),
+    ],
+    ids=["told of the model", "asked for", "asked for in options", "the newer default", "the older default"],
+)
+async def test_window_of_a_server_that_cannot_be_asked_is_found(
+    script: str, window: int, params: dict[str, Any], times: float, history: bool
+) -> None:
+    """Where it lists none for a running model: in what was asked for, in the model, or what is taken by default."""
+    call = Call(messages=_prompt(times, history=history, window=window))
+    told = await _answer(f"{script} first unaware", call, params=params)
+    assert told == (MARKER if times < 1 else "context_window")
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 20])
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The quick brown fox jumps over the lazy dog and runs away from the old red barn. ",
+        "for (int i = 0; i < n; ++i) { total[i] += values[i] * 2; }\n",
+        "Zażółć gęślą jaźń, a potem wróć do domu przed północą. ",
+        "日本語の文章です。これは長い。",
+    ],
+    ids=["English", "code", "Polish", "Japanese"],
+)
+@pytest.mark.parametrize("tokens_per_guess", [0.7, 1.0, 1.4])
+def test_prompts_well_below_the_window_are_whole_and_cut_ones_cut(
+    sentence: str, parts: int, tokens_per_guess: float
+) -> None:
+    """However a tokenizer divides the text, and however the conversation is divided."""
+    window = 4_096
+    for times in (0.1, 0.2, 0.3, 0.4, 1.05, 1.2, 1.5, 2.0, 4.0):
+        for first in (1, 5):  # the first message may be the longest
+            size = round(window * times / tokens_per_guess / sum(_guesses(Call(messages=(_said(sentence),)))))
+            sizes = [max(1, size * (first if number == 0 else 1) // (parts - 1 + first)) for number in range(parts)]
+            call = Call(messages=tuple(_said(sentence * each) for each in sizes))
+            tokens = [guess * tokens_per_guess for guess in _guesses(call)][1:]
+            read = list(tokens)
+            while sum(read) > window and len(read) > 1:
+                read.pop(0)
+            is_cut = sum(tokens) > window
+            counted = min(int(sum(read)), window)
+            if not is_cut and sum(tokens) > window * 0.42:  # of so many parts each is too long
+                continue
+            found = looks_cut(call.messages, counted) or may_be_cut(call, counted, [window])
+            assert found is is_cut, (times, first, sum(tokens), counted)
+
+
+def test_oldest_servers_cut_to_more_than_half_a_window() -> None:
+    """In steps of half a window, so that what is left is between a half and a whole one."""
+    for times in (1.1, 1.3, 1.5, 1.9, 2.4):
+        call = Call(messages=_prompt(times, history=False, window=4_096))
+        counted = int(4_096 * times)
+        while counted > 4_096:
+            counted -= 2_048
+        assert may_be_cut(call, counted, [4_096]), times
+
+
+def test_prompt_that_was_not_counted_is_cut_if_it_cannot_fit() -> None:
+    """Old versions count nothing of what they had cached."""
+    assert may_be_cut(Call(messages=_prompt(2, history=False, window=4_096)), 0, [4_096])
+    assert not may_be_cut(Call(messages=_prompt(0.9, history=False, window=4_096)), 0, [4_096])
+
+
+def test_tools_are_part_of_the_prompt() -> None:
+    """They are never left out, and take room."""
+    tool = {"type": "function", "function": {"name": "f", "description": "word " * 700}}
+    call = Call(messages=_prompt(0.5, history=False), tools=(tool,))
+    assert may_be_cut(call, WINDOW, [WINDOW])
+    assert not may_be_cut(call, WINDOW, [16 * WINDOW])
+
+
+def _said(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+@pytest.mark.parametrize(
+    ("shown", "loaded", "params", "windows"),
+    [
+        (None, None, {}, {2_048, 4_096}),
+        ({"model_info": {"llama.context_length": 1_024}}, None, {}, {1_024}),
+        ({"model_info": {"llama.context_length": 131_072}}, None, {}, {2_048, 4_096}),
+        ({"model_info": {"llama.context_length": 8_192}}, None, {"num_ctx": 65_536}, {8_192}),
+        ({"parameters": "num_ctx    6000\nstop x"}, None, {}, {6_000}),
+        ({"parameters": "num_ctx 6000"}, {"models": [{"name": "m:latest", "context_length": 7_000}]}, {}, {7_000}),
+        (None, {"models": [{"name": "other:latest", "context_length": 7_000}]}, {}, {2_048, 4_096}),
+        ({"parameters": 7, "model_info": []}, {"models": ["x"]}, {"num_ctx": "many", "options": []}, {2_048, 4_096}),
+        ([], [], {}, {2_048, 4_096}),
+    ],
+)
+def test_window_is_what_the_server_tells(shown: Any, loaded: Any, params: dict[str, Any], windows: set[int]) -> None:
+    """What is asked for, has been allocated, stands in the model; never more than the model was made for."""
+    assert set(windows_of(params, shown, loaded, {"m", "m:latest"})) == windows
 
 
 async def test_server_that_is_no_ollama_is_found_out_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,10 @@ def test_ollama_takes_schema_and_tools_as_they_are() -> None:
     """`true` asks for JSON of any kind; `tool_choice` "none" is told by leaving the tools out."""
     assert _ollama(ask(schema=SCHEMA))["format"] == SCHEMA
     assert _ollama(ask(schema=True))["format"] == "json"
+    for schema in (SCHEMA, True):
+        body = _ollama(ask("Hi", schema=schema))
+        words = {"role": "system", "content": instruction(schema)}
+        assert body["messages"] == [words, {"role": "user", "content": "Hi"}]
     assert _ollama(ask(tools=(TOOL,)))["tools"] == (TOOL,)
     assert "tools" not in _ollama(ask(tools=(TOOL,), tool_choice="none"))
 

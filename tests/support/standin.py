@@ -207,7 +207,7 @@ class _Connection(asyncio.Protocol):
             "/log": lambda: {"calls": list(server.calls)},
             "/api/version": lambda: {"version": server.version},
             "/api/tags": lambda: {"models": [_listed(name) for name in server.models]},
-            "/api/ps": lambda: {"models": [_listed(name) for name in sorted(server.loaded)]},
+            "/api/ps": lambda: {"models": [self._running(name) for name in sorted(server.loaded)]},
             "/v1/models": lambda: {"object": "list", "data": [{"id": name} for name in server.models]},
         }
         if path.startswith("/v1/models/"):
@@ -216,6 +216,14 @@ class _Connection(asyncio.Protocol):
         listing = listings.get(path)
         return None if listing is None else listing()
 
+    def _running(self, model: str) -> dict[str, Any]:
+        window = self._told_window(model, "ps")
+        return _listed(model) | ({} if window is None else {"context_length": window})
+
+    def _told_window(self, model: str, where: str) -> int | None:
+        script = script_for(model, self._server.models[model], "")
+        return script.number("window") if (script.text("tells") or "ps") == where else None
+
     async def _manage(self, path: str, request: dict[str, Any]) -> None:
         """`/api/show`, and `/api/generate` without a prompt, which loads or unloads."""
         name = str(request.get("model"))
@@ -223,8 +231,10 @@ class _Connection(asyncio.Protocol):
         if model is None:
             self._send(404, error_body("ollama", 404, f"model '{name}' not found"))
         elif path == "/api/show":
-            details = {"family": "stand-in", "parameter_size": "0"}
-            self._send(200, orjson.dumps({"details": details, "capabilities": ["completion", "tools"]}))
+            shown = {"details": {"family": "stand-in", "parameter_size": "0"}, "capabilities": ["completion", "tools"]}
+            if (window := self._told_window(model, "show")) is not None:
+                shown["parameters"] = f'stop  "<end>"\nnum_ctx                        {window}'
+            self._send(200, orjson.dumps(shown))
         else:
             unload = request.get("keep_alive") in {0, "0"}
             if unload:

@@ -22,6 +22,7 @@ model is configured to do.
     window=N           as Ollama, with a window of N tokens: a longer prompt is an error where the request says
                        `truncate: false`, and else loses its front
     unaware            passes over `truncate`, as an Ollama of before it
+    tells=WHERE        its window: in `ps` (by default), in `show`, or `nowhere`
     first              the answer is the first word of the prompt, as far as it was read
     length             ends with the finish reason `length`
     first_ms=N         time before the first token

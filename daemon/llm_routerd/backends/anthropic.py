@@ -17,7 +17,8 @@ from llm_routerd.backends.anthropic_request import messages_request
 from llm_routerd.backends.endpoint import Endpoint, converted
 from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.messages import message_of
-from llm_routerd.backends.server_kind import advice, how_many, lists_models
+from llm_routerd.backends.prompt_cut import reject_cut
+from llm_routerd.backends.server_kind import advice, how_many, lists_models, what_is_amiss
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.usage import count, mapping
 from llm_routerd.core.call import Delta, Finish, ProbeReport
@@ -55,7 +56,8 @@ class AnthropicBackend:
     def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
         answer = AnthropicAnswer()
-        return exchange(partial(self._ask, call, answer), answer)
+        look_at = None if self._genuine else partial(reject_cut, self._deployment, call)
+        return exchange(partial(self._ask, call, answer), answer, look_at)
 
     async def _ask(self, call: Call, answer: AnthropicAnswer) -> aiohttp.ClientResponse:
         request = converted(partial(messages_request, genuine=self._genuine), self._deployment, call)
@@ -69,7 +71,21 @@ class AnthropicBackend:
         )
 
     async def probe(self) -> ProbeReport:
-        """See `Backend.probe`.  Only Anthropic itself answers for each model; others may list them, or have one."""
+        """See `Backend.probe`."""
+        report = await self._probe_of_model()
+        if not report.ok or self._genuine:
+            return report
+        ok, more = await what_is_amiss(
+            self._transport, self._messages_url, self._deployment.model_name,
+            headers=self._headers, connect_seconds=self._deployment.connect_timeout,
+        )  # fmt: skip
+        return ProbeReport(ok=ok, detail=report.detail + more if ok else more)
+
+    async def _probe_of_model(self) -> ProbeReport:
+        """What the server says of the model.
+
+        Only Anthropic itself answers for each model; others may list them, or have one.
+        """
         also = "" if self._genuine else NOT_ITS_OWN.format("Anthropic")
         try:
             await self._get(f"/v1/models/{self._deployment.model_name}")

@@ -22,17 +22,17 @@ from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import NOT_ITS_OWN, with_instruction
 from llm_routerd.backends.endpoint import converted, effective_params
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of, printable
 from llm_routerd.backends.litellm_faults import fault_of
+from llm_routerd.backends.litellm_first_byte import begins_as_json
 from llm_routerd.backends.litellm_mending import mend_litellm
 from llm_routerd.backends.messages import HalvesJoiner
 from llm_routerd.backends.openai import OpenAIAnswer
 from llm_routerd.backends.optional_fields import Omissions, without
+from llm_routerd.backends.prompt_cut import reject_cut
 from llm_routerd.backends.usage import count
 from llm_routerd.core.call import Delta, Finish, ProbeReport
 from llm_routerd.core.errors import BackendError
@@ -41,7 +41,7 @@ from llm_routerd.core.outcome import Usage
 from llm_routerd.core.toolcalls import ToolCallAssembler, ToolCallError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection
+    from collections.abc import AsyncGenerator, Collection, Iterable
 
     from llm_routerd.config.tree import Deployment
     from llm_routerd.core.call import Call
@@ -59,6 +59,8 @@ _ALSO_IMPORTED = {
     "sagemaker": ("boto3", "botocore.session", "botocore.auth", "botocore.credentials"),
     "vertex_ai": ("google.auth", "google.auth.transport.requests"),
 }
+_OLLAMAS = frozenset({"ollama", "ollama_chat"})  # without their own backend; see `ollama_request.chat_body`
+_JSON_LINES = _OLLAMAS | {"cohere", "cohere_chat"}
 _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 # The caller bounds the time of an answer by cancelling; this is for what nobody cancels.
 _GAP_SECONDS = 600.0
@@ -157,7 +159,7 @@ def _load_litellm() -> Any:
 def _spare_tokenizer() -> None:
     """Put an estimate where litellm would build its tokenizer.
 
-    That holds all threads up for 40 to 60 ms, and takes 33 MB; what it counts for us is marked `estimated` in any case.
+    That holds all threads up for 40 to 60 ms, and takes 33 MB; what it counts for us is passed over in any case.
     """
     registry: Any = importlib.import_module("tiktoken.registry")
     for name in ("cl100k_base", "o200k_base"):
@@ -196,16 +198,19 @@ class LitellmBackend:
         )
         try:
             answer = _Answer()
-            if (response := _sent_as_json(stream)) is not None:
+            if (response := await _sent_as_json(stream, self._deployment.provider)) is not None:
                 async for item in _read_directly(response):
+                    if isinstance(item, Finish):
+                        await self._look_for_a_cut(call, item)
                     yield item
                 return
             async for chunk in stream:
                 if (delta := answer.take(chunk)) is not None:
                     yield delta
             whole = any(is_reason(getattr(stream, name, None)) for name in _FINISHED)
-            counted = any(getattr(chunk, "usage", None) is not None for chunk in stream.chunks)
-            yield answer.finish(whole=whole, counted=counted)
+            finish = answer.finish(whole=whole, usage=_usage(stream.chunks))
+            await self._look_for_a_cut(call, finish)
+            yield finish
         except BackendError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -214,6 +219,10 @@ class LitellmBackend:
             with suppress(Exception):
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await stream.aclose()
+
+    async def _look_for_a_cut(self, call: Call, finish: Finish) -> None:
+        if self._deployment.api_base is not None:
+            await reject_cut(self._deployment, call, finish)
 
     def _timeouts(self) -> Any:
         """One object for all calls: for each other value litellm builds new clients."""
@@ -238,16 +247,19 @@ class LitellmBackend:
         await self._module.get()
 
 
-def _sent_as_json(stream: Any) -> Any:
-    """The response behind litellm's stream where the server says that it is JSON and no stream; else None.
+async def _sent_as_json(stream: Any, provider: str) -> Any:
+    """The response behind litellm's stream where it is one JSON document; else None.
 
-    Some servers answer with one document whatever they are asked, and litellm finds no event in it.  Those that
-    litellm keeps a response of all speak OpenAI's protocol.
+    Some servers answer with one whatever they are asked, and whatever they call it, and litellm finds no event in it.
+    Those that litellm keeps a response of all speak OpenAI's protocol, but for those whose streams are lines of JSON.
+    What was read of it is read again.
     """
     inner = getattr(stream, "completion_stream", None)
     response = getattr(inner, "response", None) or getattr(inner, "http_response", None)
-    kind = "" if response is None else response.headers.get("content-type", "")
-    return response if kind.partition(";")[0].strip().lower() == "application/json" else None
+    if response is None or provider in _JSON_LINES:
+        return None
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return response if kind == "application/json" or await begins_as_json(response) else None
 
 
 async def _read_directly(response: Any) -> AsyncGenerator[Delta | Finish, None]:
@@ -269,7 +281,6 @@ class _Answer:
         self._finish_reason = "stop"
         self._text_halves = HalvesJoiner()
         self._reasoning_halves = HalvesJoiner()
-        self._usage: Usage | None = None
 
     def take(self, chunk: Any) -> Delta | None:
         """What a chunk brings; None if nothing.
@@ -277,8 +288,6 @@ class _Answer:
         Raises:
             BackendError: the chunk is malformed.
         """
-        if (usage := getattr(chunk, "usage", None)) is not None:
-            self._usage = _usage(usage)
         if not chunk.choices:
             return None
         choice = chunk.choices[0]
@@ -293,8 +302,8 @@ class _Answer:
             return None
         return Delta(self._text_halves.join(text), self._reasoning_halves.join(reasoning))
 
-    def finish(self, *, whole: bool, counted: bool) -> Finish:
-        """The end; `whole` is whether the provider said that it had finished, `counted` whether it told its tokens.
+    def finish(self, *, whole: bool, usage: Usage | None) -> Finish:
+        """The end; `whole` is whether the provider said that it had finished, `usage` what it has counted.
 
         Raises:
             BackendError: it did not, so the stream was cut.
@@ -311,7 +320,7 @@ class _Answer:
         return Finish(
             finish_reason="tool_calls" if finish_reason == "stop" and tool_calls else finish_reason,
             word=printable(self._finish_reason),
-            usage=self._usage if counted or self._usage is None else replace(self._usage, estimated=True),
+            usage=usage,
             tool_calls=tool_calls,
             refusal="" if finish_reason == "refusal" else None,
         )
@@ -343,6 +352,8 @@ def _arguments(deployment: Deployment, call: Call, *, omitted: Collection[str] =
         arguments["api_base"] = deployment.api_base
     if deployment.api_key is not None:
         arguments["api_key"] = deployment.api_key
+    if deployment.provider in _OLLAMAS:
+        arguments["extra_body"] = {name: bool(arguments.pop(name, False)) for name in ("truncate", "shift")}
     if call.tools:
         arguments["tools"] = deepcopy(list(call.tools))
         if call.tool_choice is not None:
@@ -357,12 +368,29 @@ def _arguments(deployment: Deployment, call: Call, *, omitted: Collection[str] =
     return without(arguments, omitted)
 
 
-def _usage(usage: Any) -> Usage:
-    prompt = getattr(usage, "prompt_tokens_details", None)
-    completion = getattr(usage, "completion_tokens_details", None)
+def _usage(chunks: Iterable[Any]) -> Usage | None:
+    """What the provider has counted, in its own chunks; 0 of what it has not, and None if nothing.
+
+    The chunk that litellm adds at the end is not among them: there it puts numbers of its own for any that are missing
+    or 0, and does not say so.
+    """
+    told = [usage for chunk in chunks if (usage := getattr(chunk, "usage", None)) is not None]
+
+    def last(*path: str) -> int | None:
+        values = [count(_attribute(usage, path)) for usage in told]
+        return next((value for value in reversed(values) if value), None)
+
+    if not told:
+        return None
     return Usage(
-        prompt_tokens=count(usage.prompt_tokens) or 0,
-        completion_tokens=count(usage.completion_tokens) or 0,
-        cached_tokens=count(getattr(prompt, "cached_tokens", None)),
-        reasoning_tokens=count(getattr(completion, "reasoning_tokens", None)),
+        prompt_tokens=last("prompt_tokens") or 0,
+        completion_tokens=last("completion_tokens") or 0,
+        cached_tokens=last("prompt_tokens_details", "cached_tokens"),
+        reasoning_tokens=last("completion_tokens_details", "reasoning_tokens"),
     )
+
+
+def _attribute(thing: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        thing = thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+    return thing

@@ -7,6 +7,9 @@
   in it whole, whatever Gemini says.
 - It mixes the texts of several choices, and drops calls of tools in all but one.
 - It writes integers that are too large for a float as other numbers.
+- It makes counts of tokens of what is none (`"9"`, `true`), counts the thinking of Anthropic's protocol itself, and
+  breaks on a message of that protocol without counts.
+- It asks an Ollama for a model's price after each answer, and holds up every other stream until that has answered.
 
 Names that begin with an underscore are litellm's own: the version is pinned, and there is no other way in.
 """
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of
 from llm_routerd.backends.messages import message_of
+from llm_routerd.backends.usage import count, mapping
 from llm_routerd.core.numbers import carries_numbers
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 _WHOLE = frozenset({"stop", "tool_calls"})
 _NO_DATA = ("event:", "id:", "retry:", ":")  # lines of a stream of events that hold no data
+_COUNTS = frozenset({"prompt_tokens", "completion_tokens"})
 _MENDED = "_llm_routerd_mended"
 _FIRST_CHOICE = "_llm_routerd_first_choice"
 
@@ -40,6 +45,8 @@ def mend_litellm(litellm: Any) -> None:
     _mend_anthropic()
     _mend_gemini()
     _mend_choices()
+    _mend_counts(litellm)
+    _mend_ollama()
 
 
 def _mend_reasons() -> None:
@@ -91,6 +98,7 @@ def _mend_anthropic() -> None:
     handler: Any = importlib.import_module("litellm.llms.anthropic.chat.handler")
     reader = handler.ModelResponseIterator
     parse, message_delta = reader._parse_sse_data, reader._handle_message_delta  # noqa: SLF001 - see above
+    usage_of, parse_chunk = reader._handle_usage, reader.chunk_parser  # noqa: SLF001 - see above
 
     def parsed(self: Any, str_line: str) -> Any:
         return None if _event_of(str_line.removeprefix("data:")) is None else parse(self, str_line)
@@ -99,7 +107,22 @@ def _mend_anthropic() -> None:
         reason, usage, container = message_delta(self, chunk)
         return reason if is_reason(chunk["delta"].get("stop_reason")) else "", usage, container
 
+    def usage_as_told(self: Any, anthropic_usage_chunk: dict[str, Any]) -> Any:
+        thinking, self.reasoning_content_chunks = self.reasoning_content_chunks, []
+        try:
+            return usage_of(self, anthropic_usage_chunk)
+        finally:
+            self.reasoning_content_chunks = thinking
+
+    def chunk_parsed(self: Any, chunk: dict[str, Any]) -> Any:
+        kind = chunk.get("type")
+        if kind in {"message_start", "message_delta"}:
+            told = chunk["message"] if kind == "message_start" else chunk
+            told["usage"] = mapping(told.get("usage"))
+        return parse_chunk(self, chunk)
+
     reader._parse_sse_data, reader._handle_message_delta = parsed, reason_usage_container  # noqa: SLF001 - see above
+    reader._handle_usage, reader.chunk_parser = usage_as_told, chunk_parsed  # noqa: SLF001 - see above
 
 
 def _mend_gemini() -> None:
@@ -137,6 +160,31 @@ def _mend_choices() -> None:
         return handle(self, chunk)
 
     wrapper.handle_openai_chat_completion_chunk = handled
+
+
+def _mend_counts(litellm: Any) -> None:
+    """What readers put the counts of a message into."""
+    usage: Any = litellm.types.utils.Usage
+    initialise = usage.__init__
+
+    def initialised(self: Any, *arguments: Any, **named: Any) -> None:
+        for name in _COUNTS & named.keys():
+            named[name] = count(named[name])
+        initialise(self, *arguments, **named)
+
+    usage.__init__ = initialised
+
+
+def _mend_ollama() -> None:
+    """What it would find out is what it takes for granted where nobody answers, and the use of tools."""
+    ollama: Any = importlib.import_module("litellm.llms.ollama.common_utils")
+
+    def told_nothing(_self: Any, model: str, **_where: Any) -> dict[str, Any]:
+        known = {"key": model, "litellm_provider": "ollama", "mode": "chat", "supports_function_calling": True}
+        costs = dict.fromkeys(("input_cost_per_token", "output_cost_per_token"), 0.0)
+        return known | costs | dict.fromkeys(("max_tokens", "max_input_tokens", "max_output_tokens"))
+
+    ollama.OllamaModelInfo.get_runtime_model_info = told_nothing
 
 
 def _keep_first_choice(state: dict[str, Any], chunk: Any) -> None:

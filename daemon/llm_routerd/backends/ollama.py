@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.framing import BOM, LineFramer
 from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.backends.ollama_request import chat_body
+from llm_routerd.backends.ollama_window import windows_of
 from llm_routerd.backends.optional_fields import Omissions, left_out, without
-from llm_routerd.backends.prompt_cut import looks_cut, takes_truncate
+from llm_routerd.backends.prompt_cut import cut, looks_cut, may_be_cut, may_exceed, takes_truncate
 from llm_routerd.backends.server_kind import advice
 from llm_routerd.backends.transport import next_chunk
 from llm_routerd.backends.usage import count
@@ -47,6 +49,7 @@ class OllamaBackend:
         self._headers = self._endpoint.headers({"Authorization": f"Bearer {key}"} if key else {})
         self._omissions = Omissions()
         self._takes_truncate: bool | None = None  # not known yet
+        self._is_ollama = False  # known to be
 
     def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
@@ -71,23 +74,45 @@ class OllamaBackend:
         Raises:
             BackendError: the prompt was cut, by a server that cannot be asked not to.
         """
-        usage = finish.usage
-        if usage is None or not looks_cut(call.messages, usage.prompt_tokens):
+        params = effective_params(self._deployment, call)
+        if params.get("truncate"):
             return
-        if effective_params(self._deployment, call).get("truncate"):
+        counted = 0 if finish.usage is None else finish.usage.prompt_tokens
+        is_far_below = looks_cut(call.messages, counted)
+        if not is_far_below and not may_exceed(call, min(windows_of(params, None, None, ()))):
             return
+        try:
+            is_asked_in_vain = await self._passes_over_truncate(call)
+        except BackendError:
+            if is_far_below:
+                raise
+            return
+        if is_asked_in_vain and (
+            is_far_below or (self._is_ollama and may_be_cut(call, counted, await self._windows(call, params)))
+        ):
+            raise cut()
+
+    async def _passes_over_truncate(self, call: Call) -> bool:
+        """Whether the server cuts although it is asked not to, or may; it is asked for its version, once."""
         if self._takes_truncate is None:
             try:
-                answer = await self._transport.get_json(
-                    self._endpoint.url("/api/version"), headers=self._headers, connect_seconds=call.connect_seconds
-                )
-                self._takes_truncate = takes_truncate(answer.get("version") if isinstance(answer, dict) else None)
+                answer = await self._question("/api/version", call.connect_seconds)
+                version = answer.get("version") if isinstance(answer, dict) else None
+                self._takes_truncate, self._is_ollama = takes_truncate(version), isinstance(version, str)
             except BackendError as error:
                 if error.code is not AttemptCode.NOT_FOUND:
                     raise
                 self._takes_truncate = False  # it speaks Ollama's protocol, and is none
-        if not self._takes_truncate:
-            raise BackendError(AttemptCode.CONTEXT_WINDOW, "the prompt was cut: fewer tokens were read than it has")
+        return not self._takes_truncate
+
+    async def _windows(self, call: Call, params: dict[str, Any]) -> tuple[int, ...]:
+        name = self._deployment.model_name
+        shown = loaded = None
+        with suppress(BackendError):
+            shown = await self._shown()
+        with suppress(BackendError):
+            loaded = await self._question("/api/ps", call.connect_seconds)
+        return windows_of(params, shown, loaded, {name, _with_tag(name)})
 
     async def probe(self) -> ProbeReport:
         """See `Backend.probe`.  Asks `/api/tags` and `/api/ps`, which a busy server answers too."""
@@ -113,12 +138,7 @@ class OllamaBackend:
         if not {"think", "reasoning_effort"} & self._deployment.params.keys():
             return ""
         try:
-            shown = await self._transport.post_json(
-                self._endpoint.url("/api/show"),
-                {"model": self._deployment.model_name},
-                headers=self._headers,
-                connect_seconds=self._deployment.connect_timeout,
-            )
+            shown = await self._shown()
         except BackendError:
             return ""
         capabilities = shown.get("capabilities") if isinstance(shown, dict) else None
@@ -149,10 +169,21 @@ class OllamaBackend:
         )  # fmt: skip
         return "" if "ollama/" in found else found
 
-    async def _model_names(self, path: str) -> set[str]:
-        listing = await self._transport.get_json(
-            self._endpoint.url(path), headers=self._headers, connect_seconds=self._deployment.connect_timeout
+    async def _shown(self) -> Any:
+        """What `/api/show` tells of the model."""
+        return await self._transport.post_json(
+            self._endpoint.url("/api/show"),
+            {"model": self._deployment.model_name},
+            headers=self._headers,
+            connect_seconds=self._deployment.connect_timeout,
         )
+
+    async def _question(self, path: str, connect_seconds: float) -> Any:
+        url = self._endpoint.url(path)
+        return await self._transport.get_json(url, headers=self._headers, connect_seconds=connect_seconds)
+
+    async def _model_names(self, path: str) -> set[str]:
+        listing = await self._question(path, self._deployment.connect_timeout)
         models = listing.get("models") if isinstance(listing, dict) else None
         if not isinstance(models, list) or "data" in listing:  # llama.cpp answers to these paths, in a form of its own
             raise faults.malformed("answers, but not as Ollama does")

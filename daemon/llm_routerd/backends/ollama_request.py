@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends import faults
+from llm_routerd.backends.answer_format import with_instruction
 from llm_routerd.backends.data_urls import media_of
 from llm_routerd.backends.endpoint import effective_params
 from llm_routerd.core.toolcalls import arguments_object
@@ -36,13 +37,16 @@ def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
     A prompt that is too long is to be an error, and an answer that outgrows the window to end: unless told otherwise,
     Ollama drops the front of either without a word.
 
+    A schema goes in words as well, always: Ollama advises it, whose models are constrained and not told, and what else
+    speaks its protocol may pass over `format`, which nothing tells beforehand.
+
     Raises:
         BackendError: the messages hold something that Ollama does not take.
     """
     params = effective_params(deployment, call)
     body: dict[str, Any] = {
         "model": deployment.model_name,
-        "messages": _messages(call.messages),
+        "messages": _messages(call.messages if call.schema is None else with_instruction(call.messages, call.schema)),
         "stream": True,
         "truncate": params.get("truncate", False),
         "shift": params.get("shift", False),

@@ -15,7 +15,8 @@ from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.messages import message_of
 from llm_routerd.backends.openai_request import chat_body
 from llm_routerd.backends.optional_fields import Omissions
-from llm_routerd.backends.server_kind import advice, how_many, lists_models
+from llm_routerd.backends.prompt_cut import reject_cut
+from llm_routerd.backends.server_kind import advice, how_many, lists_models, what_is_amiss
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.usage import count, mapping
 from llm_routerd.core.call import Delta, Finish, ProbeReport
@@ -58,7 +59,8 @@ class OpenAIBackend:
 
     def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
-        return exchange(partial(self._ask, call), OpenAIAnswer())
+        look_at = None if self._genuine else partial(reject_cut, self._deployment, call)
+        return exchange(partial(self._ask, call), OpenAIAnswer(), look_at)
 
     async def _ask(self, call: Call) -> aiohttp.ClientResponse:
         return await self._omissions.ask(
@@ -90,6 +92,12 @@ class OpenAIBackend:
             detail += found
         else:
             ok, detail = await self._look_through(listing)
+        if ok and not self._genuine:
+            ok, more = await what_is_amiss(
+                self._transport, self._chat_url, self._deployment.model_name,
+                headers=self._headers, connect_seconds=self._deployment.connect_timeout,
+            )  # fmt: skip
+            detail = detail + more if ok else more
         if ok:
             detail += "" if self._genuine else NOT_ITS_OWN.format("OpenAI")
             detail += await self._refused_fields()

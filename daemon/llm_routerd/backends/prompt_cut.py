@@ -1,8 +1,18 @@
 """Whether a server has cut a prompt that was too long for its model, and answered what was left.
 
 Ollama drops the front of such a prompt (the system prompt, the tools, the task), answers 200 and counts after the cut,
-unless it is asked not to.  Versions that cannot be asked are found out by their count of the prompt's tokens: it is far
-below what the prompt's length allows.
+unless it is asked not to.  Versions that cannot be asked are found out by their count of the prompt's tokens, in two
+ways.
+
+Of any server: the count is far below what the prompt's length allows (`looks_cut`).  That finds what lost well more
+than half; a cut of less is within what texts differ in.
+
+Of an Ollama whose window is known (`may_be_cut`): it leaves out messages from the front, but for system prompts, until
+what is left fits, and cuts a last message that does not fit to the window, in its oldest versions to somewhat more than
+half of it.  So a prompt was cut if one of these cuts explains its count.  Tokens are guessed from the text to within a
+factor of 1.5 either way, and what may be cut counts as cut: an answer to half a task is worse than one more deployment
+asked.  A prompt of up to 0.4 of the window is never taken for cut, one that fills more than that seldom, and one that
+fills all of it always; there would be no room for an answer either.
 """
 
 from __future__ import annotations
@@ -10,8 +20,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
+from llm_routerd.backends.endpoint import effective_params
+from llm_routerd.core.errors import BackendError
+from llm_routerd.core.outcome import AttemptCode
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
+
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.core.call import Call, Finish
 
 # No text of any length is that short in tokens: 3 to 5 characters make one, in most languages fewer.
 _MOST_CHARS_PER_TOKEN = 6
@@ -22,6 +41,12 @@ _TAKES_TRUNCATE = (0, 13)
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 # Blanks, rulers and dots are many characters to a token.
 _RUN = re.compile(r"([\W_])\1+")
+# How far a guess of a text's tokens may be off, either way.
+_OFF = 1.5
+_PIECE = re.compile(r"[A-Za-z]+|\d{1,3}|[^\W\d_]|[^\s\w]|_")
+_CHARS_PER_PIECE = 8
+# As many tokens below the window as Ollama may leave free where it cuts.
+_NEAR = 16
 
 
 def looks_cut(messages: Iterable[dict[str, Any]], prompt_tokens: int) -> bool:
@@ -37,10 +62,83 @@ def looks_cut(messages: Iterable[dict[str, Any]], prompt_tokens: int) -> bool:
     return sum(len(_RUN.sub(r"\1", text)) for text in texts) > bound
 
 
+async def reject_cut(deployment: Deployment, call: Call, finish: Finish) -> None:
+    """Object to an answer to a prompt that a server has cut, told by the coarse count alone.
+
+    For servers that an operator named: a provider's own do not cut.  Coroutine for `exchange`.
+
+    Raises:
+        BackendError: the prompt was cut, and nobody asked for that (`truncate`).
+    """
+    usage = finish.usage
+    if usage is None or effective_params(deployment, call).get("truncate"):
+        return
+    if looks_cut(call.messages, usage.prompt_tokens + (usage.cached_tokens or 0)):  # some count these apart
+        raise cut()
+
+
+def cut() -> BackendError:
+    """The error of an answer to half a prompt."""
+    return BackendError(AttemptCode.CONTEXT_WINDOW, "the prompt was cut: fewer tokens were read than it has")
+
+
 def takes_truncate(version: Any) -> bool:
     """Whether an Ollama of this version does not cut where it is asked not to."""
     found = _VERSION.match(version) if isinstance(version, str) else None
     return found is not None and (int(found[1]), int(found[2])) >= _TAKES_TRUNCATE
+
+
+def may_exceed(call: Call, window: int) -> bool:
+    """Whether the prompt may be longer than a window of so many tokens; cheap, and for longer texts often True."""
+    chars = sum(len(text) for message in call.messages for text in _texts(message))
+    return bool(call.tools) or chars * _OFF > window
+
+
+def may_be_cut(call: Call, prompt_tokens: int, windows: Collection[int]) -> bool:
+    """Whether an Ollama that counted so many tokens may have left out some, where its window is one of these.
+
+    Without a count (0) only the prompt's length tells.
+    """
+    possible = [window for window in windows if prompt_tokens <= window]
+    guesses = _guesses(call) if possible else []
+    return any(_may_be_cut(guesses, prompt_tokens, window) for window in possible)
+
+
+def _may_be_cut(guesses: list[float], counted: int, window: int) -> bool:
+    """For one window; `guesses` are the tokens of what is never left out, and then of each message."""
+    most = sum(guesses) * _OFF
+    if most <= window:
+        return False
+    if counted >= window - _NEAR or sum(guesses) > _OFF * window:
+        return True
+    if counted >= window // 2 and counted + window // 2 <= most:
+        return True
+    left = guesses[0] + sum(guesses[1:])
+    for guess in guesses[1:-1]:
+        left -= guess
+        if counted and left and counted <= left * _OFF and counted * (1 + _OFF * guess / left) > window:
+            return True
+    return False
+
+
+def _guesses(call: Call) -> list[float]:
+    kept = _tokens(orjson.dumps(call.tools).decode()) if call.tools else 0.0
+    guesses = []
+    for message in call.messages:
+        tokens = sum(map(_tokens, _texts(message)))
+        if message.get("role") in {"system", "developer"}:
+            kept += tokens
+        else:
+            guesses.append(tokens)
+    return [kept, *guesses]
+
+
+def _tokens(text: str) -> float:
+    """A guess: a word or a sign is one, a long word more; letters beyond ASCII are half a token each."""
+    return sum(
+        1 + (len(piece) - 1) // _CHARS_PER_PIECE if piece.isascii() else 0.5
+        for piece in _PIECE.findall(_RUN.sub(r"\1", text))
+    )
 
 
 def _texts(message: dict[str, Any]) -> list[str]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from llm_routerd.backends.transport import Transport
 
+_ENDS = ("/api/chat", "/v1/chat/completions", "/chat/completions", "/v1/messages")
+_NO_SUCH_PATH = frozenset({404, 405})
 # What servers write as the owner of their models.
 _OWNERS = {
     "library": "Ollama",
@@ -40,16 +42,42 @@ async def advice(
             return None
 
     version = await ask("/api/version")
-    listing = await ask("/v1/models")
-    models = listing.get("data") if isinstance(listing, dict) else None
+    base = next((root.path.removesuffix(end) for end in _ENDS if root.path.endswith(end)), "")
+    models, place = None, ""
+    for place in dict.fromkeys(("/v1", f"{base}/v1", base or "/v1")):  # `openai/` reaches no bare root
+        listing = await ask(f"{place}/models")
+        models = listing.get("data") if isinstance(listing, dict) else None
+        if isinstance(models, list):
+            break
     owner = next((each.get("owned_by") for each in models or () if isinstance(each, dict)), None)
     kind = _OWNERS.get(owner) if isinstance(owner, str) else None
     if kind == "Ollama" or (isinstance(version, dict) and "version" in version and kind is None):
         return f'; it seems to be Ollama: write model = "ollama/{model}"'
     if isinstance(models, list):
         known = kind or "a server that speaks OpenAI's protocol"
-        return f'; it seems to be {known}: write model = "openai/{model}"'
+        where = "" if place == "/v1" else f" and let api_base end in {place}"
+        return f'; it seems to be {known}: write model = "openai/{model}"{where}'
     return ""
+
+
+async def what_is_amiss(
+    transport: Transport, endpoint: URL, model: str, *, headers: Mapping[str, str], connect_seconds: float
+) -> tuple[bool, str]:
+    """Whether calls find anything at an address, and what to tell of it; for servers that are no provider's own.
+
+    Asks with a request without messages: nobody answers it, so that it costs nothing, and only who knows no such path
+    answers 404 or 405.  An Ollama behind another prefix answers, and cuts prompts that are too long.
+    """
+    body = {"model": model, "messages": None}
+    try:
+        response = await transport.post(endpoint, body, headers=headers, connect_seconds=connect_seconds)
+        response.close()
+    except BackendError as error:
+        if error.status in _NO_SUCH_PATH:
+            found = await advice(transport, endpoint, model, headers=headers, connect_seconds=connect_seconds)
+            return False, f"answers, but has no {endpoint.path}{found}"
+    found = await advice(transport, endpoint, model, headers=headers, connect_seconds=connect_seconds)
+    return True, f"{found}, for here it cuts prompts that are too long" if '"ollama/' in found else ""
 
 
 def lists_models(listing: Any) -> set[str] | None:
