@@ -154,11 +154,17 @@ class Client:
             with suppress(RedisError):  # redis-py bounds it, and raises where the server takes nothing any more
                 await self.redis.aclose()
 
-    async def submit(self, *, lane: Lane = "normal", **request: Unpack[RequestFields]) -> str:
+    async def submit(
+        self,
+        *,
+        lane: Lane = "normal",
+        on_trouble: Callable[[BrokerError], None] | None = None,
+        **request: Unpack[RequestFields],
+    ) -> str:
         """Add a request, and return its id: the given one, else a new one.
 
         It always has an id, because that is what makes it safe to add once more after a lost reply: whoever
-        submits the same id twice gets one answer.
+        submits the same id twice gets one answer.  `on_trouble` is told of each try that failed and is repeated.
 
         Raises:
             ValueError: the id is none.
@@ -168,7 +174,7 @@ class Client:
         data = as_json({"id": request_id, **request})
         key = self.keys.requests(lane)
         try:
-            await self.patiently(lambda: self.redis.xadd(key, {"data": data}))
+            await self.patiently(lambda: self.redis.xadd(key, {"data": data}), on_trouble)
         except BrokerError as error:
             if error.__cause__ is not None and is_wrong_type(error.__cause__):
                 raise BrokerError(f"{key} is no stream but a key of another type", "RENAME or DEL it") from error
@@ -285,8 +291,12 @@ class Client:
         except RedisError as error:
             raise as_broker_error(error) from error
 
-    async def patiently(self, operation: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(
+        self, operation: Callable[[], Awaitable[T]], on_trouble: Callable[[BrokerError], None] | None = None
+    ) -> T:
         """Run an operation on `redis` that may be repeated, until it succeeds or the patience is over.
+
+        `on_trouble` is told why a try failed, before the next one; not of a MOVED, which leads on at once.
 
         Raises:
             BrokerError: it is over, or the server refuses what was asked.
@@ -308,6 +318,8 @@ class Client:
                 wait_seconds = backoff.next_seconds()
                 if clock() + wait_seconds > give_up:
                     raise as_broker_error(error) from error
+                if on_trouble is not None and not isinstance(error, MovedError):
+                    on_trouble(as_broker_error(error))
             await asyncio.sleep(wait_seconds)
 
     async def _examine(self) -> None:
