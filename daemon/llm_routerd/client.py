@@ -366,7 +366,7 @@ class Client:
         return [event_of(entry) for entries in streams for entry in entries_of(entries)]
 
     async def _look_in_lanes(self, request_id: str) -> Sighting:
-        return await LaneSearch(self.redis, self.keys, request_id, self.patiently).run()
+        return await LaneSearch(lambda: self.redis, self.keys, request_id, self.patiently).run()
 
     async def _has_events(self, request_id: str) -> bool:
         key = self.keys.events(request_id)
