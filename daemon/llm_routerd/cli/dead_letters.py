@@ -9,11 +9,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
-from redis.exceptions import RedisError
 
 from llm_routerd.client import as_text, check_id, check_stream_id
 from llm_routerd.core.cut import CutBytes, CutList, head_of, parts_of, size_of
 from llm_routerd.core.events import FINAL_ID
+from llm_routerd.queue.connection import RedisError
 from llm_routerd.queue.keys import LANES, Lane
 from llm_routerd.queue.skimmer import Bounds
 
