@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from llm_routerd.cli.exits import Exit, UsageError
+from llm_routerd.cli.exits import Exit, UsageError, nobody_listens
 from llm_routerd.cli.terminal import complain, prepare_streams
 from llm_routerd.core.errors import BrokerError, ConfigError, NotAllowedError, RouterdError, UnsuitableServerError
 
@@ -57,20 +57,11 @@ def _tell(error: RouterdError) -> Exit:
             code, begins = Exit.UNAVAILABLE, "Redis cannot be used: "
         case _:
             code, begins = Exit.FAILED, ""
-    is_told = not isinstance(error, BrokerError) or bool(error.remedy)
-    complain(f"{begins}{error}{'' if is_told else _remedy(error)}")
+    remedy = ""
+    if isinstance(error, BrokerError) and not error.remedy and nobody_listens(error):
+        remedy = "; start it, name another with --redis, or have one brought along: llm-routerd serve --embedded"
+    complain(f"{begins}{error}{remedy}")
     return code
-
-
-def _remedy(error: BaseException) -> str:
-    """What to do where nobody listens."""
-    cause: BaseException | None = error
-    while cause is not None:
-        # asyncio makes one plain OSError of the refusals of several addresses.
-        if type(cause) in {ConnectionRefusedError, OSError}:
-            return "; start it, name another with --redis, or have one brought along: llm-routerd serve --embedded"
-        cause = cause.__cause__ or cause.__context__
-    return ""
 
 
 def build_parser() -> argparse.ArgumentParser:
