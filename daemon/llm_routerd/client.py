@@ -41,7 +41,7 @@ from llm_routerd.client_events import (
 from llm_routerd.core.errors import BrokerError, NotAllowedError, UnknownRequestError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue import fitness, pooled
-from llm_routerd.queue.connection import Backoff, is_passed, is_unfit, is_wrong_type, lasts
+from llm_routerd.queue.connection import Backoff, is_passed, is_unfit, lasts
 from llm_routerd.queue.describing import as_broker_error
 from llm_routerd.queue.keys import LANES, Keys, Lane
 from llm_routerd.queue.lane_state import LaneState, look_at
@@ -173,12 +173,7 @@ class Client:
         request_id = check_id(request.get("id") or uuid.uuid4().hex)
         data = as_json({"id": request_id, **request})
         key = self.keys.requests(lane)
-        try:
-            await self.patiently(lambda: self.redis.xadd(key, {"data": data}), on_trouble)
-        except BrokerError as error:
-            if error.__cause__ is not None and is_wrong_type(error.__cause__):
-                raise BrokerError(f"{key} is no stream but a key of another type", "RENAME or DEL it") from error
-            raise
+        await self.patiently(lambda: self.redis.xadd(key, {"data": data}), on_trouble, stream=key)
         return request_id
 
     async def follow(self, request_id: str, last_id: str = "0-0") -> AsyncGenerator[ClientEvent, None]:
@@ -194,7 +189,7 @@ class Client:
         if check_stream_id(last_id) >= check_stream_id(FINAL_ID):
             return
         while True:
-            for event in await self.patiently(partial(self._read, key, position)):
+            for event in await self.patiently(partial(self._read, key, position), stream=key):
                 position = event.id
                 yield event
                 if event.is_final:
@@ -214,7 +209,7 @@ class Client:
     async def final(self, request_id: str) -> ClientEvent | None:
         """The final event if there is one by now."""
         key = self.keys.events(check_id(request_id))
-        entries = await self.patiently(lambda: self.redis.xrange(key, FINAL_ID, FINAL_ID))
+        entries = await self.patiently(lambda: self.redis.xrange(key, FINAL_ID, FINAL_ID), stream=key)
         return next(map(event_of, entries or ()), None)
 
     async def cancel(
@@ -233,15 +228,17 @@ class Client:
         """
         key = self.keys.events(check_id(request_id))
         data = orjson.dumps({"id": request_id, "reason": reason})
-        must_exist, sighting = not anyway, None
+        must_exist, sighting = True, None
         for _ in range(_CANCEL_TRIES):
-            sealing = await self.patiently(partial(self._seal, key, data, must_exist=must_exist))
+            sealing = await self.patiently(partial(self._seal, key, data, must_exist=must_exist), stream=key)
             if sealing is _Sealing.DONE:
                 return ClientEvent(FINAL_ID, "cancelled", {"id": request_id, "reason": reason})
             if sealing is _Sealing.LATE:
                 if final := await self.final(request_id):
                     return final
                 # It expired between the two.
+            elif anyway:
+                must_exist = False
             elif sighting is None:
                 sighting = await self._look_in_lanes(request_id)
                 must_exist = not sighting.is_known
@@ -292,11 +289,16 @@ class Client:
             raise as_broker_error(error) from error
 
     async def patiently(
-        self, operation: Callable[[], Awaitable[T]], on_trouble: Callable[[BrokerError], None] | None = None
+        self,
+        operation: Callable[[], Awaitable[T]],
+        on_trouble: Callable[[BrokerError], None] | None = None,
+        *,
+        stream: str = "",
     ) -> T:
         """Run an operation on `redis` that may be repeated, until it succeeds or the patience is over.
 
-        `on_trouble` is told why a try failed, before the next one; not of a MOVED, which leads on at once.
+        `on_trouble` is told why a try failed, before the next one; not of a MOVED, which leads on at once.  `stream`
+        is the key that is named where it is of another type.
 
         Raises:
             BrokerError: it is over, or the server refuses what was asked.
@@ -310,7 +312,7 @@ class Client:
             except RedisError as error:
                 if not (_is_away(error) or await self._goes_where(error)):
                     await self._examine()
-                    raise as_broker_error(error) from error
+                    raise as_broker_error(error, stream) from error
                 # Counted from the first failure: before it, a read may have waited long while all was well.
                 give_up = give_up or clock() + self._patience_seconds
                 if self._is_elsewhere and not isinstance(error, MovedError):
@@ -370,23 +372,28 @@ class Client:
 
     async def _has_events(self, request_id: str) -> bool:
         key = self.keys.events(request_id)
-        return bool(await self.patiently(lambda: self.redis.xrange(key, count=1)))
+        return bool(await self.patiently(lambda: self.redis.xrange(key, count=1), stream=key))
 
     async def _seal(self, key: str, data: bytes, *, must_exist: bool) -> _Sealing:
-        """Write the final event.  One round trip, so no stray key is left behind."""
+        """Write the final event.  What makes a key bounds it in the same round trip, so no stray one is left behind."""
         pipe = self.redis.pipeline(transaction=False)
         pipe.xadd(key, {"type": "cancelled", "data": data}, id=FINAL_ID, nomkstream=must_exist)
-        # NX: what the daemon made has its TTL already, and only a key that nobody knows of has none.
-        pipe.expire(key, _STRAY_SECONDS, nx=True)
-        added, expire = await pipe.execute(raise_on_error=False)
+        if not must_exist:
+            pipe.expire(key, _STRAY_SECONDS, nx=True)
+        added, *expire = await pipe.execute(raise_on_error=False)
         if isinstance(added, ResponseError) and is_passed(added):
             return _Sealing.LATE
         if isinstance(added, NoPermissionError):
             right = f"it needs XADD on {self.keys.events('*')}, as the user `canceller` of systemd/users.acl has it"
             raise NotAllowedError("this user may not cancel", right)
-        for reply in (added, expire):
-            # Who may write the events but not EXPIRE has still cancelled.
-            if isinstance(reply, Exception) and not (reply is expire and isinstance(reply, NoPermissionError)):
+        if isinstance(added, Exception):
+            raise added
+        if added and must_exist:  # not before: a key of another type is not ours to bound
+            with suppress(NoPermissionError):  # who may write the events but not EXPIRE has still cancelled
+                # NX: what the daemon made has its TTL already, and only a key that nobody knows of has none.
+                await self.redis.expire(key, _STRAY_SECONDS, nx=True)
+        for reply in expire:
+            if isinstance(reply, Exception) and not isinstance(reply, NoPermissionError):
                 raise reply
         return _Sealing.DONE if added else _Sealing.ABSENT
 

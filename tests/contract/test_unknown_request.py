@@ -200,3 +200,40 @@ def test_server_that_refuses_is_not_to_be_replaced(
     """A server of one's own is no remedy for a wrong password."""
     assert main(["cancel", "r", "--redis", valkey_url.replace("unix://", "unix://me:wrong@")]) != Exit.OK
     assert "--embedded" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (("follow", "r1"), "llm:events:r1"),
+        (("cancel", "r1"), "llm:events:r1"),
+        (("cancel", "r1", "--anyway"), "llm:events:r1"),
+        (("dead", "list"), "llm:dead"),
+        (("dead", "show", "1-1"), "llm:dead"),
+        (("dead", "drop", "1-1"), "llm:dead"),
+        (("dead", "retry", "1-1"), "llm:dead"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_key_of_another_type_is_named(
+    valkey_url: str, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], key: str
+) -> None:
+    """Redis can be used: it is that key which is to be moved away; and it is left alone, for good."""
+    queue = Queue(valkey_url)
+    queue.redis.set(key, "x")
+    assert queue.run(*words) == Exit.UNAVAILABLE
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.endswith(f"{key} is no stream but a key of another type; RENAME or DEL it")
+    assert queue.redis.ttl(key) == -1
+
+
+@pytest.mark.parametrize("wrong", ["llm:requests", "llm:events:r1"])
+def test_retry_names_the_key_of_another_type(queue: Queue, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
+    """Whichever of them it is."""
+    data = '{"fields": {"id": "r1", "prompt": "Why?"}}'
+    letter = queue.redis.xadd("llm:dead", {"lane": "normal", "id": "r1", "entry": "1-1", "data": data})
+    queue.redis.set(wrong, "x")
+    assert queue.run("dead", "retry", letter) == Exit.UNAVAILABLE
+    (told,) = capsys.readouterr().err.splitlines()
+    assert wrong in told
+    assert told.endswith("no stream but a key of another type; RENAME or DEL it")

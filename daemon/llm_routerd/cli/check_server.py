@@ -50,7 +50,7 @@ async def check_server(config: Config) -> list[Finding]:
             judge_version(greeting),
             *await _check_state(client, greeting),
             *await _check_settings(client),
-            *judge_keys(others, client.keys.lanes, config.metrics.channel),
+            *judge_keys(others, client.keys, config.metrics.channel),
             *await _check_queue(client),
             *([] if client.keys.dead in others else [await _check_dead_letters(client, config.daemon)]),
         ]

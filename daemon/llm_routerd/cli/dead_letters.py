@@ -165,7 +165,11 @@ class DeadLetters:
             ValueError: `entry` is no stream ID.
         """
         check_stream_id(entry)
-        return bool(await self._client.patiently(lambda: self._client.redis.xdel(self._keys.dead, entry)))
+        return bool(
+            await self._client.patiently(
+                lambda: self._client.redis.xdel(self._keys.dead, entry), stream=self._keys.dead
+            )
+        )
 
     async def retry(self, letter: DeadLetter) -> Retried:
         """Queue a letter's request again, at once with removing the letter and the error that it ended with.
@@ -184,7 +188,9 @@ class DeadLetters:
         args: list[str | bytes] = [letter.entry, FINAL_ID, *letter.fields]
         script = self._client.redis.register_script(_RETRY)
         # Where the client is by then: a cluster may name another node.
-        reply: list[Any] = await self._client.patiently(lambda: script(keys, args, self._client.redis))
+        reply: list[Any] = await self._client.patiently(
+            lambda: script(keys, args, self._client.redis), stream=" or ".join(keys[1:])
+        )
         verdict, *entry = (part.decode() if isinstance(part, bytes) else str(part) for part in reply)
         if verdict != Verdict.QUEUED:
             return Retried(verdict=Verdict(verdict))
@@ -194,7 +200,7 @@ class DeadLetters:
         entries = cast(
             "Sequence[tuple[bytes, Fields]]",
             await self._client.patiently(
-                lambda: self._reader(bounds).xrange(self._keys.dead, first, last, count=count)
+                lambda: self._reader(bounds).xrange(self._keys.dead, first, last, count=count), stream=self._keys.dead
             ),
         )
         return [_parse(as_text(entry), fields) for entry, fields in entries]

@@ -155,8 +155,10 @@ def lasts(error: BaseException) -> bool:
     return isinstance(error, kinds)
 
 
-def as_broker_error(error: RedisError) -> BrokerError:
-    """The error for whoever does not know redis-py."""
+def as_broker_error(error: RedisError, stream: str = "") -> BrokerError:
+    """The error for whoever does not know redis-py; `stream`: the key that was to be one, where it is known."""
+    if stream and "WRONGTYPE" in str(error):
+        return BrokerError(f"{stream} is no stream but a key of another type", "RENAME or DEL it")
     told = explain(error)
     if isinstance(error, UnsuitableServerError):
         return UnsuitableServerError(told.detail, told.remedy)
