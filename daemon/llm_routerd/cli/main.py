@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: argparse has printed the help or an error.
     """
     prepare_streams()
-    arguments = build_parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         code = int(import_module(f"llm_routerd.cli.{arguments.module}").run(arguments))
         sys.stdout.flush()
@@ -42,6 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     return code
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments.
+
+    Raises:
+        SystemExit: argparse has printed the help or an error.
+    """
+    parser = build_parser()
+    arguments, left = parser.parse_known_args(argv)
+    # argparse fills `entries` once and for all at the first word, though options and more entries may follow.
+    if left and hasattr(arguments, "entries") and not any(word.startswith("-") for word in left):
+        arguments.entries += left
+    elif left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return arguments
 
 
 def _tell(error: RouterdError) -> Exit:
