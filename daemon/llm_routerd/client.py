@@ -41,7 +41,7 @@ from llm_routerd.client_events import (
 from llm_routerd.core.errors import BrokerError, NotAllowedError, UnknownRequestError
 from llm_routerd.core.events import FINAL_ID, FINAL_PART
 from llm_routerd.queue import fitness, pooled
-from llm_routerd.queue.connection import Backoff, is_passed, is_unfit, is_wrong_type, lasts
+from llm_routerd.queue.connection import Backoff, is_passed, is_unfit, lasts
 from llm_routerd.queue.describing import as_broker_error
 from llm_routerd.queue.keys import LANES, Keys, Lane
 from llm_routerd.queue.lane_state import LaneState, look_at
@@ -154,11 +154,17 @@ class Client:
             with suppress(RedisError):  # redis-py bounds it, and raises where the server takes nothing any more
                 await self.redis.aclose()
 
-    async def submit(self, *, lane: Lane = "normal", **request: Unpack[RequestFields]) -> str:
+    async def submit(
+        self,
+        *,
+        lane: Lane = "normal",
+        on_trouble: Callable[[BrokerError], None] | None = None,
+        **request: Unpack[RequestFields],
+    ) -> str:
         """Add a request, and return its id: the given one, else a new one.
 
         It always has an id, because that is what makes it safe to add once more after a lost reply: whoever
-        submits the same id twice gets one answer.
+        submits the same id twice gets one answer.  `on_trouble` is told of each try that failed and is repeated.
 
         Raises:
             ValueError: the id is none.
@@ -167,12 +173,7 @@ class Client:
         request_id = check_id(request.get("id") or uuid.uuid4().hex)
         data = as_json({"id": request_id, **request})
         key = self.keys.requests(lane)
-        try:
-            await self.patiently(lambda: self.redis.xadd(key, {"data": data}))
-        except BrokerError as error:
-            if error.__cause__ is not None and is_wrong_type(error.__cause__):
-                raise BrokerError(f"{key} is no stream but a key of another type", "RENAME or DEL it") from error
-            raise
+        await self.patiently(lambda: self.redis.xadd(key, {"data": data}), on_trouble, stream=key)
         return request_id
 
     async def follow(self, request_id: str, last_id: str = "0-0") -> AsyncGenerator[ClientEvent, None]:
@@ -188,7 +189,7 @@ class Client:
         if check_stream_id(last_id) >= check_stream_id(FINAL_ID):
             return
         while True:
-            for event in await self.patiently(partial(self._read, key, position)):
+            for event in await self.patiently(partial(self._read, key, position), stream=key):
                 position = event.id
                 yield event
                 if event.is_final:
@@ -208,7 +209,7 @@ class Client:
     async def final(self, request_id: str) -> ClientEvent | None:
         """The final event if there is one by now."""
         key = self.keys.events(check_id(request_id))
-        entries = await self.patiently(lambda: self.redis.xrange(key, FINAL_ID, FINAL_ID))
+        entries = await self.patiently(lambda: self.redis.xrange(key, FINAL_ID, FINAL_ID), stream=key)
         return next(map(event_of, entries or ()), None)
 
     async def cancel(
@@ -227,15 +228,17 @@ class Client:
         """
         key = self.keys.events(check_id(request_id))
         data = orjson.dumps({"id": request_id, "reason": reason})
-        must_exist, sighting = not anyway, None
+        must_exist, sighting = True, None
         for _ in range(_CANCEL_TRIES):
-            sealing = await self.patiently(partial(self._seal, key, data, must_exist=must_exist))
+            sealing = await self.patiently(partial(self._seal, key, data, must_exist=must_exist), stream=key)
             if sealing is _Sealing.DONE:
                 return ClientEvent(FINAL_ID, "cancelled", {"id": request_id, "reason": reason})
             if sealing is _Sealing.LATE:
                 if final := await self.final(request_id):
                     return final
                 # It expired between the two.
+            elif anyway:
+                must_exist = False
             elif sighting is None:
                 sighting = await self._look_in_lanes(request_id)
                 must_exist = not sighting.is_known
@@ -285,8 +288,17 @@ class Client:
         except RedisError as error:
             raise as_broker_error(error) from error
 
-    async def patiently(self, operation: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(
+        self,
+        operation: Callable[[], Awaitable[T]],
+        on_trouble: Callable[[BrokerError], None] | None = None,
+        *,
+        stream: str = "",
+    ) -> T:
         """Run an operation on `redis` that may be repeated, until it succeeds or the patience is over.
+
+        `on_trouble` is told why a try failed, before the next one; not of a MOVED, which leads on at once.  `stream`
+        is the key that is named where it is of another type.
 
         Raises:
             BrokerError: it is over, or the server refuses what was asked.
@@ -300,7 +312,7 @@ class Client:
             except RedisError as error:
                 if not (_is_away(error) or await self._goes_where(error)):
                     await self._examine()
-                    raise as_broker_error(error) from error
+                    raise as_broker_error(error, stream) from error
                 # Counted from the first failure: before it, a read may have waited long while all was well.
                 give_up = give_up or clock() + self._patience_seconds
                 if self._is_elsewhere and not isinstance(error, MovedError):
@@ -308,6 +320,8 @@ class Client:
                 wait_seconds = backoff.next_seconds()
                 if clock() + wait_seconds > give_up:
                     raise as_broker_error(error) from error
+                if on_trouble is not None and not isinstance(error, MovedError):
+                    on_trouble(as_broker_error(error))
             await asyncio.sleep(wait_seconds)
 
     async def _examine(self) -> None:
@@ -354,27 +368,32 @@ class Client:
         return [event_of(entry) for entries in streams for entry in entries_of(entries)]
 
     async def _look_in_lanes(self, request_id: str) -> Sighting:
-        return await LaneSearch(self.redis, self.keys, request_id, self.patiently).run()
+        return await LaneSearch(lambda: self.redis, self.keys, request_id, self.patiently).run()
 
     async def _has_events(self, request_id: str) -> bool:
         key = self.keys.events(request_id)
-        return bool(await self.patiently(lambda: self.redis.xrange(key, count=1)))
+        return bool(await self.patiently(lambda: self.redis.xrange(key, count=1), stream=key))
 
     async def _seal(self, key: str, data: bytes, *, must_exist: bool) -> _Sealing:
-        """Write the final event.  One round trip, so no stray key is left behind."""
+        """Write the final event.  What makes a key bounds it in the same round trip, so no stray one is left behind."""
         pipe = self.redis.pipeline(transaction=False)
         pipe.xadd(key, {"type": "cancelled", "data": data}, id=FINAL_ID, nomkstream=must_exist)
-        # NX: what the daemon made has its TTL already, and only a key that nobody knows of has none.
-        pipe.expire(key, _STRAY_SECONDS, nx=True)
-        added, expire = await pipe.execute(raise_on_error=False)
+        if not must_exist:
+            pipe.expire(key, _STRAY_SECONDS, nx=True)
+        added, *expire = await pipe.execute(raise_on_error=False)
         if isinstance(added, ResponseError) and is_passed(added):
             return _Sealing.LATE
         if isinstance(added, NoPermissionError):
             right = f"it needs XADD on {self.keys.events('*')}, as the user `canceller` of systemd/users.acl has it"
             raise NotAllowedError("this user may not cancel", right)
-        for reply in (added, expire):
-            # Who may write the events but not EXPIRE has still cancelled.
-            if isinstance(reply, Exception) and not (reply is expire and isinstance(reply, NoPermissionError)):
+        if isinstance(added, Exception):
+            raise added
+        if added and must_exist:  # not before: a key of another type is not ours to bound
+            with suppress(NoPermissionError):  # who may write the events but not EXPIRE has still cancelled
+                # NX: what the daemon made has its TTL already, and only a key that nobody knows of has none.
+                await self.redis.expire(key, _STRAY_SECONDS, nx=True)
+        for reply in expire:
+            if isinstance(reply, Exception) and not isinstance(reply, NoPermissionError):
                 raise reply
         return _Sealing.DONE if added else _Sealing.ABSENT
 

@@ -502,6 +502,68 @@ async def test_provider_that_nobody_knows_is_told_before_the_first_call() -> Non
         await backends.aclose()
 
 
+@pytest.fixture
+def nobodys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment without keys, of a user without files, on a machine without a role."""
+    for name in list(os.environ):
+        if name.endswith(("KEY", "TOKEN", "_ID")) or name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+async def fault_of_model(model: str, **more: Any) -> str | None:
+    """Why the deployment of this model can never answer."""
+    settings = {"model": model, "api_base": None, "api_key": None, "backend": "litellm", **more}
+    deployment = deployment_of("x", "", **settings)
+    backends = Backends({"x": deployment})
+    try:
+        return (await backends.preload()).get("x")
+    finally:
+        await backends.aclose()
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("groq/m", "no GROQ_API_KEY"),
+        ("gemini/m", "no GOOGLE_API_KEY or GEMINI_API_KEY"),
+        ("bedrock/m", "no AWS credentials"),
+    ],
+)
+async def test_provider_without_its_key_is_told_before_the_first_call(nobodys: None, model: str, why: str) -> None:
+    """A key that no call can do without makes the deployment unusable, as a provider that nobody knows does."""
+    assert await fault_of_model(model) == why
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "variables"),
+    [
+        ("groq/m", {"api_key": KEY}, {}),
+        ("groq/m", {"api_base": "http://127.0.0.1:9/v1"}, {}),
+        ("groq/m", {"params": {"extra_headers": {"authorization": "x"}}}, {}),
+        ("groq/m", {}, {"GROQ_API_KEY": "x"}),
+        ("openrouter/m", {}, {"OR_API_KEY": "x"}),
+        ("perplexity/m", {}, {"PERPLEXITY_API_KEY": "x"}),
+        ("huggingface/m", {}, {"HF_TOKEN": "x"}),
+        ("bedrock/m", {}, {"AWS_BEARER_TOKEN_BEDROCK": "x"}),
+        ("bedrock/m", {}, {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}),
+        ("bedrock/m", {}, {"AWS_PROFILE": "absent"}),
+        ("bedrock/m", {"params": {"aws_access_key_id": "x"}}, {}),
+        ("vertex_ai/m", {}, {}),
+        ("azure/m", {}, {}),
+        ("hosted_vllm/m", {}, {}),
+    ],
+)
+async def test_key_that_may_come_from_elsewhere_is_not_missed(
+    nobodys: None, monkeypatch: pytest.MonkeyPatch, model: str, more: dict[str, Any], variables: dict[str, str]
+) -> None:
+    """Whatever litellm's list does not know of: only what is certain makes a deployment unusable."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert await fault_of_model(model, **more) is None
+
+
 async def test_litellm_that_cannot_be_imported_makes_its_deployments_unusable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others do without it."""
 

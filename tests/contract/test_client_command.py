@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -20,9 +21,10 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 import redis
 
-from llm_routerd.cli import watch
+from llm_routerd.cli import submit, watch
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.main import main
+from llm_routerd.client import Client
 from llm_routerd.core.events import FINAL_ID
 from tests.support.servers import ValkeyProcess
 
@@ -390,3 +392,64 @@ def first_line(stream: IO[bytes]) -> bytes:
     readable, _, _ = select.select([stream], [], [], SECONDS)
     assert readable
     return stream.readline()
+
+
+@pytest.fixture(scope="module")
+def refusing() -> Iterator[ValkeyProcess]:
+    """A server that answers and takes no writes for now."""
+    server = ValkeyProcess({"min-replicas-to-write": "1"})
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("no_wait", [(), ("--no-wait",)], ids=["wait", "no wait"])
+def test_request_that_was_never_taken_ends_with_the_refusal(
+    refusing: ValkeyProcess,
+    impatient: None,
+    capsys: pytest.CaptureFixture[str],
+    no_wait: tuple[str, ...],
+) -> None:
+    """Within the time that was given; nobody is told to follow it, nor that no worker has picked it up."""
+    began = time.monotonic()
+    words = ("submit", "Why?", "--timeout", "0.3", "--redis", refusing.url, *no_wait)
+    assert main(words) == Exit.UNAVAILABLE
+    assert time.monotonic() - began < 2
+    captured = capsys.readouterr()
+    first, last = captured.err.splitlines()
+    assert captured.out == ""
+    assert first.startswith("not queued yet: the server takes no writes without its replicas (NOREPLICAS)")
+    assert last.startswith("llm-routerd: Redis cannot be used: the server takes no writes without its replicas")
+
+
+@pytest.mark.parametrize("no_wait", [(), ("--no-wait",)], ids=["wait", "no wait"])
+def test_request_whose_fate_is_not_known_may_be_submitted_again(
+    refusing: ValkeyProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    no_wait: tuple[str, ...],
+) -> None:
+    """A server that falls silent after the greeting may have taken it."""
+    monkeypatch.setattr(submit, "_GRACE_SECONDS", 0.05)
+
+    async def is_silent(*_: object, **__: object) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr(Client, "submit", is_silent)
+    words = ("submit", "Why?", "--id", "r1", "--timeout", "0.05", "--redis", refusing.url, *no_wait)
+    assert main(words) == Exit.UNAVAILABLE
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "it has not confirmed that the request is queued; submit it again with --id r1" in told
+
+
+def test_interrupt_before_the_request_was_taken_says_so(refusing: ValkeyProcess) -> None:
+    """With --keep there is nothing yet that would go on."""
+    with started("submit", "Why?", "--keep", "--redis", refusing.url) as command:
+        command.until_written("not queued yet")
+        command.interrupt()
+        assert command.wait() == Exit.INTERRUPTED
+        assert b"has not confirmed that the request is queued" in command.err
+        assert b"goes on" not in command.err

@@ -200,3 +200,67 @@ def test_server_that_refuses_is_not_to_be_replaced(
     """A server of one's own is no remedy for a wrong password."""
     assert main(["cancel", "r", "--redis", valkey_url.replace("unix://", "unix://me:wrong@")]) != Exit.OK
     assert "--embedded" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (("follow", "r1"), "llm:events:r1"),
+        (("cancel", "r1"), "llm:events:r1"),
+        (("cancel", "r1", "--anyway"), "llm:events:r1"),
+        (("dead", "list"), "llm:dead"),
+        (("dead", "show", "1-1"), "llm:dead"),
+        (("dead", "drop", "1-1"), "llm:dead"),
+        (("dead", "retry", "1-1"), "llm:dead"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_key_of_another_type_is_named(
+    valkey_url: str, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], key: str
+) -> None:
+    """Redis can be used: it is that key which is to be moved away; and it is left alone, for good."""
+    queue = Queue(valkey_url)
+    queue.redis.set(key, "x")
+    assert queue.run(*words) == Exit.UNAVAILABLE
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.endswith(f"{key} is no stream but a key of another type; RENAME or DEL it")
+    assert queue.redis.ttl(key) == -1
+
+
+@pytest.mark.parametrize("wrong", ["llm:requests", "llm:events:r1"])
+def test_retry_names_the_key_of_another_type(queue: Queue, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
+    """Whichever of them it is."""
+    data = '{"fields": {"id": "r1", "prompt": "Why?"}}'
+    letter = queue.redis.xadd("llm:dead", {"lane": "normal", "id": "r1", "entry": "1-1", "data": data})
+    queue.redis.set(wrong, "x")
+    assert queue.run("dead", "retry", letter) == Exit.UNAVAILABLE
+    (told,) = capsys.readouterr().err.splitlines()
+    assert wrong in told
+    assert told.endswith("no stream but a key of another type; RENAME or DEL it")
+
+
+def test_id_of_a_tool_is_nobodys_request(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is not offered as the nearest id; the request's own is, wherever it stands."""
+    tool = '"tools": [{"id": "order-tool"}]'
+    for data in (f'{{{tool}, "id": "plain-17"}}', f'{{{tool}, "prompt": "{"y" * 9_000}", "id": "late-17"}}'):
+        queue.redis.xadd("llm:requests", {"data": data})
+    assert queue.run("follow", "order-tool") == Exit.UNKNOWN
+    assert "nearest" not in capsys.readouterr().err
+    assert queue.run("follow", "plain-18") == Exit.UNKNOWN
+    assert "the nearest id is plain-17" in capsys.readouterr().err
+
+
+def test_strange_ids_in_the_lanes_are_not_offered(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is no id, in a field or in JSON, reaches nobody's terminal."""
+    queue.redis.xadd("llm:requests", {"id": "order\x1b31m17", "prompt": "Why?"})
+    queue.redis.xadd("llm:requests", {"data": '{"id": "order\\u001b31m18", "prompt": "Why?"}'})
+    assert queue.run("follow", "order-31m17") == Exit.UNKNOWN
+    assert "nearest" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("data", [r'{"id": "esc\u0061ped"}', r'{"prompt": "\u00e9", "\u0069d": "escaped"}'])
+def test_id_that_is_written_with_escapes_is_known(queue: Queue, data: str) -> None:
+    """The daemon reads it so, and so does whoever looks for it."""
+    queue.redis.xadd("llm:requests", {"data": data})
+    assert queue.run("cancel", "escaped") == Exit.OK
+    assert queue.is_cancelled("escaped")

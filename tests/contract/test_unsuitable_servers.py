@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
@@ -256,6 +257,30 @@ def test_client_that_cannot_go_there_says_where_our_keys_are(
     where = f"this node of the cluster does not have our keys; they are at 127.0.0.1:{cluster[1].port}"
     ended = run(capsys, "submit", "Why?", "--redis", cluster[0].url, "--prefix", LLM)
     assert ended == (Exit.UNAVAILABLE, [f"llm-routerd: Redis cannot be used: {where}"])
+
+
+@pytest.mark.parametrize("node", [0, 1], ids=["without the slot", "with it"])
+def test_dead_letters_are_dealt_with_from_whichever_node_is_named(
+    cluster: tuple[ValkeyProcess, ValkeyProcess], capsys: pytest.CaptureFixture[str], node: int
+) -> None:
+    """List, show, retry and drop go where the slot is, each as the first thing that is asked for."""
+    data = json.dumps({"fields": {"prompt": "Why?"}})
+    with redis.Redis.from_url(cluster[1].url) as there:
+        letters = [str(there.xadd(f"{LLM}:dead", {"lane": "normal", "data": data}).decode()) for _ in range(2)]
+        try:
+            for words, says in (
+                (("list",), letters[0]),
+                (("show", letters[0]), "Why?"),
+                (("retry", letters[0]), "queued again"),
+                (("drop", letters[1]), "dropped"),
+            ):
+                code, lines = run(capsys, "dead", *words, "--redis", cluster[node].tcp_url, "--prefix", LLM)
+                assert code == Exit.OK
+                assert says in "\n".join(lines)
+            assert there.xlen(f"{LLM}:requests") == 1
+            assert there.xlen(f"{LLM}:dead") == 0
+        finally:
+            there.delete(f"{LLM}:dead", f"{LLM}:requests")
 
 
 async def test_node_that_a_cluster_named_and_that_is_gone_is_not_asked_for_ever(server: ValkeyProcess) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
-from contextlib import asynccontextmanager, contextmanager
+import threading
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 from structlog.testing import capture_logs
 
 from llm_routerd.cli.check_server import check_server
@@ -18,6 +21,7 @@ from llm_routerd.cli.main import main
 from llm_routerd.client import Client
 from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.core.errors import BrokerError
+from llm_routerd.logs import scrub
 from llm_routerd.queue import pooled
 from tests.support.eventually import eventually
 from tests.support.queue import open_client
@@ -28,9 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-NO_PASSWORD = "the server wants a password, and the Redis URL has none; put it there: redis://user:password@host"
+NO_PASSWORD = "the server wants a password, and the Redis URL has none; put them there, before the host: user:password@"
 WRONG = "the server does not take the user and password of the Redis URL; mend them there, or on the server"
 NEEDLESS = "the server has no password, and the Redis URL has one; leave it out there, or set it on the server"
+NONE_SHOWN = "the server wants a certificate of ours, and the Redis URL names none; name it with ssl_certfile and ssl_keyfile there"
+STRANGE = "the server does not take the certificate of the Redis URL; mend ssl_certfile there, or on the server"
 WRITE_REDISS = "the server speaks TLS at this port; write rediss:// in the Redis URL"
 WRITE_REDIS = "the server speaks no TLS at this port; write redis:// in the Redis URL, or its TLS port"
 
@@ -103,7 +109,17 @@ async def test_missing_and_wrong_passwords_are_told_apart(
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of this machine that nobody has signed; its key lies beside it."""
-    directory = tmp_path_factory.mktemp("tls")
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another, which no server of ours knows."""
+    return make_certificate(tmp_path_factory.mktemp("strange"))
+
+
+def make_certificate(directory: Path) -> Path:
+    """A certificate in this directory, and its key."""
     words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     files = ("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", directory / "key.pem", "-out", directory / "cert.pem")
     subprocess.run(["openssl", *words.split(), *files], check=True, capture_output=True)
@@ -111,8 +127,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def tls_port(target: ValkeyProcess, certificate: Path) -> AsyncIterator[int]:
-    """A port on which a server speaks TLS."""
+async def tls_port(target: ValkeyProcess, certificate: Path, *, wants_certificate: bool = False) -> AsyncIterator[int]:
+    """A port on which a server speaks TLS, with those who show a certificate only, if it `wants_certificate`."""
     writers: list[asyncio.StreamWriter] = []
 
     async def copy(source: asyncio.StreamReader, there: asyncio.StreamWriter) -> None:
@@ -167,9 +183,22 @@ async def test_tls_where_none_is_spoken_and_none_where_it_is(
             "ssl_certfile={0}/cert.pem&ssl_keyfile={0}/cert.pem",
             "ssl_certfile: {0}/cert.pem, its key and the key's password",
         ),
+        ("ssl_ca_path={0}/absent", "ssl_ca_path: {0}/absent cannot be read (No such file or directory)"),
+        ("ssl_ca_path={0}/cert.pem", "ssl_ca_path: {0}/cert.pem is no directory"),
+        ("ssl_cert_reqs=none&ssl_keyfile={0}/key.pem", "ssl_keyfile goes with ssl_certfile, which is missing; mend"),
         ("", "the server's certificate is not accepted (self-signed certificate); name the file of its authority"),
     ],
-    ids=["absent", "directory", "no certificate", "own one absent", "no key", "unknown authority"],
+    ids=[
+        "absent",
+        "directory",
+        "no certificate",
+        "own one absent",
+        "no key",
+        "no directory",
+        "no such directory",
+        "key alone",
+        "unknown authority",
+    ],
 )
 async def test_file_that_is_not_as_it_should_be_is_named(
     open_server: ValkeyProcess, certificate: Path, options: str, says: str
@@ -213,3 +242,95 @@ async def _add_user(url: str) -> None:
 async def _drop_user(url: str) -> None:
     async with open_client(url) as client:
         await client.execute_command("ACL", "DELUSER", "producer")
+
+
+@contextmanager
+def port_for_certificates(certificate: Path) -> Iterator[int]:
+    """A port with TLS for those who show this certificate: OpenSSL's own words to all others (asyncio says nothing)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.parent / "key.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):  # the end
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        context.wrap_socket(connection, server_side=True).close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize("shown", [False, True], ids=["none", "a strange one"])
+async def test_certificate_that_the_server_demands_of_us_is_what_is_told(
+    certificate: Path, strange: Path, *, shown: bool
+) -> None:
+    """It is no lost connection, and nobody is asked to start anything."""
+    with port_for_certificates(certificate) as port:
+        ours = f"&ssl_certfile={strange}&ssl_keyfile={strange.parent}/key.pem" if shown else ""
+        url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}{ours}"
+        await everybody_says(url, STRANGE if shown else NONE_SHOWN)
+
+
+async def test_database_that_the_server_has_not_is_told(open_server: ValkeyProcess) -> None:
+    """The server runs: the number is what to mend."""
+    url = open_server.tcp_url.removesuffix("/0") + "/99"
+    await everybody_says(url, "the server has no database of the number in the Redis URL; mend it there")
+
+
+async def test_only_what_nobody_listens_for_is_to_be_started(open_server: ValkeyProcess) -> None:
+    """A name that leads nowhere is mended in the URL; where the server's socket is missing, it does not run."""
+    for url, is_to_be_started in (
+        ("redis://127.0.0.1:1/0", True),
+        (f"unix://{open_server.socket_path}-absent", True),
+        ("redis://no-such-host.invalid/0", False),
+    ):
+        (finding,) = await check_server(Config(redis=RedisConfig(url=url)))
+        assert finding.level is Level.FAIL
+        assert ("start it" in finding.to_line()) is is_to_be_started
+
+
+async def test_busy_server_is_not_to_be_started(open_server: ValkeyProcess) -> None:
+    """It runs a script of somebody's: that is said, and what to do about it."""
+    busy = threading.Thread(target=_keep_busy, args=(open_server.tcp_url,))
+    with redis.Redis.from_url(open_server.url) as client:
+        client.config_set("busy-reply-threshold", 1)
+        busy.start()
+        try:
+            await eventually(lambda: _is_busy(open_server.url))
+            (finding,) = await check_server(Config(redis=RedisConfig(url=open_server.url)))
+        finally:
+            client.script_kill()
+            busy.join()
+    assert finding.level is Level.FAIL
+    assert finding.to_line().endswith(
+        "the server is busy with a script (BUSY); wait for it, or end it with SCRIPT KILL"
+    )
+
+
+def _keep_busy(url: str) -> None:
+    with redis.Redis.from_url(url) as client, suppress(redis.ResponseError):
+        client.eval("while true do end", 0)
+
+
+def _is_busy(url: str) -> bool:
+    with redis.Redis.from_url(url) as client:
+        try:
+            client.ping()
+        except redis.ResponseError:
+            return True
+    return False
+
+
+def test_remedy_for_a_missing_password_survives_the_log() -> None:
+    """What looks like credentials in an address is taken out there, so the remedy holds none."""
+    event = scrub(None, "info", {"event": "redis_not_ready", "why": NO_PASSWORD})
+    assert event["why"] == NO_PASSWORD

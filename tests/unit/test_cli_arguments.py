@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llm_routerd.cli.exits import Exit, UsageError
-from llm_routerd.cli.main import build_parser, main
+from llm_routerd.cli.main import build_parser, main, parse
 from llm_routerd.cli.submit import build_request
 
 if TYPE_CHECKING:
@@ -242,3 +242,28 @@ def test_help_imports_nothing_heavy() -> None:
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     loaded = set(json.loads(output.stdout.splitlines()[-1]))
     assert not loaded & {"redis", "aiohttp", "litellm", "asyncio", "uvloop", "structlog", "orjson"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", "--redis", "redis://h", "1-1", "2-2"),
+        ("--redis", "redis://h", "show", "1-1", "2-2"),
+        ("show", "1-1", "--redis", "redis://h", "2-2"),
+        ("show", "1-1", "2-2", "--redis", "redis://h"),
+    ],
+    ids=" ".join,
+)
+def test_options_may_stand_anywhere_among_the_entries(words: tuple[str, ...]) -> None:
+    """Whoever repeats a command with another entry appends it."""
+    arguments = parse(["dead", *words])
+    assert (arguments.action, arguments.entries, arguments.redis) == ("show", ["1-1", "2-2"], "redis://h")
+
+
+@pytest.mark.parametrize("words", [("dead", "show", "1-1", "--nope", "2-2"), ("follow", "a", "--json", "b")])
+def test_what_is_left_over_is_wrong_usage(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """An option that nobody knows, or a word too many."""
+    with pytest.raises(SystemExit) as ended:
+        parse(words)
+    assert ended.value.code == Exit.USAGE
+    assert "unrecognized arguments" in capsys.readouterr().err

@@ -92,6 +92,11 @@ def test_key_where_its_name_belongs_is_not_quoted(kind: str) -> None:
         "${credential:gsk_s3kretS3kretS3kretS3kretS3kretS3kret}",
         "${credential:sk-ant-api03-s3kretS3kretS3kretS3kret}",
         "${credential:sk-" + "s3kret" * 100 + "}",
+        "${credential:sk-ant-S3kret}",
+        "${credential:sk-ant-skret-3kret}",
+        "${credential:a3kreta3kreta3kret0123}",
+        "${env:S3KRETPW3kret}",
+        "${env:s3kret}",
     ],
 )
 def test_key_that_looks_like_a_name_is_not_quoted_either(tmp_path: Path, reference: str) -> None:
@@ -102,6 +107,53 @@ def test_key_that_looks_like_a_name_is_not_quoted_either(tmp_path: Path, referen
         assert deployment.key_missing == "api_key"
         assert ineligibility(deployment, Need()) == "no api_key"
         assert "3kret" not in error(f"[redis]\nurl = '{reference}'", CREDENTIALS_DIRECTORY=directory)
+
+
+@pytest.mark.parametrize("kind", ["env", "credential"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "S3CRETPWABCDEF0123456789ABCDEF012345",
+        "AKIAIOSFODNN7EXAMPLE",
+        "S3CRETPWABCDEF01",
+        "gsk_secret",
+        "hf_abcdefghijkl",
+        "xai-abcdefghijkl",
+        "AIzaSyabcdefghijkl",
+        "0123abcd",
+        "abcdefghijklmnopqrstuvwxyz",
+        "KEY_" * 20,
+    ],
+)
+def test_only_what_is_certainly_a_name_is_quoted(kind: str, key: str) -> None:
+    """Not even keys in capitals or in small letters alone, nor the part of one behind its beginning."""
+    text = f"[deployments.x]\nmodel = 'groq/m'\napi_key = '${{{kind}:{key}}}'\n"
+    try:
+        assert load(text).deployments["x"].key_missing == "api_key"
+    except ConfigError as caught:
+        assert key not in str(caught)  # noqa: PT017 - a name that no variable can have is refused
+    told = error(f"[redis]\nurl = '${{{kind}:{key}}}'")
+    assert told.startswith("redis.url: ")
+    assert key not in told
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["${env:GROQ_API_KEY_2}", "${env:_TOKEN}", "${credential:redis_url}", "${credential:groq.api-key2}"],
+)
+def test_what_is_certainly_a_name_is_quoted(reference: str) -> None:
+    """So that who forgot a variable or a credential learns which."""
+    config = load(f"[deployments.x]\nmodel = 'groq/m'\napi_key = '{reference}'")
+    assert config.deployments["x"].key_missing == reference.partition(":")[2][:-1]
+
+
+@pytest.mark.parametrize("key", ["deployments.x.model", "redis.prefix", "metrics.channel", "metrics.listen"])
+def test_reference_is_refused_where_the_value_is_told_to_others(key: str) -> None:
+    """Events, metrics, `check` and names of keys show these values; nothing is looked up for them."""
+    table, _, name = key.rpartition(".")
+    told = error(f"[{table}]\n{name} = 'ollama/${{env:S}}'", S=SECRET)
+    assert told.startswith(f"{key}: a reference has no place here")
+    assert SECRET not in told
 
 
 def test_long_name_is_a_name(tmp_path: Path) -> None:

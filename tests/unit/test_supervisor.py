@@ -129,6 +129,7 @@ _OWN: dict[str, str] = {
     "warmth.py": "shared by the requests that wait for it; its faults are logged by it",
     "examination.py": "shared by the requests that wait for it; its faults are logged by it",
     "health_http.py": "one for each connection, as asyncio's server makes them; its faults are logged by it",
+    "worker/abandoning.py": "the last connection of a process that ends, which waits for it or breaks it off",
     "cli/watch.py": "a command, which waits for all of its tasks",
 }
 

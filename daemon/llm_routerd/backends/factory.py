@@ -44,7 +44,8 @@ class Backends:
     async def preload(self) -> Mapping[str, str]:
         """Import litellm, in a thread, if a deployment goes through it: a daemon does so once it is ready.
 
-        Returns the deployments that can never answer, and why: litellm does not know their provider, or is broken.
+        Returns the deployments that can never answer, and why: litellm does not know their provider, or is broken, or
+        their key is missing.
         """
         found = {name: each for name, each in self._backends.items() if isinstance(each, LitellmBackend)}
         try:

@@ -28,6 +28,7 @@ from llm_routerd.backends.endpoint import converted, effective_params
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of, printable
 from llm_routerd.backends.litellm_faults import fault_of
 from llm_routerd.backends.litellm_first_byte import begins_as_json
+from llm_routerd.backends.litellm_keys import missing_key
 from llm_routerd.backends.litellm_mending import mend_litellm
 from llm_routerd.backends.messages import HalvesJoiner
 from llm_routerd.backends.openai import OpenAIAnswer
@@ -240,7 +241,9 @@ class LitellmBackend:
         """Why no call can ever succeed; None: nothing is known against it."""
         litellm = await self._module.get()
         is_known = await asyncio.to_thread(_knows, litellm, self._deployment)  # imports for its first answer
-        return None if is_known else f"litellm knows no provider `{self._deployment.provider}`"
+        if not is_known:
+            return f"litellm knows no provider `{self._deployment.provider}`"
+        return await asyncio.to_thread(missing_key, litellm, self._deployment)
 
     async def warm(self) -> None:
         """See `Backend.warm`: there is nothing to load but litellm itself."""

@@ -9,33 +9,31 @@ from llm_routerd.client import as_text
 from llm_routerd.core.errors import BrokerError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from llm_routerd.client import Client
-
-_SOUND = frozenset({"stream", "none"})
+    from llm_routerd.queue.keys import Keys
 
 
 async def types_of_others(client: Client, metrics: str) -> dict[str, str]:
     """Types of those keys of ours that hold something else; of what this user may not look at, nothing is said."""
     others = {}
-    for key in (*client.keys.lanes, client.keys.dead, metrics):
+    for key in (*client.keys.lanes, client.keys.dead, client.keys.workers, metrics):
         try:
             kind = as_text(await client.patiently(lambda key=key: client.redis.type(key)))  # type: ignore[misc]
         except BrokerError:
             continue
-        if kind not in _SOUND:
+        if kind not in {"none", "hash" if key == client.keys.workers else "stream"}:
             others[key] = kind
     return others
 
 
-def judge_keys(others: dict[str, str], lanes: Collection[str], metrics: str) -> list[Finding]:
+def judge_keys(others: dict[str, str], keys: Keys, metrics: str) -> list[Finding]:
     """What it means that these keys are of these types."""
     findings = []
     for key, kind in others.items():
-        is_lane = key in lanes
+        is_lane, is_hash = key in keys.lanes, key == keys.workers
         lost = "no request in it is read" if is_lane else "nothing is kept there"
+        wanted = "hash" if is_hash else "stream"
         remedy = f"RENAME {key} to another name and look at it, or DEL it if nobody needs it"
         judge = warn if key == metrics else fail
-        findings.append(judge("lane" if is_lane else "key", f"{key} is no stream but a {kind}: {lost}", remedy))
+        findings.append(judge("lane" if is_lane else "key", f"{key} is no {wanted} but a {kind}: {lost}", remedy))
     return findings

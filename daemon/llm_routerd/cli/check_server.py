@@ -6,6 +6,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.cli.check_keys import judge_keys, types_of_others
+from llm_routerd.cli.exits import nobody_listens
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.cli.settings import open_client
 from llm_routerd.client import as_text
@@ -33,7 +34,8 @@ async def check_server(config: Config) -> list[Finding]:
     except UnsuitableServerError as error:
         return [answers, fail("server", error.detail, error.remedy)]
     except BrokerError as error:
-        remedy = error.remedy or "start it, or name another with --redis, REDIS_URL or [redis] url"
+        start = "start it, or " if nobody_listens(error) else ""
+        remedy = error.remedy or f"{start}name another with --redis, REDIS_URL or [redis] url"
         return [fail("redis", f"{shown_url(redis.url)}: {error.detail}", remedy)]
     async with client:
         try:
@@ -48,7 +50,7 @@ async def check_server(config: Config) -> list[Finding]:
             judge_version(greeting),
             *await _check_state(client, greeting),
             *await _check_settings(client),
-            *judge_keys(others, client.keys.lanes, config.metrics.channel),
+            *judge_keys(others, client.keys, config.metrics.channel),
             *await _check_queue(client),
             *([] if client.keys.dead in others else [await _check_dead_letters(client, config.daemon)]),
         ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
@@ -13,6 +13,7 @@ import orjson
 from llm_routerd.client import as_text, check_id, check_stream_id
 from llm_routerd.core.cut import CutBytes, CutList, head_of, parts_of, size_of
 from llm_routerd.core.events import FINAL_ID
+from llm_routerd.queue.connection import RedisError
 from llm_routerd.queue.keys import LANES, Lane
 from llm_routerd.queue.skimmer import Bounds
 
@@ -122,17 +123,16 @@ class DeadLetters:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._redis = client.redis
         self._keys = client.keys
-        self._listing = client.bounded(_LISTED)
-        self._showing = client.bounded(_SHOWN)
+        self._readers: dict[tuple[Redis, Bounds], Redis] = {}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._listing.aclose()
-        await self._showing.aclose()
+        for reader in self._readers.values():
+            with suppress(RedisError):  # the node may be gone
+                await reader.aclose()
 
     async def all(self) -> AsyncIterator[DeadLetter]:
         """Every letter, the oldest first; read in pages, so that any number fits in memory.
@@ -141,7 +141,7 @@ class DeadLetters:
         """
         start, count = "-", 1
         while True:
-            letters = await self._read(self._listing, start, "+", count)
+            letters = await self._read(_LISTED, start, "+", count)
             for letter in letters:
                 yield letter
             if len(letters) < count:
@@ -156,7 +156,7 @@ class DeadLetters:
             ValueError: `entry` is no stream ID.
         """
         check_stream_id(entry)
-        return next(iter(await self._read(self._showing, entry, entry, 1)), None)
+        return next(iter(await self._read(_SHOWN, entry, entry, 1)), None)
 
     async def drop(self, entry: str) -> bool:
         """Remove a letter; False: it is not there.
@@ -165,7 +165,11 @@ class DeadLetters:
             ValueError: `entry` is no stream ID.
         """
         check_stream_id(entry)
-        return bool(await self._client.patiently(lambda: self._redis.xdel(self._keys.dead, entry)))
+        return bool(
+            await self._client.patiently(
+                lambda: self._client.redis.xdel(self._keys.dead, entry), stream=self._keys.dead
+            )
+        )
 
     async def retry(self, letter: DeadLetter) -> Retried:
         """Queue a letter's request again, at once with removing the letter and the error that it ended with.
@@ -182,17 +186,31 @@ class DeadLetters:
         own_id = _own_id(letter)
         keys = [self._keys.dead, self._keys.requests(lane), *([self._keys.events(own_id)] if own_id else [])]
         args: list[str | bytes] = [letter.entry, FINAL_ID, *letter.fields]
-        script = self._redis.register_script(_RETRY)
-        reply: list[Any] = await self._client.patiently(partial(script, keys=keys, args=args))
+        script = self._client.redis.register_script(_RETRY)
+        # Where the client is by then: a cluster may name another node.
+        reply: list[Any] = await self._client.patiently(
+            lambda: script(keys, args, self._client.redis), stream=" or ".join(keys[1:])
+        )
         verdict, *entry = (part.decode() if isinstance(part, bytes) else str(part) for part in reply)
         if verdict != Verdict.QUEUED:
             return Retried(verdict=Verdict(verdict))
         return Retried(verdict=Verdict.QUEUED, request_id=own_id or entry[0], renamed=not own_id)
 
-    async def _read(self, redis: Redis, first: str, last: str, count: int) -> list[DeadLetter]:
-        read = partial(redis.xrange, self._keys.dead, first, last, count=count)
-        entries = cast("Sequence[tuple[bytes, Fields]]", await self._client.patiently(read))
+    async def _read(self, bounds: Bounds, first: str, last: str, count: int) -> list[DeadLetter]:
+        entries = cast(
+            "Sequence[tuple[bytes, Fields]]",
+            await self._client.patiently(
+                lambda: self._reader(bounds).xrange(self._keys.dead, first, last, count=count), stream=self._keys.dead
+            ),
+        )
         return [_parse(as_text(entry), fields) for entry, fields in entries]
+
+    def _reader(self, bounds: Bounds) -> Redis:
+        """What reads within these bounds where the client is now."""
+        where = self._client.redis, bounds
+        if where not in self._readers:
+            self._readers[where] = self._client.bounded(bounds)
+        return self._readers[where]
 
 
 def _parse(entry: str, fields: Fields) -> DeadLetter:

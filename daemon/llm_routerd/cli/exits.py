@@ -21,5 +21,16 @@ class Exit(IntEnum):
     INTERRUPTED = 130  # Ctrl-C
 
 
+def nobody_listens(error: BaseException) -> bool:
+    """Whether a connection failed because there is no server at the address."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # asyncio makes one plain OSError of the refusals of several addresses; the last is a Unix socket's.
+        if type(cause) in {ConnectionRefusedError, OSError, FileNotFoundError}:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 class UsageError(RouterdError):
     """The command was called wrongly: mend the arguments; exit code 2."""

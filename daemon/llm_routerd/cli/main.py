@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from llm_routerd.cli.exits import Exit, UsageError
+from llm_routerd.cli.exits import Exit, UsageError, nobody_listens
 from llm_routerd.cli.terminal import complain, prepare_streams
 from llm_routerd.core.errors import BrokerError, ConfigError, NotAllowedError, RouterdError, UnsuitableServerError
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: argparse has printed the help or an error.
     """
     prepare_streams()
-    arguments = build_parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         code = int(import_module(f"llm_routerd.cli.{arguments.module}").run(arguments))
         sys.stdout.flush()
@@ -42,6 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     return code
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments.
+
+    Raises:
+        SystemExit: argparse has printed the help or an error.
+    """
+    parser = build_parser()
+    arguments, left = parser.parse_known_args(argv)
+    # argparse fills `entries` once and for all at the first word, though options and more entries may follow.
+    if left and hasattr(arguments, "entries") and not any(word.startswith("-") for word in left):
+        arguments.entries += left
+    elif left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return arguments
 
 
 def _tell(error: RouterdError) -> Exit:
@@ -57,20 +73,11 @@ def _tell(error: RouterdError) -> Exit:
             code, begins = Exit.UNAVAILABLE, "Redis cannot be used: "
         case _:
             code, begins = Exit.FAILED, ""
-    is_told = not isinstance(error, BrokerError) or bool(error.remedy)
-    complain(f"{begins}{error}{'' if is_told else _remedy(error)}")
+    remedy = ""
+    if isinstance(error, BrokerError) and not error.remedy and nobody_listens(error):
+        remedy = "; start it, name another with --redis, or have one brought along: llm-routerd serve --embedded"
+    complain(f"{begins}{error}{remedy}")
     return code
-
-
-def _remedy(error: BaseException) -> str:
-    """What to do where nobody listens."""
-    cause: BaseException | None = error
-    while cause is not None:
-        # asyncio makes one plain OSError of the refusals of several addresses.
-        if type(cause) in {ConnectionRefusedError, OSError}:
-            return "; start it, name another with --redis, or have one brought along: llm-routerd serve --embedded"
-        cause = cause.__cause__ or cause.__context__
-    return ""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from llm_routerd.core.errors import ConfigError
 if TYPE_CHECKING:
     import argparse
 
-_PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0
 
 
 def read_config(arguments: argparse.Namespace) -> Config:
@@ -43,7 +43,7 @@ def redis_of(arguments: argparse.Namespace) -> RedisConfig:
     return read_config(arguments).redis
 
 
-async def open_client(redis: RedisConfig, *, patience_seconds: float = _PATIENCE_SECONDS) -> Client:
+async def open_client(redis: RedisConfig, *, patience_seconds: float = PATIENCE_SECONDS) -> Client:
     """A client of a Redis that answers; later it is patient, but who starts a command wants to know at once.
 
     Raises:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.cli.exits import Exit, UsageError
-from llm_routerd.cli.settings import open_client, redis_of
-from llm_routerd.cli.terminal import json_line, say
+from llm_routerd.cli.settings import PATIENCE_SECONDS, open_client, redis_of
+from llm_routerd.cli.terminal import json_line, note, say
 from llm_routerd.cli.views import choose_view
-from llm_routerd.cli.watch import Watch
+from llm_routerd.cli.watch import Watch, unconfirmed
 from llm_routerd.client import RequestFields, check_id
 from llm_routerd.core.errors import BrokerError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from llm_routerd.client import Client
 
@@ -68,14 +69,20 @@ def build_request(arguments: argparse.Namespace) -> RequestFields:
 
 
 async def _submit(arguments: argparse.Namespace, request: RequestFields) -> Exit:
-    async with await open_client(redis_of(arguments)) as client:
+    # What is refused for longer than an answer is wanted is refused.
+    patience_seconds = min(PATIENCE_SECONDS, arguments.timeout or PATIENCE_SECONDS)
+    async with await open_client(redis_of(arguments), patience_seconds=patience_seconds) as client:
         timeout_seconds = None
         if arguments.timeout is not None:
             timeout_seconds = arguments.timeout + _GRACE_SECONDS
             await _set_deadline(client, request, int(arguments.timeout * 1000))
-        submit = partial(client.submit, lane=arguments.lane, **request)
+        submit = partial(client.submit, lane=arguments.lane, on_trouble=_told_once(patience_seconds), **request)
         if arguments.no_wait:
-            await submit()
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await submit()
+            except TimeoutError:
+                raise unconfirmed(request["id"]) from None
             say(json_line({"id": request["id"]}) if arguments.json else request["id"])
             return Exit.OK
         watch = Watch(
@@ -86,6 +93,18 @@ async def _submit(arguments: argparse.Namespace, request: RequestFields) -> Exit
             cancel_on_interrupt=not arguments.keep,
         )
         return await watch.run(submit)
+
+
+def _told_once(patience_seconds: float) -> Callable[[BrokerError], None]:
+    """Tells a person the first trouble with submitting: nobody waits a minute without a word."""
+    told: list[BrokerError] = []
+
+    def tell(trouble: BrokerError) -> None:
+        if not told:
+            told.append(trouble)
+            note(f"not queued yet: {trouble}; trying for {patience_seconds:g} s")
+
+    return tell
 
 
 async def _set_deadline(client: Client, request: RequestFields, timeout_ms: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from functools import partial
 from typing import TYPE_CHECKING
 
 from llm_routerd.client import as_text
@@ -38,7 +37,7 @@ async def _ids_with_events(client: Client) -> list[str]:
     for _ in range(_MOST_KEYS // _KEYS_PER_SCAN):
         try:
             cursor, keys = await client.patiently(
-                partial(client.redis.scan, cursor, match=pattern, count=_KEYS_PER_SCAN)
+                lambda cursor=cursor: client.redis.scan(cursor, match=pattern, count=_KEYS_PER_SCAN)  # type: ignore[misc]
             )
         except BrokerError:
             break

@@ -46,13 +46,14 @@ class Watch:
         """Submit, if that is still to be done, and show what happens until the final event or Ctrl-C.
 
         Raises:
-            BrokerError: Redis went away for too long.
+            BrokerError: Redis went away for too long, or the time was over before it had taken the request.
         """
-        happening, is_submitting = asyncio.Event(), submit is not None
+        accepted, happening, is_submitting = asyncio.Event(), asyncio.Event(), submit is not None
         with _interrupts() as interrupted:
-            following = asyncio.create_task(self._follow(submit, happening), name="follow")
+            following = asyncio.create_task(self._follow(submit, accepted, happening), name="follow")
             interrupt = asyncio.create_task(interrupted.wait(), name="interrupt")
-            futile = asyncio.create_task(self._until_futile(happening, is_submitting=is_submitting), name="futile")
+            hint = self._until_futile(accepted, happening, is_submitting=is_submitting)
+            futile = asyncio.create_task(hint, name="futile")
             tasks: set[asyncio.Task[Any]] = {following, interrupt, futile}
             try:
                 await asyncio.wait(tasks, timeout=self.timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -65,15 +66,20 @@ class Watch:
                     task.cancel()
                 await asyncio.wait(tasks)
             if interrupted.is_set():
-                return await self._interrupt(has_submitted=is_submitting)
+                return await self._interrupt(has_submitted=is_submitting, is_accepted=accepted.is_set())
+        if not accepted.is_set():
+            raise unconfirmed(self.request_id)
         self.view.remark(
             f"no answer within {self.timeout_seconds:g} s; go on with: llm-routerd follow {self.request_id}"
         )
         return Exit.TIMED_OUT
 
-    async def _follow(self, submit: Callable[[], Awaitable[object]] | None, happening: asyncio.Event) -> Exit:
+    async def _follow(
+        self, submit: Callable[[], Awaitable[object]] | None, accepted: asyncio.Event, happening: asyncio.Event
+    ) -> Exit:
         if submit is not None:
             await submit()
+        accepted.set()
         async for event in self.client.follow(self.request_id, self.last_id):
             happening.set()
             self.view.show(event)
@@ -81,8 +87,11 @@ class Watch:
                 return exit_of(event)
         return Exit.OK  # `last_id` was the final event's: all has been seen
 
-    async def _interrupt(self, *, has_submitted: bool) -> Exit:
+    async def _interrupt(self, *, has_submitted: bool, is_accepted: bool) -> Exit:
         """Leave; or cancel what exists: a later request of that id would be dead on arrival."""
+        if not is_accepted and not self.cancel_on_interrupt:
+            self.view.remark(f"Redis: {unconfirmed(self.request_id)}")
+            return Exit.INTERRUPTED
         if not self.cancel_on_interrupt:
             self.view.remark(f"the request goes on; see it with: llm-routerd follow {self.request_id}")
             return Exit.INTERRUPTED
@@ -98,15 +107,17 @@ class Watch:
             self.view.remark(f"the request goes on: {error}")
             return Exit.INTERRUPTED
         except (BrokerError, TimeoutError):
-            self.view.remark(f"Redis does not answer; cancel later with: llm-routerd cancel {self.request_id}")
+            what = "Redis does not answer" if is_accepted else "Redis has not confirmed that the request is queued"
+            self.view.remark(f"{what}; cancel later with: llm-routerd cancel {self.request_id}")
             return Exit.INTERRUPTED
         if final.type != "cancelled":
             self.view.remark("too late to cancel")
         self.view.show(final)
         return Exit.INTERRUPTED if final.type == "cancelled" else exit_of(final)
 
-    async def _until_futile(self, happening: asyncio.Event, *, is_submitting: bool) -> Exit:
+    async def _until_futile(self, accepted: asyncio.Event, happening: asyncio.Event, *, is_submitting: bool) -> Exit:
         """After a few seconds of nothing, say once why that may be; returns only where waiting is of no use."""
+        await accepted.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(_HINT_SECONDS):
                 await happening.wait()
@@ -134,6 +145,14 @@ class Watch:
         else:
             self.view.remark(f"still waiting: workers {len(workers)}, requests running {running}, queued {waiting}")
         return False
+
+
+def unconfirmed(request_id: str) -> BrokerError:
+    """The error of who ceases to submit before Redis has said that the request is queued, which it may be."""
+    return BrokerError(
+        "it has not confirmed that the request is queued",
+        f"submit it again with --id {request_id}: what came twice is answered once",
+    )
 
 
 @contextmanager

@@ -65,6 +65,8 @@ _VARIABLES = {
     "deployments.local.api_base": "OLLAMA_API_BASE",
     "deployments.local.model": "OLLAMA_MODEL",
 }
+# Events, metrics, logs and names of keys show these, as they do a deployment's model.
+_TOLD = frozenset({("redis", "prefix"), ("metrics", "channel"), ("metrics", "listen")})
 # What a running worker cannot change: its connection, its slots, its sockets, its log's form.
 _NEEDS_RESTART: dict[str, tuple[str, ...]] = {
     "redis": ("url", "prefix", "embedded_memory_mb"),
@@ -146,8 +148,8 @@ def _resolve_all(value: Any, path: tuple[str, ...], environ: Mapping[str, str], 
     """Replace the references in every string; a key of a deployment that is missing goes into `disabled`."""
     match value:
         case str():
-            if path[0] == "chains" and has_reference(value):  # names, which messages quote
-                raise ConfigError(f"{'.'.join(path)}: a reference has no place in a chain; write the name itself")
+            if has_reference(value):
+                _check_place(path)
             try:
                 return resolve(value, environ)
             except MissingSecretError as error:
@@ -166,6 +168,15 @@ def _resolve_all(value: Any, path: tuple[str, ...], environ: Mapping[str, str], 
             return [_resolve_all(each, path, environ, disabled) for each in value]
         case _:
             return value
+
+
+def _check_place(path: tuple[str, ...]) -> None:
+    """References are for secrets: they have no place where the value is told to others."""
+    where = ".".join(path)
+    if path[0] == "chains":  # names, which messages quote
+        raise ConfigError(f"{where}: a reference has no place in a chain; write the name itself")
+    if path in _TOLD or (path[0], *path[2:]) == ("deployments", "model"):
+        raise ConfigError(f"{where}: a reference has no place here, for the value is shown; write it itself")
 
 
 def _merge(document: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """References in the configuration's strings: `${env:NAME}`, `${file:/path}`, `${credential:NAME}`.
 
 What they bring is a secret.  Nothing here puts it into a message; the fields that may hold one are left out
-of every `repr`.
+of every `repr`.  So may be what stands where a name belongs: some write the key itself there.  A name is quoted only
+where it is certainly one: words of at most 16 letters and two digits, at most 64 characters, all capitals
+for a variable, all small for a credential; and none that begins as keys do.  Whatever else is not quoted.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MOST_BYTES = 65_536
 _UNNAMED = "api_key"
-_LONGEST_NAME = 31  # of one with small letters; keys are longer, and some look like names
+_LONGEST_NAME = 64
+_CERTAINLY = {
+    "env": re.compile(r"_?[A-Z]{1,16}\d{0,2}(?:_+(?:[A-Z]{1,16}\d{0,2}|\d{1,2}))*"),
+    "credential": re.compile(
+        r"(?!(?:sk|pk|rk|gsk|xai|hf|nvapi|pplx|ghp|gho|github|glpat|csk|fw|tgp|r8|key)[_-])"
+        r"[a-z]{1,16}\d{0,2}(?:[._-](?:[a-z]{1,16}\d{0,2}|\d{1,2}))*"
+    ),
+}
 
 
 class MissingSecretError(ConfigError):
@@ -72,7 +81,7 @@ def _look_up(kind: str, name: str, environ: Mapping[str, str]) -> str:
                 raise ConfigError("${env:…} holds no name of an environment variable (letters, digits and _)")
             if value := environ.get(name):
                 return value
-            if _may_be_key(name):
+            if _may_be_key(kind, name):
                 raise MissingSecretError("the environment variable that it names is not set", name=_UNNAMED)
             raise MissingSecretError(f"the environment variable {name} is not set", name=name)
         case "file":
@@ -94,15 +103,15 @@ def _credential(name: str, directory: str | None) -> str:
             raise MissingSecretError(missing, name=name)
         return _read(Path(directory, name), missing=missing, name=name)
     except ConfigError:
-        if _may_be_key(name):
+        if _may_be_key("credential", name):
             told = "there is no credential of the name that it holds (systemd's LoadCredential), or it cannot be read"
             raise MissingSecretError(told, name=_UNNAMED) from None
         raise
 
 
-def _may_be_key(name: str) -> bool:
+def _may_be_key(kind: str, name: str) -> bool:
     """Whether what stands where a name belongs may be the key itself (`gsk_…`, `sk-…`), which is not quoted."""
-    return len(name) > _LONGEST_NAME and not name.isupper()
+    return len(name) > _LONGEST_NAME or not _CERTAINLY[kind].fullmatch(name)
 
 
 def _read(path: Path, *, missing: str, name: str) -> str:

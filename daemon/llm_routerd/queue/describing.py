@@ -54,7 +54,9 @@ _REFUSALS = (
 _PASSWORDS = (
     (
         re.compile(r"Authentication required|already authenticated"),
-        Told("the server wants a password, and the Redis URL has none", "put it there: redis://user:password@host"),
+        Told(
+            "the server wants a password, and the Redis URL has none", "put them there, before the host: user:password@"
+        ),
     ),
     (
         re.compile(r"without any password|no password is set"),
@@ -65,8 +67,8 @@ _PASSWORDS = (
         Told("the server does not take the user and password of the Redis URL", "mend them there, or on the server"),
     ),
 )
-# What a server says when it takes no writes for now.
-_NO_WRITES = (
+# What a server says when it takes no writes, or nothing, for now.
+_NOT_NOW = (
     (
         re.compile(r"OOM command not allowed|used memory > 'maxmemory'"),
         Told("the server is out of memory (maxmemory)", "raise maxmemory, or wait until answers have expired"),
@@ -84,6 +86,10 @@ _NO_WRITES = (
         Told(
             "the server takes no writes without its replicas (NOREPLICAS)", "look at them, and at min-replicas-to-write"
         ),
+    ),
+    (
+        re.compile(r"\ABUSY "),
+        Told("the server is busy with a script (BUSY)", "wait for it, or end it with SCRIPT KILL"),
     ),
 )
 _SILENT = Told(
@@ -123,7 +129,7 @@ def _by_words(error: BaseException) -> Told:
         if match := pattern.search(text):
             where = " (in a script)" if "in script" in text else ""
             return Told(f"{kind}: {begins}{''.join(f' {name}' for name in match.groups())}{where}")
-    for pattern, told in _PASSWORDS if isinstance(error, AuthenticationError) else _NO_WRITES:
+    for pattern, told in _PASSWORDS if isinstance(error, AuthenticationError) else _NOT_NOW:
         if pattern.search(text):
             return told
     if isinstance(error, (AuthenticationError, NoPermissionError)):
@@ -149,8 +155,10 @@ def lasts(error: BaseException) -> bool:
     return isinstance(error, kinds)
 
 
-def as_broker_error(error: RedisError) -> BrokerError:
-    """The error for whoever does not know redis-py."""
+def as_broker_error(error: RedisError, stream: str = "") -> BrokerError:
+    """The error for whoever does not know redis-py; `stream`: the key that was to be one, where it is known."""
+    if stream and "WRONGTYPE" in str(error):
+        return BrokerError(f"{stream} is no stream but a key of another type", "RENAME or DEL it")
     told = explain(error)
     if isinstance(error, UnsuitableServerError):
         return UnsuitableServerError(told.detail, told.remedy)

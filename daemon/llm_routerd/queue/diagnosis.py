@@ -26,6 +26,7 @@ class TlsFiles:
     """What a Redis URL says of TLS; None: nothing."""
 
     ssl_ca_certs: str | None
+    ssl_ca_path: str | None
     ssl_certfile: str | None
     ssl_keyfile: str | None
     ssl_password: str | None
@@ -36,10 +37,13 @@ async def tls_trouble(error: BaseException | None, files: TlsFiles, host: str, p
     match error:
         case ssl.SSLCertVerificationError():
             told = f"the server's certificate is not accepted ({error.verify_message})"
-            return SetupError(told, "name the file of its authority with ssl_ca_certs in the Redis URL")
+            trouble = SetupError(told, "name the file of its authority with ssl_ca_certs in the Redis URL")
+            # OpenSSL passes over a directory that is not there.
+            return await asyncio.to_thread(_unusable, files) or trouble
         case ConnectionRefusedError():
             return None
-        case ssl.SSLError() | FileNotFoundError() | PermissionError() | IsADirectoryError():
+        # TypeError: Python's word for a key without a certificate.
+        case ssl.SSLError() | FileNotFoundError() | PermissionError() | IsADirectoryError() | TypeError():
             unusable = await asyncio.to_thread(_unusable, files)
             if unusable is not None:
                 return unusable
@@ -49,6 +53,27 @@ async def tls_trouble(error: BaseException | None, files: TlsFiles, host: str, p
             return None
     if await _answers_in_the_clear(host, port):
         return SetupError("the server speaks no TLS at this port", "write redis:// in the Redis URL, or its TLS port")
+    return None
+
+
+async def certificate_trouble(context: ssl.SSLContext, files: TlsFiles, host: str, port: int) -> SetupError | None:
+    """What a server has against our certificate, or that we show none; None: nothing that it says.
+
+    It says so only after the greeting (TLS 1.3), and whoever has written by then may not get to read it.
+    """
+    try:
+        async with _opened(host, port, context) as (reader, _), asyncio.timeout(ANSWER_SECONDS):
+            await reader.read(1)
+    except ssl.SSLError as error:
+        said = error.reason or ""
+        if "ALERT_CERTIFICATE_REQUIRED" in said:
+            told = "the server wants a certificate of ours, and the Redis URL names none"
+            return SetupError(told, "name it with ssl_certfile and ssl_keyfile there")
+        if files.ssl_certfile and "ALERT" in said and ("CERTIFICATE" in said or "UNKNOWN_CA" in said):
+            told = "the server does not take the certificate of the Redis URL"
+            return SetupError(told, "mend ssl_certfile there, or on the server")
+    except (OSError, TimeoutError):
+        pass
     return None
 
 
@@ -86,18 +111,11 @@ async def _opened(
 
 def _unusable(files: TlsFiles) -> SetupError | None:
     """The first file that cannot be read, or is none of what it should be."""
-    named = (
-        ("ssl_ca_certs", files.ssl_ca_certs),
-        ("ssl_certfile", files.ssl_certfile),
-        ("ssl_keyfile", files.ssl_keyfile),
-    )
-    for option, path in named:
-        try:
-            if path:
-                with Path(path).open("rb") as file:
-                    file.read(1)
-        except OSError as error:
-            return SetupError(f"{option}: {path} cannot be read ({error.strerror})", _MEND)
+    unreadable = _unreadable(files)
+    if unreadable is not None:
+        return unreadable
+    if files.ssl_keyfile and not files.ssl_certfile:
+        return SetupError("ssl_keyfile goes with ssl_certfile, which is missing", _MEND)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if files.ssl_ca_certs:
@@ -110,4 +128,25 @@ def _unusable(files: TlsFiles) -> SetupError | None:
     except OSError:
         told = f"ssl_certfile: {files.ssl_certfile}, its key and the key's password do not go together"
         return SetupError(told, _MEND)
+    return None
+
+
+def _unreadable(files: TlsFiles) -> SetupError | None:
+    named = (
+        ("ssl_ca_certs", files.ssl_ca_certs),
+        ("ssl_ca_path", files.ssl_ca_path),
+        ("ssl_certfile", files.ssl_certfile),
+        ("ssl_keyfile", files.ssl_keyfile),
+    )
+    for option, path in named:
+        try:
+            if path and option == "ssl_ca_path":
+                next(Path(path).iterdir(), None)
+            elif path:
+                with Path(path).open("rb") as file:
+                    file.read(1)
+        except NotADirectoryError:
+            return SetupError(f"{option}: {path} is no directory", _MEND)
+        except OSError as error:
+            return SetupError(f"{option}: {path} cannot be read ({error.strerror})", _MEND)
     return None

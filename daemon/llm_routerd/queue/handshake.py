@@ -23,7 +23,8 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.queue import fitness
-from llm_routerd.queue.diagnosis import TlsFiles, tls_trouble, wants_tls
+from llm_routerd.queue.describing import SetupError
+from llm_routerd.queue.diagnosis import TlsFiles, certificate_trouble, tls_trouble, wants_tls
 
 LISTEN_SECONDS = 0.3  # for what a server says before anybody has asked it anything
 _MAX_CLIENTS = "max number of clients"
@@ -31,6 +32,13 @@ _MAX_CLIENTS = "max number of clients"
 _GREETINGS = {
     _MAX_CLIENTS: "max number of clients reached",
     "protected mode": "the server is in protected mode, and takes no connections from elsewhere",
+}
+
+# What it says of the database that was asked for, and the remedy.
+_DATABASES = {
+    "DB index is out of range": "mend it there",
+    "invalid DB index": "mend it there",
+    "SELECT is not allowed in cluster mode": "in cluster mode there is 0 alone: mend it there",
 }
 
 
@@ -60,6 +68,10 @@ class _Polite(AbstractConnection):
                 with suppress(ResponseError):  # an ACL refuses it, or the server does not know it
                     await self._say("CLIENT", "SETNAME", name)
             self.greeting = await fitness.ask(self._say)
+        except ResponseError as error:
+            if (remedy := next((told for words, told in _DATABASES.items() if words in str(error)), None)) is None:
+                raise
+            raise SetupError("the server has no database of the number in the Redis URL", remedy) from error
         except RedisConnectionError as error:
             # Of its subclasses each says what is wrong: a password, for one.
             if type(error) is not RedisConnectionError or _MAX_CLIENTS in str(error):
@@ -123,11 +135,14 @@ class _Tls(_Polite, SSLConnection):
             tls = self.ssl_context
             files = TlsFiles(
                 ssl_ca_certs=tls.ca_certs,
+                ssl_ca_path=tls.ca_path,
                 ssl_certfile=tls.certfile,
                 ssl_keyfile=tls.keyfile,
                 ssl_password=tls.password,
             )
             why = await tls_trouble(error.__context__, files, self.host, self.port)
+            if why is None and tls.context is not None:
+                why = await certificate_trouble(tls.context, files, self.host, self.port)
             if why is None:
                 raise
             raise why from error

@@ -47,14 +47,14 @@ class LaneSearch:
 
     def __init__(
         self,
-        redis: Redis,
+        where: Callable[[], Redis],
         keys: Keys,
         request_id: str,
         patiently: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
     ) -> None:
-        """Prepare it; `patiently` runs an operation until it succeeds, or raises."""
-        self._redis = redis
-        self._script: AsyncScript = redis.register_script(scripts.LOOK_UP.source)
+        """Prepare it; `where` is the server by now, `patiently` runs an operation until it succeeds, or raises."""
+        self._where = where
+        self._script: AsyncScript = where().register_script(scripts.LOOK_UP.source)
         self._lanes = keys.lanes
         self._id = request_id
         self._patiently = patiently
@@ -88,7 +88,7 @@ class LaneSearch:
 
         async def look() -> Any:
             try:
-                return await self._script(keys=[lane], args=[before, self._id, most, _PAGE_BYTES])
+                return await self._script([lane], [before, self._id, most, _PAGE_BYTES], self._where())
             except ResponseError as error:
                 if is_unfit(error):
                     raise
@@ -103,7 +103,7 @@ class LaneSearch:
     async def _emptiness(self, lane: str) -> tuple[int, str, list[str]] | None:
         """What a producer, who may count the entries and not read them, can say: an empty lane has none."""
         try:
-            return None if await self._redis.xlen(lane) else (0, "", [])
+            return None if await self._where().xlen(lane) else (0, "", [])
         except ResponseError as error:
             if is_unfit(error):
                 raise

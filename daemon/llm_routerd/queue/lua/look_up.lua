@@ -4,30 +4,45 @@
 -- Returns {1 if it was found, where to go on ("": all has been seen), {the ids of those that were looked at...}}
 -- Entries are read one by one: a producer may have added large ones, and no more than one of them is copied here.
 local lane, before, id, most_entries, most_bytes = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local SEARCHED, LONGEST = 8192, 2097152  -- beyond the latter JSON is not parsed, and its beginning alone is searched
+-- Beyond LONGEST JSON is not parsed, and its beginning alone is searched.
+local SEARCHED, LONGEST, LONGEST_ID = 8192, 2097152, 128
 
-local function id_of(item)
+-- By what one finds quickly, which may be the id of a tool and not of the request.
+local function is_likely(item)
   local own, data = field(item, 'id'), field(item, 'data')
-  if own or not data then return own or item[1] end
-  return string.match(string.sub(data, 1, SEARCHED), '"id"%s*:%s*"([%w._:-]+)"') or item[1]
+  if own or not data then return (own or item[1]) == id end
+  return (string.match(string.sub(data, 1, SEARCHED), '"id"%s*:%s*"([%w._:-]+)"') or item[1]) == id
 end
 
--- `id_of` is quick, and may take the id of a tool for that of the request.
-local function is_it(item, likely)
+-- An id may be written with escapes (`\u0061` for `a`): then it does not stand in the text.
+local function is_it(item)
   local data = field(item, 'data')
-  if not data or #data > LONGEST then return likely == id end
+  if not data or #data > LONGEST then return is_likely(item) end
   if field(item, 'id') == id then return true end
-  if id ~= item[1] and not string.find(data, id, 1, true) then return false end
-  return (data_of(item).id or item[1]) == id
+  local may_be = id == item[1] or string.find(data, id, 1, true) or string.find(data, '\\u00[2-7]')
+  return may_be and (data_of(item).id or item[1]) == id
+end
+
+-- What to offer of another request: its id where that is certain, else its entry's.
+local function name_of(item)
+  local told, data = field(item, 'id'), field(item, 'data')
+  if not told and data then
+    if #data <= SEARCHED then
+      told = data_of(item).id
+    else
+      told = string.match(string.sub(data, 1, SEARCHED), '^%s*{%s*"id"%s*:%s*"([^"]+)"')
+    end
+  end
+  local is_id = type(told) == 'string' and #told <= LONGEST_ID and string.find(told, '^[%w._:-]+$')
+  return is_id and told or item[1]
 end
 
 local ids, bytes = {}, 0
 for _ = 1, most_entries do
   local item = redis.call('XREVRANGE', lane, before, '-', 'COUNT', 1)[1]
   if not item then return {0, '', ids} end
-  local likely = id_of(item)
-  if is_it(item, likely) then return {1, '', ids} end
-  ids[#ids + 1] = likely
+  if is_it(item) then return {1, '', ids} end
+  ids[#ids + 1] = name_of(item)
   for _, part in ipairs(item[2]) do bytes = bytes + #part end
   before = '(' .. item[1]
   if bytes > most_bytes then break end
