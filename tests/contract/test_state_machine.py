@@ -225,7 +225,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _claim(self, worker: str, lane: Lane, count: int, owner: str, lease_ms: int = LEASE_MS) -> list[Task]:
         requests = KEYS.requests(lane)
         args = (GROUP, worker, lease_ms, count, "-", owner, "", 0, "" if lease_ms == 0 else KEYS.workers)
-        _, claimed, gone, late = self.run(scripts.CLAIM, (requests,), *args)
+        _, claimed, gone, late, _, _ = self.run(scripts.CLAIM, (requests,), *args)
         assert late == 0
         for raw, _ in gone:
             (entry,) = (each for each in self.all if (each.entry, each.lane) == (raw.decode(), lane))
@@ -275,7 +275,7 @@ class QueueMachine(RuleBasedStateMachine):
         """The server stood still in the meantime."""
         seconds, _ = self.client.time()
         args = (GROUP, worker, 0, 10, "-", "", seconds * 1000 - 10_000, 5_000)
-        assert self.run(scripts.CLAIM, (KEYS.requests(lane),), *args) == [b"-", [], [], 1]
+        assert self.run(scripts.CLAIM, (KEYS.requests(lane),), *args) == [b"-", [], [], 1, 0, 0]
 
     @rule(task=tasks, retried=st.booleans())
     def a_worker_begins(self, task: Task, retried: bool) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.events import AttemptStarted, FinalEvent
     from llm_routerd.queue.deliveries import BeginVerdict, Held, Limits
 
-CLAIM_COUNT = 16
+MOST_CLAIMED = 100  # by one command
 OWN_PENDING = 1000
 ORPHANS = 1000  # at most, of one lane in one sweep
 ORPHANS_PAGE = 50
@@ -213,50 +213,58 @@ class Broker:
         found: list[int] = await self.pipe.run_script(scripts.SEALED, [item.events_key for item in held], ())
         return found
 
-    async def claim(self, *, room: int, server_ms: float | None = None) -> Claim:
+    async def claim(self, *, room: int, server_ms: float | None = None, before_new: bool = False) -> Claim:
         """Take over up to `room` entries whose worker has not renewed its lease, the urgent lanes first.
 
         Args:
-            room: how many at most.
+            room: how many at most; 0: to look only whether there are any.
             server_ms: the server's time now, as far as it is known: if this gets there much later, nothing is taken.
+            before_new: new requests wait, and are not to be kept waiting by those of a less urgent lane.
         """
+        asked = "" if server_ms is None else round(server_ms)
+
+        def args(lane: Lane, count: int) -> tuple[Any, ...]:
+            return (
+                GROUP, self.consumer, self.limits.lease_ms, count, self._cursors[lane], "", asked, self.late_ms,
+                self.keys.workers,
+            )  # fmt: skip
+
         deliveries: list[Delivery] = []
         gone: list[Delivery] = []
-        asked = "" if server_ms is None else round(server_ms)
         for lane in LANES:
-            count = min(CLAIM_COUNT, room - len(deliveries))
-            if count <= 0:
-                break
-            cursor, claimed, missing, late = await self._with_groups(
-                scripts.CLAIM,
-                (self.keys.requests(lane),),
-                (
-                    GROUP, self.consumer, self.limits.lease_ms, count, self._cursors[lane], "", asked, self.late_ms,
-                    self.keys.workers,
-                ),
-            )  # fmt: skip
+            count = min(MOST_CLAIMED, room - len(deliveries))
+            keys = (self.keys.requests(lane),)
+            cursor, claimed, missing, late, left, unread = await self._with_groups(
+                scripts.CLAIM, keys, args(lane, count)
+            )
             self._cursors[lane] = cursor.decode()
             deliveries += parse_claimed(lane, claimed)
             gone += parse_gone(lane, missing)
-            if late:
-                return Claim(deliveries=deliveries, gone=gone, late=True)
+            is_full = 0 < room <= len(deliveries)
+            more = bool(left) or (is_full and lane != LANES[-1])  # what other lanes have is not known then
+            if late or more or is_full or (before_new and unread):
+                return Claim(deliveries=deliveries, gone=gone, late=bool(late), more=more)
         return Claim(deliveries=deliveries, gone=gone)
 
-    async def claim_of(self, owner: str, *, count: int) -> Claim:
-        """Take up to `count` of the entries that `owner` has, whatever their lease, the urgent lanes first."""
+    async def claim_of(self, owner: str, *, count: int, before_new: bool = False) -> Claim:
+        """Take up to `count` of the entries that `owner` has, whatever their lease; else as `claim`."""
         deliveries: list[Delivery] = []
         gone: list[Delivery] = []
+        more, unread = False, 0
         for lane in LANES:
             cursor: bytes | None = b"-"
-            while cursor and len(deliveries) < count:
+            while cursor and len(deliveries) < count + (not count and not more):
                 args = claim_args(owner, self.consumer, count - len(deliveries), cursor)
-                following, claimed, missing, _ = await self._with_groups(
+                following, claimed, missing, _, left, unread = await self._with_groups(
                     scripts.CLAIM, (self.keys.requests(lane),), args
                 )
                 cursor = next_cursor(following)
                 deliveries += parse_claimed(lane, claimed, own=owner == self.consumer)
                 gone += parse_gone(lane, missing)
-        return Claim(deliveries=deliveries, gone=gone)
+                more = bool(left)
+            if before_new and unread:
+                break
+        return Claim(deliveries=deliveries, gone=gone, more=more)
 
     async def find_orphans(self, lane: Lane) -> list[str]:
         """The entries of a lane that were delivered once and that nobody owns; see `orphans.lua`."""
@@ -271,7 +279,13 @@ class Broker:
         return orphans
 
     async def take_orphans(
-        self, lane: Lane, entries: Sequence[str], *, seen_for_ms: int, server_ms: float | None = None
+        self,
+        lane: Lane,
+        entries: Sequence[str],
+        *,
+        seen_for_ms: int,
+        server_ms: float | None = None,
+        owner: str | None = None,
     ) -> list[Delivery]:
         """Those of them that are orphans still, from now on this worker's; none where this gets there late.
 
@@ -280,13 +294,14 @@ class Broker:
             entries: that have been orphans for so long:
             seen_for_ms: no shorter than the lease of any living worker, or none is taken.
             server_ms: as in `claim`.
+            owner: whose they are to be, if not this worker's: that of what was handed back; they have no fields then.
         """
         asked = "" if server_ms is None else round(server_ms)
         deliveries: list[Delivery] = []
         left = list(entries)
         while left:
             args = (
-                GROUP, self.consumer, 0, "-", asked, self.late_ms,
+                GROUP, owner or self.consumer, 0, "-", asked, self.late_ms,
                 self.keys.workers, self.limits.lease_ms, seen_for_ms, *left,
             )  # fmt: skip
             reply = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)

@@ -55,11 +55,13 @@ class Claim:
 
     `gone`: they have no fields, and stay pending until their requests have been ended.
     `late`: nothing was, because the server answered so late that leases may have run out in the meantime.
+    `more`: there is more to be taken.
     """
 
     deliveries: Sequence[Delivery]
     gone: Sequence[Delivery]
     late: bool = False
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
