@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
-from tests.support.fakes import FakeBackend, says
+from tests.support.fakes import FakeBackend, says, waits_for
 from tests.support.queue import LIMITS, add, open_broker, open_client
 from tests.support.workers import DAEMON, make_config, run_worker
 
@@ -97,6 +98,34 @@ async def test_look_takes_nothing(broker_url: str) -> None:
         await client.xtrim(LANE, maxlen=0, approximate=False)
         look = await broker.claim(room=0)
         assert (look.more, len(look.gone)) == (False, 1)
+
+
+async def test_reconnected_worker_keeps_what_it_has_while_memory_is_short(valkey_url: str) -> None:
+    """XGROUP CREATE is refused then, for a group that stands too; nobody is to wait for it, and no lease runs out."""
+    gate = asyncio.Event()
+    config = replace(CONFIG, daemon=replace(CONFIG.daemon, lease_seconds=0.4))
+    backend, other = FakeBackend(waits_for(gate)), FakeBackend(says("x"))
+    async with open_client(valkey_url) as client:
+        async with run_worker(valkey_url, {"local": backend}, consumer="w1", config=config) as worker:
+            entry = await add(client)
+            await eventually(lambda: backend.running == 1)
+            links = [each["id"] for each in await client.client_list() if each["name"].startswith("llm-routerd")]
+            async with run_worker(valkey_url, {"local": other}, consumer="w2", config=config):
+                await client.config_set("maxmemory", "1")
+                try:
+                    generation = worker.pipe.generation
+                    for link in links:
+                        await client.client_kill_filter(_id=link)
+                    await eventually(lambda: worker.pipe.generation > generation)
+                    await asyncio.sleep(2 * config.daemon.lease_seconds)
+                    (pending,) = await client.xpending_range(LANE, GROUP, "-", "+", 10)
+                    assert pending["consumer"] == "w1"
+                    assert pending["time_since_delivered"] < config.daemon.lease_seconds * 1000
+                finally:
+                    await client.config_set("maxmemory", "0")
+                gate.set()
+                assert (await final_of(client, entry))[0] == "result"
+        assert (len(backend.calls), len(other.calls)) == (1, 0)
 
 
 async def test_orphans_do_not_wait_for_the_end_of_a_backlog(valkey_url: str) -> None:

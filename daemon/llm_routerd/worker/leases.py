@@ -187,6 +187,8 @@ class Leases:
     async def _reconnected(self) -> None:
         is_first = not self._generation
         self._generation = self._broker.pipe.generation
+        if not is_first:  # before the groups: to make one may have to wait for memory
+            await self._renew([item for item in self._in_flight if item.stopped is None])
         await self._broker.create_groups()
         await self._renew([item for item in self._in_flight if item.stopped is None])
         self._steady_since = self._loop.time()
