@@ -53,7 +53,7 @@ class FakeBroker:
         """Take as long as told."""
         self.renewed.append([item.entry for item in held])
         await asyncio.sleep(self.renewal_seconds)
-        return Renewal(lost=(), sealed=(), server_ms=0)
+        return Renewal(lost=(), sealed=(), server_ms=round(asyncio.get_running_loop().time() * 1000))
 
     async def sealed(self, held: Sequence[Held]) -> Sequence[int]:
         """None are."""

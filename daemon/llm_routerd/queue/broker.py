@@ -47,6 +47,8 @@ class Broker:
         self.models: Sequence[str] = ()  # that a request may name here, as the other workers are told
         # Called with each renewal: why they cannot be told; None: they can.
         self.on_registration: Callable[[str | None], object] = lambda _why: None
+        # Whether every living worker has been able to tell of itself.
+        self.knows_others: Callable[[], bool] = lambda: True
         self._cursors = dict.fromkeys(LANES, "-")
 
     async def create_groups(self) -> None:

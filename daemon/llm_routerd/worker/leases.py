@@ -106,6 +106,7 @@ class Leases:
         self._renewed_at = self._retired_at = self._loop.time()
         self._heard_at = self._steady_since = self._loop.time()
         self._generation = 0
+        self._had_gap = False
 
     async def run(self) -> None:
         """Tick until cancelled; between two ticks, take over as places become free."""
@@ -158,7 +159,15 @@ class Leases:
     @property
     def is_steady(self) -> bool:
         """Redis has been heard without a gap for so long that every living worker has renewed."""
-        return self._loop.time() - self._steady_since >= self.longest_seconds / 2
+        now = self._loop.time()
+        is_heard = now - self._heard_at <= self._gap_seconds
+        return is_heard and now - self._steady_since >= self.longest_seconds / 2
+
+    @property
+    def knows_others(self) -> bool:
+        """Whether every living worker has been able to tell of itself; one that has just begun finds what they told."""
+        is_new = self._generation <= 1 and not self._had_gap and self._broker.pipe.generation <= 1
+        return self.is_steady or (is_new and self._loop.time() - self._heard_at <= self._gap_seconds)
 
     def renew_soon(self) -> None:
         """What the others are told of this worker has changed: the next tick renews."""
@@ -201,13 +210,19 @@ class Leases:
         """Redis has answered; if that took long, others may not have been able to renew."""
         now = self._loop.time()
         if now - self._heard_at > self._gap_seconds:
-            self._steady_since = now
+            self._begin_anew()
         self._heard_at = now
+
+    def _begin_anew(self) -> None:
+        self._steady_since = self._loop.time()
+        self._had_gap = True
 
     async def _renew(self, items: list[InFlight]) -> None:
         self._renewed_at = self._loop.time()
         renewal = await self._broker.renew([item.held() for item in items])
         self._heard()
+        if abs(renewal.server_ms - self._clock.server_ms()) > self._gap_seconds * 1000:
+            self._begin_anew()  # its clock has jumped, and what others have told of themselves counts no more
         self._clock.set(renewal.server_ms)
         longest_seconds = max(self._own_seconds, renewal.longest_lease_ms / 1000)
         # While Redis was away the registrations have run out, but not those who had longer leases.
@@ -227,7 +242,7 @@ class Leases:
             claim = await self._broker.claim_of(HANDED_BACK, count=room, before_new=before_new)
         self._heard()
         if claim.late:
-            self._steady_since = self._loop.time()
+            self._begin_anew()
         for delivery in claim.deliveries:
             log.info("request_claimed", entry=delivery.entry, lane=delivery.lane, deliveries=delivery.deliveries)
         self._receive(claim)

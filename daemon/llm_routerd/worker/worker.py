@@ -154,6 +154,7 @@ class Worker:
             on_trouble=partial(self._note_refusal, "cannot_renew_leases"),
             rng=rng,
         )
+        self.broker.knows_others = lambda: self._leases.knows_others
 
     @property
     def executor(self) -> Executor:
