@@ -7,7 +7,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS
+from llm_routerd.queue.deliveries import Backlog
+from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, handed_back_for
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
@@ -126,6 +127,39 @@ async def test_reconnected_worker_keeps_what_it_has_while_memory_is_short(valkey
                 gate.set()
                 assert (await final_of(client, entry))[0] == "result"
         assert (len(backend.calls), len(other.calls)) == (1, 0)
+
+
+async def test_all_is_handed_back_however_much_it_is(broker_url: str) -> None:
+    """Also what lies behind a thousand others."""
+    async with open_client(broker_url) as client, open_broker(broker_url) as broker:
+        async with client.pipeline(transaction=False) as many:
+            for _ in range(2100):
+                many.xadd(LANE, {"prompt": "x"})
+            await many.execute()
+        await client.xreadgroup(GROUP, "w1", {LANE: ">"}, count=2100)
+        assert await broker.hand_everything_back() == 2100
+        assert [each["name"] for each in (await client.xpending(LANE, GROUP))["consumers"]] == [HANDED_BACK]
+
+
+async def test_what_waits_for_a_model_keeps_no_other_waiting(broker_url: str) -> None:
+    """A worker that does not know it passes it over at once, and one that does takes as much as it has room for."""
+    limits = replace(LIMITS, lease_ms=50)
+    async with (
+        open_client(broker_url) as client,
+        open_broker(broker_url, "w1", limits=limits) as knowing,
+        open_broker(broker_url, "w2", limits=limits) as other,
+    ):
+        parked = await delivered(client, "left", 60)
+        await client.xclaim(LANE, GROUP, handed_back_for("x"), 0, parked, idle=HANDED_BACK_IDLE_MS, justid=True)
+        (victim,) = await delivered(client, "dead", 1)
+        await client.xclaim(LANE, GROUP, "dead", 0, [victim], idle=1000, justid=True)
+        knowing.models = ("x",)
+        await knowing.renew(())
+        assert (await knowing.backlog("normal")) == Backlog(unread=0, handed_back=60)
+        assert (await other.claim(room=0)).more
+        assert [each.entry for each in (await other.claim(room=1)).deliveries] == [victim]
+        assert [each.entry for each in (await knowing.claim(room=40)).deliveries] == parked[:40]
+        assert (await knowing.backlog("normal")) == Backlog(unread=0, handed_back=20)
 
 
 async def test_orphans_do_not_wait_for_the_end_of_a_backlog(valkey_url: str) -> None:

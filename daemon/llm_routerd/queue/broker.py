@@ -11,8 +11,17 @@ from llm_routerd.core.cut import head_of, parts_of
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group, is_wrong_type
-from llm_routerd.queue.deliveries import Claim, Committed, Delivery, Renewal, next_cursor, parse_claimed, parse_gone
-from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES, Keys, Lane
+from llm_routerd.queue.deliveries import (
+    Backlog,
+    Claim,
+    Committed,
+    Delivery,
+    Renewal,
+    next_cursor,
+    parse_claimed,
+    parse_gone,
+)
+from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES, Keys, Lane, is_handed_back
 from llm_routerd.queue.lanes import LaneTypes, make_group
 from llm_routerd.queue.outbox import Outbox, Transcript
 from llm_routerd.queue.pipe import Command, Pipe, resolving
@@ -180,14 +189,15 @@ class Broker:
                 return history[:MOST_HISTORY]
             cursor = "(" + events[-1][0].decode()
 
-    async def unread(self, lane: Lane) -> int | None:
-        """How many entries of a lane no worker has read yet; None: Redis cannot tell."""
+    async def backlog(self, lane: Lane) -> Backlog | None:
+        """How many entries of a lane wait; None: Redis cannot tell."""
         key = self.keys.requests(lane)
         try:
-            waiting, pending = await asyncio.gather(self.pipe.call("XLEN", key), self.pipe.call("XPENDING", key, GROUP))
+            length, pending = await asyncio.gather(self.pipe.call("XLEN", key), self.pipe.call("XPENDING", key, GROUP))
         except ResponseError:
             return None  # no stream, or one without our group
-        return max(0, int(waiting) - int(pending[0]))  # what is done has been deleted
+        handed_back = sum(int(count) for name, count in pending[3] or () if is_handed_back(name.decode()))
+        return Backlog(unread=max(0, int(length) - int(pending[0])), handed_back=handed_back)  # what is done is deleted
 
     async def emit_metrics(self, metrics: bytes) -> None:
         """A metrics event outside of a commit."""

@@ -76,6 +76,14 @@ class Limits:
     dead_max_entries: int = 10_000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits in a lane: entries that no worker has read yet, and those that one has handed back for others."""
+
+    unread: int
+    handed_back: int
+
+
 BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "returned", "unwritable"]
 CommitVerdict = Literal["committed", "sealed", "duplicate", "unwritable"]
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.metrics import Metrics
     from llm_routerd.core.parsing import RequestParser
     from llm_routerd.executor import Executor
-    from llm_routerd.queue.deliveries import Claim, Delivery
+    from llm_routerd.queue.deliveries import Backlog, Claim, Delivery
     from llm_routerd.queue.keys import Lane
 
 log = get_logger()
@@ -179,16 +179,16 @@ class Worker:
             return f"{self.broker.keys.requests(lane)} is no stream but a {other}"
         return next(iter(self._refusals.values()), self._reader_trouble or "")
 
-    async def lags(self) -> dict[str, int]:
-        """Entries by lane that no worker has read yet; a lane of which Redis does not tell in time is left out."""
+    async def backlogs(self) -> dict[str, Backlog]:
+        """What waits in each lane; one of which Redis does not tell in time is left out."""
         if self.pipe.state is not PipeState.READY:
             return {}
         try:
             async with asyncio.timeout(LAGS_SECONDS):
-                unread = await asyncio.gather(*map(self.broker.unread, LANES))
+                found = await asyncio.gather(*map(self.broker.backlog, LANES))
         except TimeoutError:
             return {}
-        return {lane: entries for lane, entries in zip(LANES, unread, strict=True) if entries is not None}
+        return {lane: backlog for lane, backlog in zip(LANES, found, strict=True) if backlog is not None}
 
     def stop(self) -> None:
         """Drain and end; called again: end at once, and hand everything back."""
