@@ -341,7 +341,7 @@ class Worker:
         refused = []
         for delivery in deliveries:
             if delivery in self.in_flight:
-                pass  # ours already: the group was made again, or a reply was lost
+                self.in_flight.came_again(delivery)
             elif self._free() <= -OVERSHOOT:
                 refused.append(delivery)
             else:
@@ -372,6 +372,8 @@ class Worker:
             self.in_flight.remove(item)
             self._slot_freed.set()
             self._leases.place_freed()
+            if item.gives_way and item.again is not None and not self._stopping.is_set():
+                self._start(item.again)
 
     async def _give_back(self, deliveries: list[Delivery]) -> None:
         keys = self.broker.keys
