@@ -144,13 +144,14 @@ class Leases:
 
     def place_freed(self) -> None:
         """A request has ended."""
-        self._place_freed.set()
+        if self._more:
+            self._place_freed.set()
 
     def reader_had_its_turn(self) -> None:
         """New requests were read, or there are none."""
         self._reads += 1
         self._is_readers_turn = False
-        self._place_freed.set()
+        self.place_freed()
 
     def _note_more(self, *, is_more: bool) -> None:
         self._more = is_more
