@@ -419,16 +419,19 @@ class QueueMachine(RuleBasedStateMachine):
         if mine and task.entry.waits:
             task.entry.owner = HANDED_BACK
 
-    @rule(task=consumes(tasks))
-    def a_worker_passes_on(self, task: Task) -> None:
+    @rule(task=consumes(tasks), is_complete=st.booleans())
+    def a_worker_passes_on(self, task: Task, *, is_complete: bool) -> None:
         """One entry that it believes to have, for a worker that knows its model, if there is one."""
         entry, owner = task.entry, handed_back_for(MODEL)
         expected = b"lost"
         if entry.owner == task.worker:
-            expected = b"passed" if entry.waits and self.is_known and task.worker != KNOWING else b"unknown"
-        args = (GROUP, task.worker, entry.entry, KEYS.workers, MODEL, owner, LEASE_MS + 1)
+            is_found = self.is_known and task.worker != KNOWING
+            expected = b"unknown" if not entry.waits or is_complete > is_found else b"passed" if is_found else b"parked"
+        late_ms = 10_000_000_000_000  # whatever the time is
+        complete = "1" if is_complete else ""
+        args = (GROUP, task.worker, entry.entry, KEYS.workers, MODEL, owner, LEASE_MS + 1, complete, 0, late_ms)
         assert self.run(scripts.PASS_ON, (KEYS.requests(entry.lane),), *args) == expected
-        if expected == b"passed":
+        if expected in {b"passed", b"parked"}:
             entry.owner = owner
 
     @rule(worker=workers)
