@@ -278,13 +278,14 @@ class Daemon:
         return None
 
     async def _render_metrics(self) -> str:
-        lags = await self._worker.lags()
+        backlogs = await self._worker.backlogs()
         left = unanswerable(self._config, self._unusable)
         return self._metrics.render_prometheus(
             Gauges(
                 in_flight=self._worker.status().in_flight,
-                lag_by_lane=lags,
                 held_up=self._shortage.waiting,
+                lag_by_lane={lane: each.unread for lane, each in backlogs.items()},
+                handed_back_by_lane={lane: each.handed_back for lane, each in backlogs.items()},
                 loop_lag_seconds=self._watchdog.loop_lag_seconds,
                 deployments=self._health.states(asyncio.get_running_loop().time()),
                 chains={name: name not in left for name in self._config.chains},

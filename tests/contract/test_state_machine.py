@@ -225,7 +225,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _claim(self, worker: str, lane: Lane, count: int, owner: str, lease_ms: int = LEASE_MS) -> list[Task]:
         requests = KEYS.requests(lane)
         args = (GROUP, worker, lease_ms, count, "-", owner, "", 0, "" if lease_ms == 0 else KEYS.workers)
-        _, claimed, gone, late = self.run(scripts.CLAIM, (requests,), *args)
+        _, claimed, gone, late, _, _ = self.run(scripts.CLAIM, (requests,), *args)
         assert late == 0
         for raw, _ in gone:
             (entry,) = (each for each in self.all if (each.entry, each.lane) == (raw.decode(), lane))
@@ -275,7 +275,7 @@ class QueueMachine(RuleBasedStateMachine):
         """The server stood still in the meantime."""
         seconds, _ = self.client.time()
         args = (GROUP, worker, 0, 10, "-", "", seconds * 1000 - 10_000, 5_000)
-        assert self.run(scripts.CLAIM, (KEYS.requests(lane),), *args) == [b"-", [], [], 1]
+        assert self.run(scripts.CLAIM, (KEYS.requests(lane),), *args) == [b"-", [], [], 1, 0, 0]
 
     @rule(task=tasks, retried=st.booleans())
     def a_worker_begins(self, task: Task, retried: bool) -> None:
@@ -419,16 +419,19 @@ class QueueMachine(RuleBasedStateMachine):
         if mine and task.entry.waits:
             task.entry.owner = HANDED_BACK
 
-    @rule(task=consumes(tasks))
-    def a_worker_passes_on(self, task: Task) -> None:
+    @rule(task=consumes(tasks), is_complete=st.booleans())
+    def a_worker_passes_on(self, task: Task, *, is_complete: bool) -> None:
         """One entry that it believes to have, for a worker that knows its model, if there is one."""
         entry, owner = task.entry, handed_back_for(MODEL)
         expected = b"lost"
         if entry.owner == task.worker:
-            expected = b"passed" if entry.waits and self.is_known and task.worker != KNOWING else b"unknown"
-        args = (GROUP, task.worker, entry.entry, KEYS.workers, MODEL, owner, LEASE_MS + 1)
+            is_found = self.is_known and task.worker != KNOWING
+            expected = b"unknown" if not entry.waits or is_complete > is_found else b"passed" if is_found else b"parked"
+        late_ms = 10_000_000_000_000  # whatever the time is
+        complete = "1" if is_complete else ""
+        args = (GROUP, task.worker, entry.entry, KEYS.workers, MODEL, owner, LEASE_MS + 1, complete, 0, late_ms)
         assert self.run(scripts.PASS_ON, (KEYS.requests(entry.lane),), *args) == expected
-        if expected == b"passed":
+        if expected in {b"passed", b"parked"}:
             entry.owner = owner
 
     @rule(worker=workers)

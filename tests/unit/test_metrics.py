@@ -370,6 +370,7 @@ def test_gauges_are_scraped_as_given() -> None:
             in_flight=7,
             held_up=3,
             lag_by_lane={"high": 0, "normal": 12},
+            handed_back_by_lane={"low": 3},
             loop_lag_seconds=0.002,
             deployments={"local": health, "new": replace(health, state=State.HEALTHY, ttft_seconds=None)},
         ),
@@ -378,6 +379,7 @@ def test_gauges_are_scraped_as_given() -> None:
     assert samples["calls_held_up"] == 3
     assert samples['lane_lag{lane="high"}'] == 0
     assert samples['lane_lag{lane="normal"}'] == 12
+    assert samples['lane_handed_back{lane="low"}'] == 3
     assert samples["loop_lag_seconds"] == 0.002
     states = [samples[f'deployment_state{{deployment="local",state="{state.value}"}}'] for state in State]
     assert states == [0, 1, 0]

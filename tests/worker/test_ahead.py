@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from llm_routerd.assembly import make_parser
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.gauges import Gauges
+from llm_routerd.queue.mending import mend
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
@@ -45,6 +46,32 @@ def mended(worker: Worker) -> int:
     page = worker._handler.metrics.render_prometheus(Gauges())
     (line,) = (line for line in page.splitlines() if line.startswith("llm_routerd_streams_mended_total "))
     return int(line.rpartition(" ")[2])
+
+
+async def test_entry_that_gave_way_may_come_back_while_its_lane_is_still_being_mended(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a slow link the worker's own claim takes it before: it is answered at once, and not after a lease."""
+    gate = asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        await gate.wait()
+        return await mend(*args)
+
+    monkeypatch.setattr("llm_routerd.worker.mending.mend", slow)
+    config = make_config(daemon=replace(DAEMON, lease_seconds=3.0))
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": FakeBackend(says("x"))}, config=config) as worker,
+    ):
+        await eventually(lambda: worker._leases._generation)  # the first tick renews, the next one claims
+        with capture_logs() as logs:
+            await client.xadd(LANE, {"prompt": "hello"}, id="99999999999999-0")
+            await eventually(lambda: {"request_from_ahead", "request_claimed"} <= {line["event"] for line in logs})
+        assert len(worker.in_flight) == 1
+        gate.set()
+        async with asyncio.timeout(1):
+            assert (await final_of(client, "99999999999999-0"))[0] == "result"
 
 
 @pytest.mark.parametrize("entry", [LAST, "99999999999999-0"])

@@ -12,7 +12,7 @@ from llm_routerd.queue.keys import HANDED_BACK
 from llm_routerd.queue.pipe import PipeState
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.inflight import InFlightTable
-from llm_routerd.worker.leases import Leases
+from llm_routerd.worker.leases import Leases, Places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,18 +53,20 @@ class FakeBroker:
         """Take as long as told."""
         self.renewed.append([item.entry for item in held])
         await asyncio.sleep(self.renewal_seconds)
-        return Renewal(lost=(), sealed=(), server_ms=0)
+        return Renewal(lost=(), sealed=(), server_ms=round(asyncio.get_running_loop().time() * 1000))
 
     async def sealed(self, held: Sequence[Held]) -> Sequence[int]:
         """None are."""
         return ()
 
-    async def claim(self, *, room: int, server_ms: float) -> Claim:
+    async def claim(self, *, room: int, server_ms: float, before_new: bool) -> Claim:
         """The silent worker's."""
+        del room, server_ms, before_new
         return Claim(deliveries=() if self.is_late else (LOST,), gone=(), late=self.is_late)
 
-    async def claim_of(self, owner: str, *, count: int) -> Claim:
+    async def claim_of(self, owner: str, *, count: int, before_new: bool = False) -> Claim:
         """What was handed back, or ours."""
+        del before_new
         return Claim(deliveries={HANDED_BACK: [GIVEN], self.consumer: [OURS]}[owner], gone=())
 
 
@@ -80,7 +82,7 @@ class Fixture:
             in_flight=self.in_flight,
             clock=ServerClock(),
             lease_seconds=LEASE_SECONDS,
-            free=lambda: 8,
+            places=Places(free=lambda: 8),
             receive=lambda claim: self.received.extend(claim.deliveries),
             rng=random.Random(1),
         )

@@ -18,6 +18,7 @@ from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, hangs, says, waits_for
 from tests.support.queue import add, open_client
+from tests.support.servers import ValkeyProcess
 from tests.support.workers import DAEMON, LOCAL, make_config, make_test_executor, run_worker
 
 if TYPE_CHECKING:
@@ -107,6 +108,30 @@ async def test_request_that_nobody_knows_any_longer_has_its_end(valkey_url: str)
             await stack.aclose()
             kind, data = await final_of(client, waiting)
             assert (kind, data["code"]) == ("error", "unknown_model")
+
+
+async def test_model_of_a_living_worker_is_known_after_the_server_stood_still() -> None:
+    """All registrations have run out then, and whoever comes first finds nobody: it is not to say so."""
+    server = ValkeyProcess()
+    await asyncio.to_thread(server.start)
+    try:
+        knowing, ids = {"local": FakeBackend(says("x"))}, [f"r{number}" for number in range(8)]
+        async with (
+            open_client(server.url) as client,
+            run_worker(server.url, knowing, consumer="w1", config=make_new()),
+            run_worker(server.url, {}, consumer="w2", config=replace(OLD, daemon=make_new().daemon)),
+        ):
+            await asyncio.sleep(SHORT_SECONDS)
+            server.freeze()
+            adding = asyncio.gather(*(add(client, model="new", id=request_id) for request_id in ids))
+            await asyncio.sleep(3 * SHORT_SECONDS)
+            server.thaw()
+            await adding
+            assert await kinds_of(client, ids) == {"result"}
+            unknown = await add(client, model="never")
+            assert await kinds_of(client, [unknown]) == {"error"}
+    finally:
+        await asyncio.to_thread(server.close)
 
 
 async def test_rolling_restart_loses_nothing_and_pays_nothing_twice(valkey_url: str) -> None:

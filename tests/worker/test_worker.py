@@ -13,6 +13,7 @@ import pytest
 from llm_routerd.client import Client
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.core.outcome import AttemptCode
+from llm_routerd.queue.deliveries import Backlog
 from llm_routerd.queue.keys import GROUP, LANES
 from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left
@@ -506,9 +507,10 @@ async def test_backlog_of_each_lane_is_told(broker_url: str) -> None:
 
 async def test_lane_that_cannot_be_told_is_left_out_of_the_backlog(broker_url: str) -> None:
     """It has lost its group, and the others are told all the same."""
+    nothing = Backlog(unread=0, handed_back=0)
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:  # no reader to make it again
         await client.delete("llm:requests:low")
-        assert [await broker.unread(lane) for lane in LANES] == [0, 0, None]
+        assert [await broker.backlog(lane) for lane in LANES] == [nothing, nothing, None]
 
 
 async def test_idle_worker_is_seen_as_a_consumer_of_each_lane(broker_url: str) -> None:
@@ -523,7 +525,7 @@ async def _is_consumer(client: Any, lane: str) -> bool:
 
 
 async def _has_lags(worker: Worker, expected: dict[str, int]) -> bool:
-    return await worker.lags() == expected
+    return {lane: each.unread for lane, each in (await worker.backlogs()).items()} == expected
 
 
 async def test_cancellation_between_two_attempts_costs_no_further_call(broker_url: str) -> None:

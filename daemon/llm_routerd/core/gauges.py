@@ -22,6 +22,7 @@ class Gauges:
         in_flight: requests.
         held_up: calls that wait for what this process lacks.
         lag_by_lane: entries that no worker has read yet; a lane whose lag Redis cannot tell is left out.
+        handed_back_by_lane: entries that wait for another worker than the one that was given them.
         loop_lag_seconds: how late the event loop runs.
         deployments: from `Health.states`.
         chains: by name, whether any deployment of it can answer under this configuration.
@@ -30,6 +31,7 @@ class Gauges:
     in_flight: int = 0
     held_up: int = 0
     lag_by_lane: Mapping[str, int] | None = None
+    handed_back_by_lane: Mapping[str, int] | None = None
     loop_lag_seconds: float | None = None
     deployments: Mapping[str, DeploymentHealth] | None = None
     chains: Mapping[str, bool] | None = None
@@ -44,6 +46,11 @@ def gauge_families(gauges: Gauges) -> Iterator[Family]:
     lag = Family("lane_lag", "gauge", "Entries of a lane that no worker has read yet.")
     for lane, entries in (gauges.lag_by_lane or {}).items():
         lag.add(entries, lane=lane)
+    handed_back = Family(
+        "lane_handed_back", "gauge", "Entries of a lane that a worker has handed back and that none has taken up yet."
+    )
+    for lane, entries in (gauges.handed_back_by_lane or {}).items():
+        handed_back.add(entries, lane=lane)
     loop_lag = Family("loop_lag_seconds", "gauge", "How late the event loop runs.")
     if gauges.loop_lag_seconds is not None:
         loop_lag.add(gauges.loop_lag_seconds)
@@ -63,4 +70,4 @@ def gauge_families(gauges: Gauges) -> Iterator[Family]:
     usable = Family("chain_usable", "gauge", "0 for a chain of which no deployment can ever answer (keys, providers).")
     for name, is_usable in (gauges.chains or {}).items():
         usable.add(int(is_usable), chain=name)
-    yield from (in_flight, held_up, lag, loop_lag, state, calls, kept_away, ttft, usable)
+    yield from (in_flight, held_up, lag, handed_back, loop_lag, state, calls, kept_away, ttft, usable)

@@ -11,8 +11,17 @@ from llm_routerd.core.cut import head_of, parts_of
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group, is_wrong_type
-from llm_routerd.queue.deliveries import Claim, Committed, Delivery, Renewal, next_cursor, parse_claimed, parse_gone
-from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES, Keys, Lane
+from llm_routerd.queue.deliveries import (
+    Backlog,
+    Claim,
+    Committed,
+    Delivery,
+    Renewal,
+    next_cursor,
+    parse_claimed,
+    parse_gone,
+)
+from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES, Keys, Lane, is_handed_back
 from llm_routerd.queue.lanes import LaneTypes, make_group
 from llm_routerd.queue.outbox import Outbox, Transcript
 from llm_routerd.queue.pipe import Command, Pipe, resolving
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.events import AttemptStarted, FinalEvent
     from llm_routerd.queue.deliveries import BeginVerdict, Held, Limits
 
-CLAIM_COUNT = 16
+MOST_CLAIMED = 100  # by one command
 OWN_PENDING = 1000
 ORPHANS = 1000  # at most, of one lane in one sweep
 ORPHANS_PAGE = 50
@@ -47,6 +56,8 @@ class Broker:
         self.models: Sequence[str] = ()  # that a request may name here, as the other workers are told
         # Called with each renewal: why they cannot be told; None: they can.
         self.on_registration: Callable[[str | None], object] = lambda _why: None
+        # Whether every living worker has been able to tell of itself.
+        self.knows_others: Callable[[], bool] = lambda: True
         self._cursors = dict.fromkeys(LANES, "-")
 
     async def create_groups(self) -> None:
@@ -178,14 +189,15 @@ class Broker:
                 return history[:MOST_HISTORY]
             cursor = "(" + events[-1][0].decode()
 
-    async def unread(self, lane: Lane) -> int | None:
-        """How many entries of a lane no worker has read yet; None: Redis cannot tell."""
+    async def backlog(self, lane: Lane) -> Backlog | None:
+        """How many entries of a lane wait; None: Redis cannot tell."""
         key = self.keys.requests(lane)
         try:
-            waiting, pending = await asyncio.gather(self.pipe.call("XLEN", key), self.pipe.call("XPENDING", key, GROUP))
+            length, pending = await asyncio.gather(self.pipe.call("XLEN", key), self.pipe.call("XPENDING", key, GROUP))
         except ResponseError:
             return None  # no stream, or one without our group
-        return max(0, int(waiting) - int(pending[0]))  # what is done has been deleted
+        handed_back = sum(int(count) for name, count in pending[3] or () if is_handed_back(name.decode()))
+        return Backlog(unread=max(0, int(length) - int(pending[0])), handed_back=handed_back)  # what is done is deleted
 
     async def emit_metrics(self, metrics: bytes) -> None:
         """A metrics event outside of a commit."""
@@ -213,50 +225,58 @@ class Broker:
         found: list[int] = await self.pipe.run_script(scripts.SEALED, [item.events_key for item in held], ())
         return found
 
-    async def claim(self, *, room: int, server_ms: float | None = None) -> Claim:
+    async def claim(self, *, room: int, server_ms: float | None = None, before_new: bool = False) -> Claim:
         """Take over up to `room` entries whose worker has not renewed its lease, the urgent lanes first.
 
         Args:
-            room: how many at most.
+            room: how many at most; 0: to look only whether there are any.
             server_ms: the server's time now, as far as it is known: if this gets there much later, nothing is taken.
+            before_new: new requests wait, and are not to be kept waiting by those of a less urgent lane.
         """
+        asked = "" if server_ms is None else round(server_ms)
+
+        def args(lane: Lane, count: int) -> tuple[Any, ...]:
+            return (
+                GROUP, self.consumer, self.limits.lease_ms, count, self._cursors[lane], "", asked, self.late_ms,
+                self.keys.workers,
+            )  # fmt: skip
+
         deliveries: list[Delivery] = []
         gone: list[Delivery] = []
-        asked = "" if server_ms is None else round(server_ms)
         for lane in LANES:
-            count = min(CLAIM_COUNT, room - len(deliveries))
-            if count <= 0:
-                break
-            cursor, claimed, missing, late = await self._with_groups(
-                scripts.CLAIM,
-                (self.keys.requests(lane),),
-                (
-                    GROUP, self.consumer, self.limits.lease_ms, count, self._cursors[lane], "", asked, self.late_ms,
-                    self.keys.workers,
-                ),
-            )  # fmt: skip
+            count = min(MOST_CLAIMED, room - len(deliveries))
+            keys = (self.keys.requests(lane),)
+            cursor, claimed, missing, late, left, unread = await self._with_groups(
+                scripts.CLAIM, keys, args(lane, count)
+            )
             self._cursors[lane] = cursor.decode()
             deliveries += parse_claimed(lane, claimed)
             gone += parse_gone(lane, missing)
-            if late:
-                return Claim(deliveries=deliveries, gone=gone, late=True)
+            is_full = 0 < room <= len(deliveries)
+            more = bool(left) or (is_full and lane != LANES[-1])  # what other lanes have is not known then
+            if late or more or is_full or (before_new and unread):
+                return Claim(deliveries=deliveries, gone=gone, late=bool(late), more=more)
         return Claim(deliveries=deliveries, gone=gone)
 
-    async def claim_of(self, owner: str, *, count: int) -> Claim:
-        """Take up to `count` of the entries that `owner` has, whatever their lease, the urgent lanes first."""
+    async def claim_of(self, owner: str, *, count: int, before_new: bool = False) -> Claim:
+        """Take up to `count` of the entries that `owner` has, whatever their lease; else as `claim`."""
         deliveries: list[Delivery] = []
         gone: list[Delivery] = []
+        more, unread = False, 0
         for lane in LANES:
             cursor: bytes | None = b"-"
-            while cursor and len(deliveries) < count:
+            while cursor and len(deliveries) < count + (not count and not more):
                 args = claim_args(owner, self.consumer, count - len(deliveries), cursor)
-                following, claimed, missing, _ = await self._with_groups(
+                following, claimed, missing, _, left, unread = await self._with_groups(
                     scripts.CLAIM, (self.keys.requests(lane),), args
                 )
                 cursor = next_cursor(following)
                 deliveries += parse_claimed(lane, claimed, own=owner == self.consumer)
                 gone += parse_gone(lane, missing)
-        return Claim(deliveries=deliveries, gone=gone)
+                more = bool(left)
+            if before_new and unread:
+                break
+        return Claim(deliveries=deliveries, gone=gone, more=more)
 
     async def find_orphans(self, lane: Lane) -> list[str]:
         """The entries of a lane that were delivered once and that nobody owns; see `orphans.lua`."""
@@ -271,7 +291,13 @@ class Broker:
         return orphans
 
     async def take_orphans(
-        self, lane: Lane, entries: Sequence[str], *, seen_for_ms: int, server_ms: float | None = None
+        self,
+        lane: Lane,
+        entries: Sequence[str],
+        *,
+        seen_for_ms: int,
+        server_ms: float | None = None,
+        owner: str | None = None,
     ) -> list[Delivery]:
         """Those of them that are orphans still, from now on this worker's; none where this gets there late.
 
@@ -280,13 +306,14 @@ class Broker:
             entries: that have been orphans for so long:
             seen_for_ms: no shorter than the lease of any living worker, or none is taken.
             server_ms: as in `claim`.
+            owner: whose they are to be, if not this worker's: that of what was handed back; they have no fields then.
         """
         asked = "" if server_ms is None else round(server_ms)
         deliveries: list[Delivery] = []
         left = list(entries)
         while left:
             args = (
-                GROUP, self.consumer, 0, "-", asked, self.late_ms,
+                GROUP, owner or self.consumer, 0, "-", asked, self.late_ms,
                 self.keys.workers, self.limits.lease_ms, seen_for_ms, *left,
             )  # fmt: skip
             reply = await self._with_groups(scripts.ORPHANS, (self.keys.requests(lane),), args)

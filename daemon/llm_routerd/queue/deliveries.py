@@ -55,11 +55,13 @@ class Claim:
 
     `gone`: they have no fields, and stay pending until their requests have been ended.
     `late`: nothing was, because the server answered so late that leases may have run out in the meantime.
+    `more`: there is more to be taken.
     """
 
     deliveries: Sequence[Delivery]
     gone: Sequence[Delivery]
     late: bool = False
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,14 @@ class Limits:
     metrics_maxlen: int
     dead_max_bytes: int = 33_554_432
     dead_max_entries: int = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits in a lane: entries that no worker has read yet, and those that one has handed back for others."""
+
+    unread: int
+    handed_back: int
 
 
 BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "returned", "unwritable"]

@@ -57,6 +57,8 @@ async def make_group(ask: Callable[..., Awaitable[Any]], key: str) -> str | None
         ResponseError: Redis refuses that for another reason.
     """
     try:
+        if await _has_group(ask, key):
+            return None
         await ask("XGROUP", "CREATE", key, GROUP, "0", "MKSTREAM")
     except ResponseError as error:
         if is_wrong_type(error):
@@ -64,6 +66,17 @@ async def make_group(ask: Callable[..., Awaitable[Any]], key: str) -> str | None
         if "BUSYGROUP" not in str(error):
             raise
     return None
+
+
+async def _has_group(ask: Callable[..., Awaitable[Any]], key: str) -> bool:
+    """Whether it stands already: out of memory, XGROUP CREATE is refused for such a group too."""
+    try:
+        groups = await ask("XINFO", "GROUPS", key)
+    except ResponseError as error:
+        if is_wrong_type(error):
+            raise
+        return False  # no such key; or an ACL refuses the look
+    return any(GROUP.encode() in group for group in groups)
 
 
 async def _type_of(ask: Callable[..., Awaitable[Any]], key: str) -> str:

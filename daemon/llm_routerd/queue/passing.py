@@ -2,6 +2,8 @@
 
 The other one is found in what the workers tell each other with their renewals, and the entry is handed back for such a
 one: no other takes it while one lives.  When none does any longer, whoever takes it answers `unknown_model`.
+That nobody is found proves nothing until every living worker has been able to tell of itself: after Redis was away, the
+entry is put aside for as long as leases are left alone.
 """
 
 from __future__ import annotations
@@ -15,14 +17,28 @@ if TYPE_CHECKING:
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import Delivery
 
-Passing = Literal["passed", "unknown", "lost"]
+Passing = Literal["passed", "parked", "unknown", "lost"]
 
 
-async def pass_on(broker: Broker, delivery: Delivery, model: str) -> Passing:
-    """Hand an entry back for a worker that knows the model; "unknown": none lives, "lost": it is not ours any more."""
+async def pass_on(
+    broker: Broker, delivery: Delivery, model: str, *, server_ms: float, is_complete: bool = True
+) -> Passing:
+    """Hand an entry back for a worker that knows the model.
+
+    Args:
+        broker: this worker's side of the queue.
+        delivery: the entry.
+        model: that it asks for.
+        server_ms: the server's time now, as far as it is known.
+        is_complete: whether every living worker has been able to tell of itself.
+
+    Returns:
+        "passed"; "unknown": none lives; "lost": it is not ours any more; "parked": one may live, and will be found.
+    """
     keys = (broker.keys.requests(delivery.lane),)
     args = (
         GROUP, broker.consumer, delivery.entry, broker.keys.workers, model, handed_back_for(model), HANDED_BACK_IDLE_MS,
+        "1" if is_complete else "", round(server_ms), broker.late_ms,
     )  # fmt: skip
     reply: bytes = await broker.pipe.run_script(scripts.PASS_ON, keys, args)
     verdict: Passing = reply.decode()  # type: ignore[assignment]  # as pass_on.lua has it

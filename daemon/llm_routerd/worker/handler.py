@@ -113,7 +113,13 @@ class Handler:
     async def _pass_on(self, item: InFlight, request: Request) -> None:
         """A model that this worker does not know: another may."""
         item.ending = True
-        verdict = await pass_on(self.broker, item.delivery, request.model)
+        verdict = await pass_on(
+            self.broker,
+            item.delivery,
+            request.model,
+            server_ms=self.clock.server_ms(),
+            is_complete=self.broker.knows_others(),
+        )
         if verdict == "unknown":
             await self._refuse(item, self._unknown_model(request), request)
             return

@@ -24,6 +24,7 @@ class InFlight(Struct, eq=False):
     `queue_ms` is how long the entry waited before it was picked up.
     `stopped` tells the handler why it was cancelled; `ending` that the final event is being written, and it must not
     be cancelled any more.
+    `gives_way` that it is handed back, so that it may be delivered again before it is done with; that is `again` then.
     """
 
     delivery: Delivery
@@ -33,6 +34,8 @@ class InFlight(Struct, eq=False):
     task: asyncio.Task[None] | None = None
     stopped: StopReason | None = None
     ending: bool = False
+    gives_way: bool = False
+    again: Delivery | None = None
 
     def stop(self, why: StopReason) -> None:
         """Cancel the attempt under way, once; a request whose final event is being written is let be."""
@@ -67,6 +70,12 @@ class InFlightTable:
         item = self._items[delivery.lane, delivery.entry] = InFlight(delivery, events_key, delivery.entry)
         self._empty.clear()
         return item
+
+    def came_again(self, delivery: Delivery) -> None:
+        """What is being handled was delivered again: the group was made again, or a reply was lost; or it gave way."""
+        item = self._items[delivery.lane, delivery.entry]
+        if item.gives_way:
+            item.again = delivery
 
     def remove(self, item: InFlight) -> None:
         """It is done with, in whatever way."""

@@ -3,6 +3,7 @@
 An operator removes a dead worker's consumer, or makes the group at `$`: Redis delivers what that one had, or what stood
 before, to nobody any more.  An orphan that is seen is left alone for a lease first, the longest of all living workers:
 its worker may be one, and has it back with its next renewal, which it must have been able to make.
+Those for which there is no room here are handed back, for whoever has some first.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.connection import ResponseError, describe
-from llm_routerd.queue.keys import LANES
+from llm_routerd.queue.keys import HANDED_BACK, LANES
 from llm_routerd.worker.leases import TICK_SECONDS, TICKS_PER_LEASE
 
 if TYPE_CHECKING:
@@ -99,19 +100,21 @@ class Orphans:
 
     async def _take(self) -> None:
         seen_for_ms = round((self._loop.time() - self._seen_at) * 1000)
-        for lane, entries in self._seen.items():
-            room = max(0, self._free())
-            if len(entries) > room:
-                self._look_at = self._loop.time()  # the rest will be found again
-            taken = (
-                await self._broker.take_orphans(
-                    lane, entries[:room], seen_for_ms=seen_for_ms, server_ms=self._clock.server_ms()
-                )
-                if entries[:room]
-                else []
+
+        async def take(lane: Lane, entries: list[str], owner: str | None = None) -> list[Delivery]:
+            if not entries:
+                return []
+            server_ms = self._clock.server_ms()
+            taken = await self._broker.take_orphans(
+                lane, entries, seen_for_ms=seen_for_ms, server_ms=server_ms, owner=owner
             )
             if taken:
                 self._metrics.count_orphans(len(taken))
                 log.warning("orphans_taken", lane=lane, count=len(taken))
-                self._receive(taken)
+            return taken
+
+        for lane, entries in self._seen.items():
+            room = max(0, self._free())
+            self._receive(await take(lane, entries[:room]))
+            await take(lane, entries[room:], HANDED_BACK)
         self._seen = {}

@@ -25,7 +25,7 @@ from llm_routerd.worker.abandoning import abandon
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.inflight import InFlight, InFlightTable
-from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases
+from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases, Places
 from llm_routerd.worker.orphans import Orphans
 from llm_routerd.worker.registration import Told, models_of
 from llm_routerd.worker.trimmed import Trimmed
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from llm_routerd.core.metrics import Metrics
     from llm_routerd.core.parsing import RequestParser
     from llm_routerd.executor import Executor
-    from llm_routerd.queue.deliveries import Claim, Delivery
+    from llm_routerd.queue.deliveries import Backlog, Claim, Delivery
     from llm_routerd.queue.keys import Lane
 
 log = get_logger()
@@ -49,6 +49,7 @@ CLOSE_SECONDS = 2.0  # longest time for the connections to models to close
 OUT_OF_MEMORY_POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0  # between two tries to reach Redis
 LETTERS_AT_LEAST = 8  # dead letters that fit within their bound, be each as large as one may be
+IDLE_SECONDS = 0.2  # a read that takes longer waits for new requests
 OVERSHOOT = 2  # entries that a read and a claim that crossed may bring above the limit
 
 
@@ -110,6 +111,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._slot_freed = asyncio.Event()
+        self._reading_since: float | None = None  # loop time
         self.in_flight = InFlightTable()
         self.clock = ServerClock()
         pause_seconds = min(LONGEST_PAUSE_SECONDS, daemon.lease_seconds / TICKS_PER_LEASE)
@@ -148,11 +150,12 @@ class Worker:
             in_flight=self.in_flight,
             clock=self.clock,
             lease_seconds=daemon.lease_seconds,
-            free=self._free,
+            places=Places(free=self._free, is_idle=self._is_idle, on_change=self._slot_freed.set),
             receive=self._receive_claim,
             on_trouble=partial(self._note_refusal, "cannot_renew_leases"),
             rng=rng,
         )
+        self.broker.knows_others = lambda: self._leases.knows_others
 
     @property
     def executor(self) -> Executor:
@@ -178,16 +181,16 @@ class Worker:
         refusal = next(iter(self._refusals.values()), None)
         return refusal or self.executor.shortage.why or self._reader_trouble or ""
 
-    async def lags(self) -> dict[str, int]:
-        """Entries by lane that no worker has read yet; a lane of which Redis does not tell in time is left out."""
+    async def backlogs(self) -> dict[str, Backlog]:
+        """What waits in each lane; one of which Redis does not tell in time is left out."""
         if self.pipe.state is not PipeState.READY:
             return {}
         try:
             async with asyncio.timeout(LAGS_SECONDS):
-                unread = await asyncio.gather(*map(self.broker.unread, LANES))
+                found = await asyncio.gather(*map(self.broker.backlog, LANES))
         except TimeoutError:
             return {}
-        return {lane: entries for lane, entries in zip(LANES, unread, strict=True) if entries is not None}
+        return {lane: backlog for lane, backlog in zip(LANES, found, strict=True) if backlog is not None}
 
     def stop(self) -> None:
         """Drain and end; called again: end at once, and hand everything back."""
@@ -277,6 +280,7 @@ class Worker:
     async def _main_loop(self) -> None:
         while not self._stopping.is_set():
             free = self._free()
+            free -= self._leases.reserved(free)
             if free <= 0:
                 self._slot_freed.clear()
                 await self._slot_freed.wait()
@@ -284,7 +288,10 @@ class Worker:
             if self.pipe.state is PipeState.OUT_OF_MEMORY:
                 await asyncio.sleep(OUT_OF_MEMORY_POLL_SECONDS)  # neither read nor spend
                 continue
+            self._reading_since = asyncio.get_running_loop().time()
             self._receive(await self._reader.read(free))
+            self._reading_since = None
+            self._leases.reader_had_its_turn()
             self._note_trouble(self._reader.trouble)
 
     def _note_trouble(self, trouble: str | None) -> None:
@@ -324,6 +331,11 @@ class Worker:
         self.broker.models = models
         self._leases.renew_soon()
 
+    def _is_idle(self) -> bool:
+        """Whether the reader waits: a read that finds new requests does not take so long."""
+        since = self._reading_since
+        return since is not None and asyncio.get_running_loop().time() - since > IDLE_SECONDS
+
     def _free(self) -> int:
         """How many requests to take: none while those that are here wait for what this process lacks."""
         return 0 if self.executor.shortage.why is not None else self._room()
@@ -340,7 +352,7 @@ class Worker:
         refused = []
         for delivery in deliveries:
             if delivery in self.in_flight:
-                pass  # ours already: the group was made again, or a reply was lost
+                self.in_flight.came_again(delivery)
             elif self._room() <= -OVERSHOOT:
                 refused.append(delivery)
             else:
@@ -370,6 +382,9 @@ class Worker:
         finally:
             self.in_flight.remove(item)
             self._slot_freed.set()
+            self._leases.place_freed()
+            if item.gives_way and item.again is not None and not self._stopping.is_set():
+                self._start(item.again)
 
     async def _give_back(self, deliveries: list[Delivery]) -> None:
         keys = self.broker.keys

@@ -20,9 +20,12 @@ for i = 5, #ARGV, 2 do
 end
 if #ARGV == 4 then
   for i = 1, #KEYS do
-    for _, item in ipairs(redis.pcall('XPENDING', KEYS[i], ARGV[1], '-', '+', PAGE, ARGV[2])) do
-      give(KEYS[i], item[1], item[4])
-    end
+    local from = '-'
+    repeat
+      local page = redis.pcall('XPENDING', KEYS[i], ARGV[1], from, '+', PAGE, ARGV[2])
+      for _, item in ipairs(page) do give(KEYS[i], item[1], item[4]) end
+      from = #page > 0 and '(' .. page[#page][1]
+    until #page < PAGE
   end
 end
 return given

@@ -2,7 +2,7 @@
 -- Redis delivers nothing twice: who removes a dead consumer (XGROUP DELCONSUMER) drops what it had, and a group made at
 -- `$`, or moved on (XGROUP SETID), passes over what stands before.
 -- KEYS  1 lane
--- ARGV  1 group, 2 consumer, 3 how many to look at, 4 "-" or the entry to go on after,
+-- ARGV  1 group, 2 consumer, or who owns what was handed back: for whoever has room, 3 how many to look at, 4 "-" or the entry to go on after,
 --       5 the server's time in ms when this was asked for, as far as the worker knows; "" if it does not matter,
 --       6 how much later it may be, 7 the registry of workers, 8 one's own lease in ms,
 --       9 for how many ms they have been seen to be orphans, 10... entries to take
@@ -12,6 +12,7 @@
 -- Returns {next, {entry...}, {{entry, fields}...}, lease}: where to go on ("-": all has been seen), the orphans found (if
 -- none were to be taken), those taken (if next is one of those that were to be, none behind it has been looked at), and
 -- the longest lease of all living workers in ms.
+local HANDED_BACK_IDLE = 172800000  -- ms, as in hand_back.lua
 local requests, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 
 local function group_of_lane()
@@ -42,9 +43,15 @@ for i = 10, #ARGV do
   local entry = ARGV[i]
   local found = redis.call('XRANGE', requests, entry, entry)[1]
   if found and is_orphan(entry, delivered) then
-    redis.call('XCLAIM', requests, group, consumer, 0, entry, 'FORCE', 'RETRYCOUNT', 1, 'JUSTID')
-    taken[#taken + 1] = {entry, found[2]}
-    size = size + size_of(found)
+    if is_handed_back(consumer) then
+      redis.call('XCLAIM', requests, group, consumer, 0, entry,
+        'IDLE', HANDED_BACK_IDLE, 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
+      taken[#taken + 1] = {entry, {}}
+    else
+      redis.call('XCLAIM', requests, group, consumer, 0, entry, 'FORCE', 'RETRYCOUNT', 1, 'JUSTID')
+      taken[#taken + 1] = {entry, found[2]}
+      size = size + size_of(found)
+    end
     if size > MOST_REPLY_BYTES and i < #ARGV then return {entry, {}, taken, longest} end
   end
 end

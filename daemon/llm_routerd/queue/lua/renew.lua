@@ -53,16 +53,16 @@ end
 -- Registers this worker, and removes whoever has not been heard of for a lease; returns the longest lease, and why not.
 local function register(registry, now)
   local lease = tonumber(ARGV[5])
-  local ends = string.format('%.0f', now + lease)
+  local ends = string.format('%.0f', now + holds_ms(lease))
   -- pcall: see workers.lua.  A write that memory cannot refuse comes first: the next ones are not refused then.
-  redis.pcall('PEXPIRE', registry, ARGV[5], 'GT')
+  redis.pcall('PEXPIRE', registry, holds_ms(lease), 'GT')
   local text = '{"lease_ms":' .. ARGV[5] .. ',"until_ms":' .. ends .. ',"models":' .. ARGV[6] .. '}'
   local reply = redis.pcall('HSET', registry, consumer, text)
   if type(reply) == 'table' and reply.err then return lease, reply.err end
   local workers, stale = registrations(registry, now)
   for _, name in ipairs(stale) do redis.call('HDEL', registry, name) end
   local longest = longest_lease(workers, lease)
-  if redis.call('PTTL', registry) < longest then redis.call('PEXPIRE', registry, longest) end
+  if redis.call('PTTL', registry) < holds_ms(longest) then redis.call('PEXPIRE', registry, holds_ms(longest)) end
   return longest
 end
 

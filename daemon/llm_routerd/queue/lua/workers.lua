@@ -1,9 +1,12 @@
 -- What the scripts know of the workers; goes before those that ask.
 -- Each worker writes what the others need to know of it into one hash, with its renewals: a field by its name, with
--- {"lease_ms":…,"until_ms":…,"models":[…]}.  It counts until then, which is a lease after it was last heard of.
+-- {"lease_ms":…,"until_ms":…,"models":[…]}.  It counts until then: a lease and a half after it was last heard of, for
+-- what it begins shortly before the next renewal is its own for a lease from then on.
 -- The hash is no declared key: a server whose ACL is older than it refuses the hash, and not the script.
 -- Whoever may write there may write anything.
 local MOST_LEASE_MS = 3600000
+
+local function holds_ms(lease) return math.floor(lease * 3 / 2) end
 
 local function now_ms()
   local now = redis.call('TIME')
@@ -18,7 +21,7 @@ local function registrations(registry, now)
   for i = 1, #flat, 2 do
     local lease, ends = string.match(flat[i + 1], '^{"lease_ms":(%d+),"until_ms":(%d+),')
     lease, ends = tonumber(lease), tonumber(ends)
-    if lease and lease <= MOST_LEASE_MS and ends >= now and ends <= now + lease then
+    if lease and lease <= MOST_LEASE_MS and ends >= now and ends <= now + holds_ms(lease) then
       found[flat[i]] = {lease, flat[i + 1]}
     else
       stale[#stale + 1] = flat[i]
