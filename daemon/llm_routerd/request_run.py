@@ -159,9 +159,11 @@ class RequestRun:
             reason = f"queue_timeout: no call of {deployment.concurrency} ended within {deployment.queue_timeout:g} s"
             return _Try(Rejection(code=AttemptCode.BUSY, reason=reason), called=False)
         try:
-            cold = await self._when_able(deployment, lambda: self._load(deployment))
-            if cold.verdict is not None:
-                return cold
+            warmth = self._executor.warmth[deployment.name]
+            if not warmth.is_ready:
+                cold = await self._when_able(deployment, lambda: self._load(deployment))
+                if cold.verdict is not None:
+                    return cold
             started = AttemptStarted(
                 deployment=deployment.name,
                 model=deployment.model,
@@ -173,7 +175,7 @@ class RequestRun:
             self._attempts += 1
             tried = await self._when_able(deployment, lambda: self._call(deployment, repair))
             if tried.ttft_seconds is not None:
-                self._executor.warmth[deployment.name].answered()
+                warmth.answered()
             return tried
         finally:
             slots.release()
@@ -193,9 +195,9 @@ class RequestRun:
             cold = self._fault(deployment, error)
         return _Try(cold, called=False)
 
-    async def _when_able(self, deployment: Deployment, ask: Callable[[], Awaitable[_Try]]) -> _Try:
+    def _when_able(self, deployment: Deployment, ask: Callable[[], Awaitable[_Try]]) -> Awaitable[_Try]:
         """Ask; where it is we that lack something, wait for it and ask again: see `Shortage.until_able`."""
-        return await self._executor.shortage.until_able(
+        return self._executor.shortage.until_able(
             deployment.name, ask, deadline=self._deadline, route_seconds=deployment.connect_timeout
         )
 

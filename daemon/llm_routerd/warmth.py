@@ -51,6 +51,11 @@ class Warmth:
         # What has been imported stays.
         self._warm_until = math.inf if self._is_through_litellm else self._loop.time() + TRUST_SECONDS
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is to be waited for, as far as that is known without asking."""
+        return self._is_warm() or not (self._is_through_litellm or self._deployment.backend_kind == "ollama")
+
     async def ready(self, *, wait_seconds: float | None) -> Rejection | None:
         """Return None once the model is loaded, or when that cannot be told; else why it is not waited for.
 
@@ -58,7 +63,7 @@ class Warmth:
             wait_seconds: what is left of the request's time; None: no deadline.
         """
         through_litellm = self._is_through_litellm
-        if self._is_warm() or not (through_litellm or self._deployment.backend_kind == "ollama"):
+        if self.is_ready:
             return None
         if self._loading is None and not through_litellm:
             try:

@@ -14,7 +14,7 @@ from llm_routerd.backends.exchange import exchange
 from llm_routerd.backends.framing import BOM, LineFramer
 from llm_routerd.backends.messages import HalvesJoiner, message_of
 from llm_routerd.backends.ollama_request import chat_body
-from llm_routerd.backends.ollama_window import windows_of
+from llm_routerd.backends.ollama_window import least_window, windows_of
 from llm_routerd.backends.optional_fields import Omissions, left_out, without
 from llm_routerd.backends.prompt_cut import cut, looks_cut, may_be_cut, may_exceed, takes_truncate
 from llm_routerd.backends.server_kind import advice
@@ -79,7 +79,7 @@ class OllamaBackend:
             return
         counted = 0 if finish.usage is None else finish.usage.prompt_tokens
         is_far_below = looks_cut(call.messages, counted)
-        if not is_far_below and not may_exceed(call, min(windows_of(params, None, None, ()))):
+        if not is_far_below and not may_exceed(call, least_window(params)):
             return
         try:
             is_asked_in_vain = await self._passes_over_truncate(call)

@@ -38,6 +38,13 @@ def windows_of(params: Mapping[str, Any], shown: Any, loaded: Any, names: Collec
     return tuple({min(window, trained or window) for window in windows})
 
 
+def least_window(params: Mapping[str, Any]) -> int:
+    """The smallest that a model may have, as far as that is known without asking; cheap, for it is of every answer."""
+    if "num_ctx" in params or "options" in params:
+        return min(windows_of(params, None, None, ()))
+    return min(DEFAULT_WINDOWS)
+
+
 def _allocated(loaded: Any, names: Collection[str]) -> int | None:
     models = mapping(loaded).get("models")
     for model in models if isinstance(models, list) else ():
