@@ -8,18 +8,17 @@ Both names that are used here are aiohttp's own; where a later version has them 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from msgspec import Struct, field
 
 from llm_routerd.core.call import Sending
 
 
-@dataclass(slots=True)
-class Connecting:
+class Connecting(Struct):
     """What a POST goes out on: a connection of its own, or one that had served another before; and how far it is."""
 
     is_new: bool = False
