@@ -7,13 +7,12 @@ import os
 import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from redis.exceptions import RedisError
 
 from llm_routerd.cli.exits import Exit
-from tests.support.daemons import producer, running_daemon, write_config
+from tests.support.daemons import kill_server, producer, running_daemon, write_config
 from tests.support.eventually import eventually
 from tests.support.processes import DaemonProcess, free_port
 from tests.support.queue import events_of, open_client
@@ -77,19 +76,6 @@ async def test_daemon_killed_in_the_middle_of_an_answer_leaves_one_final_event(d
             second = [data["text"] for event_id, kind, data in events if kind == "token" and event_id.startswith("2-")]
             assert "".join(second) == result.data["content"]
             assert await redis.xlen("llm:requests") == 0
-
-
-async def kill_server(redis: Any) -> None:
-    """As an OOM killer does; returns when it has been started again."""
-    number = (await redis.info("server"))["process_id"]
-    os.kill(number, signal.SIGKILL)
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                if (await redis.info("server"))["process_id"] != number:
-                    return
-            except (RedisError, OSError):
-                await asyncio.sleep(0.05)
 
 
 async def test_server_that_is_killed_comes_back_with_its_data(directory: Path) -> None:

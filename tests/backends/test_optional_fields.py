@@ -333,12 +333,12 @@ async def test_check_names_what_is_refused_and_what_that_costs() -> None:
         for name in ("stream_options", "response_format"):
             if name in body:
                 return _extra_forbidden(name)
-        return None if body["messages"] else (422, {"error": "messages: a list is wanted"})
+        return None if body.get("messages") else (422, {"error": "messages: a list is wanted"})
 
     async with Picky("openai", refuse) as server, backend_for("openai", server.url) as backend:
         report = await backend.probe()
         assert report.ok
-        assert all(body["messages"] is None for body in server.bodies)
+        assert all(body.get("messages") is None for body in server.bodies)
         assert "refuses stream_options, left out: tokens are not counted" in report.detail
         assert "refuses response_format, left out: a schema stands in words alone" in report.detail
         assert "reasoning_effort" not in report.detail
@@ -355,7 +355,7 @@ async def test_check_names_what_calls_have_learned() -> None:
     """Also where the server says nothing of it to a body without messages."""
 
     def refuse(body: dict[str, Any]) -> tuple[int, Any] | None:
-        if not body["messages"]:
+        if not body.get("messages"):
             return 400, {"error": "no messages"}
         return unknown_parameter("reasoning_effort") if "reasoning_effort" in body else None
 

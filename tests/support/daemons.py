@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
+from redis.exceptions import RedisError
 
 from llm_routerd.client import Client
 from tests.support.processes import DaemonProcess
@@ -128,3 +131,16 @@ class ServiceManager:
             while not condition(self):
                 self._came.clear()
                 await self._came.wait()
+
+
+async def kill_server(redis: Any) -> None:
+    """As an OOM killer does; returns when it has been started again."""
+    number = (await redis.info("server"))["process_id"]
+    os.kill(number, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                if (await redis.info("server"))["process_id"] != number:
+                    return
+            except (RedisError, OSError):
+                await asyncio.sleep(0.05)

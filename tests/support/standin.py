@@ -260,7 +260,10 @@ class _Connection(asyncio.Protocol):
         if model is None:
             self._send(404, error_body(protocol, 404, f"model '{name}' not found"))
             return
-        message = last_user_text(request.get("messages", []))
+        if not isinstance(request.get("messages"), list):
+            self._send(400, error_body(protocol, 400, "'messages' is required"))
+            return
+        message = last_user_text(request["messages"])
         script = script_for(model, self._server.models[model], message)
         call = self._server.open_call(script, model)
         how = "client_disconnected"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.core.errors import BackendError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from llm_routerd.backends.transport import Transport
 
 _ENDS = ("/api/chat", "/v1/chat/completions", "/chat/completions", "/v1/messages")
+_REFUSAL_SECONDS = 2.0
 _NO_SUCH_PATH = frozenset({404, 405})
 # What servers write as the owner of their models.
 _OWNERS = {
@@ -65,13 +67,17 @@ async def what_is_amiss(
 ) -> tuple[bool, str]:
     """Whether calls find anything at an address, and what to tell of it; for servers that are no provider's own.
 
-    Asks with a request without messages: nobody answers it, so that it costs nothing, and only who knows no such path
-    answers 404 or 405.  An Ollama behind another prefix answers, and cuts prompts that are too long.
+    Asks with a request that has no messages: it is refused, and costs nothing (where it is not, a token); only who
+    knows no such path answers 404 or 405.  (With `"messages": null` llama.cpp's `/v1/messages` generates for ever.)
+    An Ollama behind another prefix answers, and cuts prompts that are too long.
     """
-    body = {"model": model, "messages": None}
+    body = {"model": model, "max_tokens": 1}
     try:
-        response = await transport.post(endpoint, body, headers=headers, connect_seconds=connect_seconds)
+        async with asyncio.timeout(_REFUSAL_SECONDS):
+            response = await transport.post(endpoint, body, headers=headers, connect_seconds=connect_seconds)
         response.close()
+    except TimeoutError:
+        pass  # it knows the path
     except BackendError as error:
         if error.status in _NO_SUCH_PATH:
             found = await advice(transport, endpoint, model, headers=headers, connect_seconds=connect_seconds)

@@ -2,7 +2,7 @@
 
 One tick a second (six in a lease, if that is short):
 - requests that somebody else has ended (a cancellation) are stopped;
-- every third of a lease, all leases are renewed in one script, and what was lost is stopped at once;
+- every third of a lease (20 s at most), all leases are renewed in one script, and what was lost is stopped at once;
 - entries whose worker has not renewed its lease are taken over, as far as there is room; those of them that somebody
   has trimmed away go to whoever ends them.
 
@@ -45,6 +45,7 @@ log = get_logger()
 TICK_SECONDS = 1.0
 TICKS_PER_LEASE = 6
 RETIRE_SECONDS = 600.0
+SEEN_SECONDS = 20.0  # before Redis 7.2 an idle worker is seen by its renewals alone; `check` wants a sign in 30 s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ class Leases:
         self._in_flight = in_flight
         self._clock = clock
         self._tick_seconds = min(TICK_SECONDS, lease_seconds / TICKS_PER_LEASE)
-        self._renew_seconds = lease_seconds / 3
+        self._renew_seconds = min(lease_seconds / 3, SEEN_SECONDS)
         self._gap_seconds = lease_seconds / 4
         self.longest_seconds = lease_seconds  # of all living workers
         self._places = places
