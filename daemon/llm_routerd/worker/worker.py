@@ -29,6 +29,7 @@ from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases, Places
 from llm_routerd.worker.orphans import Orphans
 from llm_routerd.worker.registration import Told, models_of
 from llm_routerd.worker.trimmed import Trimmed
+from llm_routerd.worker.troubles import Troubles
 
 if TYPE_CHECKING:
     import random
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from llm_routerd.core.parsing import RequestParser
     from llm_routerd.executor import Executor
     from llm_routerd.queue.deliveries import Backlog, Claim, Delivery
-    from llm_routerd.queue.keys import Lane
 
 log = get_logger()
 
@@ -104,8 +104,6 @@ class Worker:
         self._on_status = on_status
         self._why = "connecting to Redis"
         self._has_groups = False
-        self._reader_trouble: str | None = None
-        self._refusals: dict[str, str] = {}  # what Redis refuses us, and why
         self._tasks = Supervisor() if tasks is None else tasks
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
@@ -119,7 +117,8 @@ class Worker:
         pipe, reader = self._connections
         self.pipe = Pipe(pipe, on_state=self._redis_state, longest_pause_seconds=pause_seconds)
         self.broker = Broker(self.pipe, Keys(config.redis.prefix), consumer=consumer, limits=_limits(config))
-        self.broker.lane_types.on_change = self._note_lane
+        self._troubles = Troubles(self.broker.keys, self._tell)
+        self.broker.lane_types.on_change = self._troubles.lane
         self.broker.models = models_of(config)
         self.broker.on_registration = Told("worker_not_registered")
         self._reader = Reader(reader, self.broker)
@@ -131,7 +130,7 @@ class Worker:
             clock=self.clock,
             max_deliveries=daemon.max_deliveries,
             max_letter_bytes=min(daemon.max_request_bytes, daemon.dead_max_bytes // LETTERS_AT_LEAST),
-            on_trouble=partial(self._note_refusal, "cannot_deliver_answers"),
+            on_trouble=partial(self._troubles.refused, "cannot_deliver_answers"),
         )
         self._orphans = Orphans(
             broker=self.broker,
@@ -152,7 +151,7 @@ class Worker:
             lease_seconds=daemon.lease_seconds,
             places=Places(free=self._free, is_idle=self._is_idle, on_change=self._slot_freed.set),
             receive=self._receive_claim,
-            on_trouble=partial(self._note_refusal, "cannot_renew_leases"),
+            on_trouble=partial(self._troubles.refused, "cannot_renew_leases"),
             rng=rng,
         )
         self.broker.knows_others = lambda: self._leases.knows_others
@@ -164,7 +163,7 @@ class Worker:
 
     def status(self) -> Status:
         """How this worker is doing."""
-        complaint = self._complaint()
+        complaint = self._troubles.first(self.executor.shortage.why)
         is_served = self._has_groups and self.pipe.state is PipeState.READY
         return Status(
             ready=is_served and not complaint and not self._stopping.is_set(),
@@ -173,13 +172,6 @@ class Worker:
             in_flight=len(self.in_flight),
             draining=self._stopping.is_set(),
         )
-
-    def _complaint(self) -> str:
-        """What is wrong though Redis is there; "": nothing."""
-        for lane, other in self.broker.lane_types.others.items():
-            return f"{self.broker.keys.requests(lane)} is no stream but a {other}"
-        refusal = next(iter(self._refusals.values()), None)
-        return refusal or self.executor.shortage.why or self._reader_trouble or ""
 
     async def backlogs(self) -> dict[str, Backlog]:
         """What waits in each lane; one of which Redis does not tell in time is left out."""
@@ -292,39 +284,8 @@ class Worker:
             self._receive(await self._reader.read(free))
             self._reading_since = None
             self._leases.reader_had_its_turn()
-            self._note_trouble(self._reader.trouble)
-
-    def _note_trouble(self, trouble: str | None) -> None:
-        """Say once that requests cannot be read although Redis answers (`maxclients`, say), and once that they can."""
-        if self.pipe.state is not PipeState.READY or (trouble is None) == (self._reader_trouble is None):
-            return
-        self._reader_trouble = trouble
-        if trouble is None:
-            log.info("reading_again")
-        else:
-            log.warning("cannot_read_requests", why=trouble)
-        self._tell()
-
-    def _note_refusal(self, what: str, why: str | None) -> None:
-        """Say once what Redis refuses us for good, and once that it does no more; nothing is lost meanwhile."""
-        if (why is None) == (what not in self._refusals):
-            return
-        if why is None:
-            del self._refusals[what]
-            log.info("redis_allows_again", what=what)
-        else:
-            self._refusals[what] = why
-            log.error(what, why=why)
-        self._tell()
-
-    def _note_lane(self, lane: Lane, other: str | None) -> None:
-        """Say once that a lane's key is of another type, and once that it is a lane again."""
-        key = self.broker.keys.requests(lane)
-        if other is None:
-            log.info("lane_mended", key=key)
-        else:
-            log.error("lane_of_another_type", key=key, type=other, remedy=f"RENAME {key} to another name, or DEL it")
-        self._tell()
+            if self.pipe.state is PipeState.READY:
+                self._troubles.reading(self._reader.trouble)
 
     def _introduce(self, models: Sequence[str]) -> None:
         """Tell the other workers soon which models a request may name here."""
