@@ -16,7 +16,7 @@ from llm_routerd.client_events import event_of
 from llm_routerd.core.errors import BrokerError
 from llm_routerd.core.events import FINAL_ID
 from llm_routerd.queue import pooled
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -233,9 +233,7 @@ async def test_swallowed_cancellation_is_not_lost() -> None:
 async def test_silent_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that stands and never answers is tried anew, and given up in the end."""
     monkeypatch.setattr(pooled, "REPLY_SECONDS", 0.05)
-    server = ValkeyProcess()
-    try:
-        server.start()
+    with running_valkey() as server:
         async with Client(server.url, patience_seconds=0.2) as client, asyncio.timeout(5):
             await client.ping()
             server.freeze()
@@ -243,8 +241,6 @@ async def test_silent_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
                 await client.submit(prompt="Why?")
             server.thaw()
             assert await client.final("r") is None
-    finally:
-        server.close()
 
 
 async def test_wrong_type_is_no_reason_to_try_again(valkey_url: str) -> None:
@@ -285,9 +281,7 @@ async def test_wrong_password_is_no_reason_to_try_again(valkey_url: str) -> None
 
 async def test_follow_and_submit_survive_restart() -> None:
     """The server goes and comes back with its data: nothing is lost, seen twice or added twice."""
-    server = ValkeyProcess({"appendonly": "yes", "appendfsync": "always"})
-    try:
-        server.start()
+    with running_valkey({"appendonly": "yes", "appendfsync": "always"}) as server:
         seen: list[str] = []
         async with Client(server.url) as client:
 
@@ -308,8 +302,6 @@ async def test_follow_and_submit_survive_restart() -> None:
             await write_answer(client, "r")
             await following
             assert seen == ["1-1", FINAL_ID]
-    finally:
-        server.close()
 
 
 def test_event_tells_whose_answer_a_result_is() -> None:

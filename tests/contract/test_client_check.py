@@ -17,7 +17,7 @@ from llm_routerd.client import Client
 from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.core.errors import BrokerError
 from llm_routerd.queue import pooled
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,12 +165,8 @@ async def test_workers_queue_and_dead_letters_are_counted(broker_url: str) -> No
 @pytest.fixture(scope="module")
 def troubled() -> Iterator[ValkeyProcess]:
     """A server of these tests' own, to be brought into trouble."""
-    server = ValkeyProcess()
-    try:
-        server.start()
+    with running_valkey() as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.mark.parametrize(

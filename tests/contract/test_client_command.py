@@ -26,7 +26,7 @@ from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.main import main
 from llm_routerd.client import Client
 from llm_routerd.core.events import FINAL_ID
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -322,9 +322,7 @@ def test_long_wait_is_explained(daemon: Daemon, impatient: None, capsys: pytest.
 
 def test_second_interrupt_leaves_at_once() -> None:
     """Where Redis hangs and cannot take the cancellation, nobody has to wait for it."""
-    server = ValkeyProcess()
-    try:
-        server.start()
+    with running_valkey() as server:
         daemon = Daemon(server.url)
         with started("submit", "Why?", "--redis", server.url) as command:
             daemon.request()
@@ -337,8 +335,6 @@ def test_second_interrupt_leaves_at_once() -> None:
             assert command.wait() == Exit.INTERRUPTED
             assert time.monotonic() - pressed < watch._CANCEL_SECONDS / 2
         assert b"Traceback" not in command.err
-    finally:
-        server.close()
 
 
 def test_timeout_sets_deadline_by_server_clock(daemon: Daemon) -> None:
@@ -398,12 +394,8 @@ def first_line(stream: IO[bytes]) -> bytes:
 @pytest.fixture(scope="module")
 def refusing() -> Iterator[ValkeyProcess]:
     """A server that answers and takes no writes for now."""
-    server = ValkeyProcess({"min-replicas-to-write": "1"})
-    try:
-        server.start()
+    with running_valkey({"min-replicas-to-write": "1"}) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.mark.parametrize("no_wait", [(), ("--no-wait",)], ids=["wait", "no wait"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +16,7 @@ from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ConnectionFactory, describe, execute
 from tests.support.proxy import open_proxy
 from tests.support.queue import open_client
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running_valkey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -24,21 +24,10 @@ if TYPE_CHECKING:
 MAX_CLIENTS = "max number of clients reached"
 
 
-@contextmanager
-def valkey(config: dict[str, str] | None = None) -> Iterator[ValkeyProcess]:
-    """A server of this test's own."""
-    server = ValkeyProcess(config, tcp=True)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
 @pytest.fixture
 def server() -> Iterator[ValkeyProcess]:
     """A server whose users can be restricted."""
-    with valkey() as server:
+    with running_valkey(tcp=True) as server:
         yield server
 
 
@@ -66,7 +55,7 @@ async def refusal_of(url: str, *command: Any) -> str:
 
 async def test_server_with_too_many_clients_is_said_to_have_them() -> None:
     """It says so to whoever listens, and closes the connection on whoever writes first."""
-    with valkey({"maxclients": "2"}) as server:
+    with running_valkey({"maxclients": "2"}, tcp=True) as server:
         async with AsyncExitStack() as stack:
             for _ in range(2):
                 await (await stack.enter_async_context(open_client(server.url))).ping()

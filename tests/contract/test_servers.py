@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio import Redis
@@ -11,7 +11,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import running_valkey
+
+if TYPE_CHECKING:
+    from tests.support.servers import ValkeyProcess
 
 
 def connect(url: str) -> Any:
@@ -83,15 +86,11 @@ async def test_valkey_is_emptied_between_tests(valkey_server: ValkeyProcess) -> 
 
 async def test_valkey_keeps_url_and_data_over_restart() -> None:
     """A killed server with an append-only file comes back under its URL with everything acknowledged."""
-    server = ValkeyProcess({"appendonly": "yes", "appendfsync": "always"})
-    try:
-        server.start()
+    with running_valkey({"appendonly": "yes", "appendfsync": "always"}) as server:
         async with connect(server.url) as client:
             await client.set("k", "v")
         server.kill()
         server.start()
         async with connect(server.url) as client:
             assert await client.get("k") == "v"
-    finally:
-        server.close()
     assert not server.directory.exists()

@@ -18,7 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says
 from tests.support.proxy import Proxy, open_proxy
 from tests.support.queue import open_client
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running_valkey
 from tests.support.workers import run_worker
 
 if TYPE_CHECKING:
@@ -30,12 +30,8 @@ DIRECTIONS = ["requests", "replies"]
 @pytest.fixture(scope="module")
 def server() -> Iterator[ValkeyProcess]:
     """A server with a port."""
-    server = ValkeyProcess({"databases": "64"}, tcp=True)
-    try:
-        server.start()
+    with running_valkey({"databases": "64"}, tcp=True) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture

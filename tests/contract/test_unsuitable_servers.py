@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from tests.support.fakes import FakeBackend, says
 from tests.support.processes import DaemonProcess, free_port
 from tests.support.proxy import open_proxy
 from tests.support.queue import add, open_client
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running_valkey
 from tests.support.workers import make_config, run_worker
 
 if TYPE_CHECKING:
@@ -46,26 +45,16 @@ SLOTS = 16_384
 TAGGED_SLOT = 7494  # of {llm}
 
 
-@contextmanager
-def valkey(config: dict[str, str] | None = None) -> Iterator[ValkeyProcess]:
-    """A server of this test's own."""
-    server = ValkeyProcess(config, tcp=True)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
 def cluster_node() -> AbstractContextManager[ValkeyProcess]:
     """A server in cluster mode, without slots; by default its second port is 10,000 above the first, and may not be one."""
-    return valkey({"cluster-enabled": "yes", "cluster-port": str(free_port()), "cluster-require-full-coverage": "no"})
+    config = {"cluster-enabled": "yes", "cluster-port": str(free_port()), "cluster-require-full-coverage": "no"}
+    return running_valkey(config, tcp=True)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ValkeyProcess]:
     """A server that a proxy makes older."""
-    with valkey() as server:
+    with running_valkey(tcp=True) as server:
         yield server
 
 

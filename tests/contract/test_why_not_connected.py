@@ -25,7 +25,7 @@ from llm_routerd.logs import scrub
 from llm_routerd.queue import pooled
 from tests.support.eventually import eventually
 from tests.support.queue import open_client
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running_valkey
 from tests.support.workers import run_worker
 
 if TYPE_CHECKING:
@@ -41,28 +41,17 @@ WRITE_REDISS = "the server speaks TLS at this port; write rediss:// in the Redis
 WRITE_REDIS = "the server speaks no TLS at this port; write redis:// in the Redis URL, or its TLS port"
 
 
-@contextmanager
-def valkey() -> Iterator[ValkeyProcess]:
-    """A server of this file's own."""
-    server = ValkeyProcess(tcp=True)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
 @pytest.fixture(scope="module")
 def open_server() -> Iterator[ValkeyProcess]:
     """A server without a password."""
-    with valkey() as server:
+    with running_valkey(tcp=True) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def closed_server() -> Iterator[ValkeyProcess]:
     """A server with one."""
-    with valkey() as server:
+    with running_valkey(tcp=True) as server:
         asyncio.run(_lock(server))
         yield server
 

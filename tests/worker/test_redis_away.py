@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, babbles, fails, hangs, says, waits_for
 from tests.support.proxy import open_proxy
 from tests.support.queue import add, events_of, open_client
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running_valkey
 from tests.support.workers import CLOUD, DAEMON, LOCAL, make_config, run_worker
 
 if TYPE_CHECKING:
@@ -35,21 +34,10 @@ FORGETS = {"appendonly": "no"}
 LONG_LEASE = replace(DAEMON, lease_seconds=30.0)
 
 
-@contextmanager
-def valkey(config: dict[str, str] | None = None) -> Iterator[ValkeyProcess]:
-    """A server of this test's own, to be maltreated."""
-    server = ValkeyProcess(config, tcp=True)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
 @pytest.fixture
 def server() -> Iterator[ValkeyProcess]:
     """A server that keeps its data over a restart."""
-    with valkey(KEEPS_DATA) as server:
+    with running_valkey(KEEPS_DATA, tcp=True) as server:
         yield server
 
 
@@ -100,7 +88,7 @@ async def test_answer_that_was_finished_while_redis_was_stopped_is_delivered(con
     """The model has been paid: its answer waits for Redis, and the next request is answered too."""
     gate = asyncio.Event()
     model = FakeBackend(waits_for(gate))
-    with valkey(config) as server:
+    with running_valkey(config, tcp=True) as server:
         async with run_worker(server.url, {"local": model}) as worker:
             async with open_client(server.url) as client:
                 entry = await add(client)

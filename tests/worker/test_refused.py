@@ -14,7 +14,7 @@ from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says
 from tests.support.queue import add, open_client
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running_valkey
 from tests.support.workers import run_worker
 
 if TYPE_CHECKING:
@@ -26,12 +26,8 @@ TOO_MANY = "ConnectionError: max number of clients reached"
 @pytest.fixture
 def server() -> Iterator[ValkeyProcess]:
     """A server of this test's own, to be restricted."""
-    server = ValkeyProcess()
-    try:
-        server.start()
+    with running_valkey() as server:
         yield server
-    finally:
-        server.close()
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from tests.support.endings import final_of, nothing_left
 from tests.support.fakes import FakeBackend, says
 from tests.support.proxy import open_proxy
 from tests.support.queue import add, open_broker, open_client, open_reader
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import running_valkey
 from tests.support.workers import DAEMON, make_config, make_test_executor, run_worker
 
 if TYPE_CHECKING:
@@ -200,9 +200,7 @@ async def test_slow_link_is_no_silent_server(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(pipe, "BATCH_SECONDS", 0.3)
     monkeypatch.setattr(reader, "BLOCK_MS", 50)
     monkeypatch.setattr(reader, "GRACE_SECONDS", 0.3)
-    server = ValkeyProcess(tcp=True)
-    try:
-        server.start()
+    with running_valkey(tcp=True) as server:
         async with open_client(server.url) as client, open_proxy(server.port) as proxy:
             await client.xgroup_create("llm:requests", GROUP, "0", mkstream=True)
             await client.xadd("llm:requests", {"prompt": text(0) * 3, "id": "claimed"})
@@ -216,8 +214,6 @@ async def test_slow_link_is_no_silent_server(monkeypatch: pytest.MonkeyPatch) ->
                 worker._receive((await claiming).deliveries)
                 await refused(client, "claimed")
                 assert proxy.connections == 2
-    finally:
-        server.close()
 
 
 async def test_reader_that_is_stopped_does_not_wait_for_the_end_of_a_long_reply(
@@ -226,9 +222,7 @@ async def test_reader_that_is_stopped_does_not_wait_for_the_end_of_a_long_reply(
     """It has as long as any reply, and not as long as that one takes; what it brings stays pending, and is handed back."""
     monkeypatch.setattr(reader, "BLOCK_MS", 50)
     monkeypatch.setattr(reader, "GRACE_SECONDS", 0.3)
-    server = ValkeyProcess(tcp=True)
-    try:
-        server.start()
+    with running_valkey(tcp=True) as server:
         async with open_client(server.url) as client, open_proxy(server.port) as proxy:
             await client.xgroup_create("llm:requests", GROUP, "0", mkstream=True)
             await client.xadd("llm:requests", {"prompt": text(0) * 20})
@@ -244,5 +238,3 @@ async def test_reader_that_is_stopped_does_not_wait_for_the_end_of_a_long_reply(
                 async with asyncio.timeout(2):
                     assert await task == []
                 assert await broker.hand_everything_back() == 1
-    finally:
-        server.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
+from llm_routerd.client_events import as_text
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import is_unfit
 
@@ -98,7 +99,7 @@ class LaneSearch:
         if reply is None:
             return None
         found, go_on, ids = reply
-        return bool(found), _text(go_on), [_text(each) for each in ids]
+        return bool(found), as_text(go_on), [as_text(each) for each in ids]
 
     async def _emptiness(self, lane: str) -> tuple[int, str, list[str]] | None:
         """What a producer, who may count the entries and not read them, can say: an empty lane has none."""
@@ -108,7 +109,3 @@ class LaneSearch:
             if is_unfit(error):
                 raise
             return None
-
-
-def _text(reply: bytes | str) -> str:
-    return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply

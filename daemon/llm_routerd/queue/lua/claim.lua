@@ -38,8 +38,7 @@ local function is_dead(owner)
   if not unseen then
     unseen = {}
     for _, raw in ipairs(redis.call('XINFO', 'CONSUMERS', requests, group)) do
-      local info = {}
-      for i = 1, #raw, 2 do info[raw[i]] = raw[i + 1] end
+      local info = as_table(raw)
       unseen[info.name] = info.idle
     end
   end

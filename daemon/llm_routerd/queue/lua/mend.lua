@@ -22,12 +22,6 @@ local limit = string.format('%.0f-0', now + ARGV[2])
 
 local function is_ahead(id) return not is_before(id, limit) end
 
-local function as_table(flat)
-  local info = {}
-  for i = 1, #flat, 2 do info[flat[i]] = flat[i + 1] end
-  return info
-end
-
 -- Whether a stream runs ahead; its first and last entries may be large, so they are not looked at without need.
 local function runs_ahead(key)
   local found = redis.pcall('XRANGE', key, limit, '+', 'COUNT', 1)

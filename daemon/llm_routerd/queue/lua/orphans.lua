@@ -17,8 +17,7 @@ local requests, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 
 local function group_of_lane()
   for _, raw in ipairs(ask_lane('XINFO', 'GROUPS', requests) or {}) do
-    local info = {}
-    for i = 1, #raw, 2 do info[raw[i]] = raw[i + 1] end
+    local info = as_table(raw)
     if info.name == group then return info end
   end
 end

@@ -7,8 +7,7 @@ for i = 1, #KEYS do
   local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[i], ARGV[1])
   if not consumers.err then
     for _, raw in ipairs(consumers) do
-      local info = {}
-      for j = 1, #raw, 2 do info[raw[j]] = raw[j + 1] end
+      local info = as_table(raw)
       if info.pending == 0 and (info.name == ARGV[2] or info.idle > tonumber(ARGV[3])) then
         redis.call('XGROUP', 'DELCONSUMER', KEYS[i], ARGV[1], info.name)
         removed = removed + 1

@@ -16,6 +16,13 @@ local function field(item, name)
   end
 end
 
+-- A reply of names and values in turn, by name.
+local function as_table(flat)
+  local info = {}
+  for i = 1, #flat, 2 do info[flat[i]] = flat[i + 1] end
+  return info
+end
+
 -- The type of an event; of one that others wrote there is a beginning.
 local function type_of(item)
   return string.sub(field(item, 'type') or '', 1, 64)
