@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import orjson
 
-from llm_routerd.core.errors import RouterdError
+from llm_routerd.errors import RouterdError
 
 if TYPE_CHECKING:
     import asyncio

@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-from llm_routerd.assembly import make_executor, make_parser
 from llm_routerd.config.load import load_config
-from llm_routerd.core.chain import resolve
-from llm_routerd.core.errors import RouterdError
-from llm_routerd.core.events import AttemptRejected, AttemptStarted, Event, Failed, Reasoning, Result, Token
-from llm_routerd.core.health import Health
-from llm_routerd.core.outcome import ErrorCode
-from llm_routerd.core.request import Request, RequestError
-from llm_routerd.core.unknown_model import unknown_model
+from llm_routerd.errors import RouterdError
+from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Event, Failed, Reasoning, Result, Token
+from llm_routerd.protocol.outcome import ErrorCode
+from llm_routerd.protocol.request import Request, RequestError
+from llm_routerd.routing.chain import resolve
+from llm_routerd.routing.health import Health
+from llm_routerd.routing.unknown_model import unknown_model
+from llm_routerd.wiring import make_executor, make_parser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 
     from llm_routerd.config.tree import Chain, Config
-    from llm_routerd.executor import Executor
+    from llm_routerd.running.resources import Executor
 
 STREAM_BUFFER = 256  # events that a slow reader may lag behind before the model is made to wait
 

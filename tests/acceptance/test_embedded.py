@@ -16,13 +16,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from llm_routerd import embedded
 from llm_routerd.cli.check_server import check_server
 from llm_routerd.cli.findings import Level
 from llm_routerd.config.tree import Config, RedisConfig
-from llm_routerd.core.errors import BrokerError, ConfigError
-from llm_routerd.embedded import EmbeddedServer, Listen, find_server, listen_of, state_directory
-from llm_routerd.memory import memory_bytes
+from llm_routerd.errors import BrokerError, ConfigError
+from llm_routerd.service import embedded
+from llm_routerd.service.embedded import EmbeddedServer, Listen, find_server, listen_of, state_directory
+from llm_routerd.service.memory import memory_bytes
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _MIB = 1 << 20
 _DAEMON = """
 import asyncio, sys
 from pathlib import Path
-from llm_routerd.embedded import EmbeddedServer, Listen
+from llm_routerd.service.embedded import EmbeddedServer, Listen
 
 async def main():
     server = EmbeddedServer(Path(sys.argv[1]), Listen(port=0))

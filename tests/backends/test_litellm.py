@@ -21,8 +21,8 @@ from llm_routerd.backends.answer_format import instruction
 from llm_routerd.backends.factory import Backends
 from llm_routerd.backends.litellm_backend import LitellmModule, _arguments
 from llm_routerd.backends.litellm_faults import fault_of
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode as Code
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.outcome import AttemptCode as Code
 from tests.support.calling import KEY, ask, backend_for, deployment_of, tell
 from tests.support.eventually import eventually
 from tests.support.faulty import FaultyServer
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from llmock.pytest_plugin import LLMock
 
-    from llm_routerd.backends.protocol import Backend
+    from llm_routerd.protocol.backend import Backend
 
 # Its pydantic models warn of themselves, which pytest would make errors of in the middle of litellm.
 pytestmark = [

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode as Code
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.outcome import AttemptCode as Code
 from tests.support.calling import Told, ask, backend_for, tell
 
 if TYPE_CHECKING:
     from llmock.pytest_plugin import LLMock
 
-    from llm_routerd.backends.protocol import Backend
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.backend import Backend
+    from llm_routerd.protocol.call import Call
 
 MODELS = {"openai": "openai/gpt-4o-mini", "anthropic": "anthropic/claude-sonnet-4-5"}
 TOOL = {

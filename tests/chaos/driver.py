@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from redis.exceptions import ResponseError
 
-from llm_routerd.queue.keys import GROUP, Keys
+from llm_routerd.protocol.keys import GROUP, Keys
 from tests.chaos.plan import Fault, Kind
 from tests.chaos.producers import Order
 from tests.chaos.world import Span
@@ -19,7 +19,7 @@ from tests.chaos.world import Span
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from llm_routerd.queue.keys import Lane
+    from llm_routerd.protocol.keys import Lane
     from tests.chaos.world import Slot, World
 
 _KEYS = Keys()

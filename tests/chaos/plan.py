@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from enum import StrEnum
 
-from llm_routerd.queue.keys import LANES, Lane
+from llm_routerd.protocol.keys import LANES, Lane
 
 WORKERS = 3
 LEASE_SECONDS = 3.0

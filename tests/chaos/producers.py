@@ -17,8 +17,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.core.events import FINAL_ID
-from llm_routerd.queue.keys import LANES, Keys, Lane
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import LANES, Keys, Lane
 from tests.chaos.plan import WORKERS
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.core.events import FINAL_ID
-from llm_routerd.queue.keys import Keys
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import Keys
 from tests.chaos.driver import Driver
 from tests.chaos.plan import make_plan
 from tests.chaos.producers import Order, Producers

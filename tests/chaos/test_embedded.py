@@ -7,7 +7,7 @@ import os
 import random
 from typing import TYPE_CHECKING
 
-from llm_routerd.core.events import FINAL_ID
+from llm_routerd.protocol.events import FINAL_ID
 from tests.support.daemons import kill_server, producer, running_daemon, write_config
 from tests.support.processes import free_port
 from tests.support.queue import events_of, open_client

@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.core.events import FINAL_ID
-from llm_routerd.queue.keys import GROUP, Keys
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import GROUP, Keys
 from tests.chaos.producers import NEVER_ANSWERED
 from tests.chaos.world import Life, Span
 

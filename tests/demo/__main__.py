@@ -16,7 +16,7 @@ import sys
 from redis.exceptions import RedisError
 
 from llm_routerd.cli.terminal import complain, prepare_streams
-from llm_routerd.core.errors import RouterdError
+from llm_routerd.errors import RouterdError
 from tests.demo.acts import ACTS, NotShownError
 from tests.demo.screen import Screen
 from tests.demo.stage import Stage, find_model, set_up, standin

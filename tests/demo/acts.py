@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonschema import Draft202012Validator
 
-from llm_routerd.core.events import FINAL_ID
+from llm_routerd.protocol.events import FINAL_ID
 from tests.demo.redis_cli import RedisCli
 from tests.demo.stage import CARELESS_ANSWER, CARELESS_MODEL, STANDIN_MODEL
 from tests.support.standin_script import tokens_of

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.core.gauges import Gauges
+from llm_routerd.accounting.gauges import Gauges
 
 if TYPE_CHECKING:
-    from llm_routerd.core.metrics import Finished, Metrics
+    from llm_routerd.accounting.metrics import Finished, Metrics
     from llm_routerd.worker.worker import Worker
 
 

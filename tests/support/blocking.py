@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from blockbuster import blockbuster_ctx
 
-from llm_routerd.schema_files import load_schema
+from llm_routerd.protocol.schema_files import load_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_ON_THE_LOOP = ("attempt", "backends", "core", "executor", "queue", "request_run", "validation", "warmth", "worker")
+_ON_THE_LOOP = ("accounting", "backends", "jsonschema", "judging", "protocol", "queue", "routing", "running", "worker")
 
 
 @pytest.fixture(autouse=True)

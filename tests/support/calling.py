@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends.factory import Backends
 from llm_routerd.config.tree import Deployment
-from llm_routerd.core.call import Call, Delta, Finish
+from llm_routerd.protocol.call import Call, Delta, Finish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from llm_routerd.backends.protocol import Backend
+    from llm_routerd.protocol.backend import Backend
 
 PROTOCOLS = ("ollama", "openai", "anthropic")
 KEY = "sk-made-up-0123456789"

@@ -11,7 +11,7 @@ import pytest
 
 from llm_routerd.config import load as load_module
 from llm_routerd.config.load import load_config
-from llm_routerd.core.errors import ConfigError
+from llm_routerd.errors import ConfigError
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Config

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from llm_routerd.core.events import FINAL_ID
+from llm_routerd.protocol.events import FINAL_ID
 
 
 async def final_of(client: Any, request_id: str) -> tuple[str, dict[str, Any]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from llm_routerd.core.call import Call, Delta, Finish, ProbeReport
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode, Lack, Usage
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.call import Call, Delta, Finish, ProbeReport
+from llm_routerd.protocol.outcome import AttemptCode, Lack, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from msgspec.structs import replace
 
-from llm_routerd.core.call import Finish
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.judge import Accepted, Judge
-from llm_routerd.core.outcome import Answer, AttemptCode, Rejection
-from llm_routerd.core.refusal import RefusalDetector
-from llm_routerd.core.request import StreamMode
-from llm_routerd.core.schema import AnswerSchema, compile_schema
+from llm_routerd.errors import BackendError
+from llm_routerd.jsonschema.compiled import AnswerSchema, compile_schema
+from llm_routerd.judging.judge import Accepted, Judge
+from llm_routerd.judging.refusal import RefusalDetector
+from llm_routerd.protocol.call import Finish
+from llm_routerd.protocol.outcome import Answer, AttemptCode, Rejection
+from llm_routerd.protocol.request import StreamMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from llm_routerd.backends.exchange import Answer as WireAnswer
-    from llm_routerd.backends.protocol import Backend
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.backend import Backend
+    from llm_routerd.protocol.call import Call
 
 DONE = b"data: [DONE]\n\n"
 

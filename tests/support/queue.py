@@ -11,12 +11,12 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from llm_routerd.core.events import AttemptStarted, Failed, Result
-from llm_routerd.core.outcome import Answer, ErrorCode, Usage
+from llm_routerd.protocol.events import AttemptStarted, Failed, Result
+from llm_routerd.protocol.keys import Keys, Lane
+from llm_routerd.protocol.outcome import Answer, ErrorCode, Usage
 from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.connection import ConnectionFactory
 from llm_routerd.queue.deliveries import Delivery, Limits
-from llm_routerd.queue.keys import Keys, Lane
 from llm_routerd.queue.pipe import Pipe
 from llm_routerd.queue.reader import Reader
 

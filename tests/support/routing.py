@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_routerd.config.tree import Chain, Config, Deployment
-from llm_routerd.core.chain import ChainRun, GiveUp, Need, Try, resolve
-from llm_routerd.core.health import Health
-from llm_routerd.core.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.routing.chain import ChainRun, GiveUp, Need, Try, resolve
+from llm_routerd.routing.health import Health
 
 LOCAL = Deployment(name="local", model="ollama/qwen2.5:7b", local=True)
 HAIKU = Deployment(name="haiku", model="anthropic/claude-haiku-4-5-20251001")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.core.schema import AnswerSchema, SchemaProblem, compile_schema
+from llm_routerd.jsonschema.compiled import AnswerSchema, SchemaProblem, compile_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable

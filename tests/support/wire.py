@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from jsonschema import Draft202012Validator
 
 from llm_routerd.client import check_stream_id
-from llm_routerd.core.events import FINAL_ID
-from llm_routerd.schema_files import load_schema
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.schema_files import load_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.assembly import make_parser
+from llm_routerd.accounting.metrics import Metrics
+from llm_routerd.accounting.pricing import Pricing
 from llm_routerd.config.tree import Chain, Config, DaemonConfig, Deployment, RedisConfig
-from llm_routerd.core.health import Health
-from llm_routerd.core.metrics import Metrics
-from llm_routerd.core.pricing import Pricing
-from llm_routerd.core.refusal import RefusalDetector
-from llm_routerd.executor import Executor
+from llm_routerd.judging.refusal import RefusalDetector
+from llm_routerd.routing.health import Health
+from llm_routerd.running.resources import Executor
+from llm_routerd.wiring import make_parser
 from llm_routerd.worker.worker import Worker
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, FakeBackends

@@ -12,10 +12,10 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from llm_routerd.assembly import make_parser
-from llm_routerd.core.events import FINAL_ID
-from llm_routerd.core.gauges import Gauges
+from llm_routerd.accounting.gauges import Gauges
+from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.queue.mending import mend
+from llm_routerd.wiring import make_parser
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
+from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.main import main
-from llm_routerd.core.events import FINAL_ID
-from llm_routerd.core.gauges import Gauges
+from llm_routerd.protocol.events import FINAL_ID
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says
 from tests.support.queue import LIMITS, add, failure, open_broker, open_client, take_one

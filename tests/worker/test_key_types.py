@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from llm_routerd.core.events import FINAL_ID
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import LANES
 from llm_routerd.queue import reader
 from llm_routerd.queue.deliveries import Held
-from llm_routerd.queue.keys import LANES
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, hangs, says, waits_for

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from llm_routerd import daemon as daemon_module
 from llm_routerd.config.tree import MetricsConfig
-from llm_routerd.daemon import Daemon
-from llm_routerd.executor import Executor
-from llm_routerd.health_http import HealthServer
-from llm_routerd.notify import Watchdog
 from llm_routerd.queue.deliveries import Delivery
 from llm_routerd.queue.pipe import Pipe
 from llm_routerd.queue.reader import Reader
-from llm_routerd.supervisor import Supervisor, TaskFailed
+from llm_routerd.running.resources import Executor
+from llm_routerd.service import daemon as daemon_module
+from llm_routerd.service.daemon import Daemon
+from llm_routerd.service.health_http import HealthServer
+from llm_routerd.service.notify import Watchdog
 from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.leases import Leases
 from llm_routerd.worker.mending import Mending
 from llm_routerd.worker.orphans import Orphans
+from llm_routerd.worker.supervisor import Supervisor, TaskFailed
 from llm_routerd.worker.trimmed import Trimmed
 from llm_routerd.worker.worker import Worker
 from tests.support.endings import final_of
@@ -353,9 +353,9 @@ async def test_process_exits_with_a_failure_and_one_line_of_reason(tmp_path: Pat
     """What systemd and a person see, also where a thread will not end; the log has the traceback, and no words of it."""
     (tmp_path / "sitecustomize.py").write_text(
         "import asyncio, time\n"
-        "import llm_routerd.daemon\n"
+        "import llm_routerd.service.daemon\n"
         "import llm_routerd.worker.orphans as module\n"
-        "llm_routerd.daemon.LAST_SECONDS = 0.2\n"
+        "llm_routerd.service.daemon.LAST_SECONDS = 0.2\n"
         "async def run(self):\n"
         f"    {also}\n"
         f"    raise KeyError({SECRET.split('-')}[-1] * 3)\n"

@@ -7,8 +7,8 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+from llm_routerd.protocol.keys import HANDED_BACK
 from llm_routerd.queue.deliveries import Claim, Delivery, Held, Renewal
-from llm_routerd.queue.keys import HANDED_BACK
 from llm_routerd.queue.pipe import PipeState
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.inflight import InFlightTable

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llm_routerd.core.events import FINAL_ID
-from llm_routerd.core.gauges import Gauges
-from llm_routerd.queue.keys import GROUP, HANDED_BACK
+from llm_routerd.accounting.gauges import Gauges
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import GROUP, HANDED_BACK
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
 from tests.support.queue import add, no_fence, open_broker, open_client, result, started, take

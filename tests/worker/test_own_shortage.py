@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llm_routerd.core.call import Delta, Finish
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode, Lack
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.call import Delta, Finish
+from llm_routerd.protocol.outcome import AttemptCode, Lack
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import USAGE, FakeBackend
@@ -16,7 +16,7 @@ from tests.support.workers import run_worker
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.call import Call
 
 
 async def test_nothing_is_read_during_a_shortage_and_all_is_answered_after_it(valkey_url: str) -> None:

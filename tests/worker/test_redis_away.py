@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from llm_routerd.core.outcome import AttemptCode
+from llm_routerd.protocol.outcome import AttemptCode
 from llm_routerd.queue import outbox, pipe, reader
 from llm_routerd.queue.connection import Backoff, ConnectionFactory
 from llm_routerd.queue.pipe import Pipe, PipeState
@@ -26,7 +26,7 @@ from tests.support.workers import CLOUD, DAEMON, LOCAL, make_config, run_worker
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
-    from llm_routerd.core.call import Call, Delta, Finish
+    from llm_routerd.protocol.call import Call, Delta, Finish
     from tests.support.fakes import Script
 
 KEEPS_DATA = {"appendonly": "yes", "appendfsync": "always"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from llm_routerd.core.errors import BrokerError
+from llm_routerd.errors import BrokerError
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says

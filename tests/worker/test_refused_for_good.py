@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from llm_routerd.core.events import FINAL_ID
+from llm_routerd.protocol.events import FINAL_ID
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
 from tests.support.queue import add, open_client

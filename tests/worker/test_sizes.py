@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-from llm_routerd.assembly import make_parser
-from llm_routerd.core.cut import CutList
-from llm_routerd.core.events import FINAL_ID
+from llm_routerd.protocol.cut import CutList
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import GROUP
 from llm_routerd.queue import pipe, reader
-from llm_routerd.queue.keys import GROUP
+from llm_routerd.wiring import make_parser
 from tests.support.endings import final_of, nothing_left
 from tests.support.fakes import FakeBackend, says
 from tests.support.proxy import open_proxy

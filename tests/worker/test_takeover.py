@@ -7,8 +7,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.protocol.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, handed_back_for
 from llm_routerd.queue.deliveries import Backlog
-from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, handed_back_for
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
@@ -16,7 +16,7 @@ from tests.support.queue import LIMITS, add, open_broker, open_client
 from tests.support.workers import DAEMON, make_config, run_worker
 
 if TYPE_CHECKING:
-    from llm_routerd.queue.keys import Lane
+    from llm_routerd.protocol.keys import Lane
 
 LANE = "llm:requests"
 CONFIG = make_config(daemon=replace(DAEMON, lease_seconds=0.3, concurrency=2))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from structlog.testing import capture_logs
 
-from llm_routerd.assembly import make_parser
+from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.config.tree import Chain
-from llm_routerd.core.gauges import Gauges
+from llm_routerd.wiring import make_parser
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, hangs, says, waits_for

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_routerd.client import Client
-from llm_routerd.core.events import FINAL_ID
-from llm_routerd.core.outcome import AttemptCode
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import GROUP, LANES
+from llm_routerd.protocol.outcome import AttemptCode
 from llm_routerd.queue.deliveries import Backlog
-from llm_routerd.queue.keys import GROUP, LANES
 from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
@@ -26,8 +26,8 @@ from tests.support.workers import DAEMON, make_config, run_worker
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from llm_routerd.core.call import Call, Delta, Finish
-    from llm_routerd.queue.keys import Lane
+    from llm_routerd.protocol.call import Call, Delta, Finish
+    from llm_routerd.protocol.keys import Lane
     from llm_routerd.worker.worker import Worker
 
 

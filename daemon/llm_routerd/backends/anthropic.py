@@ -20,11 +20,11 @@ from llm_routerd.backends.messages import message_of
 from llm_routerd.backends.prompt_cut import reject_cut
 from llm_routerd.backends.server_kind import advice, how_many, lists_models, what_is_amiss
 from llm_routerd.backends.sse import EventAnswer
+from llm_routerd.backends.toolcalls import ToolCallAssembler, json_of_arguments
 from llm_routerd.backends.usage import count, mapping
-from llm_routerd.core.call import Delta, Finish, ProbeReport
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode, Usage
-from llm_routerd.core.toolcalls import ToolCallAssembler, json_of_arguments
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.call import Delta, Finish, ProbeReport
+from llm_routerd.protocol.outcome import AttemptCode, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.backends.transport import Transport
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.call import Call
 
 _ANTHROPIC_HOST = "api.anthropic.com"
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")

@@ -11,13 +11,13 @@ from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import for_anthropic, instruction
 from llm_routerd.backends.data_urls import media_of
 from llm_routerd.backends.endpoint import effective_params
-from llm_routerd.core.toolcalls import arguments_object
+from llm_routerd.backends.toolcalls import arguments_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.call import Call
 
 _DEFAULT_MAX_TOKENS = 4096  # the API wants a number
 # Parameters that Anthropic does not know, and answers 400 to.

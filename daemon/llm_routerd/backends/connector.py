@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from msgspec import Struct, field
 
-from llm_routerd.core.call import Sending
+from llm_routerd.protocol.call import Sending
 
 
 class Connecting(Struct):

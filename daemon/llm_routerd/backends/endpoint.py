@@ -8,13 +8,13 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from llm_routerd.backends import faults
-from llm_routerd.core.errors import ConfigError
+from llm_routerd.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.call import Call
 
 
 Body = TypeVar("Body")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Protocol
 from llm_routerd.backends import faults
 from llm_routerd.backends.framing import OversizeError
 from llm_routerd.backends.transport import next_chunk, settle
-from llm_routerd.core.call import Finish
+from llm_routerd.protocol.call import Finish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     import aiohttp
 
-    from llm_routerd.core.call import Delta
+    from llm_routerd.protocol.call import Delta
 
 
 class Answer(Protocol):

@@ -13,8 +13,8 @@ from llm_routerd.backends.transport import Transport
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llm_routerd.backends.protocol import Backend
     from llm_routerd.config.tree import Deployment
+    from llm_routerd.protocol.backend import Backend
 
 
 class Backends:

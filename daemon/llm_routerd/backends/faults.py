@@ -19,10 +19,10 @@ import orjson
 
 from llm_routerd.backends.known_messages import UNKNOWN_MODEL, Known, known_message
 from llm_routerd.backends.optional_fields import refused_field
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode, Lack
-from llm_routerd.core.toolcalls import ToolCallError
+from llm_routerd.backends.toolcalls import ToolCallError
 from llm_routerd.descriptors import is_out_of_files
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.outcome import AttemptCode, Lack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,6 +22,7 @@ from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.accounting.estimate import CHARS_PER_TOKEN
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import NOT_ITS_OWN, with_instruction
 from llm_routerd.backends.endpoint import converted, effective_params
@@ -34,18 +35,17 @@ from llm_routerd.backends.messages import HalvesJoiner
 from llm_routerd.backends.openai import OpenAIAnswer
 from llm_routerd.backends.optional_fields import Omissions, without
 from llm_routerd.backends.prompt_cut import reject_cut
+from llm_routerd.backends.toolcalls import ToolCallAssembler, ToolCallError
 from llm_routerd.backends.usage import count
-from llm_routerd.core.call import Delta, Finish, ProbeReport
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.estimate import CHARS_PER_TOKEN
-from llm_routerd.core.outcome import Usage
-from llm_routerd.core.toolcalls import ToolCallAssembler, ToolCallError
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.call import Delta, Finish, ProbeReport
+from llm_routerd.protocol.outcome import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterable
 
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.call import Call
 
 _ENVIRONMENT = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",

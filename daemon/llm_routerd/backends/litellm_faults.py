@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.backends import faults
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.outcome import AttemptCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

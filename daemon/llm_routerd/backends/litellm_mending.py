@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of
 from llm_routerd.backends.messages import message_of
 from llm_routerd.backends.usage import count, mapping
-from llm_routerd.core.numbers import carries_numbers
+from llm_routerd.protocol.numbers import carries_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

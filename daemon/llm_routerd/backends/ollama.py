@@ -18,12 +18,12 @@ from llm_routerd.backends.ollama_window import least_window, windows_of
 from llm_routerd.backends.optional_fields import Omissions, left_out, without
 from llm_routerd.backends.prompt_cut import cut, looks_cut, may_be_cut, may_exceed, takes_truncate
 from llm_routerd.backends.server_kind import advice
+from llm_routerd.backends.toolcalls import ToolCallAssembler
 from llm_routerd.backends.transport import next_chunk
 from llm_routerd.backends.usage import count
-from llm_routerd.core.call import Delta, Finish, ProbeReport
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode, Usage
-from llm_routerd.core.toolcalls import ToolCallAssembler
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.call import Delta, Finish, ProbeReport
+from llm_routerd.protocol.outcome import AttemptCode, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.backends.transport import Transport
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.call import Call
 
 _DEFAULT_BASE = "http://127.0.0.1:11434"
 

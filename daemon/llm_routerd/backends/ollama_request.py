@@ -8,13 +8,13 @@ from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import with_instruction
 from llm_routerd.backends.data_urls import media_of
 from llm_routerd.backends.endpoint import effective_params
-from llm_routerd.core.toolcalls import arguments_object
+from llm_routerd.backends.toolcalls import arguments_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.call import Call
 
 # Ollama's own names; what is in neither table is an option by the name it has (`num_ctx`, …).
 _OPTION_NAMES = {"max_tokens": "num_predict", "max_completion_tokens": "num_predict"}

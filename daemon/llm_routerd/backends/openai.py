@@ -18,11 +18,11 @@ from llm_routerd.backends.optional_fields import Omissions
 from llm_routerd.backends.prompt_cut import reject_cut
 from llm_routerd.backends.server_kind import advice, how_many, lists_models, what_is_amiss
 from llm_routerd.backends.sse import EventAnswer
+from llm_routerd.backends.toolcalls import ToolCallAssembler
 from llm_routerd.backends.usage import count, mapping
-from llm_routerd.core.call import Delta, Finish, ProbeReport
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode, Usage
-from llm_routerd.core.toolcalls import ToolCallAssembler
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.call import Delta, Finish, ProbeReport
+from llm_routerd.protocol.outcome import AttemptCode, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.backends.transport import Transport
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.call import Call
 
 _EXAMINATION_SECONDS = 5.0
 _MAX_REFUSAL = 4096

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.core.call import Call
+    from llm_routerd.protocol.call import Call
 
 # They answer 400 to every sampling parameter.
 _OPENAI_REASONING = re.compile(r"o\d|gpt-5")

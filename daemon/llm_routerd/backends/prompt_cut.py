@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.backends.endpoint import effective_params
-from llm_routerd.core.errors import BackendError
-from llm_routerd.core.outcome import AttemptCode
+from llm_routerd.errors import BackendError
+from llm_routerd.protocol.outcome import AttemptCode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.core.call import Call, Finish
+    from llm_routerd.protocol.call import Call, Finish
 
 # No text of any length is that short in tokens: 3 to 5 characters make one, in most languages fewer.
 _MOST_CHARS_PER_TOKEN = 6

@@ -10,7 +10,7 @@ import orjson
 from llm_routerd.backends import faults
 from llm_routerd.backends.framing import BOM, EventFramer
 from llm_routerd.backends.messages import HalvesJoiner, message_of
-from llm_routerd.core.call import Delta, Finish
+from llm_routerd.protocol.call import Delta, Finish
 
 _MAX_DOCUMENT_BYTES = 8_388_608
 

@@ -10,7 +10,7 @@ from llm_routerd.cli.settings import open_client, redis_of
 from llm_routerd.cli.terminal import complain, json_line, note, one_line, say
 from llm_routerd.cli.unknown import unknown
 from llm_routerd.client import check_id
-from llm_routerd.core.errors import UnknownRequestError
+from llm_routerd.errors import UnknownRequestError
 
 if TYPE_CHECKING:
     import argparse

@@ -13,7 +13,7 @@ from llm_routerd.cli.findings import Finding, Level, fail, fine
 from llm_routerd.cli.settings import read_config
 from llm_routerd.cli.terminal import json_line, say
 from llm_routerd.config.builtin import DEFAULT_PATH
-from llm_routerd.core.errors import ConfigError
+from llm_routerd.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.cli.findings import Finding, fail, warn
 from llm_routerd.client import as_text
-from llm_routerd.core.errors import BrokerError
+from llm_routerd.errors import BrokerError
 
 if TYPE_CHECKING:
     from llm_routerd.client import Client
-    from llm_routerd.queue.keys import Keys
+    from llm_routerd.protocol.keys import Keys
 
 
 async def types_of_others(client: Client, metrics: str) -> dict[str, str]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.backends.factory import Backends
 from llm_routerd.cli.findings import Finding, fail, fine, warn
-from llm_routerd.core.call import ProbeReport
-from llm_routerd.core.usability import deployments_of
-from llm_routerd.limits import shortage_of_files
+from llm_routerd.protocol.call import ProbeReport
+from llm_routerd.routing.usability import deployments_of
+from llm_routerd.service.limits import shortage_of_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

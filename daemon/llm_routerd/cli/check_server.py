@@ -11,7 +11,7 @@ from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.cli.settings import open_client
 from llm_routerd.client import as_text
 from llm_routerd.config.addresses import shown_url
-from llm_routerd.core.errors import BrokerError, NotAllowedError, UnsuitableServerError
+from llm_routerd.errors import BrokerError, NotAllowedError, UnsuitableServerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

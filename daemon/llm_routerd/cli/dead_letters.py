@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import orjson
 
 from llm_routerd.client import as_text, check_id, check_stream_id
-from llm_routerd.core.cut import CutBytes, CutList, head_of, parts_of, size_of
-from llm_routerd.core.events import FINAL_ID
+from llm_routerd.protocol.cut import CutBytes, CutList, head_of, parts_of, size_of
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import LANES, Lane
 from llm_routerd.queue.connection import RedisError
-from llm_routerd.queue.keys import LANES, Lane
 from llm_routerd.queue.skimmer import Bounds
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from llm_routerd.client import Client
-    from llm_routerd.core.cut import Fields, Part
+    from llm_routerd.protocol.cut import Fields, Part
 
 _LETTERS_PER_READ = 10  # a letter may hold a request of a megabyte
 # Others may write letters, and older versions wrote requests of any length into them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from llm_routerd.core.errors import RouterdError
+from llm_routerd.errors import RouterdError
 
 
 class Exit(IntEnum):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.cli.exits import Exit, UsageError, nobody_listens
 from llm_routerd.cli.terminal import complain, prepare_streams
-from llm_routerd.core.errors import BrokerError, ConfigError, NotAllowedError, RouterdError, UnsuitableServerError
+from llm_routerd.errors import BrokerError, ConfigError, NotAllowedError, RouterdError, UnsuitableServerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     # What is imported and made until the daemon works stays: looking for garbage in it took 15 ms.
     gc.disable()
-    from llm_routerd import daemon  # noqa: PLC0415 - see above
+    from llm_routerd.service import daemon  # noqa: PLC0415 - see above
 
     return daemon.serve(
         read_config(arguments),

@@ -10,7 +10,7 @@ from llm_routerd.client import Client
 from llm_routerd.config.addresses import check_redis_url
 from llm_routerd.config.load import load_config
 from llm_routerd.config.tree import Config, RedisConfig
-from llm_routerd.core.errors import ConfigError
+from llm_routerd.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse

@@ -18,7 +18,7 @@ from llm_routerd.cli.terminal import json_line, note, say
 from llm_routerd.cli.views import choose_view
 from llm_routerd.cli.watch import Watch, unconfirmed
 from llm_routerd.client import RequestFields, check_id
-from llm_routerd.core.errors import BrokerError
+from llm_routerd.errors import BrokerError
 
 if TYPE_CHECKING:
     import argparse

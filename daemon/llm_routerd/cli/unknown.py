@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from llm_routerd.client import as_text
-from llm_routerd.core.errors import BrokerError
+from llm_routerd.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

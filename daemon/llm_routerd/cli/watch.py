@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.unknown import unknown
 from llm_routerd.cli.views import exit_of
-from llm_routerd.core.errors import BrokerError, NotAllowedError, UnknownRequestError
+from llm_routerd.errors import BrokerError, NotAllowedError, UnknownRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

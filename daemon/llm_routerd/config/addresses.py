@@ -11,7 +11,7 @@ from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from llm_routerd.core.errors import ConfigError
+from llm_routerd.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

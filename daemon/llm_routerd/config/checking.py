@@ -12,8 +12,8 @@ import jsonschema_rs
 import orjson
 
 from llm_routerd.config.addresses import check_api_base, check_redis_url
-from llm_routerd.core.errors import ConfigError
-from llm_routerd.schema_files import load_schema
+from llm_routerd.errors import ConfigError
+from llm_routerd.protocol.schema_files import load_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

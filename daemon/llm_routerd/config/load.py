@@ -37,7 +37,7 @@ from llm_routerd.config.tree import (
     RedisConfig,
     RefusalConfig,
 )
-from llm_routerd.core.errors import ConfigError
+from llm_routerd.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

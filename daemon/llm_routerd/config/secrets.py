@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_routerd.core.errors import ConfigError
+from llm_routerd.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llm_routerd.core.cut import head_of, parts_of
-from llm_routerd.core.events import FINAL_ID
+from llm_routerd.protocol.cut import head_of, parts_of
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES, Keys, Lane, is_handed_back
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group, is_wrong_type
 from llm_routerd.queue.deliveries import (
@@ -21,7 +22,6 @@ from llm_routerd.queue.deliveries import (
     parse_claimed,
     parse_gone,
 )
-from llm_routerd.queue.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES, Keys, Lane, is_handed_back
 from llm_routerd.queue.lanes import LaneTypes, make_group
 from llm_routerd.queue.outbox import Outbox, Transcript
 from llm_routerd.queue.pipe import Command, Pipe, resolving
@@ -29,8 +29,8 @@ from llm_routerd.queue.pipe import Command, Pipe, resolving
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llm_routerd.core.cut import Fields
-    from llm_routerd.core.events import AttemptStarted, FinalEvent
+    from llm_routerd.protocol.cut import Fields
+    from llm_routerd.protocol.events import AttemptStarted, FinalEvent
     from llm_routerd.queue.deliveries import BeginVerdict, Held, Limits
 
 MOST_CLAIMED = 100  # by one command

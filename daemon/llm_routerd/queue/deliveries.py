@@ -10,8 +10,8 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_routerd.core.cut import Fields
-    from llm_routerd.queue.keys import Lane
+    from llm_routerd.protocol.cut import Fields
+    from llm_routerd.protocol.keys import Lane
 
 
 class Delivery(Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.core.errors import BrokerError, NotAllowedError, UnsuitableServerError
+from llm_routerd.errors import BrokerError, NotAllowedError, UnsuitableServerError
 
 NO_CONNECTION = "Timeout connecting to server"  # redis-py's word for a TCP connection that did not come about
 _MOST_CHARACTERS = 200

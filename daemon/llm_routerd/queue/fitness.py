@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from redis.crc import key_slot
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from llm_routerd.core.errors import UnsuitableServerError
-from llm_routerd.queue.keys import Keys
+from llm_routerd.errors import UnsuitableServerError
+from llm_routerd.protocol.keys import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

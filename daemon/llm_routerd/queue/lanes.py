@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.protocol.keys import GROUP, LANES, Lane
 from llm_routerd.queue.connection import ResponseError, is_wrong_type
-from llm_routerd.queue.keys import GROUP, LANES, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

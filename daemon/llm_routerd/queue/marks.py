@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from llm_routerd.core.events import FINAL_ID
+from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError
 

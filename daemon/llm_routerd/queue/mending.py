@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llm_routerd.protocol.keys import GROUP
 from llm_routerd.queue import scripts
-from llm_routerd.queue.keys import GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llm_routerd.core.cut import head_of, parts_of
-from llm_routerd.core.events import FINAL_PART
+from llm_routerd.protocol.cut import head_of, parts_of
+from llm_routerd.protocol.events import FINAL_PART
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError
 from llm_routerd.queue.pipe import Command
@@ -29,7 +29,7 @@ from llm_routerd.queue.pipe import Command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llm_routerd.core.events import ProgressEvent
+    from llm_routerd.protocol.events import ProgressEvent
     from llm_routerd.queue.pipe import Pipe
 
 MAX_PENDING_CHARS = 262_144  # of one request

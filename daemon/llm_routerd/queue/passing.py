@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from llm_routerd.protocol.keys import GROUP, HANDED_BACK_IDLE_MS, handed_back_for
 from llm_routerd.queue import scripts
-from llm_routerd.queue.keys import GROUP, HANDED_BACK_IDLE_MS, handed_back_for
 
 if TYPE_CHECKING:
     from llm_routerd.queue.broker import Broker

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import hiredis
 from msgspec import Struct
 
-from llm_routerd.core.errors import UnsuitableServerError
+from llm_routerd.errors import UnsuitableServerError
 from llm_routerd.queue.bounded_parser import tell_progress
 from llm_routerd.queue.connection import (
     Backoff,

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.config.addresses import check_redis_url
-from llm_routerd.core.errors import BrokerError, ConfigError
+from llm_routerd.errors import BrokerError, ConfigError
 from llm_routerd.queue.bounded_parser import BoundedParser
 from llm_routerd.queue.connection import CONNECT_SECONDS, redirected
 from llm_routerd.queue.handshake import connection_of

@@ -21,7 +21,8 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.core.cut import CutList
+from llm_routerd.protocol.cut import CutList
+from llm_routerd.protocol.keys import GROUP, LANES, Keys, Lane
 from llm_routerd.queue import scripts
 from llm_routerd.queue.broker import OWN_PENDING, claim_args
 from llm_routerd.queue.connection import (
@@ -36,7 +37,6 @@ from llm_routerd.queue.connection import (
     is_wrong_type,
 )
 from llm_routerd.queue.deliveries import Delivery, next_cursor, parse_claimed, parse_entries
-from llm_routerd.queue.keys import GROUP, LANES, Keys, Lane
 from llm_routerd.queue.lanes import make_group
 from llm_routerd.queue.pipe import PipeState
 

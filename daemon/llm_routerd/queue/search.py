@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from msgspec import Struct
 
-from llm_routerd.core.cut import CutBytes, parts_of
+from llm_routerd.protocol.cut import CutBytes, parts_of
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llm_routerd.core.cut import Part
+    from llm_routerd.protocol.cut import Part
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import Delivery
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import InvalidResponse
 
-from llm_routerd.core.cut import HEAD_BYTES, KEPT_FIELDS, MOST_FIELDS, CutBytes, CutList, Part
+from llm_routerd.protocol.cut import HEAD_BYTES, KEPT_FIELDS, MOST_FIELDS, CutBytes, CutList, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable

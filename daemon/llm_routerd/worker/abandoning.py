@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.connection import ConnectionFactory
-    from llm_routerd.supervisor import Supervisor
     from llm_routerd.worker.inflight import InFlight
+    from llm_routerd.worker.supervisor import Supervisor
 
 log = get_logger()
 

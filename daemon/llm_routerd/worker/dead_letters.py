@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llm_routerd.core.cut import KEPT_FIELDS, MOST_FIELDS, CutBytes, CutList, extent_of, head_of, parts_of, size_of
+from llm_routerd.protocol.cut import KEPT_FIELDS, MOST_FIELDS, CutBytes, CutList, extent_of, head_of, parts_of, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_routerd.core.cut import Fields, Part
-    from llm_routerd.core.events import Failed
+    from llm_routerd.protocol.cut import Fields, Part
+    from llm_routerd.protocol.events import Failed
     from llm_routerd.queue.deliveries import Delivery
 
 # Of a request that is too long to be kept whole.

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 from msgspec.structs import replace
 
-from llm_routerd.core.chain import resolve
-from llm_routerd.core.events import Failed, Result
-from llm_routerd.core.metrics import Finished
-from llm_routerd.core.outcome import ErrorCode
-from llm_routerd.core.request import RequestError, StreamMode
-from llm_routerd.core.unknown_model import unknown_model
+from llm_routerd.accounting.metrics import Finished
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.events import Failed, Result
+from llm_routerd.protocol.outcome import ErrorCode
+from llm_routerd.protocol.request import RequestError, StreamMode
 from llm_routerd.queue.marks import counts_cancellation
 from llm_routerd.queue.passing import pass_on
+from llm_routerd.routing.chain import resolve
+from llm_routerd.routing.unknown_model import unknown_model
 from llm_routerd.worker.committing import Commitment, Committer
 from llm_routerd.worker.dead_letters import dead_letter
 from llm_routerd.worker.mending import Mending
@@ -32,14 +32,14 @@ from llm_routerd.worker.running import Running
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llm_routerd.core.metrics import Metrics
-    from llm_routerd.core.parsing import RequestParser
-    from llm_routerd.core.request import Request
-    from llm_routerd.executor import Executor
+    from llm_routerd.accounting.metrics import Metrics
+    from llm_routerd.protocol.parsing import RequestParser
+    from llm_routerd.protocol.request import Request
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import Committed, Delivery
     from llm_routerd.queue.outbox import Transcript
-    from llm_routerd.request_run import Ending
+    from llm_routerd.running.resources import Executor
+    from llm_routerd.running.run import Ending
     from llm_routerd.worker.inflight import InFlight
 
 log = get_logger()

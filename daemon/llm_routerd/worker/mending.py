@@ -20,7 +20,7 @@ from llm_routerd.worker.leases import TICK_SECONDS, TICKS_PER_LEASE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_routerd.core.metrics import Metrics
+    from llm_routerd.accounting.metrics import Metrics
     from llm_routerd.queue.broker import Broker
     from llm_routerd.worker.inflight import InFlight
 

@@ -12,17 +12,17 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.keys import HANDED_BACK, LANES
 from llm_routerd.queue.connection import ResponseError, describe
-from llm_routerd.queue.keys import HANDED_BACK, LANES
 from llm_routerd.worker.leases import TICK_SECONDS, TICKS_PER_LEASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llm_routerd.core.metrics import Metrics
+    from llm_routerd.accounting.metrics import Metrics
+    from llm_routerd.protocol.keys import Lane
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import Delivery
-    from llm_routerd.queue.keys import Lane
     from llm_routerd.worker.clock import ServerClock
 
 log = get_logger()

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from llm_routerd.core.events import Failed, Result
-from llm_routerd.core.outcome import ErrorCode, total_cost
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.events import Failed, Result
+from llm_routerd.protocol.outcome import ErrorCode, total_cost
 from llm_routerd.worker.committing import UNWRITABLE
 from llm_routerd.worker.sink import QueueSink
 
 if TYPE_CHECKING:
+    from llm_routerd.accounting.metrics import Finished
     from llm_routerd.config.tree import Chain
-    from llm_routerd.core.metrics import Finished
-    from llm_routerd.core.outcome import AttemptRecord
-    from llm_routerd.core.request import Request
-    from llm_routerd.request_run import Ending
+    from llm_routerd.protocol.outcome import AttemptRecord
+    from llm_routerd.protocol.request import Request
+    from llm_routerd.running.run import Ending
     from llm_routerd.worker.handler import Handler
     from llm_routerd.worker.inflight import InFlight
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from llm_routerd.core.events import AttemptRejected, AttemptStarted
-    from llm_routerd.core.request import Request
+    from llm_routerd.protocol.events import AttemptRejected, AttemptStarted
+    from llm_routerd.protocol.request import Request
     from llm_routerd.queue.deliveries import BeginVerdict, Delivery
     from llm_routerd.queue.outbox import Transcript
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from llm_routerd.core.events import Failed
-from llm_routerd.core.outcome import ErrorCode
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.events import Failed
+from llm_routerd.protocol.outcome import ErrorCode
 from llm_routerd.queue.connection import ResponseError, describe
 from llm_routerd.queue.search import find_requests
 from llm_routerd.worker.inflight import InFlight
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from llm_routerd.queue.deliveries import Delivery
     from llm_routerd.queue.search import Found
-    from llm_routerd.supervisor import Supervisor
     from llm_routerd.worker.handler import Handler
     from llm_routerd.worker.inflight import InFlightTable
+    from llm_routerd.worker.supervisor import Supervisor
 
 log = get_logger()
 

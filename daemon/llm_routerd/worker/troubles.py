@@ -9,7 +9,7 @@ from llm_routerd.logs import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llm_routerd.queue.keys import Keys, Lane
+    from llm_routerd.protocol.keys import Keys, Lane
 
 log = get_logger()
 

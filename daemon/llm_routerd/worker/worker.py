@@ -11,16 +11,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llm_routerd.core.errors import BrokerError
+from llm_routerd.errors import BrokerError
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.keys import LANES, Keys
 from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.connection import ConnectionFactory, ResponseError, describe
 from llm_routerd.queue.deliveries import Held, Limits
 from llm_routerd.queue.fitness import Needs
-from llm_routerd.queue.keys import LANES, Keys
 from llm_routerd.queue.pipe import Pipe, PipeState
 from llm_routerd.queue.reader import Reader
-from llm_routerd.supervisor import Supervisor, TaskFailed, first_of
 from llm_routerd.worker.abandoning import abandon
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
@@ -28,6 +27,7 @@ from llm_routerd.worker.inflight import InFlight, InFlightTable
 from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases, Places
 from llm_routerd.worker.orphans import Orphans
 from llm_routerd.worker.registration import Told, models_of
+from llm_routerd.worker.supervisor import Supervisor, TaskFailed, first_of
 from llm_routerd.worker.trimmed import Trimmed
 from llm_routerd.worker.troubles import Troubles
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
+    from llm_routerd.accounting.metrics import Metrics
     from llm_routerd.config.tree import Config
-    from llm_routerd.core.metrics import Metrics
-    from llm_routerd.core.parsing import RequestParser
-    from llm_routerd.executor import Executor
+    from llm_routerd.protocol.parsing import RequestParser
     from llm_routerd.queue.deliveries import Backlog, Claim, Delivery
+    from llm_routerd.running.resources import Executor
 
 log = get_logger()
 

@@ -1,0 +1,111 @@
+"""Is a request in a lane?  Its id stands in the body of an entry, so that the entries have to be looked at.
+
+That is asked of requests without events: those that are queued.  The server looks, page by page, and sends no body.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from redis.exceptions import ResponseError
+
+from llm_routerd.client.events import as_text
+from llm_routerd.queue import scripts
+from llm_routerd.queue.connection import is_unfit
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from redis.asyncio import Redis
+    from redis.commands.core import AsyncScript
+
+    from llm_routerd.protocol.keys import Keys
+
+MOST_ENTRIES = 100_000  # of all lanes together
+_PAGE_ENTRIES = 500  # some milliseconds, in which the server does nothing else
+_PAGE_BYTES = 2**20
+_STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+class Sighting(Struct, frozen=True, kw_only=True):
+    """What a look for a request brought.
+
+    Attributes:
+        is_known: it has events, or stands in a lane.
+        why_unsure: why it may be there all the same; "": it is not.
+        others: ids of the requests in the lanes that were looked at.
+    """
+
+    is_known: bool
+    why_unsure: str = ""
+    others: tuple[str, ...] = ()
+
+
+class LaneSearch:
+    """One look for one request in all lanes; what stands there all the while is found."""
+
+    def __init__(
+        self,
+        where: Callable[[], Redis],
+        keys: Keys,
+        request_id: str,
+        patiently: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
+    ) -> None:
+        """Prepare it; `where` is the server by now, `patiently` runs an operation until it succeeds, or raises."""
+        self._where = where
+        self._script: AsyncScript = where().register_script(scripts.LOOK_UP.source)
+        self._lanes = keys.lanes
+        self._id = request_id
+        self._patiently = patiently
+        self._left = MOST_ENTRIES
+        self._others: list[str] = []
+
+    async def run(self) -> Sighting:
+        """Look at the newest entries first; where a right is missing, or too many are queued, the answer is unsure."""
+        unsure = ""
+        for lane in self._lanes:
+            # An id that XADD gave is found at once.
+            if _STREAM_ID.fullmatch(self._id) and (page := await self._page(lane, self._id, 1)) and page[0]:
+                return Sighting(is_known=True)
+            before = "+"
+            while before and not unsure:
+                page = await self._page(lane, before, min(_PAGE_ENTRIES, self._left))
+                if page is None:
+                    unsure = "it may be queued: this user may not look into the lanes"
+                    break
+                found, before, ids = page
+                if found:
+                    return Sighting(is_known=True)
+                self._others += ids
+                self._left -= len(ids)
+                if before and self._left <= 0:
+                    unsure = f"it may be queued: {MOST_ENTRIES} entries were looked at, and there are more"
+        return Sighting(is_known=False, why_unsure=unsure, others=tuple(self._others))
+
+    async def _page(self, lane: str, before: str, most: int) -> tuple[bool, str, list[str]] | None:
+        """Whether it was found, where to go on, the ids of the others; None: this user may not look."""
+
+        async def look() -> Any:
+            try:
+                return await self._script([lane], [before, self._id, most, _PAGE_BYTES], self._where())
+            except ResponseError as error:
+                if is_unfit(error):
+                    raise
+                return await self._emptiness(lane)
+
+        reply = await self._patiently(look)
+        if reply is None:
+            return None
+        found, go_on, ids = reply
+        return bool(found), as_text(go_on), [as_text(each) for each in ids]
+
+    async def _emptiness(self, lane: str) -> tuple[int, str, list[str]] | None:
+        """What a producer, who may count the entries and not read them, can say: an empty lane has none."""
+        try:
+            return None if await self._where().xlen(lane) else (0, "", [])
+        except ResponseError as error:
+            if is_unfit(error):
+                raise
+            return None

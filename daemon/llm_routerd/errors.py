@@ -1,0 +1,89 @@
+"""The exceptions of the project, by what the operator has to do about them.
+
+An answer that is rejected, a request that is malformed, a race that is lost: these are values, not
+exceptions.  Exceptions are for bugs, bad configuration and lost connections.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm_routerd.protocol.outcome import AttemptCode, Lack
+
+
+class RouterdError(Exception):
+    """Base of everything this project raises on purpose."""
+
+
+class ConfigError(RouterdError):
+    """The configuration is unsound: mend the file.  The message names file, key and remedy; exit code 78."""
+
+
+class BrokerError(RouterdError):
+    """Redis cannot be used as it is: look at the server.  The message says what it answered.
+
+    Attributes:
+        detail: what is wrong.
+        remedy: what to do about it; "" where that is not known.
+    """
+
+    def __init__(self, detail: str, remedy: str = "") -> None:
+        super().__init__(f"{detail}; {remedy}" if remedy else detail)
+        self.detail = detail
+        self.remedy = remedy
+
+
+class NotAllowedError(BrokerError):
+    """Redis does not let this user do what was asked for: use another, or give it the right; exit code 77."""
+
+
+class UnsuitableServerError(BrokerError):
+    """This server can never serve us as it is: use another, or change what the message names; exit code 78."""
+
+
+class UnknownRequestError(RouterdError):
+    """Nothing is known of a request: it has no events, and no lane has it.  Mend the id, or insist.
+
+    Attributes:
+        why_unsure: why it may exist all the same; "": it does not.
+        others: ids of requests that were seen in the lanes meanwhile.
+    """
+
+    def __init__(self, request_id: str, *, why_unsure: str = "", others: tuple[str, ...] = ()) -> None:
+        super().__init__(f"nothing is known of {request_id}" + (f"; {why_unsure}" if why_unsure else ""))
+        self.why_unsure = why_unsure
+        self.others = others
+
+
+class BackendError(RouterdError):
+    """One call to one model failed.  Raised by a backend only, turned into a rejected attempt by the executor.
+
+    Attributes:
+        code: the code of the rejected attempt, as in the protocol.
+        reason: one line for logs and events; holds no prompt, no answer and no key.
+        retryable: whether the same deployment may be asked again soon.
+        retry_after_seconds: what the server asked for, where it did.
+        status: the HTTP status, where there was one.
+        refused_field: the optional field of the request that the server refuses by name, if that is why.
+        lack: what of our own was missing, if that is why.
+    """
+
+    def __init__(
+        self,
+        code: AttemptCode,
+        reason: str,
+        *,
+        retryable: bool = False,
+        retry_after_seconds: float | None = None,
+        status: int | None = None,
+        lack: Lack | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+        self.retryable = retryable
+        self.retry_after_seconds = retry_after_seconds
+        self.status = status
+        self.lack = lack
+        self.refused_field: str | None = None

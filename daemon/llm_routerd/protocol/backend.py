@@ -1,0 +1,42 @@
+"""What the executor may rely on of every backend, whatever wire protocol it speaks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from llm_routerd.protocol.call import Call, Delta, Finish, ProbeReport
+
+
+class Backend(Protocol):
+    """The way to one deployment.  Safe to use for many calls at once, on one event loop."""
+
+    def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        """Ask the model; yields `Delta`s, at most one per network read, then one `Finish`, the last item.
+
+        A `Delta` whose texts are both empty says that the model is at work on a tool call: it counts against
+        the idle bound, and there is nothing of it to show.
+
+        Only the time to connect is bounded in here; the caller bounds everything else by cancelling or by
+        `aclose()`.  Either closes the connection to the model at once, so that it stops generating.
+
+        Raises:
+            BackendError: the call failed, or its stream ended without the protocol's terminal event.
+        """
+        ...
+
+    async def probe(self) -> ProbeReport:
+        """Whether it answers and knows its model; spends no tokens, raises nothing, ends in seconds."""
+        ...
+
+    async def warm(self) -> None:
+        """Load the model into memory where the backend can be asked to; elsewhere nothing.
+
+        Returns once the model is loaded; the caller bounds the time.
+
+        Raises:
+            BackendError: it could not be loaded.
+        """
+        ...

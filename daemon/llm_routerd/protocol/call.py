@@ -1,0 +1,91 @@
+"""What goes to a backend and what comes back from it: one call to one deployment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    from llm_routerd.protocol.outcome import ToolCall, Usage
+
+
+class Sending(Struct, kw_only=True):
+    """How far a call has come on its way to the server.  Written by a backend that can tell.
+
+    Attributes:
+        is_looking_up: its host name is being looked up.
+        is_under_way: it may have been sent; False only where it is known that no connection stands for it yet.
+    """
+
+    is_looking_up: bool = False
+    is_under_way: bool = True
+
+
+class Call(Struct, frozen=True, kw_only=True):
+    """One question to one deployment.
+
+    Attributes:
+        messages: OpenAI chat messages.
+        schema: JSON Schema of the answer, to be passed on in the backend's native form; None: plain text.
+        tools, tool_choice: OpenAI form, passed on in the backend's form.
+        params: from the protocol's closed list (`temperature`, `top_p`, `top_k`, `max_tokens`, `stop`, `seed`,
+            `presence_penalty`, `frequency_penalty`, `reasoning_effort`, `parallel_tool_calls`), and what the
+            operator's configuration adds in `params`.
+        connect_seconds: longest time until the connection stands.
+        traceparent: W3C trace context to send along, where the request had one.
+        sending: how far it has come.
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    schema: dict[str, Any] | bool | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: Any = None
+    params: dict[str, Any] = field(default_factory=dict)
+    connect_seconds: float = 5.0
+    traceparent: str | None = None
+    sending: Sending = field(default_factory=Sending)
+
+
+class Delta(Struct, frozen=True):
+    """What one read from the connection brought, everything in it joined: model text, thinking, in order."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
+class Finish(Struct, frozen=True, kw_only=True):
+    """The backend's terminal event, the last thing a stream yields; without it the stream was cut.
+
+    Attributes:
+        finish_reason: `stop` or `tool_calls` for a whole answer; `length`, `context_window`, `content_filter`,
+            `refusal`; `not_generated`, where the server saw nothing to answer; `truncated`, where it gave a reason
+            that we do not know.
+        word: the server's own reason, in letters that are safe to repeat.
+        usage: as the backend counted; None where it did not say.
+        tool_calls: complete, assembled from their deltas.
+        text, reasoning: what the same read brought before the terminal event.
+        refusal: the backend's structured refusal, if it gave one ("" is one too).
+    """
+
+    finish_reason: str
+    word: str = ""
+    usage: Usage | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    text: str = ""
+    reasoning: str = ""
+    refusal: str | None = None
+
+
+class ProbeReport(Struct, frozen=True, kw_only=True):
+    """What `check` and the warmer learn of a deployment without spending tokens.
+
+    Attributes:
+        ok: it answers and knows the model.
+        detail: one line for a person.
+        loaded: whether the model is in memory; None where the backend cannot tell.
+    """
+
+    ok: bool
+    detail: str
+    loaded: bool | None = None

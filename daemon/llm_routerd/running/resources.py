@@ -1,0 +1,177 @@
+"""What all requests under one configuration share: backends, health, prices, places, warmth."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llm_routerd.routing.usability import deployments_of
+from llm_routerd.running.clock import Watch
+from llm_routerd.running.examination import Examination
+from llm_routerd.running.run import Ending, RequestRun
+from llm_routerd.running.shortage import Shortage
+from llm_routerd.running.validation import ValidationProcess
+from llm_routerd.running.warmth import Warmth
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Coroutine, Iterable, Mapping
+
+    from llm_routerd.config.tree import Chain, Config, Deployment
+    from llm_routerd.judging.refusal import RefusalDetector
+    from llm_routerd.protocol.backend import Backend
+    from llm_routerd.protocol.outcome import AttemptRecord, Usage
+    from llm_routerd.protocol.request import Request
+    from llm_routerd.routing.health import Health
+    from llm_routerd.running.attempt import EventSink
+
+
+class BackendSource(Protocol):
+    """Where the executor finds the backend of a deployment."""
+
+    def get(self, name: str) -> Backend:
+        """The backend of the deployment with this name."""
+        ...
+
+    async def preload(self) -> Mapping[str, str]:
+        """Import what is slow to import, if any deployment needs it; returns those that can never answer, and why."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class Pricing(Protocol):
+    """What tokens cost."""
+
+    def load(self) -> tuple[str, ...]:
+        """Read the price table (not on the event loop); returns the deployments whose price is not known."""
+        ...
+
+    def cost_usd(self, deployment: Deployment, usage: Usage) -> float | None:
+        """The price of one call; 0 for a local one, None where it is not known."""
+        ...
+
+    def saved_usd(self, deployments: Iterable[Deployment], usage: Usage, *, spent_usd: float = 0.0) -> float:
+        """What the same tokens would have cost at the first cloud deployment of these, less what was spent."""
+        ...
+
+
+class Slots:
+    """The calls that one deployment takes at once; more wait in turn."""
+
+    def __init__(self, limit: int) -> None:
+        self._semaphore = asyncio.Semaphore(limit)
+
+    async def acquire(self, seconds: float) -> bool:
+        """Wait for a place; False: none became free in time."""
+        if not self._semaphore.locked():
+            return await self._semaphore.acquire()  # does not wait
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._semaphore.acquire()
+        except TimeoutError:
+            return False
+
+    def release(self) -> None:
+        """Give the place to the next."""
+        self._semaphore.release()
+
+
+class Executor:
+    """Runs requests under one configuration; a reload makes a new one and lets the old one finish.
+
+    Args:
+        config: the tree in force.
+        backends: one for each of its deployments.
+        health: shared with the executor before and after a reload.
+        pricing: what tokens cost.
+        refusals: finds refusals in text.
+        rng: for jitter and choice.
+        consumer: written into attempt events; "" outside of the daemon.
+        shortage: what the process lacks, shared as `health` is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        backends: BackendSource,
+        health: Health,
+        pricing: Pricing,
+        refusals: RefusalDetector,
+        rng: random.Random,
+        consumer: str = "",
+        shortage: Shortage | None = None,
+    ) -> None:
+        self.config = config
+        self.backends = backends
+        self.health = health
+        self.pricing = pricing
+        self.refusals = refusals
+        self.rng = rng
+        self.consumer = consumer
+        self.shortage = Shortage() if shortage is None else shortage
+        self.slots = {name: Slots(each.concurrency) for name, each in config.deployments.items()}
+        self.warmth = {name: Warmth(each, backends.get(name)) for name, each in config.deployments.items()}
+        self.examinations = {
+            name: Examination(each, backends.get(name), self.slots[name], self.warmth[name])
+            for name, each in config.deployments.items()
+            if each.local
+        }
+        self.watch = Watch()
+        self.validation = ValidationProcess()
+        self._deployments_of: dict[str, tuple[Deployment, ...]] = {}
+        self.loop = asyncio.get_running_loop()
+
+    def warm(self) -> None:
+        """Start loading the local models that stand in a chain, so that the first request meets a warm one."""
+        chained = {name for chain in self.config.chains.values() for name in chain.deployments}
+        for name, deployment in self.config.deployments.items():
+            if deployment.backend_kind == "ollama" and deployment.local and name in chained:
+                self.warmth[name].load()
+
+    def saved_usd(self, chain: Chain, usage: Usage, *, spent_usd: float) -> float:
+        """What a local answer saved; see `Pricing.saved_usd`."""
+        deployments = self._deployments_of.get(chain.name)
+        if deployments is None:
+            deployments = self._deployments_of[chain.name] = deployments_of(self.config, chain)
+        return self.pricing.saved_usd(deployments, usage, spent_usd=spent_usd)
+
+    async def aclose(self) -> None:
+        """Stop warming and examining, close the backends; what still runs breaks off."""
+        for examination in self.examinations.values():
+            await examination.aclose()
+        for warmth in self.warmth.values():
+            await warmth.aclose()
+        await self.validation.aclose()
+        self.watch.close()
+        await self.backends.aclose()
+
+    def run(
+        self,
+        request: Request,
+        chain: Chain,
+        sink: EventSink,
+        *,
+        deadline: float | None,
+        delivery: int = 1,
+        queue_ms: int | None = None,
+        records: list[AttemptRecord] | None = None,
+    ) -> Coroutine[Any, Any, Ending | None]:
+        """Ask until there is an answer or nothing is left; None: the sink said that the request is not ours.
+
+        Cancelling it closes the connection to the model.
+
+        Args:
+            request: what is asked.
+            chain: whom to ask.
+            sink: gets the events of every attempt.
+            deadline: loop time at which an answer is no longer wanted.
+            delivery: how often Redis has delivered the request, for the attempt events.
+            queue_ms: how long it waited before.
+            records: gets what became of each attempt, as it ends; also of the one that a cancellation ends.
+        """
+        run = RequestRun(self, request, chain, sink, deadline=deadline, delivery=delivery, records=records)
+        return run.until_done(queue_ms)

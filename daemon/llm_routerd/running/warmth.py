@@ -1,0 +1,119 @@
+"""Whether a model can be called at once, and getting it there, so that this does not eat the model's own time.
+
+A local model has to be in memory, and a call through litellm needs litellm, whose import takes seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Protocol
+
+from llm_routerd.errors import BackendError
+from llm_routerd.logs import get_logger
+from llm_routerd.protocol.outcome import AttemptCode, Rejection
+
+if TYPE_CHECKING:
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.protocol.call import ProbeReport
+
+log = get_logger()
+
+TRUST_SECONDS = 60.0  # how long an answer is taken as proof that the model is still loaded
+PROBE_SECONDS = 2.0
+
+
+class Warmable(Protocol):
+    """The part of a backend that warming needs."""
+
+    async def probe(self) -> ProbeReport:
+        """Whether the model is loaded."""
+        ...
+
+    async def warm(self) -> None:
+        """Load it."""
+        ...
+
+
+class Warmth:
+    """One deployment's model in memory, or litellm.  Several requests that meet a cold one wait for the same load."""
+
+    def __init__(self, deployment: Deployment, backend: Warmable) -> None:
+        self._deployment = deployment
+        self._backend = backend
+        self._loop = asyncio.get_running_loop()
+        self._warm_until = float("-inf")
+        self._loading: asyncio.Task[Rejection | None] | None = None
+        self._is_through_litellm = deployment.backend_kind == "litellm"
+
+    def answered(self) -> None:
+        """The model has just said something, so it is loaded."""
+        # What has been imported stays.
+        self._warm_until = math.inf if self._is_through_litellm else self._loop.time() + TRUST_SECONDS
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is to be waited for, as far as that is known without asking."""
+        return self._is_warm() or not (self._is_through_litellm or self._deployment.backend_kind == "ollama")
+
+    async def ready(self, *, wait_seconds: float | None) -> Rejection | None:
+        """Return None once the model is loaded, or when that cannot be told; else why it is not waited for.
+
+        Args:
+            wait_seconds: what is left of the request's time; None: no deadline.
+        """
+        through_litellm = self._is_through_litellm
+        if self.is_ready:
+            return None
+        if self._loading is None and not through_litellm:
+            try:
+                async with asyncio.timeout(PROBE_SECONDS):
+                    report = await self._backend.probe()
+            except TimeoutError:
+                return None  # the call itself will tell what is wrong
+            if report.loaded is not False or not report.ok:
+                return None
+        loading = self.load()
+        if self._deployment.cold_start == "skip" and not through_litellm:
+            return Rejection(code=AttemptCode.COOLDOWN, reason="the model is not loaded yet (cold_start = skip)")
+        try:
+            async with asyncio.timeout(wait_seconds):
+                return await asyncio.shield(loading)
+        except TimeoutError:
+            what = "litellm was being imported" if through_litellm else "the model was loading"
+            return Rejection(code=AttemptCode.TIMEOUT, reason=f"the request's deadline came while {what}")
+
+    def load(self) -> asyncio.Task[Rejection | None]:
+        """Load the model, or join the load that is under way."""
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load(), name=f"warm-{self._deployment.name}")
+            self._loading.add_done_callback(self._loaded)
+        return self._loading
+
+    async def aclose(self) -> None:
+        """Stop loading."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+
+    def _is_warm(self) -> bool:
+        return self._loop.time() < self._warm_until
+
+    async def _load(self) -> Rejection | None:
+        # An import cannot be broken off, and is nobody's fault but ours.
+        seconds = None if self._is_through_litellm else self._deployment.load_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                await self._backend.warm()
+        except BackendError as error:
+            reason = f"loading the model: {error.reason}"
+            return Rejection(code=error.code, reason=reason, retryable=error.retryable, lack=error.lack)
+        except TimeoutError:
+            return Rejection(code=AttemptCode.TIMEOUT, reason=f"the model was not loaded within {seconds:g} s")
+        self.answered()
+        return None
+
+    def _loaded(self, task: asyncio.Task[Rejection | None]) -> None:
+        self._loading = None
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            log.error("warming_failed", deployment=self._deployment.name, exc_info=fault)

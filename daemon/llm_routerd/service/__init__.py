@@ -1,0 +1,1 @@
+"""One process: signals, systemd, the health page, the embedded server, reloads."""

@@ -1,0 +1,68 @@
+"""Puts the parts together; the only place that knows which class stands behind which protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+from llm_routerd.accounting.pricing import Pricing
+from llm_routerd.backends.factory import Backends
+from llm_routerd.jsonschema.compiled import SchemaCache
+from llm_routerd.judging.refusal import RefusalDetector
+from llm_routerd.protocol.parsing import RequestParser
+from llm_routerd.routing.usability import without_keys
+from llm_routerd.running.resources import Executor
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Mapping
+
+    from llm_routerd.config.tree import Config
+    from llm_routerd.routing.health import Health
+    from llm_routerd.running.shortage import Shortage
+
+
+def make_parser(config: Config) -> RequestParser:
+    """The parser of requests, with its own cache of compiled schemas."""
+    return RequestParser(max_request_bytes=config.daemon.max_request_bytes, schemas=SchemaCache())
+
+
+def make_executor(
+    config: Config, *, health: Health, rng: random.Random, consumer: str = "", shortage: Shortage | None = None
+) -> Executor:
+    """The executor of a configuration; prices are unknown until `get_ready`.
+
+    Raises:
+        ConfigError: a deployment's address is none.
+    """
+    return Executor(
+        config,
+        backends=Backends(config.deployments),
+        health=health,
+        pricing=Pricing(config.deployments.values()),
+        refusals=RefusalDetector(config.refusal.mode, config.refusal.patterns),
+        rng=rng,
+        consumer=consumer,
+        shortage=shortage,
+    )
+
+
+class Found(NamedTuple):
+    """What shows only once everything is loaded.
+
+    Attributes:
+        unpriced: the cloud deployments whose price is not known.
+        unusable: those that can never answer, and why.
+    """
+
+    unpriced: tuple[str, ...]
+    unusable: Mapping[str, str]
+
+
+async def get_ready(executor: Executor) -> Found:
+    """Do what can wait until a daemon serves: load prices, litellm, and local models into memory."""
+    executor.warm()
+    pricing = executor.pricing
+    unpriced = await asyncio.to_thread(pricing.load)
+    unusable = {**await executor.backends.preload(), **without_keys(executor.config)}
+    return Found(unpriced, unusable)

@@ -1,0 +1,279 @@
+"""The files in schemas/ are the wire protocol: sound in themselves, and what the code writes and reads."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import MISSING, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import orjson
+import pytest
+
+from llm_routerd.accounting.metrics import Finished, Metrics
+from llm_routerd.config.tree import (
+    BackendKind,
+    Chain,
+    DaemonConfig,
+    Deployment,
+    LogConfig,
+    MetricsConfig,
+    RedisConfig,
+    RefusalConfig,
+)
+from llm_routerd.jsonschema.compiled import SchemaCache
+from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Event, Failed, Reasoning, Result, Token
+from llm_routerd.protocol.outcome import (
+    Answer,
+    AttemptCode,
+    AttemptRecord,
+    ErrorCode,
+    Outcome,
+    Rejection,
+    ToolCall,
+    Usage,
+)
+from llm_routerd.protocol.parsing import RequestParser
+from llm_routerd.protocol.request import Request
+from llm_routerd.protocol.schema_files import load_schema
+from tests.support.accounts import counted
+
+NAMES = [
+    "config",
+    "dead-letter",
+    "event.attempt",
+    "event.cancelled",
+    "event.error",
+    "event.reasoning",
+    "event.rejected",
+    "event.result",
+    "event.token",
+    "metrics",
+    "request",
+]
+PROTOCOL = {
+    "event.attempt": {"deployment", "model", "delivery", "consumer", "entry"},
+    "event.token": {"text"},
+    "event.reasoning": {"text"},
+    "event.rejected": {"outcome", "code", "reason", "latency_ms"},
+    "event.result": {
+        "id", "content", "raw_text", "model_used", "deployment", "finish_reason", "tool_calls", "usage", "cost_usd",
+        "latency_ms", "ttft_ms", "queue_ms", "attempts", "attempt", "tenant_id", "context", "metadata",
+    },
+    "event.error": {"id", "code", "message", "attempts", "metadata"},
+    "event.cancelled": {"id", "reason"},
+    "metrics": {
+        "model_used", "latency_ms", "attempts", "metrics_snapshot", "timestamp", "id", "tenant_id", "context", "chain",
+        "type", "code", "queue_ms", "ttft_ms", "usage", "cost_usd", "consumer",
+    },
+    "request": {
+        "id", "messages", "prompt", "model", "schema", "stream", "tools", "tool_choice", "params", "tenant_id",
+        "context", "metadata", "timeout_ms", "deadline_ms", "local_only", "publish", "traceparent",
+    },
+}  # fmt: skip
+
+
+def validator(name: str) -> jsonschema_rs.Draft202012Validator:
+    """Compile one of the schemas; what is wrong with it is raised."""
+    return jsonschema_rs.Draft202012Validator(load_schema(name), offline=True)
+
+
+def walk(schema: Any, path: str = "$") -> typing.Iterator[tuple[str, dict[str, Any]]]:
+    """Every property of a schema, and every definition, at any depth."""
+    if not isinstance(schema, dict):
+        return
+    for word in ("properties", "$defs"):
+        for name, inner in schema.get(word, {}).items():
+            yield f"{path}.{name}", inner
+            yield from walk(inner, f"{path}.{name}")
+    for word in ("items", "additionalProperties"):
+        yield from walk(schema.get(word), f"{path}.{word}")
+
+
+def test_the_package_ships_every_schema_and_no_other() -> None:
+    """The list above is complete, and the package and the top folder have the same files."""
+    shipped = {each.name for each in files("llm_routerd").joinpath("schemas").iterdir()}
+    assert shipped == {f"{name}.schema.json" for name in NAMES}
+    assert shipped == {each.name for each in Path(__file__).parents[2].joinpath("schemas").iterdir()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schema_is_sound_and_says_what_it_is(name: str) -> None:
+    """2020-12, with title and description, and a description of every property."""
+    schema = load_schema(name)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema_rs.meta.validate(schema)
+    assert schema["title"]
+    assert schema["description"]
+    assert schema["additionalProperties"] is False
+    assert [path for path, each in walk(schema) if not str(each.get("description", "")).endswith(".")] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_are_valid(name: str) -> None:
+    """Every schema has examples, and they satisfy it; a property more does not."""
+    judge = validator(name)
+    examples = load_schema(name)["examples"]
+    assert examples
+    for example in examples:
+        judge.validate(example)
+        assert not judge.is_valid({**example, "nobody_knows_this": 1})
+
+
+@pytest.mark.parametrize("name", PROTOCOL)
+def test_every_row_of_the_protocol_is_there(name: str) -> None:
+    """What the tables of the protocol name is described, and in events required."""
+    schema = load_schema(name)
+    assert PROTOCOL[name] <= schema["properties"].keys()
+    if name not in {"request", "event.attempt"}:
+        assert PROTOCOL[name] <= set(schema["required"])
+
+
+def test_codes_are_those_of_the_code() -> None:
+    """Enumerations in the schemas and in `outcome` are the same."""
+    attempt_codes, error_codes = {code.value for code in AttemptCode}, {code.value for code in ErrorCode}
+    assert set(load_schema("event.rejected")["properties"]["code"]["enum"]) == attempt_codes
+    assert set(load_schema("event.error")["properties"]["code"]["enum"]) == error_codes
+    assert set(load_schema("dead-letter")["properties"]["reason"]["enum"]) == error_codes
+    assert set(load_schema("metrics")["properties"]["code"]["enum"]) == error_codes | {None}
+    for name in ("event.result", "event.error", "metrics"):
+        attempt = load_schema(name)["$defs"]["attempt"]["properties"]
+        assert set(attempt["code"]["enum"]) == attempt_codes | {None}
+        assert set(attempt["outcome"]["enum"]) == {outcome.value for outcome in Outcome}
+
+
+def test_definitions_of_one_name_are_the_same_everywhere() -> None:
+    """Every file stands alone, so what they share is written in each."""
+    for name in ("attempt", "usage"):
+        found = [each for file in NAMES if (each := load_schema(file).get("$defs", {}).get(name)) is not None]
+        assert len(found) > 1
+        assert all(each == found[0] for each in found)
+
+
+# ---------------------------------------------------------------------- what the code writes
+
+RECORDS = (
+    AttemptRecord(
+        deployment="local",
+        model="ollama/m",
+        outcome=Outcome.INVALID,
+        code=AttemptCode.SCHEMA_VIOLATION,
+        reason="$.n: …",
+        latency_ms=12,
+        usage=Usage(prompt_tokens=3, completion_tokens=4),
+        early=True,
+    ),
+    AttemptRecord(deployment="b", model="x/y", outcome=Outcome.REJECTED, code=AttemptCode.COOLDOWN, reason="cools"),
+    AttemptRecord(deployment="c", model="x/z", outcome=Outcome.SUCCESS, cost_usd=0.1),
+)
+EVENTS: list[Event] = [
+    AttemptStarted(deployment="local", model="ollama/m", delivery=1, consumer="w"),
+    AttemptStarted(deployment="local", model="ollama/m", delivery=2, consumer="w"),
+    Token("x"),
+    Reasoning("x"),
+    AttemptRejected(
+        deployment="local", model="ollama/m", rejection=Rejection(code=AttemptCode.LENGTH, reason="r"), latency_ms=1
+    ),
+    Result(
+        id="q",
+        answer=Answer(
+            content={"n": 1},
+            raw_text='{"n": 1}',
+            finish_reason="stop",
+            tool_calls=(ToolCall(id="1", name="f", arguments="{}"),),
+        ),
+        model_used="x/z",
+        deployment="c",
+        attempts=RECORDS,
+        usage=Usage(prompt_tokens=1, completion_tokens=2, cached_tokens=0, reasoning_tokens=1),
+        cost_usd=0.25,
+        latency_ms=3,
+        ttft_ms=None,
+        queue_ms=2,
+        tenant_id=None,
+        context="c",
+        metadata={"k": 1},
+    ),
+    Failed(id="q", code=ErrorCode.CHAIN_EXHAUSTED, message="m", attempts=RECORDS),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.type)
+def test_events_satisfy_their_schemas(event: Event) -> None:
+    """What is written under a type is what the schema of that type describes."""
+    validator(f"event.{event.type}").validate(orjson.loads(orjson.dumps(event.to_wire())))
+
+
+def test_metrics_events_satisfy_their_schema() -> None:
+    """For an answer and for a failure."""
+    metrics = Metrics()
+    judge = validator("metrics")
+    for finished in (
+        Finished(
+            id="q",
+            chain="default",
+            type="result",
+            timestamp=1.5,
+            latency_ms=5,
+            consumer="w",
+            tenant_id="t",
+            model_used="x/z",
+            deployment="c",
+            usage=Usage(prompt_tokens=1, completion_tokens=2),
+            cost_usd=0.1,
+            attempts=RECORDS,
+        ),
+        Finished(id="q", chain="default", type="error", timestamp=2, latency_ms=0, code=ErrorCode.INVALID_REQUEST),
+        Finished(id="q", chain="local", type="cancelled", timestamp=2, latency_ms=0),
+    ):
+        judge.validate(orjson.loads(orjson.dumps(counted(metrics, finished))))
+
+
+@pytest.mark.parametrize("example", load_schema("request")["examples"])
+def test_the_daemon_takes_the_examples_of_a_request(example: dict[str, Any]) -> None:
+    """What producers copy from the schema works."""
+    parser = RequestParser(max_request_bytes=10_000, schemas=SchemaCache(4))
+    assert isinstance(parser.parse("1-0", [b"data", orjson.dumps(example)]), Request)
+
+
+# ---------------------------------------------------------------------- what the configuration says
+
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    """A dataclass's fields with their defaults, in the form of a document; fields without one are left out."""
+    found = {}
+    for each in fields(kind):
+        default = each.default_factory() if each.default_factory is not MISSING else each.default
+        if default is not MISSING and default is not None:
+            found[each.name] = list(default) if isinstance(default, tuple) else default
+    return found
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        (("properties", "redis"), RedisConfig),
+        (("properties", "daemon"), DaemonConfig),
+        (("properties", "metrics"), MetricsConfig),
+        (("properties", "log"), LogConfig),
+        (("properties", "refusal"), RefusalConfig),
+        (("$defs", "deployment"), Deployment),
+        (("$defs", "chain"), Chain),
+    ],
+)
+def test_configuration_keys_and_defaults_are_those_of_the_tree(place: tuple[str, str], kind: type) -> None:
+    """A key of the file is a field of the tree, with the default that the schema tells."""
+    properties = load_schema("config")[place[0]][place[1]]["properties"]
+    assert properties.keys() == {each.name for each in fields(kind)} - {"name", "key_missing"}
+    assert {name: each["default"] for name, each in properties.items() if "default" in each} == defaults_of(kind)
+
+
+def test_configuration_choices_are_those_of_the_tree() -> None:
+    """What may stand in a key is what the code takes."""
+    schema = load_schema("config")
+    hints = typing.get_type_hints(LogConfig) | typing.get_type_hints(RefusalConfig)
+    assert schema["properties"]["log"]["properties"]["level"]["enum"] == list(typing.get_args(hints["level"]))
+    assert schema["properties"]["refusal"]["properties"]["mode"]["enum"] == list(typing.get_args(hints["mode"]))
+    assert schema["$defs"]["deployment"]["properties"]["backend"]["enum"] == list(typing.get_args(BackendKind))
