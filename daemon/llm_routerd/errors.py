@@ -6,11 +6,6 @@ exceptions.  Exceptions are for bugs, bad configuration and lost connections.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from llm_routerd.protocol.outcome import AttemptCode, Lack
-
 
 class RouterdError(Exception):
     """Base of everything this project raises on purpose."""
@@ -54,36 +49,3 @@ class UnknownRequestError(RouterdError):
         super().__init__(f"nothing is known of {request_id}" + (f"; {why_unsure}" if why_unsure else ""))
         self.why_unsure = why_unsure
         self.others = others
-
-
-class BackendError(RouterdError):
-    """One call to one model failed.  Raised by a backend only, turned into a rejected attempt by the executor.
-
-    Attributes:
-        code: the code of the rejected attempt, as in the protocol.
-        reason: one line for logs and events; holds no prompt, no answer and no key.
-        retryable: whether the same deployment may be asked again soon.
-        retry_after_seconds: what the server asked for, where it did.
-        status: the HTTP status, where there was one.
-        refused_field: the optional field of the request that the server refuses by name, if that is why.
-        lack: what of our own was missing, if that is why.
-    """
-
-    def __init__(
-        self,
-        code: AttemptCode,
-        reason: str,
-        *,
-        retryable: bool = False,
-        retry_after_seconds: float | None = None,
-        status: int | None = None,
-        lack: Lack | None = None,
-    ) -> None:
-        super().__init__(f"{code}: {reason}")
-        self.code = code
-        self.reason = reason
-        self.retryable = retryable
-        self.retry_after_seconds = retry_after_seconds
-        self.status = status
-        self.lack = lack
-        self.refused_field: str | None = None

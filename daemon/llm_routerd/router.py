@@ -22,8 +22,8 @@ import orjson
 
 from llm_routerd.config.load import load_config
 from llm_routerd.errors import RouterdError
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Event, Failed, Reasoning, Result, Token
-from llm_routerd.protocol.outcome import ErrorCode
 from llm_routerd.protocol.request import Request, RequestError
 from llm_routerd.routing.chain import resolve
 from llm_routerd.routing.health import Health

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode
 from tests.support.calling import ask, backend_for, tell
 from tests.support.engines import llama_server
 

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from llm_routerd.accounting.exposition import Family, Histogram, render
 from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.accounting.metrics import Finished, Metrics
-from llm_routerd.protocol.outcome import AttemptCode, AttemptRecord, ErrorCode, Outcome, Usage
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode
+from llm_routerd.protocol.outcome import AttemptRecord, Outcome, Usage
 from llm_routerd.routing.circuit import State
 from llm_routerd.routing.health import DeploymentHealth
 from tests.support.accounts import counted, scraped

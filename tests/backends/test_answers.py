@@ -10,9 +10,9 @@ import pytest
 from llm_routerd.backends.anthropic import AnthropicAnswer
 from llm_routerd.backends.ollama import OllamaAnswer
 from llm_routerd.backends.openai import OpenAIAnswer
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.call import Delta, Finish
-from llm_routerd.protocol.outcome import AttemptCode, ToolCall, Usage
+from llm_routerd.protocol.call import BackendError, Delta, Finish
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import ToolCall, Usage
 
 if TYPE_CHECKING:
     from llm_routerd.backends.exchange import Answer

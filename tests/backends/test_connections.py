@@ -11,8 +11,8 @@ from yarl import URL
 from llm_routerd.backends import transport as transport_module
 from llm_routerd.backends.factory import Backends
 from llm_routerd.backends.transport import Transport
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode
 from tests.support.calling import PROTOCOLS, ask, backend_for, deployment_of, tell
 from tests.support.recordings import read_request
 from tests.support.standin import StandIn

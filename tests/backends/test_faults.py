@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from llm_routerd.backends.faults import fault_of_error_object, fault_of_status, retry_after_seconds
-from llm_routerd.protocol.outcome import AttemptCode as Code
+from llm_routerd.protocol.codes import AttemptCode as Code
 
 SECRET = "sk-made-up-0123456789 and the whole prompt"
 

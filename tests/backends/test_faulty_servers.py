@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.call import Delta
-from llm_routerd.protocol.outcome import AttemptCode as Code
+from llm_routerd.protocol.call import BackendError, Delta
+from llm_routerd.protocol.codes import AttemptCode as Code
 from tests.support.calling import KEY, PROTOCOLS, ask, backend_for, tell
 from tests.support.eventually import eventually
 from tests.support.faulty import FAULTS, FaultyServer

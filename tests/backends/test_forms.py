@@ -13,7 +13,7 @@ import pytest
 from llm_routerd.backends.anthropic import AnthropicAnswer
 from llm_routerd.backends.ollama import OllamaAnswer
 from llm_routerd.backends.openai import OpenAIAnswer
-from llm_routerd.protocol.outcome import AttemptCode as Code
+from llm_routerd.protocol.codes import AttemptCode as Code
 from tests.support.calling import PROTOCOLS, ask, backend_for
 from tests.support.forms import (
     DONE,

@@ -13,8 +13,7 @@ from llm_routerd.backends.anthropic import AnthropicAnswer
 from llm_routerd.backends.faults import fault_of_status
 from llm_routerd.backends.ollama import OllamaAnswer
 from llm_routerd.backends.openai import OpenAIAnswer
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.call import Finish
+from llm_routerd.protocol.call import BackendError, Finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,8 +21,8 @@ from llm_routerd.backends.answer_format import instruction
 from llm_routerd.backends.factory import Backends
 from llm_routerd.backends.litellm_backend import LitellmModule, _arguments
 from llm_routerd.backends.litellm_faults import fault_of
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.outcome import AttemptCode as Code
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode as Code
 from tests.support.calling import KEY, ask, backend_for, deployment_of, tell
 from tests.support.eventually import eventually
 from tests.support.faulty import FaultyServer

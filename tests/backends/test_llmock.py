@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.outcome import AttemptCode as Code
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode as Code
 from tests.support.calling import Told, ask, backend_for, tell
 
 if TYPE_CHECKING:

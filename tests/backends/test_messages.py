@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm_routerd.backends.messages import HalvesJoiner, joined_halves, message_of
-from llm_routerd.errors import BackendError
+from llm_routerd.protocol.call import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

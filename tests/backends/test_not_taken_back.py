@@ -11,8 +11,7 @@ import pytest
 from llm_routerd.backends.anthropic import AnthropicAnswer
 from llm_routerd.backends.ollama import OllamaAnswer
 from llm_routerd.backends.openai import OpenAIAnswer
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.call import Finish
+from llm_routerd.protocol.call import BackendError, Finish
 from tests.support.forms import DONE, chunk, events, lines
 
 CALL = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from llm_routerd.backends.optional_fields import OPTIONAL_FIELDS, refused_field
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.outcome import AttemptCode as Code
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode as Code
 from tests.support.calling import ask, backend_for, tell
 from tests.support.forms import Said, stream_of
 

@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode
 from tests.support.calling import KEY, PROTOCOLS, ask, backend_for, tell
 from tests.support.faulty import FaultyServer
 from tests.support.recordings import LLAMA_SERVER, OLLAMA, ReplayServer, recording

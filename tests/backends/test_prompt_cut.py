@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from llm_routerd.backends.ollama_request import chat_body
 from llm_routerd.backends.ollama_window import windows_of
 from llm_routerd.backends.prompt_cut import _guesses, looks_cut, may_be_cut, takes_truncate
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.call import Call
+from llm_routerd.protocol.call import BackendError, Call
 from tests.support.calling import ask, backend_for, deployment_of, tell
 from tests.support.recordings import ReplayServer
 from tests.support.standin import StandIn

@@ -10,9 +10,9 @@ import pytest
 from llm_routerd.backends.anthropic import AnthropicAnswer
 from llm_routerd.backends.ollama import OllamaAnswer
 from llm_routerd.backends.openai import OpenAIAnswer
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.call import Finish
-from llm_routerd.protocol.outcome import AttemptCode, Usage
+from llm_routerd.protocol.call import BackendError, Finish
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Usage
 from tests.support.calling import ask, backend_for, tell
 from tests.support.recordings import LLAMA_SERVER, OLLAMA, ReplayServer, recording
 

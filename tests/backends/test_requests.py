@@ -10,9 +10,9 @@ import pytest
 from llm_routerd.backends import anthropic_request, ollama_request, openai_request
 from llm_routerd.backends.answer_format import instruction
 from llm_routerd.backends.transport import Transport
-from llm_routerd.errors import BackendError, ConfigError
-from llm_routerd.protocol.call import Call
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.errors import ConfigError
+from llm_routerd.protocol.call import BackendError, Call
+from llm_routerd.protocol.codes import AttemptCode
 from tests.support.calling import PROTOCOLS, ask, backend_for, deployment_of, tell
 from tests.support.standin import StandIn
 

@@ -13,7 +13,7 @@ import jsonschema
 import orjson
 import pytest
 
-from llm_routerd.errors import BackendError
+from llm_routerd.protocol.call import BackendError
 from tests.support.calling import PROTOCOLS, ask, backend_for, tell
 from tests.support.eventually import eventually
 from tests.support.standin import StandIn

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -9,7 +9,10 @@ import pytest
 from llm_routerd.jsonschema.shape import shape_of
 from llm_routerd.judging.json_text import MAX_DEPTH, json_body
 from llm_routerd.judging.jsonguard import JsonGuard
-from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.codes import AttemptCode
+
+if TYPE_CHECKING:
+    from llm_routerd.protocol.outcome import Rejection
 
 PERSON: dict[str, Any] = {
     "type": "object",

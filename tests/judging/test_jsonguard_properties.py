@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from hypothesis import given, settings
@@ -14,7 +14,10 @@ from llm_routerd.jsonschema.compiled import AnswerSchema, compile_schema
 from llm_routerd.jsonschema.shape import shape_of
 from llm_routerd.judging.json_text import json_body
 from llm_routerd.judging.jsonguard import JsonGuard
-from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.codes import AttemptCode
+
+if TYPE_CHECKING:
+    from llm_routerd.protocol.outcome import Rejection
 
 SETTINGS = settings(max_examples=200, deadline=None)
 

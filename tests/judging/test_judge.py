@@ -10,7 +10,8 @@ from llm_routerd.jsonschema.compiled import AnswerSchema, compile_schema
 from llm_routerd.judging.judge import EMPTY, MAX_ANSWER_CHARS, PROBE_CHARS, Accepted, Judge, Released
 from llm_routerd.judging.refusal import RefusalDetector
 from llm_routerd.protocol.call import Finish
-from llm_routerd.protocol.outcome import AttemptCode, Rejection, ToolCall, Usage
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Rejection, ToolCall, Usage
 from llm_routerd.protocol.request import StreamMode
 
 REFUSALS = RefusalDetector("anchored")

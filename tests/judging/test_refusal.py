@@ -5,7 +5,7 @@ import time
 import pytest
 
 from llm_routerd.judging.refusal import INHERITED_PATTERNS, RefusalDetector, RefusalMode
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.codes import AttemptCode
 from tests.judging.refusals.measure import Reply, matches_prefix, measure, read_corpus
 
 CORPUS = read_corpus()

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_routerd.jsonschema.compiled import AnswerSchema, SchemaCache
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.cut import MOST_FIELDS, CutBytes, CutList
 from llm_routerd.protocol.events import Failed
-from llm_routerd.protocol.outcome import ErrorCode
 from llm_routerd.protocol.parsing import RequestParser
 from llm_routerd.protocol.request import Request, RequestError, StreamMode
 

@@ -24,17 +24,9 @@ from llm_routerd.config.tree import (
     RefusalConfig,
 )
 from llm_routerd.jsonschema.compiled import SchemaCache
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Event, Failed, Reasoning, Result, Token
-from llm_routerd.protocol.outcome import (
-    Answer,
-    AttemptCode,
-    AttemptRecord,
-    ErrorCode,
-    Outcome,
-    Rejection,
-    ToolCall,
-    Usage,
-)
+from llm_routerd.protocol.outcome import Answer, AttemptRecord, Outcome, Rejection, ToolCall, Usage
 from llm_routerd.protocol.parsing import RequestParser
 from llm_routerd.protocol.request import Request
 from llm_routerd.protocol.schema_files import load_schema

@@ -40,8 +40,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_routerd.protocol.call import Call, Delta, Finish
+from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import FINAL_ID
-from llm_routerd.protocol.outcome import AttemptCode, ToolCall
+from llm_routerd.protocol.outcome import ToolCall
 from tests.support.eventually import eventually
 from tests.support.fakes import USAGE, FakeBackend, fails, hangs, says, waits_for
 from tests.support.queue import add, events_of, open_client

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.events import FINAL_ID
-from llm_routerd.protocol.outcome import AttemptCode, ErrorCode
 from tests.support.fakes import FakeBackend, breaks, fails, hangs, says
 from tests.support.queue import add, events_of, open_client
 from tests.support.wire import (

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_routerd.protocol.call import Call, Delta, Finish
-from llm_routerd.protocol.outcome import AttemptCode, ToolCall
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import ToolCall
 from llm_routerd.protocol.schema_files import load_schema
 from tests.support.fakes import USAGE, FakeBackend, fails, hangs, says
 from tests.support.queue import add, events_of, open_client

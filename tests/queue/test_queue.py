@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import LANES
-from llm_routerd.protocol.outcome import ErrorCode
 from llm_routerd.queue.deliveries import Delivery, Held
 from llm_routerd.queue.marks import counts_cancellation
 from tests.support.eventually import eventually

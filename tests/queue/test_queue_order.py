@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import FINAL_ID, AttemptRejected
 from llm_routerd.protocol.keys import HANDED_BACK
-from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.outcome import Rejection
 from llm_routerd.queue import scripts
 from llm_routerd.queue.deliveries import Held
 from tests.support.eventually import eventually

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llm_routerd.protocol.outcome import AttemptCode as Code
-from llm_routerd.protocol.outcome import ErrorCode
+from llm_routerd.protocol.codes import AttemptCode as Code
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Need, Try
 from llm_routerd.routing.circuit import State
 from llm_routerd.routing.health import Health, StateChange

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from llm_routerd.config.tree import Chain, Deployment
-from llm_routerd.protocol.outcome import AttemptCode, ErrorCode, Rejection
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode
+from llm_routerd.protocol.outcome import Rejection
 from llm_routerd.routing.chain import Need, ineligibility, resolve
 from llm_routerd.routing.health import Health
 from tests.support.routing import HAIKU, LOCAL, SONNET, config, start

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from llm_routerd.config.tree import Config, Deployment
-from llm_routerd.protocol.outcome import AttemptCode, ErrorCode, Outcome
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode
+from llm_routerd.protocol.outcome import Outcome
 from llm_routerd.routing.chain import Examine, GiveUp, Need, Try
 from llm_routerd.routing.health import Health
 from tests.support.routing import HAIKU, LOCAL, config, cool, rejection, start

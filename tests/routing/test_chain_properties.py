@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_routerd.config.tree import Chain, Config, Deployment
-from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Rejection
 from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Need, Try
 from llm_routerd.routing.health import Health
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Rejection
 from llm_routerd.routing.circuit import State
 from llm_routerd.routing.health import Health, Permit, StateChange
 

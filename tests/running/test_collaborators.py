@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from llm_routerd.accounting.pricing import Pricing
 from llm_routerd.jsonschema.compiled import AnswerSchema
 from llm_routerd.judging import judge as judge_module
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.protocol.outcome import ErrorCode
 from llm_routerd.routing.chain import ChainRun
 from llm_routerd.routing.circuit import State
 from llm_routerd.running import run as request_run

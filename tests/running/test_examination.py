@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.protocol.outcome import AttemptCode
 from llm_routerd.routing.chain import resolve
 from tests.running.test_run import Sink, executor_of, request, with_local
 from tests.support.eventually import eventually

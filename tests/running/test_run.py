@@ -11,8 +11,9 @@ import pytest
 from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.judging.judge import MAX_ANSWER_CHARS
 from llm_routerd.protocol.call import Delta, Finish
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Failed, Result
-from llm_routerd.protocol.outcome import AttemptCode, ErrorCode, ToolCall
+from llm_routerd.protocol.outcome import ToolCall
 from llm_routerd.protocol.parsing import RequestParser
 from llm_routerd.protocol.request import Request
 from llm_routerd.routing.chain import resolve

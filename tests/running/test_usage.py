@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_routerd.protocol.call import Delta, Finish
+from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import Result
-from llm_routerd.protocol.outcome import AttemptCode, AttemptRecord, Usage
+from llm_routerd.protocol.outcome import AttemptRecord, Usage
 from llm_routerd.routing.chain import resolve
 from llm_routerd.routing.circuit import State
 from tests.running.test_run import SCHEMA, Sink, request, run

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.call import Call, Delta, Finish, ProbeReport
-from llm_routerd.protocol.outcome import AttemptCode, Lack, Usage
+from llm_routerd.protocol.call import BackendError, Call, Delta, Finish, ProbeReport
+from llm_routerd.protocol.outcome import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+    from llm_routerd.protocol.codes import AttemptCode, Lack
 
     Script = Callable[["FakeBackend", Call], AsyncGenerator[Delta | Finish, None]]
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from msgspec.structs import replace
 
-from llm_routerd.errors import BackendError
 from llm_routerd.jsonschema.compiled import AnswerSchema, compile_schema
 from llm_routerd.judging.judge import Accepted, Judge
 from llm_routerd.judging.refusal import RefusalDetector
-from llm_routerd.protocol.call import Finish
-from llm_routerd.protocol.outcome import Answer, AttemptCode, Rejection
+from llm_routerd.protocol.call import BackendError, Finish
+from llm_routerd.protocol.outcome import Answer, Rejection
 from llm_routerd.protocol.request import StreamMode
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from llm_routerd.backends.exchange import Answer as WireAnswer
     from llm_routerd.protocol.backend import Backend
     from llm_routerd.protocol.call import Call
+    from llm_routerd.protocol.codes import AttemptCode
 
 DONE = b"data: [DONE]\n\n"
 

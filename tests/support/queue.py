@@ -11,9 +11,10 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import AttemptStarted, Failed, Result
 from llm_routerd.protocol.keys import Keys, Lane
-from llm_routerd.protocol.outcome import Answer, ErrorCode, Usage
+from llm_routerd.protocol.outcome import Answer, Usage
 from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.connection import ConnectionFactory
 from llm_routerd.queue.deliveries import Delivery, Limits

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_routerd.config.tree import Chain, Config, Deployment
-from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Rejection
 from llm_routerd.routing.chain import ChainRun, GiveUp, Need, Try, resolve
 from llm_routerd.routing.health import Health
 

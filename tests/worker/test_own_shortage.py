@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.call import Delta, Finish
-from llm_routerd.protocol.outcome import AttemptCode, Lack
+from llm_routerd.protocol.call import BackendError, Delta, Finish
+from llm_routerd.protocol.codes import AttemptCode, Lack
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import USAGE, FakeBackend

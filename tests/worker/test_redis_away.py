@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.queue import outbox, pipe, reader
 from llm_routerd.queue.connection import Backoff, ConnectionFactory
 from llm_routerd.queue.pipe import Pipe, PipeState

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_routerd.client import Client
+from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP, LANES
-from llm_routerd.protocol.outcome import AttemptCode
 from llm_routerd.queue.deliveries import Backlog
 from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left

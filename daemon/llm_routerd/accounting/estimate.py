@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from msgspec.structs import replace
 
-from llm_routerd.protocol.outcome import AttemptCode, Usage
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Usage
 
 if TYPE_CHECKING:
     from llm_routerd.protocol.call import Call, Finish

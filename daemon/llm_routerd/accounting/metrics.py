@@ -30,13 +30,15 @@ from msgspec import Struct
 from llm_routerd.accounting.exposition import Family, Histogram, render
 from llm_routerd.accounting.gauges import gauge_families
 from llm_routerd.accounting.totals import NOT_ASKED, Answers, Totals, usage_by_deployment
-from llm_routerd.protocol.outcome import AttemptCode, Outcome
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llm_routerd.accounting.gauges import Gauges
-    from llm_routerd.protocol.outcome import AttemptRecord, ErrorCode, Usage
+    from llm_routerd.protocol.codes import ErrorCode
+    from llm_routerd.protocol.outcome import AttemptRecord, Usage
 
 MAX_TENANTS: Final = 1000
 _DURATION_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.codes import AttemptCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

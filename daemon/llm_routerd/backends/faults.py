@@ -21,8 +21,8 @@ from llm_routerd.backends.known_messages import UNKNOWN_MODEL, Known, known_mess
 from llm_routerd.backends.optional_fields import refused_field
 from llm_routerd.backends.toolcalls import ToolCallError
 from llm_routerd.descriptors import is_out_of_files
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.outcome import AttemptCode, Lack
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode, Lack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

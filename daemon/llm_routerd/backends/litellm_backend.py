@@ -37,8 +37,7 @@ from llm_routerd.backends.optional_fields import Omissions, without
 from llm_routerd.backends.prompt_cut import reject_cut
 from llm_routerd.backends.toolcalls import ToolCallAssembler, ToolCallError
 from llm_routerd.backends.usage import count
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.call import Delta, Finish, ProbeReport
+from llm_routerd.protocol.call import BackendError, Delta, Finish, ProbeReport
 from llm_routerd.protocol.outcome import Usage
 
 if TYPE_CHECKING:

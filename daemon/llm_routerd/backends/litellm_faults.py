@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.backends import faults
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,9 +20,9 @@ from llm_routerd.backends.server_kind import advice, how_many, lists_models, wha
 from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.toolcalls import ToolCallAssembler
 from llm_routerd.backends.usage import count, mapping
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.call import Delta, Finish, ProbeReport
-from llm_routerd.protocol.outcome import AttemptCode, Usage
+from llm_routerd.protocol.call import BackendError, Delta, Finish, ProbeReport
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -14,7 +14,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llm_routerd.errors import BackendError
+from llm_routerd.protocol.call import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection

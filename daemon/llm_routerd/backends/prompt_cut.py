@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.backends.endpoint import effective_params
-from llm_routerd.errors import BackendError
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.errors import BackendError
+from llm_routerd.protocol.call import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,14 +15,14 @@ import orjson
 from llm_routerd.backends import faults
 from llm_routerd.backends.connector import Connecting, Connector, connecting
 from llm_routerd.protocol.call import Sending
-from llm_routerd.protocol.outcome import Lack
+from llm_routerd.protocol.codes import Lack
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from yarl import URL
 
-    from llm_routerd.errors import BackendError
+    from llm_routerd.protocol.call import BackendError
 
 _MAX_ERROR_BYTES = 65_536
 _ERROR_BODY_SECONDS = 5.0

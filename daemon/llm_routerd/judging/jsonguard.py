@@ -17,7 +17,8 @@ import orjson
 
 from llm_routerd.jsonschema.shape import ARRAY, FALSE, NULL, NUMBER, OBJECT, STRING, TRUE, Shape
 from llm_routerd.judging.json_text import BEGUN_OPENING, MAX_DEPTH, MAX_NUMBER_CHARS, SPACE, without_opening
-from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,8 +26,9 @@ from llm_routerd.judging.json_text import UNCERTAIN, certain_json, json_body
 from llm_routerd.judging.jsonguard import JsonGuard
 from llm_routerd.judging.leaked_calls import UNSURE, leaked_calls
 from llm_routerd.judging.thinking import ThinkSplitter, drop_unopened_thinking
+from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.numbers import carries_numbers
-from llm_routerd.protocol.outcome import Answer, AttemptCode, Outcome, Rejection, Usage
+from llm_routerd.protocol.outcome import Answer, Outcome, Rejection, Usage
 from llm_routerd.protocol.request import StreamMode
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from llm_routerd.judging.refusal_phrases import (
     REFUSES,
     TURNS,
 )
-from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from llm_routerd.errors import RouterdError
+
 if TYPE_CHECKING:
+    from llm_routerd.protocol.codes import AttemptCode, Lack
     from llm_routerd.protocol.outcome import ToolCall, Usage
 
 
@@ -89,3 +92,36 @@ class ProbeReport(Struct, frozen=True, kw_only=True):
     ok: bool
     detail: str
     loaded: bool | None = None
+
+
+class BackendError(RouterdError):
+    """One call to one model failed.  Raised by a backend only, turned into a rejected attempt by the executor.
+
+    Attributes:
+        code: the code of the rejected attempt, as in the protocol.
+        reason: one line for logs and events; holds no prompt, no answer and no key.
+        retryable: whether the same deployment may be asked again soon.
+        retry_after_seconds: what the server asked for, where it did.
+        status: the HTTP status, where there was one.
+        refused_field: the optional field of the request that the server refuses by name, if that is why.
+        lack: what of our own was missing, if that is why.
+    """
+
+    def __init__(
+        self,
+        code: AttemptCode,
+        reason: str,
+        *,
+        retryable: bool = False,
+        retry_after_seconds: float | None = None,
+        status: int | None = None,
+        lack: Lack | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+        self.retryable = retryable
+        self.retry_after_seconds = retry_after_seconds
+        self.status = status
+        self.lack = lack
+        self.refused_field: str | None = None

@@ -15,7 +15,8 @@ from msgspec import Struct
 from llm_routerd.protocol.numbers import writable
 
 if TYPE_CHECKING:
-    from llm_routerd.protocol.outcome import Answer, AttemptRecord, ErrorCode, Rejection, Usage
+    from llm_routerd.protocol.codes import ErrorCode
+    from llm_routerd.protocol.outcome import Answer, AttemptRecord, Rejection, Usage
 
 FINAL_PART = 2**53 - 1
 FINAL_ID = f"{FINAL_PART}-0"

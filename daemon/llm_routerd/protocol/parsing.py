@@ -16,9 +16,9 @@ import orjson
 
 from llm_routerd.jsonschema.compiled import SchemaProblem, quote
 from llm_routerd.jsonschema.path import json_path, printable, way_to
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.cut import MOST_FIELDS, CutList, extent_of
 from llm_routerd.protocol.numbers import ExactObject, exact_object, holds_inexact
-from llm_routerd.protocol.outcome import ErrorCode
 from llm_routerd.protocol.reply_address import reply_address
 from llm_routerd.protocol.request import Request, RequestError, StreamMode
 from llm_routerd.protocol.schema_files import load_schema

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from llm_routerd.jsonschema.compiled import AnswerSchema
-    from llm_routerd.protocol.outcome import ErrorCode
+    from llm_routerd.protocol.codes import ErrorCode
 
 
 class StreamMode(StrEnum):

@@ -42,7 +42,8 @@ import orjson
 from msgspec import Struct
 
 from llm_routerd.config.tree import Chain
-from llm_routerd.protocol.outcome import AttemptCode, AttemptRecord, ErrorCode, Outcome
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode
+from llm_routerd.protocol.outcome import AttemptRecord, Outcome
 from llm_routerd.routing.health import CALLERS_PERHAPS, FAILURES
 
 if TYPE_CHECKING:

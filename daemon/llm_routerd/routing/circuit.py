@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.codes import AttemptCode
 
 if TYPE_CHECKING:
     import random

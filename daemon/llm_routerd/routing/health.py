@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.routing.circuit import Circuit, CooldownPolicy, State
 
 if TYPE_CHECKING:

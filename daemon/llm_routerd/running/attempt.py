@@ -6,10 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.accounting.estimate import usage_of
-from llm_routerd.errors import BackendError
 from llm_routerd.judging.judge import Accepted, Judge, Released
-from llm_routerd.protocol.call import Delta, Finish
-from llm_routerd.protocol.outcome import AttemptCode, Lack, Rejection
+from llm_routerd.protocol.call import BackendError, Delta, Finish
+from llm_routerd.protocol.codes import AttemptCode, Lack
+from llm_routerd.protocol.outcome import Rejection
 from llm_routerd.running.validation import LIGHT_STEPS, ValidationProcess
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
 
-from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

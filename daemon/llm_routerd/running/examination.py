@@ -10,10 +10,9 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
-from llm_routerd.errors import BackendError
 from llm_routerd.logs import get_logger
-from llm_routerd.protocol.call import Call
-from llm_routerd.protocol.outcome import AttemptCode
+from llm_routerd.protocol.call import BackendError, Call
+from llm_routerd.protocol.codes import AttemptCode
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment

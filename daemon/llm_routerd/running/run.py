@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from llm_routerd.judging.judge import Accepted, Judge
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.call import Call
+from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Failed, Result
-from llm_routerd.protocol.outcome import Answer, AttemptCode, AttemptRecord, Outcome, Rejection, Usage, total_cost
+from llm_routerd.protocol.outcome import Answer, AttemptRecord, Outcome, Rejection, Usage, total_cost
 from llm_routerd.protocol.request import StreamMode
 from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Need, Try
 from llm_routerd.running.attempt import Attempt, EventSink

@@ -7,7 +7,8 @@ import math
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from llm_routerd.logs import get_logger
-from llm_routerd.protocol.outcome import Lack, Rejection
+from llm_routerd.protocol.codes import Lack
+from llm_routerd.protocol.outcome import Rejection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,9 +9,10 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Protocol
 
-from llm_routerd.errors import BackendError
 from llm_routerd.logs import get_logger
-from llm_routerd.protocol.outcome import AttemptCode, Rejection
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.outcome import Rejection
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment

@@ -19,8 +19,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.protocol.outcome import ErrorCode
 from llm_routerd.queue.connection import Backoff, ResponseError, describe
 
 if TYPE_CHECKING:

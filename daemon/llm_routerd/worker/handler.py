@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from llm_routerd.accounting.metrics import Finished
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.protocol.outcome import ErrorCode
 from llm_routerd.protocol.request import RequestError, StreamMode
 from llm_routerd.queue.marks import counts_cancellation
 from llm_routerd.queue.passing import pass_on

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.protocol.outcome import ErrorCode, total_cost
+from llm_routerd.protocol.outcome import total_cost
 from llm_routerd.worker.committing import UNWRITABLE
 from llm_routerd.worker.sink import QueueSink
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed
-from llm_routerd.protocol.outcome import ErrorCode
 from llm_routerd.queue.connection import ResponseError, describe
 from llm_routerd.queue.search import find_requests
 from llm_routerd.worker.inflight import InFlight
