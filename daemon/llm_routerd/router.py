@@ -28,13 +28,15 @@ from llm_routerd.protocol.request import Request, RequestError
 from llm_routerd.routing.chain import resolve
 from llm_routerd.routing.health import Health
 from llm_routerd.routing.unknown_model import unknown_model
-from llm_routerd.wiring import make_executor, make_parser
+from llm_routerd.running.ending import Answered, Unanswered, Withdrawn
+from llm_routerd.running.run import Run
+from llm_routerd.wiring import make_parser, make_resources
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 
     from llm_routerd.config.tree import Chain, Config
-    from llm_routerd.running.resources import Executor
+    from llm_routerd.running.resources import Resources
 
 STREAM_BUFFER = 256  # events that a slow reader may lag behind before the model is made to wait
 
@@ -67,19 +69,19 @@ class Router:
     def __init__(self, config: Config | None = None, *, config_path: str | None = None) -> None:
         self.config = config if config is not None else load_config(config_path, os.environ)
         self._rng = random.Random()
-        self._executor: Executor | None = None
+        self._resources: Resources | None = None
         self._parser = make_parser(self.config)
 
     async def __aenter__(self) -> Self:
         health = Health(rng=self._rng)
-        self._executor = executor = make_executor(self.config, health=health, rng=self._rng)
-        await asyncio.to_thread(executor.pricing.load)
+        self._resources = resources = make_resources(self.config, health=health, rng=self._rng)
+        await asyncio.to_thread(resources.pricing.load)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._executor is not None:
-            await self._executor.aclose()
-            self._executor = None
+        if self._resources is not None:
+            await self._resources.aclose()
+            self._resources = None
 
     async def route(self, **request: Any) -> Result:
         """Answer one request; the arguments are the properties of a request, as in the protocol.
@@ -128,12 +130,15 @@ class Router:
             raise
 
     async def _run(self, prepared: _Prepared, sink: _Silent) -> Result | Failed:
-        if self._executor is None:
+        if self._resources is None:
             raise RuntimeError("use the Router as an async context manager: `async with Router() as router`")
-        ending = await self._executor.run(prepared.request, prepared.chain, sink, deadline=prepared.deadline)
-        if ending is None:
-            raise RuntimeError("a sink that accepts every attempt cannot withdraw one")
-        return ending.event
+        run = Run(self._resources, prepared.request, prepared.chain, sink, deadline=prepared.deadline)
+        ending = await run.until_done()
+        match ending:
+            case Answered() | Unanswered():
+                return ending.event
+            case Withdrawn():
+                raise RuntimeError("a sink that accepts every attempt cannot withdraw one")
 
     def _prepare(self, document: dict[str, Any]) -> _Prepared | Failed:
         parsed = self._parser.parse(str(uuid.uuid4()), _as_entry(document))
@@ -164,15 +169,12 @@ class _Silent:
         """There always is."""
         return True
 
-    async def attempt_started(self, event: AttemptStarted) -> bool:
+    async def begin(self, event: AttemptStarted) -> bool:
         """Every attempt may be made."""
         del event
         return True
 
-    def text(self, kind: str, text: str) -> None:
-        """Nothing is shown."""
-
-    def rejected(self, event: AttemptRejected) -> None:
+    def emit(self, event: Token | Reasoning | AttemptRejected) -> None:
         """Nothing is shown."""
 
     async def room(self) -> None:
@@ -203,16 +205,12 @@ class _Events(_Silent):
             if isinstance(event, (Result, Failed)):
                 return
 
-    async def attempt_started(self, event: AttemptStarted) -> bool:
+    async def begin(self, event: AttemptStarted) -> bool:
         """Every attempt may be made."""
         self.put(event)
         return True
 
-    def text(self, kind: str, text: str) -> None:
-        """Show it."""
-        self.put(Token(text) if kind == "token" else Reasoning(text))
-
-    def rejected(self, event: AttemptRejected) -> None:
+    def emit(self, event: Token | Reasoning | AttemptRejected) -> None:
         """Show it."""
         self.put(event)
 

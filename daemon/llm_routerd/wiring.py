@@ -11,7 +11,7 @@ from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.judging.refusal import RefusalDetector
 from llm_routerd.protocol.parsing import RequestParser
 from llm_routerd.routing.usability import without_keys
-from llm_routerd.running.resources import Executor
+from llm_routerd.running.resources import Resources
 
 if TYPE_CHECKING:
     import random
@@ -27,15 +27,15 @@ def make_parser(config: Config) -> RequestParser:
     return RequestParser(max_request_bytes=config.daemon.max_request_bytes, schemas=SchemaCache())
 
 
-def make_executor(
+def make_resources(
     config: Config, *, health: Health, rng: random.Random, consumer: str = "", shortage: Shortage | None = None
-) -> Executor:
-    """The executor of a configuration; prices are unknown until `get_ready`.
+) -> Resources:
+    """The resources of a configuration; prices are unknown until `get_ready`.
 
     Raises:
         ConfigError: a deployment's address is none.
     """
-    return Executor(
+    return Resources(
         config,
         backends=Backends(config.deployments),
         health=health,
@@ -59,10 +59,10 @@ class Found(NamedTuple):
     unusable: Mapping[str, str]
 
 
-async def get_ready(executor: Executor) -> Found:
+async def get_ready(resources: Resources) -> Found:
     """Do what can wait until a daemon serves: load prices, litellm, and local models into memory."""
-    executor.warm()
-    pricing = executor.pricing
+    resources.warm()
+    pricing = resources.pricing
     unpriced = await asyncio.to_thread(pricing.load)
-    unusable = {**await executor.backends.preload(), **without_keys(executor.config)}
+    unusable = {**await resources.backends.preload(), **without_keys(resources.config)}
     return Found(unpriced, unusable)

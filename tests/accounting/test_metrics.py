@@ -231,7 +231,7 @@ def test_request_that_is_booked_is_not_counted_until_it_stands() -> None:
     booking = metrics.book(ANSWERED)
     assert booking.event["metrics_snapshot"]["anthropic/h"]["success"] == 1
     assert not any(name.startswith(("requests_total", "attempts_total")) for name in scraped(metrics))
-    booking.stands()
+    metrics.settled(ANSWERED)
     assert scraped(metrics)['requests_total{type="result",code=""}'] == 1
 
 
@@ -247,7 +247,7 @@ def test_request_that_fell_leaves_no_trace_in_the_next_ones_event() -> None:
 def test_calls_of_a_request_that_another_has_ended_are_counted_alone() -> None:
     """They were paid for; the request is the other's."""
     metrics = Metrics()
-    metrics.called(ANSWERED)
+    metrics.called(ANSWERED.attempts)
     samples = scraped(metrics)
     assert samples['cost_usd_total{deployment="haiku"}'] == 0.75
     assert not any(name.startswith("requests_total") for name in samples)

@@ -6,6 +6,7 @@ import asyncio
 import random
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -15,28 +16,27 @@ from llm_routerd.accounting.estimate import estimated_usage
 from llm_routerd.accounting.pricing import Pricing
 from llm_routerd.backends.factory import Backends
 from llm_routerd.config.tree import Chain, Config, Deployment
-from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.judging.judge import MAX_BLANKS
 from llm_routerd.judging.refusal import RefusalDetector
 from llm_routerd.protocol.call import Call, Delta, Finish
-from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Failed, Result
+from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.outcome import Usage
-from llm_routerd.protocol.parsing import RequestParser
-from llm_routerd.protocol.request import Request
-from llm_routerd.routing.chain import resolve
 from llm_routerd.routing.health import Health
-from llm_routerd.running.resources import Executor
+from llm_routerd.running.resources import Resources
+from tests.running.asking import Sink, codes, run
+from tests.running.asking import request as make_request
 from tests.support.calling import PROTOCOLS
 from tests.support.fakes import USAGE, FakeBackend, babbles, says
 from tests.support.forms import Said, pieces_of
-from tests.support.workers import CLOUD, LOCAL, make_config, make_test_executor
+from tests.support.workers import CLOUD, LOCAL, make_config, make_test_resources
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
     import orjson
 
-    from llm_routerd.running.run import Ending
+    from llm_routerd.protocol.request import Request
+    from llm_routerd.running.ending import Answered, Unanswered
 else:
     import orjson
 
@@ -48,29 +48,6 @@ TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type
 PROMPT = "How many are there, please?"
 PROMPT_TOKENS = -(-(len(PROMPT) + len(orjson.dumps(SCHEMA))) // 4)  # of all that is sent, four characters to a token
 MODES = (False, True, "probe")
-
-
-class Sink:
-    """Keeps the text that is shown."""
-
-    def __init__(self) -> None:
-        self.shown = ""
-        self.has_room = True
-
-    async def attempt_started(self, event: AttemptStarted) -> bool:
-        """Always."""
-        return True
-
-    def text(self, kind: str, text: str) -> None:
-        """Keep it."""
-        self.shown += text
-
-    def rejected(self, event: AttemptRejected) -> None:
-        """Drop what was shown."""
-        self.shown = ""
-
-    async def room(self) -> None:
-        """There is."""
 
 
 class Model(FakeBackend):
@@ -91,21 +68,7 @@ class Model(FakeBackend):
         yield Finish(finish_reason="stop", usage=USAGE, text=self._last)
 
 
-def request(**properties: Any) -> Request:
-    """A request, parsed as the daemon does it."""
-    parser = RequestParser(max_request_bytes=65_536, schemas=SchemaCache())
-    parsed = parser.parse("1-0", [b"data", orjson.dumps({"prompt": PROMPT, **properties})])
-    assert isinstance(parsed, Request), parsed
-    return parsed
-
-
-async def run(executor: Executor, asked: Request, sink: Sink | None = None) -> Ending:
-    """Run it to its end."""
-    chain = resolve(executor.config, asked.model)
-    assert chain is not None
-    ending = await executor.run(asked, chain, sink or Sink(), deadline=None)
-    assert ending is not None
-    return ending
+request = partial(make_request, prompt=PROMPT)
 
 
 def config_of(local: Deployment = LOCAL, **chain: Any) -> Config:
@@ -113,22 +76,19 @@ def config_of(local: Deployment = LOCAL, **chain: Any) -> Config:
     return replace(make_config(**chain), deployments={"local": local, "cloud": PRICED})
 
 
-async def ask_local(local: FakeBackend, asked: Request, sink: Sink | None = None, **changes: Any) -> Ending:
+async def ask_local(
+    local: FakeBackend, asked: Request, sink: Sink | None = None, **changes: Any
+) -> Answered | Unanswered:
     """The local model is asked, and the one after it answers with another value."""
     config = config_of(replace(LOCAL, **changes))
     backends = {"local": local, "cloud": FakeBackend(says('{"n": 2}'))}
-    return await run(make_test_executor(config, backends), asked, sink)
+    return await run(make_test_resources(config, backends), asked, sink)
 
 
-def result_of(ending: Ending) -> Result:
+def result_of(ending: Answered | Unanswered) -> Result:
     """The result, which it must be."""
     assert isinstance(ending.event, Result), ending.event
     return ending.event
-
-
-def codes(ending: Ending) -> list[str | None]:
-    """The code of each attempt, None for the one that answered."""
-    return [None if record.code is None else record.code.value for record in ending.records]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -185,16 +145,19 @@ async def test_tokens_are_estimated_and_said_to_be(mode: Any) -> None:
 async def test_estimated_tokens_cost_what_others_do() -> None:
     """At a deployment that has a price; what a local answer saved is counted from them too."""
     priced = replace(config_of(), chains={"default": Chain(name="default", deployments=("cloud",))})
-    executor = make_test_executor(priced, {"cloud": Model(VALUE, then="\n")})
+    executor = make_test_resources(priced, {"cloud": Model(VALUE, then="\n")})
     ending = await run(executor, request(schema=SCHEMA))
     usage = result_of(ending).usage
     assert usage.estimated
     cost = usage.prompt_tokens * 1.0 + usage.completion_tokens * 3.0
     assert cost > PROMPT_TOKENS
-    assert (ending.cost_usd, result_of(ending).cost_usd, ending.records[0].cost_usd) == (cost, cost, cost)
+    assert (ending.spent.cost_usd, result_of(ending).cost_usd, ending.spent.attempts[0].cost_usd) == (cost, cost, cost)
     ending = await ask_local(Model(VALUE, then="\n"), request(schema=SCHEMA))
     usage = result_of(ending).usage
-    assert (ending.cost_usd, ending.saved_usd) == (0.0, usage.prompt_tokens * 1.0 + usage.completion_tokens * 3.0)
+    assert (ending.spent.cost_usd, ending.spent.saved_usd) == (
+        0.0,
+        usage.prompt_tokens * 1.0 + usage.completion_tokens * 3.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,7 +240,7 @@ async def test_whole_value_that_breaks_the_schema_is_no_answer() -> None:
     ):  # fmt: skip
         local = Model(text, then="\n")
         config = replace(config_of(), chains={"default": Chain(name="default", deployments=("local",))})
-        executor = make_test_executor(config, {"local": local})
+        executor = make_test_resources(config, {"local": local})
         ending = await run(executor, request(schema=schema))
         await executor.aclose()
         assert isinstance(ending.event, Failed)
@@ -336,7 +299,7 @@ class EndlessServer:
 
 
 @asynccontextmanager
-async def executor_on(protocol: str, url: str) -> AsyncIterator[Executor]:
+async def executor_on(protocol: str, url: str) -> AsyncIterator[Resources]:
     """An executor with one priced deployment of this protocol."""
     deployment = Deployment(
         name="it",
@@ -349,7 +312,7 @@ async def executor_on(protocol: str, url: str) -> AsyncIterator[Executor]:
     )
     deployments = {"it": deployment}
     rng = random.Random(1)
-    executor = Executor(
+    executor = Resources(
         Config(deployments=deployments, chains={"default": Chain(name="default", deployments=("it",))}),
         backends=Backends(deployments),
         health=Health(rng=rng),

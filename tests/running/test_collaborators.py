@@ -16,16 +16,16 @@ from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.routing.chain import ChainRun
 from llm_routerd.routing.circuit import State
-from llm_routerd.running import run as request_run
+from llm_routerd.running import caller, faults
 from llm_routerd.running.validation import ValidationProcess
-from tests.running.test_run import SCHEMA, Sink, codes, executor_of, request, run, with_local
+from tests.running.asking import SCHEMA, Sink, codes, executor_of, request, run, with_local
 from tests.support.fakes import USAGE, FakeBackend, says
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llm_routerd.protocol.request import Request
-    from llm_routerd.running.resources import Executor
+    from llm_routerd.running.resources import Resources
 
 FAULTS = (KeyError, ValueError, RuntimeError, TimeoutError, RecursionError, OSError, AssertionError, ExceptionGroup)
 
@@ -50,15 +50,15 @@ def fault(kind: type[Exception]) -> Exception:
 
 # What an attempt works with, and where each is taken hold of.
 PLACES: dict[str, tuple[Any, str]] = {
-    "the judge is made": (request_run, "Judge"),
-    "the attempt is made": (request_run, "Attempt"),
-    "the call is made": (request_run, "Call"),
+    "the judge is made": (caller, "Judge"),
+    "the attempt is made": (caller, "Attempt"),
+    "the call is made": (caller, "Call"),
     "the stream begins": (FakeBackend, "stream"),
     "the text is judged": (judge_module.Judge, "feed"),
     "the end is judged": (judge_module.Judge, "finish"),
     "the schema's cost is looked at": (AnswerSchema, "most_steps"),
     "the schema is held to": (AnswerSchema, "validate"),
-    "text is shown": (Sink, "text"),
+    "text is shown": (Sink, "emit"),
     "time to first token is kept": (ChainRun, "first_token"),
 }
 
@@ -93,7 +93,7 @@ async def test_fault_is_one_attempt_internal_and_one_traceback(
     ending = await run(executor, request(schema=SCHEMA, stream="live"), sink)
     assert codes(ending) == ["internal", None]
     assert ("rejected", "internal") in sink.seen
-    assert ending.records[0].reason == "a fault in llm-routerd (KeyError); its log has more"
+    assert ending.spent.attempts[0].reason == "a fault in llm-routerd (KeyError); its log has more"
     assert [line["event"] for line in logged] == ["attempt_failed"]
     assert isinstance(logged[0]["exc_info"], KeyError)
     health = executor.health.states(0.0)["local"]
@@ -110,11 +110,11 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         def error(self, event: str, **fields: Any) -> None:
             lines.append({"event": event, **fields})
 
-    monkeypatch.setattr(request_run, "log", Log())
+    monkeypatch.setattr(faults, "log", Log())
     return lines
 
 
-async def _answer_of(executor: Executor, asked: Request) -> list[str | None]:
+async def _answer_of(executor: Resources, asked: Request) -> list[str | None]:
     ending = await run(executor, asked)
     await executor.aclose()
     return codes(ending)
@@ -127,8 +127,8 @@ async def test_what_was_paid_before_the_fault_is_in_the_account(monkeypatch: pyt
     breaks, _ = once(AnswerSchema.validate, KeyError("1"))
     monkeypatch.setattr(AnswerSchema, "validate", breaks)
     ending = await run(executor, request(schema=SCHEMA))
-    assert [(record.usage, record.cost_usd) for record in ending.records] == [(USAGE, 0.25), (USAGE, 1.0)]
-    assert ending.cost_usd == 1.25
+    assert [(record.usage, record.cost_usd) for record in ending.spent.attempts] == [(USAGE, 0.25), (USAGE, 1.0)]
+    assert ending.spent.cost_usd == 1.25
 
 
 async def test_validation_process_that_breaks_costs_its_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,4 +188,4 @@ async def test_digit_named_property_is_told_and_the_chain_goes_on() -> None:
     ending = await run(executor, request(schema=schema))
     assert isinstance(ending.event, Result)
     assert ending.event.answer.content == {"1": "x"}
-    assert [record.reason for record in ending.records] == ['$.1: "X" does not match "^[a-z]$"', None]
+    assert [record.reason for record in ending.spent.attempts] == ['$.1: "X" does not match "^[a-z]$"', None]

@@ -9,28 +9,24 @@ import pytest
 
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.routing.chain import resolve
-from tests.running.test_run import Sink, executor_of, request, with_local
+from tests.running.asking import executor_of, request, run, with_local
 from tests.support.eventually import eventually
 from tests.support.fakes import fails, hangs, says, waits_for
 
 if TYPE_CHECKING:
-    from llm_routerd.running.resources import Executor
-    from llm_routerd.running.run import Ending
+    from llm_routerd.running.ending import Answered, Unanswered
+    from llm_routerd.running.resources import Resources
 
 BROKEN = fails(AttemptCode.UPSTREAM, retryable=True)
 OURS = "Hello"
 
 
-async def ask(executor: Executor, prompt: str, *, seconds: float | None = None, **properties: Any) -> Ending:
+async def ask(
+    executor: Resources, prompt: str, *, seconds: float | None = None, **properties: Any
+) -> Answered | Unanswered:
     """One request of the only tenant's."""
     asked = request(prompt=prompt, tenant_id="kitchen", **properties)
-    chain = resolve(executor.config, "default")
-    assert chain is not None
-    deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
-    ending = await executor.run(asked, chain, Sink(), deadline=deadline)
-    assert ending is not None
-    return ending
+    return await run(executor, asked, seconds=seconds)
 
 
 async def cooled(*then: Any, **changes: Any) -> Any:
@@ -54,7 +50,7 @@ async def test_deployment_that_answers_a_probe_answers_the_request() -> None:
         {"temperature": 0.5, "max_tokens": 1},
     )
     assert len(cloud.calls) == 3
-    assert [record.code for record in ending.records] == [AttemptCode.COOLDOWN, None]
+    assert [record.code for record in ending.spent.attempts] == [AttemptCode.COOLDOWN, None]
 
 
 @pytest.mark.parametrize(

@@ -8,107 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.judging.judge import MAX_ANSWER_CHARS
 from llm_routerd.protocol.call import Delta, Finish
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
-from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Failed, Result
+from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.outcome import ToolCall
-from llm_routerd.protocol.parsing import RequestParser
-from llm_routerd.protocol.request import Request
-from llm_routerd.routing.chain import resolve
+from llm_routerd.running.ending import Withdrawn
+from tests.running.asking import SCHEMA, TOOL, Sink, codes, executor_of, make_run, request, run, with_local
 from tests.support.eventually import eventually
 from tests.support.fakes import USAGE, FakeBackend, babbles, fails, hangs, says, waits_for
-from tests.support.workers import CLOUD, LOCAL, make_config, make_test_executor
+from tests.support.workers import CLOUD, LOCAL, make_config
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    import orjson
-
-    from llm_routerd.config.tree import Config
     from llm_routerd.protocol.call import Call
-    from llm_routerd.running.resources import Executor
-    from llm_routerd.running.run import Ending
 else:
-    import orjson
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"n": {"type": "integer"}},
-    "required": ["n"],
-    "additionalProperties": False,
-}
-TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-
-
-class Sink:
-    """Keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, Any]] = []
-        self.open = asyncio.Event()
-        self.open.set()
-        self.is_ours = True
-
-    async def attempt_started(self, event: AttemptStarted) -> bool:
-        """As told."""
-        self.seen.append(("attempt", event.deployment))
-        return self.is_ours
-
-    def text(self, kind: str, text: str) -> None:
-        """Keep it."""
-        self.seen.append((kind, text))
-
-    def rejected(self, event: AttemptRejected) -> None:
-        """Keep it."""
-        self.seen.append(("rejected", event.rejection.code.value))
-
-    @property
-    def has_room(self) -> bool:
-        """As told."""
-        return self.open.is_set()
-
-    async def room(self) -> None:
-        """Wait until told."""
-        await self.open.wait()
-
-
-def request(**properties: Any) -> Request:
-    """A request, parsed as the daemon does it."""
-    parser = RequestParser(max_request_bytes=65_536, schemas=SchemaCache())
-    parsed = parser.parse("1-0", [b"data", orjson.dumps({"prompt": "hello", **properties})])
-    assert isinstance(parsed, Request), parsed
-    return parsed
-
-
-async def run(executor: Executor, asked: Request, sink: Sink | None = None, *, seconds: float | None = None) -> Ending:
-    """Run it to its end."""
-    chain = resolve(executor.config, asked.model)
-    assert chain is not None
-    deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
-    ending = await executor.run(asked, chain, sink or Sink(), deadline=deadline)
-    assert ending is not None
-    return ending
-
-
-def codes(ending: Ending) -> list[str | None]:
-    """The code of each attempt, None for the one that answered."""
-    return [None if record.code is None else record.code.value for record in ending.records]
-
-
-def executor_of(
-    *local: Any, cloud: Any = None, config: Config | None = None
-) -> tuple[Executor, FakeBackend, FakeBackend]:
-    """An executor whose local model plays these scripts, and the cloud one answers."""
-    one, other = FakeBackend(*local), FakeBackend(cloud or says("from the cloud"))
-    return make_test_executor(config or make_config(), {"local": one, "cloud": other}), one, other
-
-
-def with_local(**changes: Any) -> Config:
-    """The configuration, with another local deployment."""
-    config = make_config()
-    return replace(config, deployments={"local": replace(LOCAL, **changes), "cloud": CLOUD})
+    pass
 
 
 @pytest.mark.parametrize(
@@ -143,7 +59,7 @@ async def test_place_that_does_not_come_free_in_time_is_no_call_and_no_failure()
     sink = Sink()
     second = await run(executor, request(), sink)
     assert codes(second) == ["busy", None]
-    assert "queue_timeout" in (second.records[0].reason or "")
+    assert "queue_timeout" in (second.spent.attempts[0].reason or "")
     assert [kind for kind, _ in sink.seen] == ["attempt"]
     gate.set()
     assert codes(await first) == [None]
@@ -212,7 +128,7 @@ async def test_prose_where_json_is_due_ends_the_attempt_at_the_first_word() -> N
     sink = Sink()
     ending = await run(executor, request(schema=SCHEMA, stream=True), sink)
     assert codes(ending) == ["invalid_json", None]
-    assert ending.records[0].early
+    assert ending.spent.attempts[0].early
     assert local.running == 0
     assert ("token", "Sure! Here is ") not in sink.seen
     assert cloud.calls[0].schema == SCHEMA
@@ -374,10 +290,7 @@ async def test_request_that_is_no_longer_ours_makes_no_call() -> None:
     executor, local, _ = executor_of(says("x"))
     sink = Sink()
     sink.is_ours = False
-    asked = request()
-    chain = resolve(executor.config, asked.model)
-    assert chain is not None
-    assert await executor.run(asked, chain, sink, deadline=None) is None
+    assert isinstance(await make_run(executor, request(), sink).until_done(), Withdrawn)
     assert local.calls == []
 
 
@@ -400,9 +313,9 @@ async def test_cost_counts_rejected_attempts_and_savings_only_local_answers() ->
     config = replace(config, deployments={"local": LOCAL, "cloud": priced})
     executor, _, _ = executor_of(says("fine"), says("I cannot help with that."), config=config)
     saved = await run(executor, request())
-    assert (saved.cost_usd, saved.saved_usd) == (0.0, 10 * 1.0 + 5 * 2.0)
+    assert (saved.spent.cost_usd, saved.spent.saved_usd) == (0.0, 10 * 1.0 + 5 * 2.0)
     paid = await run(executor, request())
-    assert (paid.cost_usd, paid.saved_usd) == (20.0, 0.0)
+    assert (paid.spent.cost_usd, paid.spent.saved_usd) == (20.0, 0.0)
 
 
 async def test_costly_validation_does_not_hold_up_the_event_loop() -> None:
@@ -444,7 +357,7 @@ async def test_thinking_without_end_is_ended_as_text_is(at_once: bool) -> None:
     sink = Sink()
     ending = await run(executor, request(stream="live"), sink)
     assert codes(ending) == ["length", None]
-    assert ending.records[0].reason == "an endless stream"
+    assert ending.spent.attempts[0].reason == "an endless stream"
     assert sum(len(text) for kind, text in sink.seen if kind == "reasoning") <= MAX_ANSWER_CHARS
     assert local.running == 0
 

@@ -18,10 +18,10 @@ from llm_routerd.backends.faults import fault_before_answer, own_shortage
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode, Lack
 from llm_routerd.routing.circuit import State
-from llm_routerd.running import run as request_run
+from llm_routerd.running import faults as running_faults
 from llm_routerd.running import shortage
 from llm_routerd.service import limits
-from tests.running.test_run import Sink, codes, executor_of, request, run, with_local
+from tests.running.asking import Sink, codes, executor_of, request, run, with_local
 from tests.support.calling import ask, backend_for, deployment_of, tell
 from tests.support.eventually import eventually
 from tests.support.fakes import fails, says
@@ -50,7 +50,7 @@ class Log:
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     """What the executor and the limits log."""
     kept = Log()
-    for module in (limits, request_run, shortage):
+    for module in (limits, running_faults, shortage):
         monkeypatch.setattr(module, "log", kept)
     return kept
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def counted(metrics: Metrics, finished: Finished) -> dict[str, Any]:
     """The metrics event of a request whose final event stands."""
     booking = metrics.book(finished)
-    booking.stands()
+    metrics.settled(finished)
     return booking.event
 
 
@@ -27,4 +27,4 @@ def scraped(metrics: Metrics, gauges: Gauges | None = None) -> dict[str, float]:
 
 def scraped_of(worker: Worker) -> dict[str, float]:
     """The samples of a scrape of a worker's counters."""
-    return scraped(worker._handler.metrics)
+    return scraped(worker.metrics)

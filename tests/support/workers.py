@@ -13,8 +13,9 @@ from llm_routerd.accounting.pricing import Pricing
 from llm_routerd.config.tree import Chain, Config, DaemonConfig, Deployment, RedisConfig
 from llm_routerd.judging.refusal import RefusalDetector
 from llm_routerd.routing.health import Health
-from llm_routerd.running.resources import Executor
+from llm_routerd.running.resources import Resources
 from llm_routerd.wiring import make_parser
+from llm_routerd.worker.admission import Admission
 from llm_routerd.worker.worker import Worker
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, FakeBackends
@@ -39,11 +40,11 @@ def make_config(url: str = "", daemon: DaemonConfig = DAEMON, **chain: Any) -> C
     )
 
 
-def make_test_executor(config: Config, backends: Mapping[str, FakeBackend], *, consumer: str = "") -> Executor:
+def make_test_resources(config: Config, backends: Mapping[str, FakeBackend], *, consumer: str = "") -> Resources:
     """An executor on fake models; a deployment without one is not to be called."""
     rng = random.Random(1)
     everyone = {name: backends.get(name, FakeBackend()) for name in config.deployments}
-    return Executor(
+    return Resources(
         config,
         backends=FakeBackends(everyone),
         health=Health(rng=rng),
@@ -52,6 +53,11 @@ def make_test_executor(config: Config, backends: Mapping[str, FakeBackend], *, c
         rng=rng,
         consumer=consumer,
     )
+
+
+def make_test_admission(config: Config, backends: Mapping[str, FakeBackend], *, consumer: str = "") -> Admission:
+    """What decides on entries, before `make_test_resources`."""
+    return Admission(make_parser(config), make_test_resources(config, backends, consumer=consumer))
 
 
 @asynccontextmanager
@@ -67,8 +73,7 @@ async def run_worker(
     config = make_config(url) if config is None else replace(config, redis=replace(config.redis, url=url))
     worker = Worker(
         config,
-        executor=make_test_executor(config, backends, consumer=consumer),
-        parser=make_parser(config),
+        admission=make_test_admission(config, backends, consumer=consumer),
         metrics=Metrics(),
         rng=random.Random(1),
         consumer=consumer,

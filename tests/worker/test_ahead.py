@@ -15,12 +15,11 @@ from structlog.testing import capture_logs
 from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.queue.mending import mend
-from llm_routerd.wiring import make_parser
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
 from tests.support.queue import add, open_broker, open_client, take
-from tests.support.workers import DAEMON, make_config, make_test_executor, run_worker
+from tests.support.workers import DAEMON, make_config, make_test_admission, run_worker
 
 if TYPE_CHECKING:
     from llm_routerd.worker.worker import Worker
@@ -43,7 +42,7 @@ async def add_when_possible(client: Any) -> str:
 
 def mended(worker: Worker) -> int:
     """How many streams it has made anew."""
-    page = worker._handler.metrics.render_prometheus(Gauges())
+    page = worker.metrics.render_prometheus(Gauges())
     (line,) = (line for line in page.splitlines() if line.startswith("llm_routerd_streams_mended_total "))
     return int(line.rpartition(" ")[2])
 
@@ -101,7 +100,7 @@ async def test_how_far_ahead_is_too_far_follows_a_reload(valkey_url: str) -> Non
     backends = {"local": FakeBackend(says("x"))}
     with capture_logs() as logs:
         async with open_client(valkey_url) as client, run_worker(valkey_url, backends) as worker:
-            worker.reload(config, make_test_executor(config, backends), make_parser(config))
+            worker.reload(config, make_test_admission(config, backends))
             entry = await client.xadd(LANE, {"prompt": "x"}, id=f"{(await client.time())[0] + 600}000-0")
             assert (await final_of(client, entry))[0] == "result"
     assert [line for line in logs if line["event"] == "request_from_ahead"] == []

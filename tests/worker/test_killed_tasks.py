@@ -15,12 +15,13 @@ from llm_routerd.config.tree import MetricsConfig
 from llm_routerd.queue.deliveries import Delivery
 from llm_routerd.queue.pipe import Pipe
 from llm_routerd.queue.reader import Reader
-from llm_routerd.running.resources import Executor
+from llm_routerd.running.resources import Resources
 from llm_routerd.service import daemon as daemon_module
 from llm_routerd.service.daemon import Daemon
 from llm_routerd.service.health_http import HealthServer
 from llm_routerd.service.notify import Watchdog
 from llm_routerd.worker.handler import Handler
+from llm_routerd.worker.intake import Intake
 from llm_routerd.worker.leases import Leases
 from llm_routerd.worker.mending import Mending
 from llm_routerd.worker.orphans import Orphans
@@ -34,7 +35,7 @@ from tests.support.processes import DaemonProcess
 from tests.support.proxy import open_proxy
 from tests.support.queue import add, open_client
 from tests.support.servers import ValkeyProcess
-from tests.support.workers import DAEMON, make_config, make_test_executor
+from tests.support.workers import DAEMON, make_config, make_test_admission, make_test_resources
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -91,9 +92,9 @@ class World:
         config = replace(make_config(url, LONG), metrics=MetricsConfig(listen="127.0.0.1:0"))
 
         def executor(config: Any, **named: Any) -> Any:
-            return make_test_executor(config, {"local": self.model}, consumer=named["consumer"])
+            return make_test_resources(config, {"local": self.model}, consumer=named["consumer"])
 
-        monkeypatch.setattr(daemon_module, "make_executor", executor)
+        monkeypatch.setattr(daemon_module, "make_resources", executor)
         monkeypatch.setattr(daemon_module, "calm_garbage_collector", lambda: None)
         self.failures: list[float] = []
         clock = asyncio.get_running_loop().time
@@ -288,19 +289,17 @@ async def _refuse(world: World, client: Any) -> None:
 
 
 async def _swap(world: World, client: Any) -> None:
-    worker = world.worker
-    worker.reload(
-        world.daemon._config, make_test_executor(world.daemon._config, {"local": world.model}), worker._handler.parser
-    )
+    config = world.daemon._config
+    world.worker.reload(config, make_test_admission(config, {"local": world.model}))
 
 
 async def _trim(world: World, client: Any) -> None:
-    world.worker._trimmed.receive([Delivery(lane="normal", entry="1-1", fields=())])
+    world.worker._intake._trimmed.receive([Delivery(lane="normal", entry="1-1", fields=())])
 
 
 async def _overfill(world: World, client: Any) -> None:
     gone = [Delivery(lane="normal", entry=f"1-{n}", fields=[b"prompt", b"x"]) for n in range(20)]
-    world.worker._receive(gone)
+    world.worker._intake.receive(gone)
 
 
 async def _nothing(world: World, client: Any) -> None:
@@ -310,8 +309,8 @@ async def _nothing(world: World, client: Any) -> None:
 HELPERS: list[tuple[str, Any, str, Callable[[World, Any], Any]]] = [
     ("get-ready", Daemon, "_get_ready_for_requests", _nothing),
     ("reload", Daemon, "_read_again", _hang_up),
-    ("retire-executor", Executor, "aclose", _swap),
-    ("give-back", Worker, "_give_back", _overfill),
+    ("retire-resources", Resources, "aclose", _swap),
+    ("give-back", Intake, "_give_back", _overfill),
     ("end-trimmed", Trimmed, "_run", _trim),
     ("request-", Handler, "give_up", _refuse),
 ]

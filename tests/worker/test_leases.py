@@ -12,7 +12,8 @@ from llm_routerd.queue.deliveries import Claim, Delivery, Held, Renewal
 from llm_routerd.queue.pipe import PipeState
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.inflight import InFlightTable
-from llm_routerd.worker.leases import Leases, Places
+from llm_routerd.worker.leases import Leases
+from llm_routerd.worker.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ class Fixture:
             in_flight=self.in_flight,
             clock=ServerClock(),
             lease_seconds=LEASE_SECONDS,
-            places=Places(free=lambda: 8),
+            places=Places(self.in_flight, concurrency=8),
             receive=lambda claim: self.received.extend(claim.deliveries),
             rng=random.Random(1),
         )

@@ -68,7 +68,7 @@ async def test_orphans_are_answered(broker_url: str, make: Callable[[Any, str], 
             new = await add(client)
             await until_answered(client, [new, *orphans])
             await eventually(lambda: not len(worker.in_flight))
-            page = worker._handler.metrics.render_prometheus(Gauges())
+            page = worker.metrics.render_prometheus(Gauges())
         assert len(backend.calls) == len(orphans) + 1
         assert await client.xlen(LANE) == 0
         assert f"orphans_total {len(orphans)}" in page

@@ -33,7 +33,7 @@ async def test_nothing_is_read_during_a_shortage_and_all_is_answered_after_it(va
         entries = [await add(client)]
         await eventually(lambda: not worker.status().ready)
         assert "no more files" in worker.status().why
-        assert worker.executor.shortage.waiting == 1
+        assert worker.resources.shortage.waiting == 1
         read_before = len(worker.in_flight)
         # The read that waited in Redis when it began may bring one more.
         entries += [await add(client) for _ in range(4)]

@@ -16,13 +16,12 @@ from llm_routerd.protocol.cut import CutList
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP
 from llm_routerd.queue import pipe, reader
-from llm_routerd.wiring import make_parser
 from tests.support.endings import final_of, nothing_left
 from tests.support.fakes import FakeBackend, says
 from tests.support.proxy import open_proxy
 from tests.support.queue import add, open_broker, open_client, open_reader
 from tests.support.servers import running_valkey
-from tests.support.workers import DAEMON, make_config, make_test_executor, run_worker
+from tests.support.workers import DAEMON, make_config, make_test_admission, run_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +131,7 @@ async def test_long_events_of_others_keep_no_request_from_its_end(broker_url: st
         await add(client, id="sealed")
         async with run_worker(broker_url, {"local": FakeBackend(says("hi"))}) as worker:
             assert (await final_of(client, "begun"))[0] == "result"
-            worker._receive((await worker.broker.claim_of("dead", count=1)).deliveries)
+            worker._intake.receive((await worker.broker.claim_of("dead", count=1)).deliveries)
             assert (await final_of(client, "poisoned"))[1]["code"] == "poisoned"
             assert (await letter_of(client, "poisoned"))["history"] == [{"event": "1-0"}]
             await nothing_left(client)
@@ -190,7 +189,7 @@ async def test_limit_that_is_raised_holds_for_connections_that_stand(broker_url:
         await refused(client, "before")
         larger = replace(config, daemon=replace(DAEMON, max_request_bytes=1_000_000))
         backends = {"local": FakeBackend(says("hi"))}
-        worker.reload(larger, make_test_executor(larger, backends), make_parser(larger))
+        worker.reload(larger, make_test_admission(larger, backends))
         await client.xadd("llm:requests", {"prompt": text(0), "id": "after"})
         assert (await final_of(client, "after"))[0] == "result"
 
@@ -211,7 +210,7 @@ async def test_slow_link_is_no_silent_server(monkeypatch: pytest.MonkeyPatch) ->
             async with run_worker(proxy.url, {"local": FakeBackend(says("hi"))}, config=config) as worker:
                 await refused(client, "read")
                 claiming = asyncio.create_task(worker.broker.claim_of("dead", count=1))
-                worker._receive((await claiming).deliveries)
+                worker._intake.receive((await claiming).deliveries)
                 await refused(client, "claimed")
                 assert proxy.connections == 2
 

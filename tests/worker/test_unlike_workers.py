@@ -13,13 +13,12 @@ from structlog.testing import capture_logs
 
 from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.config.tree import Chain
-from llm_routerd.wiring import make_parser
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, hangs, says, waits_for
 from tests.support.queue import add, open_client
 from tests.support.servers import ValkeyProcess
-from tests.support.workers import DAEMON, LOCAL, make_config, make_test_executor, run_worker
+from tests.support.workers import DAEMON, LOCAL, make_config, make_test_admission, run_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +43,7 @@ def make_new(**daemon: Any) -> Config:
 
 def passed_on(worker: Worker) -> int:
     """How many requests it has handed back because another knows their model."""
-    page = worker._handler.metrics.render_prometheus(Gauges())
+    page = worker.metrics.render_prometheus(Gauges())
     (line,) = (line for line in page.splitlines() if line.startswith("llm_routerd_passed_on_total "))
     return int(line.rpartition(" ")[2])
 
@@ -193,7 +192,7 @@ async def test_reload_tells_the_others_soon(valkey_url: str) -> None:
     config = make_config(daemon=replace(DAEMON, lease_seconds=30.0))
     new = make_new()
     async with open_client(valkey_url) as client, run_worker(valkey_url, {}, config=config) as worker:
-        worker.reload(new, make_test_executor(new, {}), make_parser(new))
+        worker.reload(new, make_test_admission(new, {}))
         async with asyncio.timeout(5):
             while "new" not in json.loads(await client.hget("llm:workers", "w1"))["models"]:  # noqa: ASYNC110 - Redis
                 await asyncio.sleep(0.02)

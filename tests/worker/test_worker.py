@@ -15,6 +15,7 @@ from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP, LANES
 from llm_routerd.queue.deliveries import Backlog
+from llm_routerd.running.run import Run
 from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
@@ -329,16 +330,15 @@ async def test_bug_in_handling_ends_that_request_and_no_other(broker_url: str, m
     """A fault of ours is a final `internal`, a line in the log, and not the end of the daemon."""
     async with (
         open_client(broker_url) as client,
-        run_worker(broker_url, {"local": FakeBackend(says("hi"))}) as worker,
+        run_worker(broker_url, {"local": FakeBackend(says("hi"))}),
     ):
-        executor = worker.executor
-        run = executor.run
+        until_done = Run.until_done
 
-        async def run_once_badly(*_: Any, **__: Any) -> Any:
-            monkeypatch.setattr(executor, "run", run)
+        async def once_badly(_run: Run) -> Any:
+            monkeypatch.setattr(Run, "until_done", until_done)
             raise ZeroDivisionError
 
-        monkeypatch.setattr(executor, "run", run_once_badly)
+        monkeypatch.setattr(Run, "until_done", once_badly)
         bad = await add(client)
         assert (await final_of(client, bad))[1]["code"] == "internal"
         good = await add(client)

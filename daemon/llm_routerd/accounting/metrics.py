@@ -104,10 +104,6 @@ class Booking:
         metrics.count_models(finished, 1)
         self.event = self._make_event()
 
-    def stands(self) -> None:
-        """The final event stands."""
-        self._metrics.stood(self._finished)
-
     def falls(self) -> None:
         """It does not: take back what the event has told."""
         self._tenant.number -= 1
@@ -198,9 +194,9 @@ class Metrics:
         tenant = self._tenant(finished.tenant_id)
         return Booking(self, tenant, finished)
 
-    def stood(self, finished: Finished) -> None:
+    def settled(self, finished: Finished) -> None:
         """Count a request whose final event stands."""
-        self.called(finished)
+        self.called(finished.attempts)
         self._requests[finished.type, "" if finished.code is None else finished.code.value] += 1
         if finished.deployment is not None and finished.attempts:
             fell_back = finished.attempts[0].deployment != finished.deployment
@@ -210,9 +206,9 @@ class Metrics:
         if finished.ttft_ms is not None:
             self._ttft.observe(finished.ttft_ms / 1000)
 
-    def called(self, finished: Finished) -> None:
+    def called(self, attempts: Sequence[AttemptRecord]) -> None:
         """Count a request's attempts alone: they were made and paid for, whoever has ended the request."""
-        for record in finished.attempts:
+        for record in attempts:
             self._count_attempt(record)
 
     def saved_ms(self, record: AttemptRecord) -> int | None:

@@ -1,4 +1,8 @@
-"""One request under way: its turns, each turn's attempt, the clock that bounds it, and the resources that all share.
+"""One request asking its chain: decisions carried out, calls made and bounded, what they cost noted.
 
-Knows neither Redis nor a backend's code, only Protocols: `EventSink` beside `Attempt`, `protocol.backend.Backend`.
+`run` loops over the decisions of `routing.chain`; `caller` gives a deployment its turn: a place among its calls, a
+loaded model, and an `attempt`, one call that is judged while it streams under a `clock`; `ledger` keeps the records.
+`resources` holds what all requests under one configuration share.
+
+Knows neither Redis nor a backend's code, only Protocols: `attempt.EventSink` and `protocol.backend.Backend`.
 """

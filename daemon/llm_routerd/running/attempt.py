@@ -9,6 +9,7 @@ from llm_routerd.accounting.estimate import usage_of
 from llm_routerd.judging.judge import Accepted, Judge, Released
 from llm_routerd.protocol.call import BackendError, Delta, Finish
 from llm_routerd.protocol.codes import AttemptCode, Lack
+from llm_routerd.protocol.events import Reasoning, Token
 from llm_routerd.protocol.outcome import Rejection
 from llm_routerd.running.validation import LIGHT_STEPS, ValidationProcess
 
@@ -29,16 +30,12 @@ HOLD_SECONDS = 0.4  # longest time that `probe` holds an opening back
 class EventSink(Protocol):
     """Where the events of one request go."""
 
-    async def attempt_started(self, event: AttemptStarted) -> bool:
+    async def begin(self, event: AttemptStarted) -> bool:
         """A call is about to be made; False: do not make it, the request is no longer ours."""
         ...
 
-    def text(self, kind: str, text: str) -> None:
-        """Text of the running attempt; `kind` is `token` or `reasoning`.  Never blocks."""
-        ...
-
-    def rejected(self, event: AttemptRejected) -> None:
-        """The running attempt is no answer.  Never blocks."""
+    def emit(self, event: Token | Reasoning | AttemptRejected) -> None:
+        """An event of the running attempt.  Never blocks."""
         ...
 
     @property
@@ -220,6 +217,6 @@ class Attempt:
         if not self._judge.shows:
             return
         if released.reasoning:
-            self._sink.text("reasoning", released.reasoning)
+            self._sink.emit(Reasoning(released.reasoning))
         if released.text:
-            self._sink.text("token", released.text)
+            self._sink.emit(Token(released.text))

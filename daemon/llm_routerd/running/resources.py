@@ -1,33 +1,30 @@
-"""What all requests under one configuration share: backends, health, prices, places, warmth."""
+"""What all requests under one configuration share: backends, health, prices, places among the calls, warmth."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.routing.usability import deployments_of
 from llm_routerd.running.clock import Watch
 from llm_routerd.running.examination import Examination
-from llm_routerd.running.run import Ending, RequestRun
 from llm_routerd.running.shortage import Shortage
 from llm_routerd.running.validation import ValidationProcess
 from llm_routerd.running.warmth import Warmth
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from llm_routerd.config.tree import Chain, Config, Deployment
     from llm_routerd.judging.refusal import RefusalDetector
     from llm_routerd.protocol.backend import Backend
-    from llm_routerd.protocol.outcome import AttemptRecord, Usage
-    from llm_routerd.protocol.request import Request
+    from llm_routerd.protocol.outcome import Usage
     from llm_routerd.routing.health import Health
-    from llm_routerd.running.attempt import EventSink
 
 
 class BackendSource(Protocol):
-    """Where the executor finds the backend of a deployment."""
+    """Where the backend of a deployment is found."""
 
     def get(self, name: str) -> Backend:
         """The backend of the deployment with this name."""
@@ -79,13 +76,13 @@ class Slots:
         self._semaphore.release()
 
 
-class Executor:
-    """Runs requests under one configuration; a reload makes a new one and lets the old one finish.
+class Resources:
+    """What all requests under one configuration share; a reload makes new ones, and the old ones serve what has begun.
 
     Args:
         config: the tree in force.
         backends: one for each of its deployments.
-        health: shared with the executor before and after a reload.
+        health: shared with the resources before and after a reload.
         pricing: what tokens cost.
         refusals: finds refusals in text.
         rng: for jitter and choice.
@@ -132,6 +129,10 @@ class Executor:
             if deployment.backend_kind == "ollama" and deployment.local and name in chained:
                 self.warmth[name].load()
 
+    def cost_usd(self, deployment: Deployment, usage: Usage) -> float | None:
+        """The price of one call; see `Pricing.cost_usd`."""
+        return self.pricing.cost_usd(deployment, usage)
+
     def saved_usd(self, chain: Chain, usage: Usage, *, spent_usd: float) -> float:
         """What a local answer saved; see `Pricing.saved_usd`."""
         deployments = self._deployments_of.get(chain.name)
@@ -148,30 +149,3 @@ class Executor:
         await self.validation.aclose()
         self.watch.close()
         await self.backends.aclose()
-
-    def run(
-        self,
-        request: Request,
-        chain: Chain,
-        sink: EventSink,
-        *,
-        deadline: float | None,
-        delivery: int = 1,
-        queue_ms: int | None = None,
-        records: list[AttemptRecord] | None = None,
-    ) -> Coroutine[Any, Any, Ending | None]:
-        """Ask until there is an answer or nothing is left; None: the sink said that the request is not ours.
-
-        Cancelling it closes the connection to the model.
-
-        Args:
-            request: what is asked.
-            chain: whom to ask.
-            sink: gets the events of every attempt.
-            deadline: loop time at which an answer is no longer wanted.
-            delivery: how often Redis has delivered the request, for the attempt events.
-            queue_ms: how long it waited before.
-            records: gets what became of each attempt, as it ends; also of the one that a cancellation ends.
-        """
-        run = RequestRun(self, request, chain, sink, deadline=deadline, delivery=delivery, records=records)
-        return run.until_done(queue_ms)

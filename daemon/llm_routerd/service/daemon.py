@@ -26,7 +26,8 @@ from llm_routerd.service.embedded import state_directory as default_state_direct
 from llm_routerd.service.health_http import HealthServer
 from llm_routerd.service.limits import make_room
 from llm_routerd.service.notify import Notifier, Watchdog
-from llm_routerd.wiring import get_ready, make_executor, make_parser
+from llm_routerd.wiring import get_ready, make_parser, make_resources
+from llm_routerd.worker.admission import Admission
 from llm_routerd.worker.supervisor import Supervisor, TaskFailed
 from llm_routerd.worker.worker import Status, Worker, make_consumer_name
 
@@ -135,11 +136,9 @@ class Daemon:
         self._metrics = Metrics()
         self._health = Health(rng=self._rng, on_change=_log_change)
         self._shortage = Shortage()
-        executor = make_executor(config, health=self._health, rng=self._rng, consumer=consumer, shortage=self._shortage)
         self._worker = worker = Worker(
             config,
-            executor=executor,
-            parser=make_parser(config),
+            admission=self._make_admission(config, consumer),
             metrics=self._metrics,
             rng=self._rng,
             consumer=consumer,
@@ -164,6 +163,12 @@ class Daemon:
         log.info("stopped")
         if self._failure is not None:
             raise self._failure
+
+    def _make_admission(self, config: Config, consumer: str) -> Admission:
+        resources = make_resources(
+            config, health=self._health, rng=self._rng, consumer=consumer, shortage=self._shortage
+        )
+        return Admission(make_parser(config), resources)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -220,29 +225,23 @@ class Daemon:
             for change in changes_needing_restart(self._config, config):
                 log.warning("change_needs_restart", key=change)
             config = replace(config, redis=self._config.redis)
-            executor = make_executor(
-                config,
-                health=self._health,
-                rng=self._rng,
-                consumer=self._worker.broker.consumer,
-                shortage=self._shortage,
-            )
+            admission = self._make_admission(config, self._worker.broker.consumer)
         except ConfigError as error:
             log.warning("reload_refused", why=str(error))
         else:
             before = self._config.deployments
             # What has been changed has a new start: its cooldown was the old address's, or the old key's.
             self._health.retain({name for name, each in config.deployments.items() if before.get(name) == each})
-            self._worker.reload(config, executor, make_parser(config))
+            self._worker.reload(config, admission)
             self._config, self._unusable = config, without_keys(config)
             await self._get_ready_for_requests()
             log.info("reloaded", deployments=len(config.deployments), chains=len(config.chains))
 
     async def _get_ready_for_requests(self) -> None:
         """What can wait until the daemon is ready: prices, litellm, models in memory."""
-        executor = self._worker.executor
-        found = await get_ready(executor)
-        if executor is not self._worker.executor:
+        resources = self._worker.resources
+        found = await get_ready(resources)
+        if resources is not self._worker.resources:
             return  # a reload came between, and has its own
         if found.unpriced:
             log.warning("price_unknown", deployments=list(found.unpriced))

@@ -20,3 +20,7 @@ class ServerClock:
     def server_ms(self) -> float:
         """Unix time in milliseconds."""
         return self._loop.time() * 1000 + self._offset_ms
+
+    def waited_ms(self, entry: str) -> float:
+        """How long an entry of this ID has waited since its XADD; below 0: its ID lies ahead."""
+        return self.server_ms() - int(entry.partition("-")[0])

@@ -1,6 +1,8 @@
-"""One delivery from its entry to its final event.
+"""One delivery from its entry to its end, in one walk.
 
-    parse -> (invalid: error and dead letter) -> poisoned? -> run the chain -> commit -> metrics
+    read -> (no request) --------------------------------------------.
+         -> gates -> (refused; or passed on to another worker) ------+-> ending -> settle
+         -> run   -> (answered; given up; ended by somebody else) ---'
 
 Whatever happens, exactly one of these is true at the end: the final event stands and the entry is gone, or the entry
 is still pending, for this worker or another to take up.
@@ -9,289 +11,243 @@ is still pending, for this worker or another to take up.
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import orjson
 from msgspec.structs import replace
 
-from llm_routerd.accounting.metrics import Finished
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
-from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.protocol.request import RequestError, StreamMode
-from llm_routerd.queue.marks import counts_cancellation
+from llm_routerd.protocol.events import Failed
+from llm_routerd.protocol.request import RequestError
 from llm_routerd.queue.passing import pass_on
 from llm_routerd.routing.chain import resolve
-from llm_routerd.routing.unknown_model import unknown_model
-from llm_routerd.worker.committing import Commitment, Committer
-from llm_routerd.worker.dead_letters import dead_letter
-from llm_routerd.worker.mending import Mending
-from llm_routerd.worker.running import Running
+from llm_routerd.running.ending import Answered, Spent, Withdrawn
+from llm_routerd.running.run import Run
+from llm_routerd.worker.committing import UNWRITABLE
+from llm_routerd.worker.ending import Buried, Cancelled
+from llm_routerd.worker.sink import QueueSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from llm_routerd.accounting.metrics import Metrics
-    from llm_routerd.protocol.parsing import RequestParser
     from llm_routerd.protocol.request import Request
     from llm_routerd.queue.broker import Broker
-    from llm_routerd.queue.deliveries import Committed, Delivery
-    from llm_routerd.queue.outbox import Transcript
-    from llm_routerd.running.resources import Executor
-    from llm_routerd.running.run import Ending
+    from llm_routerd.queue.deliveries import BeginVerdict
+    from llm_routerd.running.ending import Unanswered
+    from llm_routerd.running.resources import Resources
+    from llm_routerd.worker.admission import Admission
+    from llm_routerd.worker.clock import ServerClock
+    from llm_routerd.worker.ending import Ending
+    from llm_routerd.worker.gates import Refusal
     from llm_routerd.worker.inflight import InFlight
+    from llm_routerd.worker.mending import Mending
+    from llm_routerd.worker.settling import Settler
 
 log = get_logger()
 
-
-class Clock(Protocol):
-    """The Redis server's clock, as far as this worker knows it."""
-
-    def server_ms(self) -> float:
-        """Unix time in milliseconds."""
-        ...
+_COLLISION = "another lane has an entry of the same ID, which is this one's id too: set `id`"
 
 
 class Handler:
-    """Handles deliveries, one task each.
+    """Brings deliveries to their ends, one task each.
 
     Args:
+        admission: of the configuration in force.
         broker: this worker's side of the queue.
-        parser: of requests.
-        executor: of the configuration in force; requests that have begun keep theirs.
-        metrics: the counters of this worker.
+        settler: settles endings.
+        mending: of lanes that run ahead of the clock.
+        metrics: counts what is passed on.
         clock: the server's.
-        max_deliveries: after so many crashes of a worker, a request is dead.
-        max_letter_bytes: of a request that is longer, a dead letter has the beginnings of its fields only.
-        on_trouble: told why no final event can be written, and None when they can be again.
+        knows_others: whether every living worker has been able to tell of itself.
     """
 
     def __init__(
         self,
+        admission: Admission,
         *,
         broker: Broker,
-        parser: RequestParser,
-        executor: Executor,
+        settler: Settler,
+        mending: Mending,
         metrics: Metrics,
-        clock: Clock,
-        max_deliveries: int,
-        max_letter_bytes: int = 1_048_576,
-        on_trouble: Callable[[str | None], object] = lambda _why: None,
+        clock: ServerClock,
+        knows_others: Callable[[], bool],
     ) -> None:
-        self.broker = broker
-        self.parser = parser
-        self.executor = executor
-        self.metrics = metrics
-        self.clock = clock
-        self.max_deliveries = max_deliveries
-        self.mending = Mending(broker=broker, metrics=metrics)
-        self.max_letter_bytes = max_letter_bytes
-        self._committer = Committer(broker, self.dead_letter, on_trouble)
-        self._loop = asyncio.get_running_loop()
+        self._admission = admission
+        self._broker = broker
+        self._settler = settler
+        self._mending = mending
+        self._metrics = metrics
+        self._clock = clock
+        self._knows_others = knows_others
+
+    @property
+    def admission(self) -> Admission:
+        """That of the configuration in force."""
+        return self._admission
+
+    def use(self, admission: Admission) -> None:
+        """From now on; what has begun keeps what it began with."""
+        self._admission = admission
 
     async def handle(self, item: InFlight) -> None:
-        """Bring one delivery to its end; a bug in here becomes a final `internal` error, and a line in the log."""
-        delivery = item.delivery
-        waited_ms = self.waited_ms(delivery)
+        """Bring one delivery to its end, or leave it to others."""
+        waited_ms = self._clock.waited_ms(item.delivery.entry)
         item.queue_ms = max(0, round(waited_ms))
-        if waited_ms < -self.mending.ahead_ms and await self.mending.give_way(item):
+        if waited_ms < -self._mending.ahead_ms and await self._mending.give_way(item):
             return
-        request = self.parser.parse(delivery.entry, delivery.fields)
-        if isinstance(request, RequestError):
-            await self._refuse(item, request)
-            return
-        item.request_id, item.events_key = request.id, self.broker.keys.events(request.id)
-        chain = resolve(self.executor.config, request.model)
-        if chain is None:
-            await self._pass_on(item, request)
-        elif delivery.deliveries > self.max_deliveries:
-            await self._bury(item, request)
-        else:
-            await Running(self, item, request, chain).run()
-
-    async def _pass_on(self, item: InFlight, request: Request) -> None:
-        """A model that this worker does not know: another may."""
-        item.ending = True
-        verdict = await pass_on(
-            self.broker,
-            item.delivery,
-            request.model,
-            server_ms=self.clock.server_ms(),
-            is_complete=self.broker.knows_others(),
-        )
-        if verdict == "unknown":
-            await self._refuse(item, self._unknown_model(request), request)
-            return
-        if verdict == "passed":
-            self.metrics.count_passed_on()
-        log.info("request_passed_on", id=request.id, entry=item.delivery.entry, verdict=verdict)
-
-    def _unknown_model(self, request: Request) -> RequestError:
-        message = unknown_model(self.executor.config, request.model)
-        return RequestError(id=request.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=request.metadata)
-
-    async def _refuse(self, item: InFlight, error: RequestError, request: Request | None = None) -> None:
-        """Answer an entry that is no request, and keep a copy of it; what asks for no known model may have been one."""
-        delivery = item.delivery
-        if request is not None and await self._has_ended(item, request):
-            return
-        event = Failed(id=error.id or delivery.entry, code=error.code, message=error.message, metadata=error.metadata)
-        if error.code is ErrorCode.REQUEST_TOO_LARGE:
-            letter = await asyncio.to_thread(self.dead_letter, delivery, event)  # hashes all of it
-        else:
-            letter = self.dead_letter(delivery, event)
-        await self.end(
-            item,
-            event,
-            request_ids=dict.fromkeys((error.id or delivery.entry, delivery.entry)),
-            metrics=self.finished(event, item, request=request),
-            dead_letter=letter,
-        )
-        log.info("request_refused", entry=delivery.entry, code=error.code.value)
-
-    async def _has_ended(self, item: InFlight, request: Request) -> bool:
-        """Be done with a copy of a request that has its final event already; false: it has none."""
-        final_type = await self.broker.final_type(request.id)
-        if final_type is None:
-            return False
-        await self.broker.acknowledge(item.delivery, request.id)
-        if final_type == "cancelled":
-            event = Failed(id=request.id, code=ErrorCode.UNKNOWN_MODEL, message="")
-            await self.account_cancelled(item, self.finished(event, item, request=request))
-        log.info("request_withdrawn", id=request.id, entry=item.delivery.entry, why="sealed")
-        return True
-
-    async def _bury(self, item: InFlight, request: Request) -> None:
-        """A request that has brought down its worker time and again is not tried once more."""
-        delivery = item.delivery
-        event = Failed(
-            id=request.id,
-            code=ErrorCode.POISONED,
-            message=f"{delivery.deliveries - 1} workers died while they had this request",
-            metadata=request.metadata,
-        )
-        history = await self.broker.history(request.id)
-        await self.end(
-            item,
-            event,
-            request_ids=(request.id,),
-            publish=request.publish,
-            metrics=self.finished(event, item, request=request),
-            dead_letter=self.dead_letter(delivery, event, history),
-        )
-        log.warning("request_poisoned", id=request.id, entry=delivery.entry, deliveries=delivery.deliveries)
+        ending = await self._ending_of(item, self._admission)
+        if ending is not None:
+            await self._settler.settle(item, ending)
 
     async def give_up(self, item: InFlight, what: str = "a fault in llm-routerd") -> None:
         """End a request on which this program has failed, or Redis, with no model asked."""
         event = Failed(id=item.request_id, code=ErrorCode.INTERNAL, message=f"{what}; its log has more")
-        await self.end(
-            item,
-            event,
-            request_ids=(item.request_id,),
-            metrics=self.finished(event, item),
-            dead_letter=self.dead_letter(item.delivery, event),
+        await self._settler.settle(item, Buried(event=event, streams=(event.id,)))
+
+    async def _ending_of(self, item: InFlight, admission: Admission) -> Ending | None:
+        """None: another worker has it now, or will."""
+        request = admission.read(item.delivery)
+        if isinstance(request, RequestError):
+            return self._refused(item, request)
+        item.read(request, self._broker.keys.events(request.id))
+        refusal = admission.refusal_of(request, item.delivery)
+        if refusal is None:
+            return await self._run(item, request, admission.resources)
+        if refusal.elsewhere and not await self._is_unknown_everywhere(item, request):
+            return None
+        return await self._refuse(item, request, refusal)
+
+    def _refused(self, item: InFlight, error: RequestError) -> Ending:
+        """An entry that is no request is answered under whatever id it has, and its own."""
+        entry = item.delivery.entry
+        event = Failed(id=error.id or entry, code=error.code, message=error.message, metadata=error.metadata)
+        log.info("request_refused", entry=entry, code=error.code.value)
+        return Buried(event=event, streams=tuple(dict.fromkeys((event.id, entry))))
+
+    async def _refuse(self, item: InFlight, request: Request, refusal: Refusal) -> Ending:
+        delivery = item.delivery
+        event = Failed(id=request.id, code=refusal.code, message=refusal.message, metadata=request.metadata)
+        if not refusal.was_begun:
+            ended = await self._ended_before(item, request)
+            if ended is not None:
+                return ended
+            log.info("request_refused", entry=delivery.entry, code=refusal.code.value)
+            return Buried(event=event, streams=tuple(dict.fromkeys((request.id, delivery.entry))))
+        log.warning("request_poisoned", id=request.id, entry=delivery.entry, deliveries=delivery.deliveries)
+        history = await self._broker.history(request.id)
+        return Buried(event=event, streams=(request.id,), publish=request.publish, history=history)
+
+    async def _is_unknown_everywhere(self, item: InFlight, request: Request) -> bool:
+        """Pass a request on whose model this worker does not know, and another may; true: none does."""
+        item.is_ending = True
+        verdict = await pass_on(
+            self._broker,
+            item.delivery,
+            request.model,
+            server_ms=self._clock.server_ms(),
+            is_complete=self._knows_others(),
         )
+        if verdict == "unknown":
+            return True
+        if verdict == "passed":
+            self._metrics.count_passed_on()
+        log.info("request_passed_on", id=request.id, entry=item.delivery.entry, verdict=verdict)
+        return False
 
-    async def end(
-        self,
-        item: InFlight,
-        event: Result | Failed,
-        *,
-        request_ids: Sequence[str] | dict[str, None],
-        metrics: Finished,
-        transcript: Transcript | None = None,
-        publish: bool = False,
-        dead_letter: Sequence[bytes | str] = (),
-    ) -> Committed:
-        """Commit; and where somebody else has ended the request, account for that instead."""
-        item.ending = True
-        booking = self.metrics.book(metrics)
-        try:
-            committed = await self._committer.commit(
-                Commitment(
-                    delivery=item.delivery,
-                    event=event,
-                    transcript=transcript,
-                    request_ids=tuple(request_ids),
-                    publish=publish,
-                    metrics=orjson.dumps(booking.event),
-                    dead_letter=dead_letter,
-                )
-            )
-        except BaseException:
-            booking.falls()
-            raise
-        self.metrics.count_dropped_letters(committed.letters_dropped)
-        if committed.verdict == "committed":
-            booking.stands()
-            return committed
-        booking.falls()
-        if committed.sealed_by == "cancelled":  # in the last moment
-            await self.account_cancelled(item, metrics)
-        else:  # another worker's answer stands, and that worker has counted it
-            self.metrics.called(metrics)
-        return committed
+    async def _ended_before(self, item: InFlight, request: Request) -> Ending | None:
+        """Be done with a copy of a request that has its final event already; None: it has none."""
+        final_type = await self._broker.final_type(request.id)
+        if final_type is None:
+            return None
+        await self._broker.acknowledge(item.delivery, request.id)
+        log.info("request_withdrawn", id=request.id, entry=item.delivery.entry, why="sealed")
+        return Cancelled() if final_type == "cancelled" else Withdrawn()
 
-    async def account_cancelled(self, item: InFlight, finished: Finished) -> None:
-        """Account for a request that its producer has ended, once; `finished` is what it would have been."""
-        if not await counts_cancellation(self.broker, item.delivery, finished.id):
-            self.metrics.called(finished)
-            return
-        no_answer = replace(finished, code=None, model_used=None, deployment=None, usage=None, ttft_ms=None)
-        booking = self.metrics.book(replace(no_answer, type="cancelled", saved_usd=0.0))
-        booking.stands()
-        await self._committer.tell_metrics(orjson.dumps(booking.event))
-
-    def finished(
-        self,
-        event: Result | Failed,
-        item: InFlight,
-        *,
-        request: Request | None = None,
-        ending: Ending | None = None,
-    ) -> Finished:
-        """What the metrics event tells of a request."""
-        answered = event if isinstance(event, Result) else None
-        return Finished(
-            id=event.id,
-            chain="" if request is None else request.model,
-            type=event.type,
-            timestamp=time.time(),
-            latency_ms=0 if ending is None else ending.latency_ms,
-            consumer=self.broker.consumer,
-            tenant_id=None if request is None else request.tenant_id,
-            context=None if request is None else request.context,
-            code=event.code if isinstance(event, Failed) else None,
-            model_used=None if answered is None else answered.model_used,
-            deployment=None if answered is None else answered.deployment,
-            usage=None if answered is None else answered.usage,
+    async def _run(self, item: InFlight, request: Request, resources: Resources) -> Ending:
+        """Ask the chain, until it is done or Redis or the worker says stop."""
+        transcript = self._broker.transcript(request.id, publish=request.publish, fenced=item.fenced)
+        sink = QueueSink(self._broker, item.delivery, transcript, publish=request.publish)
+        chain = resolve(resources.config, request.model)
+        if chain is None:
+            raise LookupError("a gate has let a model pass that nobody knows")
+        run = Run(
+            resources,
+            request,
+            chain,
+            sink,
+            deadline=self._deadline(request),
+            deliveries=item.delivery.deliveries,
             queue_ms=item.queue_ms,
-            ttft_ms=None if ending is None else ending.ttft_ms,
-            cost_usd=0.0 if ending is None else ending.cost_usd,
-            saved_usd=0.0 if ending is None else ending.saved_usd,
-            attempts=event.attempts,
-            local_only=request is not None and request.local_only,
-            stream=request is not None and request.stream is not StreamMode.OFF,
         )
+        try:
+            ending = await run.until_done()
+        except asyncio.CancelledError:
+            if not item.is_cancelled_by_us():
+                raise
+            transcript.abandon()
+            return await self._stopped(item, request, run.spent())
+        if isinstance(ending, Withdrawn):
+            transcript.abandon()
+            return await self._withdrawn(item, request, sink.verdict, ending.spent)
+        if sink.begun:
+            item.transcript = transcript
+        return _counted_on(ending, transcript.attempt)
 
-    def dead_letter(self, delivery: Delivery, event: Failed, history: Sequence[Any] = ()) -> list[bytes | str]:
-        """The dead letter of an entry that this worker gives up now."""
-        at_ms = self.clock.server_ms()
-        return dead_letter(
-            delivery,
-            event,
-            consumer=self.broker.consumer,
-            at_ms=at_ms,
-            history=history,
-            most_bytes=self.max_letter_bytes,
-        )
+    async def _stopped(self, item: InFlight, request: Request, spent: Spent) -> Ending:
+        """The attempt was cancelled from outside; the connection to the model is closed."""
+        log.info("request_stopped", id=request.id, why=item.stopped)
+        if item.stopped == "sealed":
+            return await self._sealed(item, request, spent)
+        return Withdrawn(spent=spent)  # whoever ends it knows nothing of the calls that were made here
 
-    def waited_ms(self, delivery: Delivery) -> float:
-        """How long an entry has waited since its XADD, by the server's clock; below 0: its ID lies ahead."""
-        return self.clock.server_ms() - int(delivery.entry.partition("-")[0])
+    async def _withdrawn(self, item: InFlight, request: Request, verdict: BeginVerdict | None, spent: Spent) -> Ending:
+        """Redis said, before a call, that the request is not ours to answer."""
+        item.is_ending = True
+        log.info("request_withdrawn", id=request.id, entry=item.delivery.entry, why=verdict)
+        match verdict:
+            case "collision":
+                return _unwritable(request, _COLLISION, spent)
+            case "unwritable":  # no attempt can be; the final event may be, as it is beyond all attempts
+                return _unwritable(request, UNWRITABLE, spent, (request.id,))
+            case "sealed":  # and acknowledged by the script
+                final_type = await self._broker.final_type(request.id)
+                return Cancelled(spent=spent) if final_type == "cancelled" else Withdrawn(spent=spent)
+            case "begun":  # between two attempts it was ended, or another worker took it over
+                final_type = await self._broker.final_type(request.id)
+                return Withdrawn(spent=spent) if final_type is None else await self._sealed(item, request, spent)
+            case _:
+                return Withdrawn()
 
-    def deadline(self, request: Request) -> float | None:
+    async def _sealed(self, item: InFlight, request: Request, spent: Spent) -> Ending:
+        """Somebody else has ended the request, or what he wrote leaves no place for an end."""
+        item.is_ending = True
+        final_type = await self._broker.final_type(request.id)
+        if final_type is None:
+            return _unwritable(request, UNWRITABLE, spent)
+        await self._broker.acknowledge(item.delivery, request.id)
+        return Cancelled(spent=spent) if final_type == "cancelled" else Withdrawn(spent=spent)
+
+    def _deadline(self, request: Request) -> float | None:
         """The loop time at which the request's answer is no longer wanted; None: whenever it comes."""
-        left = request.seconds_left(self.clock.server_ms())
-        return None if left is None else self._loop.time() + left
+        left = request.seconds_left(self._clock.server_ms())
+        return None if left is None else asyncio.get_running_loop().time() + left
+
+
+def _counted_on(ending: Answered | Unanswered, attempt: int) -> Ending:
+    """The ending with its attempt's number in the events stream, which counts from where an earlier worker ended."""
+    if isinstance(ending, Answered) and ending.event.attempt != attempt:
+        return replace(ending, event=replace(ending.event, attempt=attempt))
+    return ending
+
+
+def _unwritable(request: Request, message: str, spent: Spent, streams: tuple[str, ...] = ()) -> Buried:
+    """There is no events stream for this request, so only a dead letter can tell."""
+    event = Failed(
+        id=request.id,
+        code=ErrorCode.INVALID_REQUEST,
+        message=message,
+        attempts=spent.attempts,
+        metadata=request.metadata,
+    )
+    return Buried(event=event, streams=streams, spent=Spent.on(spent.attempts))

@@ -1,4 +1,4 @@
-"""What a worker has in flight, and its leases."""
+"""What a worker has in flight: one record for each entry, from its delivery to its end."""
 
 from __future__ import annotations
 
@@ -12,36 +12,60 @@ from llm_routerd.queue.deliveries import Held
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from llm_routerd.protocol.request import Request
     from llm_routerd.queue.deliveries import Delivery
+    from llm_routerd.queue.outbox import Transcript
 
 StopReason = Literal["sealed", "lost", "drain"]
 
 
 class InFlight(Struct, eq=False):
-    """One delivery that this worker is busy with.
+    """One delivery that this worker is busy with, and what is known of it so far.
 
-    `request_id` and `events_key` are those of the entry's own ID until the request has been parsed.
-    `queue_ms` is how long the entry waited before it was picked up.
-    `stopped` tells the handler why it was cancelled; `ending` that the final event is being written, and it must not
-    be cancelled any more.
-    `gives_way` that it is handed back, so that it may be delivered again before it is done with; that is `again` then.
+    Attributes:
+        delivery: as Redis gave it.
+        events_key, request_id: of the entry's own ID until the request is known.
+        request: once it has been read.
+        queue_ms: how long the entry waited before it was picked up; None: not known.
+        transcript: its events stream, once an attempt of ours stands there.
+        task: that brings it to its end.
+        stopped: why that was cancelled.
+        is_ending: its end is being written, and must not be cancelled any more.
+        gives_way: it is handed back, so that it may be delivered again before it is done with.
+        again: that delivery.
     """
 
     delivery: Delivery
     events_key: str
     request_id: str
-    queue_ms: int = 0
+    request: Request | None = None
+    queue_ms: int | None = None
+    transcript: Transcript | None = None
     task: asyncio.Task[None] | None = None
     stopped: StopReason | None = None
-    ending: bool = False
+    is_ending: bool = False
     gives_way: bool = False
     again: Delivery | None = None
 
+    def read(self, request: Request, events_key: str) -> None:
+        """It holds this request."""
+        self.request, self.request_id, self.events_key = request, request.id, events_key
+
     def stop(self, why: StopReason) -> None:
         """Cancel the attempt under way, once; a request whose final event is being written is let be."""
-        if self.stopped is None and not self.ending and self.task is not None:
+        if self.stopped is None and not self.is_ending and self.task is not None:
             self.stopped = why
             self.task.cancel()
+
+    def fenced(self, why: str) -> None:
+        """Its events stream shows that it has been ended ("sealed") or taken over ("overtaken") by somebody else."""
+        if asyncio.current_task() is not self.task:  # else this very task has found it out, and goes on to say so
+            self.stop("sealed" if why == "sealed" else "lost")
+
+    def is_cancelled_by_us(self) -> bool:
+        """Whether a CancelledError in its task is the one of `stop`, which is hereby over."""
+        task = asyncio.current_task()
+        return self.stopped is not None and task is not None and task.uncancel() <= 0
 
     def held(self) -> Held:
         """As lease renewal needs it."""

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from llm_routerd.queue.deliveries import Claim
     from llm_routerd.worker.clock import ServerClock
     from llm_routerd.worker.inflight import InFlight, InFlightTable
+    from llm_routerd.worker.places import Places
 
 log = get_logger()
 
@@ -46,19 +46,6 @@ TICK_SECONDS = 1.0
 TICKS_PER_LEASE = 6
 RETIRE_SECONDS = 600.0
 SEEN_SECONDS = 20.0  # before Redis 7.2 an idle worker is seen by its renewals alone; `check` wants a sign in 30 s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """What is known of a worker's places.
-
-    `free`: how many more requests it may take; `is_idle`: whether the reader waits for new requests, so that there are
-    none; `on_change`: called when others may be kept for what is taken over.
-    """
-
-    free: Callable[[], int]
-    is_idle: Callable[[], bool] = lambda: True
-    on_change: Callable[[], None] = lambda: None
 
 
 class Leases:
@@ -156,7 +143,7 @@ class Leases:
 
     def _note_more(self, *, is_more: bool) -> None:
         self._more = is_more
-        self._places.on_change()
+        self._places.changed()
 
     @property
     def is_steady(self) -> bool:

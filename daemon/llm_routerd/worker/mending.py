@@ -77,12 +77,12 @@ class Mending:
         """
         if item.delivery.claimed:  # it has given way once; or it had a worker, that may have begun it
             return False
-        item.ending = item.gives_way = True
+        item.is_ending = item.gives_way = True
         try:
             given = await self._broker.hand_back([item.held()])
         except ResponseError:
             given = 0
-        item.ending, item.gives_way = False, bool(given)
+        item.is_ending, item.gives_way = False, bool(given)
         if given:
             log.info("request_from_ahead", entry=item.delivery.entry, lane=item.delivery.lane)
             await self._mend((self._broker.keys.requests(item.delivery.lane),), ())

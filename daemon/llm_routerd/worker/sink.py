@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from llm_routerd.protocol.events import AttemptRejected, Reasoning, Token
+
 if TYPE_CHECKING:
-    from llm_routerd.protocol.events import AttemptRejected, AttemptStarted
-    from llm_routerd.protocol.request import Request
+    from llm_routerd.protocol.events import AttemptStarted
     from llm_routerd.queue.deliveries import BeginVerdict, Delivery
     from llm_routerd.queue.outbox import Transcript
 
@@ -24,11 +25,11 @@ class Begins(Protocol):
 class QueueSink:
     """An `EventSink` over a transcript.  The first attempt begins the request in Redis, or finds that it may not."""
 
-    def __init__(self, broker: Begins, delivery: Delivery, request: Request, transcript: Transcript) -> None:
+    def __init__(self, broker: Begins, delivery: Delivery, transcript: Transcript, *, publish: bool) -> None:
         self._broker = broker
         self._delivery = delivery
-        self._request = request
         self._transcript = transcript
+        self._publish = publish
         self.verdict: BeginVerdict | None = None  # None: no attempt yet
 
     @property
@@ -36,20 +37,19 @@ class QueueSink:
         """Whether this worker has written an attempt, so that the events stream is this entry's."""
         return self.verdict == "begun"
 
-    async def attempt_started(self, event: AttemptStarted) -> bool:
+    async def begin(self, event: AttemptStarted) -> bool:
         """Write the attempt; False when the request has been ended, taken over or is a duplicate."""
         if self.begun:
             return await self._transcript.next_attempt(event)  # no model is paid before that is known to stand
-        self.verdict = await self._broker.begin(self._delivery, self._transcript, event, publish=self._request.publish)
+        self.verdict = await self._broker.begin(self._delivery, self._transcript, event, publish=self._publish)
         return self.begun
 
-    def text(self, kind: str, text: str) -> None:
-        """Text of the running attempt."""
-        self._transcript.text(kind, text)
-
-    def rejected(self, event: AttemptRejected) -> None:
-        """The running attempt is no answer."""
-        self._transcript.event(event)
+    def emit(self, event: Token | Reasoning | AttemptRejected) -> None:
+        """An event of the running attempt; neighbouring text becomes one."""
+        if isinstance(event, AttemptRejected):
+            self._transcript.event(event)
+        else:
+            self._transcript.text(event.type, event.text)
 
     @property
     def has_room(self) -> bool:

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed
 from llm_routerd.queue.connection import ResponseError, describe
 from llm_routerd.queue.search import find_requests
+from llm_routerd.worker.ending import Buried
 from llm_routerd.worker.inflight import InFlight
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
+    from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import Delivery
     from llm_routerd.queue.search import Found
-    from llm_routerd.worker.handler import Handler
     from llm_routerd.worker.inflight import InFlightTable
+    from llm_routerd.worker.settling import Settler
     from llm_routerd.worker.supervisor import Supervisor
 
 log = get_logger()
@@ -36,13 +36,15 @@ class Trimmed:
     """Ends such requests, in a task of its own: to find the events stream of one may take long.
 
     Args:
-        handler: of this worker.
+        broker: this worker's side of the queue.
+        settler: settles their ends.
         in_flight: what this worker is busy with, and so is not dead.
         tasks: of the worker.
     """
 
-    def __init__(self, handler: Handler, in_flight: InFlightTable, tasks: Supervisor) -> None:
-        self._handler = handler
+    def __init__(self, broker: Broker, settler: Settler, in_flight: InFlightTable, tasks: Supervisor) -> None:
+        self._broker = broker
+        self._settler = settler
         self._in_flight = in_flight
         self._tasks = tasks
         self._known: set[tuple[str, str]] = set()  # those that wait here, are being ended, or cannot be
@@ -63,7 +65,7 @@ class Trimmed:
         while self._waiting:
             entries, self._waiting = self._waiting, []
             try:
-                found = await find_requests(self._handler.broker, entries)
+                found = await find_requests(self._broker, entries)
                 for delivery in entries:
                     await self._end(delivery, found)
                     self._known.discard((delivery.lane, delivery.entry))
@@ -71,20 +73,15 @@ class Trimmed:
                 log.warning("trimmed_requests_not_ended", count=len(entries), why=describe(error))
 
     async def _end(self, delivery: Delivery, found: Found) -> None:
-        handler = self._handler
         request_id = found.ids.get((delivery.lane, delivery.entry))
         event = Failed(id=request_id or delivery.entry, code=ErrorCode.INTERNAL, message=MESSAGE)
-        history = () if request_id is None else await handler.broker.history(request_id)
-        item = InFlight(delivery, handler.broker.keys.events(event.id), event.id)
-        committed = await handler.end(
-            item,
-            event,
-            request_ids=(event.id,),
-            publish=True,  # whether that was asked for is not known any more
-            metrics=replace(handler.finished(event, item), queue_ms=None),
-            dead_letter=handler.dead_letter(delivery, event, history),
-        )
-        told = log.bind(entry=delivery.entry, lane=delivery.lane, id=event.id, verdict=committed.verdict)
+        history = () if request_id is None else await self._broker.history(request_id)
+        item = InFlight(delivery, self._broker.keys.events(event.id), event.id)
+        # Whether it was to be published is not known any more.
+        ending = Buried(event=event, streams=(event.id,), publish=True, history=history)
+        committed = await self._settler.settle(item, ending)
+        verdict = None if committed is None else committed.verdict
+        told = log.bind(entry=delivery.entry, lane=delivery.lane, id=event.id, verdict=verdict)
         if request_id is None:
             # The id is the entry's own, and all is well; or the producer gave one, and waits in vain.
             told.warning("trimmed_request_ended_under_its_entry", why=found.why_not or "no events stream names it")

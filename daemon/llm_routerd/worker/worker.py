@@ -16,17 +16,22 @@ from llm_routerd.logs import get_logger
 from llm_routerd.protocol.keys import LANES, Keys
 from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.connection import ConnectionFactory, ResponseError, describe
-from llm_routerd.queue.deliveries import Held, Limits
+from llm_routerd.queue.deliveries import Limits
 from llm_routerd.queue.fitness import Needs
 from llm_routerd.queue.pipe import Pipe, PipeState
 from llm_routerd.queue.reader import Reader
 from llm_routerd.worker.abandoning import abandon
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
-from llm_routerd.worker.inflight import InFlight, InFlightTable
-from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases, Places
+from llm_routerd.worker.inflight import InFlightTable
+from llm_routerd.worker.intake import Intake
+from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases
+from llm_routerd.worker.mending import Mending
 from llm_routerd.worker.orphans import Orphans
+from llm_routerd.worker.places import Places
 from llm_routerd.worker.registration import Told, models_of
+from llm_routerd.worker.request_log import RequestLog
+from llm_routerd.worker.settling import Settler
 from llm_routerd.worker.supervisor import Supervisor, TaskFailed, first_of
 from llm_routerd.worker.trimmed import Trimmed
 from llm_routerd.worker.troubles import Troubles
@@ -37,9 +42,9 @@ if TYPE_CHECKING:
 
     from llm_routerd.accounting.metrics import Metrics
     from llm_routerd.config.tree import Config
-    from llm_routerd.protocol.parsing import RequestParser
-    from llm_routerd.queue.deliveries import Backlog, Claim, Delivery
-    from llm_routerd.running.resources import Executor
+    from llm_routerd.queue.deliveries import Backlog
+    from llm_routerd.running.resources import Resources
+    from llm_routerd.worker.admission import Admission
 
 log = get_logger()
 
@@ -49,8 +54,6 @@ CLOSE_SECONDS = 2.0  # longest time for the connections to models to close
 OUT_OF_MEMORY_POLL_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0  # between two tries to reach Redis
 LETTERS_AT_LEAST = 8  # dead letters that fit within their bound, be each as large as one may be
-IDLE_SECONDS = 0.2  # a read that takes longer waits for new requests
-OVERSHOOT = 2  # entries that a read and a claim that crossed may bring above the limit
 
 
 def make_consumer_name() -> str:
@@ -76,8 +79,7 @@ class Worker:
 
     Args:
         config: the tree in force.
-        executor: for it; `reload` replaces it.
-        parser: of requests.
+        admission: for it; `reload` replaces it.
         metrics: this worker's counters.
         rng: for jitter.
         consumer: this worker's name in the consumer group.
@@ -89,18 +91,15 @@ class Worker:
         self,
         config: Config,
         *,
-        executor: Executor,
-        parser: RequestParser,
+        admission: Admission,
         metrics: Metrics,
         rng: random.Random,
         consumer: str,
         on_status: Callable[[Status], None] = lambda _status: None,
         tasks: Supervisor | None = None,
     ) -> None:
-        daemon = config.daemon
         self._config = config
-        self._concurrency = daemon.concurrency
-        self._drain_seconds = daemon.drain_seconds
+        self._drain_seconds = config.daemon.drain_seconds
         self._on_status = on_status
         self._why = "connecting to Redis"
         self._has_groups = False
@@ -108,62 +107,98 @@ class Worker:
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._slot_freed = asyncio.Event()
-        self._reading_since: float | None = None  # loop time
+        self.metrics = metrics
         self.in_flight = InFlightTable()
         self.clock = ServerClock()
-        pause_seconds = min(LONGEST_PAUSE_SECONDS, daemon.lease_seconds / TICKS_PER_LEASE)
+        self._places = Places(
+            self.in_flight, concurrency=config.daemon.concurrency, shortage=lambda: self.resources.shortage.why
+        )
+        self._open_queue(config, consumer)
+        self._furnish(config, admission, rng)
+        self._use(config, admission)
+
+    def _open_queue(self, config: Config, consumer: str) -> None:
+        """The two connections: one that blocks, to read, and one for all else."""
         self._connections = _connections(config, "llm-routerd"), _connections(config, "llm-routerd-read")
         pipe, reader = self._connections
+        pause_seconds = min(LONGEST_PAUSE_SECONDS, config.daemon.lease_seconds / TICKS_PER_LEASE)
         self.pipe = Pipe(pipe, on_state=self._redis_state, longest_pause_seconds=pause_seconds)
         self.broker = Broker(self.pipe, Keys(config.redis.prefix), consumer=consumer, limits=_limits(config))
         self._troubles = Troubles(self.broker.keys, self._tell)
         self.broker.lane_types.on_change = self._troubles.lane
-        self.broker.models = models_of(config)
         self.broker.on_registration = Told("worker_not_registered")
         self._reader = Reader(reader, self.broker)
-        self._handler = Handler(
-            broker=self.broker,
-            parser=parser,
-            executor=executor,
+
+    def _furnish(self, config: Config, admission: Admission, rng: random.Random) -> None:
+        """What a delivery goes through, and what keeps it ours meanwhile."""
+        daemon, broker, in_flight, clock, metrics = config.daemon, self.broker, self.in_flight, self.clock, self.metrics
+        settler = Settler(
+            broker=broker,
             metrics=metrics,
-            clock=self.clock,
-            max_deliveries=daemon.max_deliveries,
+            observers=(RequestLog(),),
+            clock=clock,
             max_letter_bytes=min(daemon.max_request_bytes, daemon.dead_max_bytes // LETTERS_AT_LEAST),
             on_trouble=partial(self._troubles.refused, "cannot_deliver_answers"),
         )
-        self._orphans = Orphans(
-            broker=self.broker,
+        self._mending = Mending(broker=broker, metrics=metrics)
+        self._handler = Handler(
+            admission,
+            broker=broker,
+            settler=settler,
+            mending=self._mending,
             metrics=metrics,
-            lease_seconds=daemon.lease_seconds,
-            longest_seconds=lambda: self._leases.longest_seconds,
-            free=self._free,
-            receive=self._receive,
-            is_steady=lambda: self._leases.is_steady,
-            clock=self.clock,
+            clock=clock,
+            knows_others=lambda: self._leases.knows_others,
         )
-        executor.shortage.on_change = self._shortage_changed
-        self._trimmed = Trimmed(self._handler, self.in_flight, self._tasks)
+        self._intake = Intake(
+            broker=broker,
+            handler=self._handler,
+            trimmed=Trimmed(broker, settler, in_flight, self._tasks),
+            in_flight=in_flight,
+            places=self._places,
+            tasks=self._tasks,
+            on_freed=self._place_freed,
+        )
         self._leases = Leases(
-            broker=self.broker,
-            in_flight=self.in_flight,
-            clock=self.clock,
+            broker=broker,
+            in_flight=in_flight,
+            clock=clock,
             lease_seconds=daemon.lease_seconds,
-            places=Places(free=self._free, is_idle=self._is_idle, on_change=self._slot_freed.set),
-            receive=self._receive_claim,
+            places=self._places,
+            receive=self._intake.receive_claim,
             on_trouble=partial(self._troubles.refused, "cannot_renew_leases"),
             rng=rng,
         )
-        self.broker.knows_others = lambda: self._leases.knows_others
+        self._orphans = Orphans(
+            broker=broker,
+            metrics=metrics,
+            lease_seconds=daemon.lease_seconds,
+            longest_seconds=lambda: self._leases.longest_seconds,
+            free=self._places.free,
+            receive=self._intake.receive,
+            is_steady=lambda: self._leases.is_steady,
+            clock=clock,
+        )
+
+    def _use(self, config: Config, admission: Admission) -> None:
+        """Let this configuration be the one in force."""
+        admission.resources.shortage.on_change = self._shortage_changed
+        self._handler.use(admission)
+        self._places.concurrency = config.daemon.concurrency
+        self._drain_seconds = config.daemon.drain_seconds
+        for connections in self._connections:
+            connections.most_entry_bytes = config.daemon.max_request_bytes
+        self.broker.limits = replace(self.broker.limits, result_ttl_ms=_limits(config).result_ttl_ms)
+        self._introduce(models_of(config))
 
     @property
-    def executor(self) -> Executor:
-        """That of the configuration in force."""
-        return self._handler.executor
+    def resources(self) -> Resources:
+        """Those of the configuration in force."""
+        return self._handler.admission.resources
 
     def status(self) -> Status:
         """How this worker is doing."""
-        complaint = self._troubles.first(self.executor.shortage.why)
+        complaint = self._troubles.first(self.resources.shortage.why)
         is_served = self._has_groups and self.pipe.state is PipeState.READY
         return Status(
             ready=is_served and not complaint and not self._stopping.is_set(),
@@ -189,26 +224,19 @@ class Worker:
         if self._stopping.is_set():
             self._hurry.set()
         self._stopping.set()
-        self._slot_freed.set()
+        self._places.is_closed = True
+        self._places.changed()
         self._introduce(())
         self._tasks.helper(self._reader.stop(), "stop-reading")
         self._tell()
 
-    def reload(self, config: Config, executor: Executor, parser: RequestParser) -> None:
+    def reload(self, config: Config, admission: Admission) -> None:
         """Use another configuration for requests that come from now on."""
-        old = self._handler.executor
-        executor.shortage.on_change = self._shortage_changed
-        self._handler.executor, self._handler.parser = executor, parser
-        self._handler.max_deliveries = config.daemon.max_deliveries
-        for connections in self._connections:
-            connections.most_entry_bytes = config.daemon.max_request_bytes
-        self._concurrency = config.daemon.concurrency
-        self._drain_seconds = config.daemon.drain_seconds
-        self.broker.limits = replace(self.broker.limits, result_ttl_ms=_limits(config).result_ttl_ms)
-        self._introduce(models_of(config))
-        self._slot_freed.set()
+        old = self.resources
+        self._use(config, admission)
+        self._places.changed()
         running = {item.task for item in self.in_flight if item.task is not None}
-        self._tasks.helper(_close_when_idle(old, running), "retire-executor")
+        self._tasks.helper(_close_when_idle(old, running), "retire-resources")
 
     async def run(self) -> None:
         """Work until stopped; whatever is in flight then is finished or handed back.
@@ -223,6 +251,7 @@ class Worker:
             await self._tasks.watch(self._work(), "worker")
         except TaskFailed:
             self._stopping.set()
+            self._places.is_closed = True
             await self._reader.aclose()
             await abandon(
                 tuple(self.in_flight),
@@ -238,7 +267,7 @@ class Worker:
             await self._tasks.aclose()
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await self._handler.executor.aclose()
+                    await self.resources.aclose()
 
     async def _work(self) -> None:
         try:
@@ -247,7 +276,7 @@ class Worker:
             self._keepers += [
                 self._tasks.essential(self._leases.run(), "leases"),
                 self._tasks.essential(self._orphans.run(), "orphans"),
-                self._tasks.essential(self._handler.mending.run(), "mending"),
+                self._tasks.essential(self._mending.run(), "mending"),
             ]
             await self._main_loop()
             await self._drain()
@@ -271,18 +300,16 @@ class Worker:
 
     async def _main_loop(self) -> None:
         while not self._stopping.is_set():
-            free = self._free()
+            free = self._places.free()
             free -= self._leases.reserved(free)
             if free <= 0:
-                self._slot_freed.clear()
-                await self._slot_freed.wait()
+                await self._places.change()
                 continue
             if self.pipe.state is PipeState.OUT_OF_MEMORY:
                 await asyncio.sleep(OUT_OF_MEMORY_POLL_SECONDS)  # neither read nor spend
                 continue
-            self._reading_since = asyncio.get_running_loop().time()
-            self._receive(await self._reader.read(free))
-            self._reading_since = None
+            with self._places.reading():
+                self._intake.receive(await self._reader.read(free))
             self._leases.reader_had_its_turn()
             if self.pipe.state is PipeState.READY:
                 self._troubles.reading(self._reader.trouble)
@@ -292,65 +319,13 @@ class Worker:
         self.broker.models = models
         self._leases.renew_soon()
 
-    def _is_idle(self) -> bool:
-        """Whether the reader waits: a read that finds new requests does not take so long."""
-        since = self._reading_since
-        return since is not None and asyncio.get_running_loop().time() - since > IDLE_SECONDS
-
-    def _free(self) -> int:
-        """How many requests to take: none while those that are here wait for what this process lacks."""
-        return 0 if self.executor.shortage.why is not None else self._room()
-
-    def _room(self) -> int:
-        return 0 if self._stopping.is_set() else self._concurrency - len(self.in_flight)
+    def _place_freed(self) -> None:
+        self._places.changed()
+        self._leases.place_freed()
 
     def _shortage_changed(self) -> None:
-        self._slot_freed.set()
+        self._places.changed()
         self._tell()
-
-    def _receive(self, deliveries: Sequence[Delivery]) -> None:
-        """Start what Redis has handed to us, and give back what there is no room for."""
-        refused = []
-        for delivery in deliveries:
-            if delivery in self.in_flight:
-                self.in_flight.came_again(delivery)
-            elif self._room() <= -OVERSHOOT:
-                refused.append(delivery)
-            else:
-                self._start(delivery)
-        if refused:
-            self._tasks.helper(self._give_back(refused), "give-back")
-
-    def _receive_claim(self, claim: Claim) -> None:
-        self._receive(claim.deliveries)
-        self._trimmed.receive(claim.gone)
-
-    def _start(self, delivery: Delivery) -> None:
-        item = self.in_flight.add(delivery, self.broker.keys.events(delivery.entry))
-        item.task = self._tasks.helper(self._handle(item), f"request-{delivery.entry}")
-
-    async def _handle(self, item: InFlight) -> None:
-        try:
-            await self._handler.handle(item)
-        except asyncio.CancelledError:
-            raise
-        except ResponseError as error:  # before a model was asked; what comes after is the committer's
-            log.warning("redis_refused", entry=item.delivery.entry, lane=item.delivery.lane, why=describe(error))
-            await self._handler.give_up(item, "Redis refuses llm-routerd a command")
-        except Exception:
-            log.exception("request_failed", entry=item.delivery.entry, lane=item.delivery.lane)
-            await self._handler.give_up(item)
-        finally:
-            self.in_flight.remove(item)
-            self._slot_freed.set()
-            self._leases.place_freed()
-            if item.gives_way and item.again is not None and not self._stopping.is_set():
-                self._start(item.again)
-
-    async def _give_back(self, deliveries: list[Delivery]) -> None:
-        keys = self.broker.keys
-        held = [Held(lane=each.lane, entry=each.entry, events_key=keys.events(each.entry)) for each in deliveries]
-        await self.broker.hand_back(held)
 
     async def _drain(self) -> None:
         """Finish what is in flight, as long as that is allowed to take."""
@@ -405,7 +380,7 @@ def _limits(config: Config) -> Limits:
     )
 
 
-async def _close_when_idle(executor: Executor, running: set[asyncio.Task[None]]) -> None:
+async def _close_when_idle(resources: Resources, running: set[asyncio.Task[None]]) -> None:
     if running:
         await asyncio.wait(running)
-    await executor.aclose()
+    await resources.aclose()

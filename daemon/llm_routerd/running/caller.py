@@ -1,0 +1,210 @@
+"""One deployment's turn: a place among its calls, a loaded model, one call, and what came of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from llm_routerd.judging.judge import Accepted, Judge
+from llm_routerd.protocol.call import Call
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.events import AttemptStarted
+from llm_routerd.protocol.outcome import Outcome, Rejection, Usage
+from llm_routerd.protocol.request import StreamMode
+from llm_routerd.running.attempt import Attempt
+from llm_routerd.running.clock import Bounds
+from llm_routerd.running.faults import fault
+from llm_routerd.running.shortage import LONGEST_PAUSE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.protocol.request import Request
+    from llm_routerd.running.attempt import EventSink
+    from llm_routerd.running.resources import Resources, Slots
+
+
+class Turn(Struct):
+    """What came of one deployment's turn.
+
+    `verdict` is None where the request is no longer ours; `called`: a call was made, and not only prepared.
+    """
+
+    verdict: Accepted | Rejection | None
+    called: bool
+    elapsed_seconds: float = 0.0
+    ttft_seconds: float | None = None
+    usage: Usage | None = None
+
+
+class Caller:
+    """Gives deployments their turns for one request, one after the other.
+
+    Args:
+        resources: of the configuration in force.
+        request: what is asked.
+        sink: gets the events of every attempt.
+        deadline: loop time at which an answer is no longer wanted; None: whenever it comes.
+        deliveries: how often Redis has delivered the request, for the attempt events.
+        on_first_token: told the time to each attempt's first token, in seconds.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        request: Request,
+        sink: EventSink,
+        *,
+        deadline: float | None,
+        deliveries: int,
+        on_first_token: Callable[[float], None],
+    ) -> None:
+        self._resources = resources
+        self._request = request
+        self._sink = sink
+        self._deadline = deadline
+        self._deliveries = deliveries
+        self._on_first_token = on_first_token
+        self._loop = resources.loop
+        self._repair: tuple[dict[str, Any], ...] = ()
+        self._attempt: Attempt | None = None  # the call under way
+        self.attempts = 0  # that were begun here
+
+    def seconds_left(self) -> float | None:
+        """Until the deadline; None: there is none."""
+        return None if self._deadline is None else max(0.0, self._deadline - self._loop.time())
+
+    def broken_off(self) -> Turn | None:
+        """The turn whose call is under way, as a cancellation leaves it; None: no call is."""
+        if self._attempt is None:
+            return None
+        return _turn_of(self._attempt, Rejection(code=AttemptCode.CANCELLED, reason="cancelled"))
+
+    async def take_turn(self, deployment: Deployment, *, repair: bool) -> Turn:
+        """Wait for a place and a loaded model, then call; with `repair` the last invalid answer is to be mended."""
+        resources, name = self._resources, deployment.name
+        slots = resources.slots[name]
+        if not await self._got_place(slots, deployment):
+            reason = f"queue_timeout: no call of {deployment.concurrency} ended within {deployment.queue_timeout:g} s"
+            return Turn(Rejection(code=AttemptCode.BUSY, reason=reason), called=False)
+        try:
+            warmth = resources.warmth[name]
+            if not warmth.is_ready:
+                cold = await self._when_able(deployment, lambda: self._load(deployment))
+                if cold.verdict is not None:
+                    return cold
+            started = AttemptStarted(
+                deployment=name, model=deployment.model, delivery=self._deliveries, consumer=resources.consumer
+            )
+            if not await self._sink.begin(started):
+                return Turn(None, called=False)
+            self.attempts += 1
+            turn = await self._when_able(deployment, lambda: self._call(deployment, repair=repair))
+            if turn.ttft_seconds is not None:
+                warmth.answered()
+            return turn
+        finally:
+            slots.release()
+
+    async def _got_place(self, slots: Slots, deployment: Deployment) -> bool:
+        """Whether a place among the calls came free in time; a shortage of ours says nothing of the calls' length."""
+        is_free = await slots.acquire(self._within(deployment.queue_timeout))
+        while not is_free and self._resources.shortage.why is not None and self.seconds_left() != 0:
+            is_free = await slots.acquire(self._within(max(deployment.queue_timeout, LONGEST_PAUSE_SECONDS)))
+        return is_free
+
+    async def _load(self, deployment: Deployment) -> Turn:
+        """Wait for the model; verdict None: it is loaded, as far as that can be told."""
+        try:
+            cold = await self._resources.warmth[deployment.name].ready(wait_seconds=self.seconds_left())
+        except Exception as error:  # noqa: BLE001 - see `fault`
+            cold = fault(self._request.id, deployment, error)
+        return Turn(cold, called=False)
+
+    def _when_able(self, deployment: Deployment, ask: Callable[[], Awaitable[Turn]]) -> Awaitable[Turn]:
+        """Ask; where it is we that lack something, wait for it and ask again: see `Shortage.until_able`."""
+        return self._resources.shortage.until_able(
+            deployment.name, ask, deadline=self._deadline, route_seconds=deployment.connect_timeout
+        )
+
+    async def _call(self, deployment: Deployment, *, repair: bool) -> Turn:
+        """Call, and judge what comes; whatever goes wrong in that costs this attempt and not the request."""
+        began = self._loop.time()
+        attempt: Attempt | None = None
+        verdict: Accepted | Rejection
+        try:
+            self._attempt = attempt = self._make_attempt(deployment, repair=repair)
+            verdict = await attempt.run()
+        except Exception as error:  # noqa: BLE001 - see `fault`
+            verdict = fault(self._request.id, deployment, error)
+        self._attempt = None
+        if attempt is None:
+            return Turn(verdict, called=True, elapsed_seconds=self._loop.time() - began)
+        if isinstance(verdict, Rejection) and verdict.outcome is Outcome.INVALID:
+            self._repair = _repair_messages(attempt.text, verdict)
+        return _turn_of(attempt, verdict)
+
+    def _make_attempt(self, deployment: Deployment, *, repair: bool) -> Attempt:
+        resources, request = self._resources, self._request
+        mode = request.stream
+        offered = request.offered_tools if request.tools else None
+        judge = Judge(
+            schema=request.schema,
+            refusals=resources.refusals if request.detect_refusal else None,
+            mode=mode,
+            has_tools=bool(offered),
+            tool_names=offered,
+            demanded=request.demanded_tools if offered else frozenset(),
+        )
+        bounds = Bounds.of(deployment, streams=mode is not StreamMode.OFF, deadline=self._deadline)
+        return Attempt(
+            backend=resources.backends.get(deployment.name),
+            call=self._make_call(deployment, repair=repair),
+            judge=judge,
+            sink=self._sink,
+            clock=resources.watch.clock(bounds),
+            on_first_token=self._on_first_token,
+            schema=request.schema,
+            validation=resources.validation,
+        )
+
+    def _make_call(self, deployment: Deployment, *, repair: bool) -> Call:
+        request = self._request
+        params = {**deployment.params, **request.params}
+        if deployment.max_tokens is not None:
+            params.setdefault("max_tokens", deployment.max_tokens)
+        return Call(
+            messages=request.messages + (self._repair if repair else ()),
+            schema=None if request.schema is None else request.schema.raw,
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            params=params,
+            connect_seconds=self._within(deployment.connect_timeout),
+            traceparent=request.traceparent,
+        )
+
+    def _within(self, seconds: float) -> float:
+        left = self.seconds_left()
+        return seconds if left is None else min(seconds, left)
+
+
+def _turn_of(attempt: Attempt, verdict: Accepted | Rejection) -> Turn:
+    """A call and what came of it."""
+    return Turn(
+        verdict,
+        called=True,
+        elapsed_seconds=attempt.elapsed_seconds,
+        ttft_seconds=attempt.ttft_seconds,
+        usage=attempt.usage(verdict if isinstance(verdict, Rejection) else None),
+    )
+
+
+def _repair_messages(text: str, rejection: Rejection) -> tuple[dict[str, Any], ...]:
+    """What is added to the conversation to have an invalid answer mended."""
+    demand = (
+        f"That answer was not accepted: {rejection.reason}. "
+        "Answer again, with JSON that satisfies the schema, and nothing else."
+    )
+    return ({"role": "assistant", "content": text}, {"role": "user", "content": demand})

@@ -1,0 +1,102 @@
+"""What Redis has handed to this worker, one task each; what there is no room for is given back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llm_routerd.logs import get_logger
+from llm_routerd.queue.connection import ResponseError, describe
+from llm_routerd.queue.deliveries import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llm_routerd.queue.broker import Broker
+    from llm_routerd.queue.deliveries import Claim, Delivery
+    from llm_routerd.worker.handler import Handler
+    from llm_routerd.worker.inflight import InFlight, InFlightTable
+    from llm_routerd.worker.places import Places
+    from llm_routerd.worker.supervisor import Supervisor
+    from llm_routerd.worker.trimmed import Trimmed
+
+log = get_logger()
+
+OVERSHOOT = 2  # entries that a read and a claim that crossed may bring above the limit
+
+
+class Intake:
+    """Starts deliveries.
+
+    Args:
+        broker: this worker's side of the queue.
+        handler: brings each to its end.
+        trimmed: ends those of which nothing is left.
+        in_flight: where they stand meanwhile.
+        places: that they take up.
+        tasks: of the worker.
+        on_freed: called when one has ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        handler: Handler,
+        trimmed: Trimmed,
+        in_flight: InFlightTable,
+        places: Places,
+        tasks: Supervisor,
+        on_freed: Callable[[], None],
+    ) -> None:
+        self._broker = broker
+        self._handler = handler
+        self._trimmed = trimmed
+        self._in_flight = in_flight
+        self._places = places
+        self._tasks = tasks
+        self._on_freed = on_freed
+
+    def receive(self, deliveries: Sequence[Delivery]) -> None:
+        """Start them, and give back what there is no room for."""
+        refused = []
+        for delivery in deliveries:
+            if delivery in self._in_flight:
+                self._in_flight.came_again(delivery)
+            elif self._places.room() <= -OVERSHOOT:
+                refused.append(delivery)
+            else:
+                self._start(delivery)
+        if refused:
+            self._tasks.helper(self._give_back(refused), "give-back")
+
+    def receive_claim(self, claim: Claim) -> None:
+        """Start what was taken over; end the requests of those whose entries are gone."""
+        self.receive(claim.deliveries)
+        self._trimmed.receive(claim.gone)
+
+    def _start(self, delivery: Delivery) -> None:
+        item = self._in_flight.add(delivery, self._broker.keys.events(delivery.entry))
+        item.task = self._tasks.helper(self._handle(item), f"request-{delivery.entry}")
+
+    async def _handle(self, item: InFlight) -> None:
+        try:
+            await self._handler.handle(item)
+        except asyncio.CancelledError:
+            raise
+        except ResponseError as error:  # before a model was asked; what comes after is the committer's
+            log.warning("redis_refused", entry=item.delivery.entry, lane=item.delivery.lane, why=describe(error))
+            await self._handler.give_up(item, "Redis refuses llm-routerd a command")
+        except Exception:
+            log.exception("request_failed", entry=item.delivery.entry, lane=item.delivery.lane)
+            await self._handler.give_up(item)
+        finally:
+            self._in_flight.remove(item)
+            self._on_freed()
+            if item.gives_way and item.again is not None and not self._places.is_closed:
+                self._start(item.again)
+
+    async def _give_back(self, deliveries: list[Delivery]) -> None:
+        keys = self._broker.keys
+        held = [Held(lane=each.lane, entry=each.entry, events_key=keys.events(each.entry)) for each in deliveries]
+        await self._broker.hand_back(held)
