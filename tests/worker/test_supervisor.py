@@ -35,7 +35,7 @@ async def test_essential_task_that_raises_ends_the_work_and_names_itself_and_not
     with capture_logs() as logs:
         tasks.essential(_raise(KeyError("secret")), "pipe")
         with pytest.raises(TaskFailed, match=r"task pipe \(KeyError\)") as caught:
-            await tasks.watch(_for_ever(), "worker")
+            await tasks.guard(_for_ever(), "worker")
     assert "secret" not in str(caught.value)
     (line,) = logs
     assert (line["event"], line["task"], line["log_level"]) == ("daemon_failed", "pipe", "error")
@@ -51,7 +51,7 @@ async def test_failure_from_before_the_work_began_ends_it_at_once() -> None:
     await asyncio.sleep(0)
     assert tasks.failure is not None
     with pytest.raises(TaskFailed):
-        await tasks.watch(_for_ever(), "worker")
+        await tasks.guard(_for_ever(), "worker")
 
 
 async def test_task_that_somebody_else_cancels_has_failed_and_one_that_we_end_has_not() -> None:
@@ -63,16 +63,16 @@ async def test_task_that_somebody_else_cancels_has_failed_and_one_that_we_end_ha
     stray = tasks.essential(_for_ever(), "stray")
     asyncio.get_running_loop().call_soon(stray.cancel)
     with pytest.raises(TaskFailed, match="stray"):
-        await tasks.watch(_for_ever(), "worker")
+        await tasks.guard(_for_ever(), "worker")
 
 
 async def test_work_that_fails_by_a_fault_is_told_and_by_an_error_on_purpose_is_that_error() -> None:
     """What the operator has to mend keeps its own words."""
     with pytest.raises(TaskFailed, match="worker"):
-        await Supervisor().watch(_raise(TypeError()), "worker")
+        await Supervisor().guard(_raise(TypeError()), "worker")
     with pytest.raises(BrokerError, match="refused"):
-        await Supervisor().watch(_raise(BrokerError("refused")), "worker")
-    assert await Supervisor().watch(_return(), "worker") == "done"
+        await Supervisor().guard(_raise(BrokerError("refused")), "worker")
+    assert await Supervisor().guard(_return(), "worker") == "done"
 
 
 async def test_helper_that_raises_is_told_and_ends_nothing() -> None:
@@ -82,7 +82,7 @@ async def test_helper_that_raises_is_told_and_ends_nothing() -> None:
         tasks.helper(_raise(KeyError()), "reload")
         tasks.helper(_return(), "fine")
         tasks.helper(_for_ever(), "cancelled").cancel()
-        assert await tasks.watch(_return(), "worker") == "done"
+        assert await tasks.guard(_return(), "worker") == "done"
         await tasks.aclose()
     assert [(line["event"], line["task"]) for line in logs] == [("task_failed", "reload")]
 
@@ -90,7 +90,7 @@ async def test_helper_that_raises_is_told_and_ends_nothing() -> None:
 async def test_cancelled_work_ends_with_its_watch() -> None:
     """Nothing is left behind, and it is no failure."""
     tasks = Supervisor()
-    work = asyncio.create_task(tasks.watch(_for_ever(), "worker"))
+    work = asyncio.create_task(tasks.guard(_for_ever(), "worker"))
     await asyncio.sleep(0.01)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -164,7 +164,7 @@ class Caller:
             call=self._make_call(deployment, repair=repair),
             judge=judge,
             sink=self._sink,
-            clock=resources.watch.clock(bounds),
+            clock=resources.clocks.clock(bounds),
             on_first_token=self._on_first_token,
             schema=request.schema,
             validation=resources.validation,

@@ -47,10 +47,10 @@ class Bounds(Struct, kw_only=True):
         )
 
 
-class Watch:
+class Clocks:
     """Looks at all clocks that run, some twenty times a second, and not at all while none does.
 
-    One timer for all of them: a timer and an `asyncio.timeout` for each took 8 us of every short request.
+    One timer for all of them: a timer and an `asyncio.timeout` for each took 8 of the 190 us of a short request.
     """
 
     def __init__(self) -> None:
@@ -92,12 +92,12 @@ class AttemptClock:
     """
 
     __slots__ = (
-        "_bounds", "_cancelling", "_due", "_is_paused", "_last", "_loop", "_paused_seconds", "_started", "_task",
-        "_watch", "rejection", "ttft_seconds",
+        "_bounds", "_cancelling", "_clocks", "_due", "_is_paused", "_last", "_loop", "_paused_seconds", "_started",
+        "_task", "rejection", "ttft_seconds",
     )  # fmt: skip
 
-    def __init__(self, watch: Watch, loop: asyncio.AbstractEventLoop, bounds: Bounds) -> None:
-        self._watch = watch
+    def __init__(self, clocks: Clocks, loop: asyncio.AbstractEventLoop, bounds: Bounds) -> None:
+        self._clocks = clocks
         self._loop = loop
         self._bounds = bounds
         self._task: asyncio.Task[object] | None = None
@@ -115,13 +115,13 @@ class AttemptClock:
             raise RuntimeError("a clock bounds a task")
         self._cancelling = task.cancelling()
         self._started = self._last = self._loop.time()
-        self._watch.add(self)
+        self._clocks.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._watch.remove(self)
+        self._clocks.remove(self)
         if self.rejection is None or self._task is None:
             return
         # A cancellation from elsewhere that came at the same time stays one.

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.routing.usability import deployments_of
-from llm_routerd.running.clock import Watch
+from llm_routerd.running.clock import Clocks
 from llm_routerd.running.examination import Examination
 from llm_routerd.running.shortage import Shortage
 from llm_routerd.running.validation import ValidationProcess
@@ -117,7 +117,7 @@ class Resources:
             for name, each in config.deployments.items()
             if each.local
         }
-        self.watch = Watch()
+        self.clocks = Clocks()
         self.validation = ValidationProcess()
         self._deployments_of: dict[str, tuple[Deployment, ...]] = {}
         self.loop = asyncio.get_running_loop()
@@ -147,5 +147,5 @@ class Resources:
         for warmth in self.warmth.values():
             await warmth.aclose()
         await self.validation.aclose()
-        self.watch.close()
+        self.clocks.close()
         await self.backends.aclose()

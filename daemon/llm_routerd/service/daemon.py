@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import random
 import signal
@@ -23,6 +22,7 @@ from llm_routerd.routing.usability import unanswerable, without_keys
 from llm_routerd.running.shortage import Shortage
 from llm_routerd.service.embedded import EmbeddedServer, listen_of
 from llm_routerd.service.embedded import state_directory as default_state_directory
+from llm_routerd.service.garbage import calm_garbage_collector
 from llm_routerd.service.health_http import HealthServer
 from llm_routerd.service.limits import make_room
 from llm_routerd.service.notify import Notifier, Watchdog
@@ -43,7 +43,6 @@ MOST_RESTARTS = 5  # of the embedded server, within RESTART_WINDOW_SECONDS
 RESTART_WINDOW_SECONDS = 60.0
 RESTART_PAUSE_SECONDS = 0.5
 LAST_SECONDS = 5.0  # after a fault of ours, until the process ends whatever happens
-GARBAGE_THRESHOLDS = (10_000, 20, 20)
 
 
 def serve(
@@ -297,16 +296,6 @@ def end_in_any_case() -> None:
     timer = threading.Timer(LAST_SECONDS, os._exit, (1,))
     timer.daemon = True
     timer.start()
-
-
-def calm_garbage_collector() -> None:
-    """Look for cycles less often, and never among what stays: that took a tenth of the CPU of a short request.
-
-    Requests in flight are long-lived to it, and free of cycles; the default thresholds look at them again and again.
-    """
-    gc.enable()  # it was off while everything was imported and made
-    gc.freeze()
-    gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 def _status_line(status: Status) -> str:

@@ -61,7 +61,7 @@ class Supervisor:
         """Start what it can do without."""
         return self._start(work, name, is_essential=False)
 
-    async def watch(self, work: Coroutine[Any, Any, T], name: str) -> T:
+    async def guard(self, work: Coroutine[Any, Any, T], name: str) -> T:
         """Do the main work for as long as every essential task lives.
 
         Raises:

@@ -248,7 +248,7 @@ class Worker:
         """
         pipe = self._tasks.essential(self.pipe.run(), "pipe")
         try:
-            await self._tasks.watch(self._work(), "worker")
+            await self._tasks.guard(self._work(), "worker")
         except TaskFailed:
             self._stopping.set()
             self._places.is_closed = True
