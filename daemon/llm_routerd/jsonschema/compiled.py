@@ -2,7 +2,7 @@
 
 One engine gives every verdict (jsonschema-rs: a third of a microsecond where others take a hundred times as
 long).  It is set up so that nothing is ever fetched, patterns are matched in linear time, and `format` is an
-annotation; what it does not bound by itself, `schema_safety` bounds before it sees the schema.
+annotation; what it does not bound by itself, `safety` bounds before it sees the schema.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 import jsonschema_rs
 import orjson
 
+from llm_routerd.jsonschema.graph import PATTERN_BYTES
 from llm_routerd.jsonschema.path import json_path, printable, way_to
-from llm_routerd.jsonschema.safety import PATTERN_BYTES, Examined, examine
+from llm_routerd.jsonschema.safety import Examined, examine
 from llm_routerd.jsonschema.shape import Shape, shape_of
+from llm_routerd.jsonschema.values import depth_of, levels
 
 # What the schemas of one cache may take, by estimate.
 _CACHE_BYTES = 128_000_000
@@ -96,7 +98,7 @@ class AnswerSchema:
             if self._validator.is_valid(instance):
                 return None
             cycles = self._examined.cycles
-            if cycles > 1 and cycles ** _depth_of(instance) > _MOST_EXPLAINED_PATHS:
+            if cycles > 1 and cycles ** depth_of(instance) > _MOST_EXPLAINED_PATHS:
                 return _UNEXPLAINED
             self._validator.validate(instance)
         except jsonschema_rs.ValidationError as error:
@@ -251,30 +253,11 @@ def quote(value: Any) -> str:
 def _extent_of(instance: Any) -> tuple[int, int]:
     """How many values an instance has, and how many characters in strings and names."""
     values = characters = 0
-    level = [instance]
-    while level:
-        inner: list[Any] = []
+    for level in levels(instance):
+        values += len(level)
         for value in level:
             if isinstance(value, str):
                 characters += len(value)
             elif isinstance(value, dict):
                 characters += sum(map(len, value))
-                inner.extend(value.values())
-            elif isinstance(value, list):
-                inner.extend(value)
-        values += len(level)
-        level = inner
     return values, characters
-
-
-def _depth_of(instance: Any) -> int:
-    depth = 0
-    level = [instance]
-    while level := [
-        inner
-        for value in level
-        if isinstance(value, (dict, list))
-        for inner in (value.values() if isinstance(value, dict) else value)
-    ]:
-        depth += 1
-    return depth
