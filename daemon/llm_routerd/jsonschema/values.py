@@ -17,12 +17,13 @@ def levels(value: Any) -> Iterator[list[Any]]:
     level = [value]
     while level:
         yield level
-        level = [
-            inner
-            for each in level
-            if isinstance(each, (dict, list))
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
+        held: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                held.extend(each.values())
+            elif isinstance(each, list):
+                held.extend(each)
+        level = held
 
 
 def depth_of(value: Any) -> int:
