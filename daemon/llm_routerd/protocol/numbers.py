@@ -42,7 +42,7 @@ def writable(value: Any) -> Any:
 def exact_decoder(object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> json.JSONDecoder:
     """A decoder that raises ValueError at a number which is another after `orjson.loads` and `orjson.dumps`.
 
-    Make it once: `json.loads` makes one per call, which takes as long as reading 150 characters.
+    Make it once: `json.loads` makes one for each call, 1.3 µs on top of the 1.5 that it takes to read 140 characters.
     """
     return json.JSONDecoder(parse_int=_check_integer, parse_float=_check_float, object_pairs_hook=object_pairs_hook)
 
