@@ -149,7 +149,7 @@ class SchemaGraph:
                 raise UnsafeSchemaError(f"{where}: leads outside this schema, and nothing is fetched; use `$defs`")
             name = unquote(fragment)
             if name == "" or name.startswith("/"):
-                node.here.append(self._at_pointer(self._resources[uri], fragment, uri, where))
+                node.here.append(self._at_pointer(self._resources[uri], f"#{fragment}", uri, where))
             elif found := self._by_anchor(uri, name, everywhere=keyword == "$dynamicRef"):
                 node.here.extend(found)
             else:

@@ -105,15 +105,11 @@ class Subschemas:
         return schema is not self._root and any(isinstance(schema.get(key), str) for key in ("$id", "id", "$schema"))
 
     def _resolve(self, reference: str) -> Any:
-        """Return what a JSON pointer into this document names, `_MISSING` for all else."""
-        if reference in {"#", ""}:
-            return self._root
-        if not reference.startswith("#/"):
-            return _MISSING
-        steps = follow(self._root, reference[1:])
+        """Return what a reference within this document means, `_MISSING` for all else."""
+        steps = follow(self._root, reference)
         if steps is None or any(isinstance(place, dict) and self._is_other_resource(place) for _, place in steps[:-1]):
             return _MISSING
-        return steps[-1][1]
+        return steps[-1][1] if steps else self._root
 
     def _in_place(self, schema: dict[str, Any]) -> Iterator[Any]:
         """Yield all subschemas that are applied to the same instance as this one, surely or perhaps."""

@@ -31,13 +31,17 @@ def depth_of(value: Any) -> int:
     return sum(1 for _ in levels(value)) - 1
 
 
-def follow(root: Any, fragment: str) -> list[tuple[str | int, Any]] | None:
-    """The steps on which a JSON Pointer leads down from a value: each key, and what lies there.
+def follow(root: Any, reference: str) -> list[tuple[str | int, Any]] | None:
+    """The steps on which a `$ref` leads down from the document that it stands in: each key, and what lies there.
 
-    The pointer is written as after the `#` of a URI, percent-encoded; None where it leads to nothing.
+    That is `#` and a JSON Pointer, percent-encoded; empty, or `#` alone, is the document.  None for any other
+    reference, and where it leads to nothing.
     """
+    anchor, *tokens = unquote(reference[1:]).split("/")
+    if anchor or not (reference == "" or reference.startswith("#")):
+        return None
     steps: list[tuple[str | int, Any]] = []
-    for token in unquote(fragment).split("/")[1:]:
+    for token in tokens:
         key: str | int = token.replace("~1", "/").replace("~0", "~")
         if isinstance(root, list) and _INDEX.fullmatch(token):
             key = int(token)
