@@ -3,8 +3,8 @@
 Pure.  Imports `protocol` and `jsonschema`, and of `config` no more than a type.  The house enters by two modules:
 `judge`, with a `Judge` per attempt, and `refusal`, whose detector all attempts share.
 
-A `Judge` asks the others.  While text comes: `thinking` (and `harmony`) splits it, `jsonguard` (by `json_tokens`) or
-`refusal` (by `refusal_phrases`) watches it.  When it has ended: `verdicts`, `calls` and `leaked_calls` take the whole.
+A `Judge` asks the others.  While text comes: `thinking` (and `harmony`) splits it, `jsonguard` or `refusal` (by
+`refusal_phrases`) watches it.  When it has ended: `verdicts`, `calls` and `leaked_calls` take the whole.
 
 The guard is written by hand, since it must be weaker than its schema and never stronger.  llguidance was tried: it
 refuses other orders of properties than the schema's, and takes 71 µs where this takes 19.
