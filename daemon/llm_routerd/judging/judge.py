@@ -188,9 +188,9 @@ class Judge:
 
         With `validate=False` it is final but for the schema, which the caller holds the content to himself.
         """
-        objection = judge_ending(finish)
-        if objection is not None:
-            return objection
+        rejection = judge_ending(finish)
+        if rejection is not None:
+            return rejection
         came_in_pieces = self._chars or finish.reasoning
         if not (came_in_pieces or self._has_tools or finish.tool_calls or finish.finish_reason == "tool_calls"):
             verdict = self._judge_at_once(finish, validate=validate)
@@ -272,9 +272,9 @@ class Judge:
 
     def _feed_last(self, finish: Finish) -> Released | Rejection:
         """Take what came with the terminal event; return all that has not been released."""
-        objection = self.reason(finish.reasoning)
-        if objection is not None:
-            return objection
+        rejection = self.reason(finish.reasoning)
+        if rejection is not None:
+            return rejection
         last = self.feed(finish.text)
         if isinstance(last, Rejection):
             return last
