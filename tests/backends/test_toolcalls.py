@@ -2,9 +2,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
-from llm_routerd.backends.toolcalls import MAX_ARGUMENTS_LENGTH, MAX_CALLS, ToolCallAssembler, ToolCallError
+from llm_routerd.backends.toolcalls import (
+    MAX_ARGUMENTS_LENGTH,
+    MAX_CALLS,
+    ToolCallAssembler,
+    ToolCallError,
+    json_of_arguments,
+)
 from llm_routerd.protocol.outcome import ToolCall
 
 
@@ -36,6 +43,17 @@ def test_call_without_a_name_is_an_error() -> None:
     assembler.add(_delta(arguments="{}", index=0, call_id="a"))
     with pytest.raises(ToolCallError):
         assembler.complete()
+
+
+@pytest.mark.parametrize("depth", [253, 300, 1000])
+def test_arguments_too_deep_to_be_written_are_an_error(depth: int) -> None:
+    """Arguments may come parsed, and JSON is read deeper than it is written."""
+    arguments = orjson.loads('{"a":' * depth + "1" + "}" * depth)
+    if depth == 253:
+        assert orjson.loads(json_of_arguments(arguments)) == arguments
+        return
+    with pytest.raises(ToolCallError, match="too deeply"):
+        ToolCallAssembler().add(_delta("f", arguments))
 
 
 def test_endless_calls_and_endless_arguments_are_errors() -> None:

@@ -171,6 +171,18 @@ def test_number_that_cannot_be_carried_is_not_told_as_another(number: str, wrapp
     assert found[1][0].arguments == f'{{"n": {number}}}'
 
 
+@pytest.mark.parametrize("depth", [300, 900])
+@pytest.mark.parametrize("wrapping", ["tags", "mistral", "llama", "list", "bare", "fence"])
+def test_arguments_too_deep_to_be_written_are_not_sure(depth: int, wrapping: str) -> None:
+    """JSON is read deeper than it is written; arguments that are text need not be written."""
+    deep = '{"a":' * depth + "1" + "}" * depth
+    assert leaked_calls(wrap([CALL, f'{{"name": "f", "arguments": {deep}}}'], wrapping, "\n"), NAMES) is UNSURE
+    written = json.dumps({"name": "f", "arguments": deep})
+    found = leaked_calls(wrap([written], wrapping, "\n"), NAMES)
+    assert isinstance(found, tuple)
+    assert found[1][0].arguments == deep
+
+
 @pytest.mark.parametrize("wrapping", ["tags", "mistral", "llama", "list", "bare", "fence"])
 def test_more_calls_than_a_server_may_send_are_not_sure(wrapping: str) -> None:
     """Its own assembler takes 128."""

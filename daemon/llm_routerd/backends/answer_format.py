@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llm_routerd.jsonschema.values import follow
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -177,13 +179,7 @@ class _Narrowing:
         return narrowed
 
     def _target(self, ref: Any) -> Any:
-        if not isinstance(ref, str) or not ref.startswith("#"):
+        steps = follow(self._root, ref) if isinstance(ref, str) else None
+        if not steps:  # another document's, an anchor, nothing, or the whole, which refers to itself
             raise _InexpressibleError
-        target: Any = self._root
-        for part in ref[1:].strip("/").split("/"):
-            name = part.replace("~1", "/").replace("~0", "~")
-            if name:
-                if not isinstance(target, dict) or name not in target:
-                    raise _InexpressibleError
-                target = target[name]
-        return target
+        return steps[-1][1]

@@ -124,11 +124,14 @@ def json_of_arguments(arguments: Any) -> str:
     """The JSON of arguments that came parsed.
 
     Raises:
-        ToolCallError: a number in them is too large to have come through the parser as it was.
+        ToolCallError: a number in them is too large to have come through the parser as it was, or they are too deep.
     """
     if holds_inexact(arguments):
         raise ToolCallError("a number in a tool call is too large to be carried")
-    return orjson.dumps(arguments).decode()
+    try:
+        return orjson.dumps(arguments).decode()
+    except orjson.JSONEncodeError:
+        raise ToolCallError("a tool call is nested too deeply") from None
 
 
 def _joined(text: str) -> str:

@@ -2,7 +2,7 @@
 
 One engine gives every verdict (jsonschema-rs: a third of a microsecond where others take a hundred times as
 long).  It is set up so that nothing is ever fetched, patterns are matched in linear time, and `format` is an
-annotation; what it does not bound by itself, `schema_safety` bounds before it sees the schema.
+annotation; what it does not bound by itself, `safety` bounds before it sees the schema.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 import jsonschema_rs
 import orjson
 
+from llm_routerd.jsonschema.graph import PATTERN_BYTES
 from llm_routerd.jsonschema.path import json_path, printable, way_to
-from llm_routerd.jsonschema.safety import PATTERN_BYTES, Examined, examine
+from llm_routerd.jsonschema.safety import Examined, examine
 from llm_routerd.jsonschema.shape import Shape, shape_of
+from llm_routerd.jsonschema.values import depth_of, levels
 
 # What the schemas of one cache may take, by estimate.
 _CACHE_BYTES = 128_000_000
@@ -32,7 +34,8 @@ _MOST_EXPLAINED_PATHS = 1_000
 # What judging may cost: a step is one subschema on one value, or ten states of a pattern on one character, and
 # takes some 50 ns.  The engine holds the interpreter's lock meanwhile, so this bounds how long all else waits.
 _MOST_STEPS = 40_000_000
-# Schemas below both of these need no look at the instance: no answer within the limits is too large for them.
+# Schemas below both of these need no look at the instance: no answer within the limits is too large for them.  The
+# look is five times the verdict (1.6 µs and 0.3 for a small answer, 90 and 15 for one of 14 KB).
 _LIGHT_PEAK = 16
 _LIGHT_STATES = 300
 _STATES_PER_STEP = 10
@@ -96,7 +99,7 @@ class AnswerSchema:
             if self._validator.is_valid(instance):
                 return None
             cycles = self._examined.cycles
-            if cycles > 1 and cycles ** _depth_of(instance) > _MOST_EXPLAINED_PATHS:
+            if cycles > 1 and cycles ** depth_of(instance) > _MOST_EXPLAINED_PATHS:
                 return _UNEXPLAINED
             self._validator.validate(instance)
         except jsonschema_rs.ValidationError as error:
@@ -122,7 +125,7 @@ def compile_schema(raw: Any) -> AnswerSchema | SchemaProblem:
 
 
 class SchemaCache:
-    """The schemas used last, by what they are written as; a repeated one costs microseconds.
+    """The schemas used last, by what they are written as: 1.2 µs for one that is known, 70 and more to compile it.
 
     Key order is part of a schema's identity: it decides nothing here, but models write properties in it.
     Problems are remembered too.  Not for use from several threads.
@@ -251,30 +254,11 @@ def quote(value: Any) -> str:
 def _extent_of(instance: Any) -> tuple[int, int]:
     """How many values an instance has, and how many characters in strings and names."""
     values = characters = 0
-    level = [instance]
-    while level:
-        inner: list[Any] = []
+    for level in levels(instance):
+        values += len(level)
         for value in level:
             if isinstance(value, str):
                 characters += len(value)
             elif isinstance(value, dict):
                 characters += sum(map(len, value))
-                inner.extend(value.values())
-            elif isinstance(value, list):
-                inner.extend(value)
-        values += len(level)
-        level = inner
     return values, characters
-
-
-def _depth_of(instance: Any) -> int:
-    depth = 0
-    level = [instance]
-    while level := [
-        inner
-        for value in level
-        if isinstance(value, (dict, list))
-        for inner in (value.values() if isinstance(value, dict) else value)
-    ]:
-        depth += 1
-    return depth

@@ -145,7 +145,7 @@ class Shape:
         values = schema.get("enum")
         if isinstance(values, list):
             self._narrow_to_values(values)
-        if "const" in schema and self._shapes.subschemas.knows_const:
+        if "const" in schema and self._shapes.subschemas.dialect.has_const:
             self._narrow_to_values([schema["const"]])
         self.longest = _least(self.longest, count_in(schema, "maxLength"))
         self.most_items = _least(self.most_items, count_in(schema, "maxItems"))
@@ -261,7 +261,7 @@ class _Shapes:
         return Shape(self, own, (*unions, *alternatives))
 
     def _is_possible_name(self, schema: Any, name: str) -> bool:
-        if not self.subschemas.knows_const:  # `propertyNames` came with draft 6, as `const` did
+        if not self.subschemas.dialect.has_const:  # `propertyNames` came with it
             return True
         shape = self.of((schema,))
         fits = shape.longest is None or len(name) <= shape.longest

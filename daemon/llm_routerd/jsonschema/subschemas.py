@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
-from llm_routerd.jsonschema.dialects import draft_of
+from llm_routerd.jsonschema.dialects import LATEST, dialect_named
+from llm_routerd.jsonschema.keywords import Applies, subschemas_of
+from llm_routerd.jsonschema.values import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _MAX_NESTING = 32
 _MAX_LOOKED_AT = 128
-_LISTS_IN_PLACE = ("allOf", "anyOf", "oneOf")
-_SINGLES_IN_PLACE = ("if", "then", "else", "not")
-_MAPS_IN_PLACE = ("dependentSchemas", "dependencies")
 _EVALUATE_ANY = (
     "patternProperties",
     "additionalProperties",
@@ -34,17 +32,16 @@ class Subschemas:
     """Finds its way in one schema document.
 
     Attributes:
-        knows_const: the document's dialect has `const` and `propertyNames` (draft 6 and later).
+        dialect: the document's; an unknown one constrains nothing.
         longest_prefix: length of the longest list of schemas for single items that was met so far.
     """
 
     def __init__(self, root: dict[str, Any] | bool) -> None:
         named = root.get("$schema", "") if isinstance(root, dict) else ""
-        dialect = draft_of(named) if named else 2020
+        dialect = dialect_named(named) if named else LATEST
         self._root: dict[str, Any] | bool = True if dialect is None else root
         self._given = root
-        self._dialect = dialect or 2020
-        self.knows_const = self._dialect >= 6  # noqa: PLR2004 - draft 6
+        self.dialect = dialect or LATEST
         self.longest_prefix = 0
 
     def conjunction(self, schemas: Sequence[Any]) -> list[dict[str, Any]] | None:
@@ -64,7 +61,7 @@ class Subschemas:
             return
         elif "additionalProperties" in schema:
             yield schema["additionalProperties"]
-        elif "unevaluatedProperties" in schema and self._dialect >= 2019:  # noqa: PLR2004 - since 2019-09
+        elif "unevaluatedProperties" in schema and self.dialect.has_unevaluated:
             seen = {id(schema)}
             if not any(self._may_evaluate(part, name, seen) for part in self._in_place(schema)):
                 yield schema["unevaluatedProperties"]
@@ -72,7 +69,7 @@ class Subschemas:
     def of_item(self, schema: dict[str, Any], index: int) -> Iterator[Any]:
         """Yield the subschemas of one schema object that apply to an array's item."""
         rest = schema.get("items")
-        prefix = schema.get("prefixItems", []) if self._dialect >= 2020 else []  # noqa: PLR2004 - since 2020-12
+        prefix = schema.get("prefixItems", []) if self.dialect.has_prefix_items else []
         if isinstance(rest, list):
             prefix, rest = rest, schema.get("additionalItems")
         if index < len(prefix):
@@ -89,7 +86,7 @@ class Subschemas:
         reference = schema.get("$ref")
         if reference is not None:
             target = self._resolve(reference)
-            if self._dialect < 2019:  # noqa: PLR2004 - until then whatever stands beside `$ref` is ignored
+            if self.dialect.ref_stands_alone:
                 return target is _MISSING or self._include(target, found, nesting + 1)
         found[id(schema)] = schema
         self._note_prefix(schema)
@@ -108,31 +105,17 @@ class Subschemas:
         return schema is not self._root and any(isinstance(schema.get(key), str) for key in ("$id", "id", "$schema"))
 
     def _resolve(self, reference: str) -> Any:
-        """Return what a JSON pointer into this document names, `_MISSING` for all else."""
-        if reference in {"#", ""}:
-            return self._root
-        if not reference.startswith("#/"):
+        """Return what a reference within this document means, `_MISSING` for all else."""
+        steps = follow(self._root, reference)
+        if steps is None or any(isinstance(place, dict) and self._is_other_resource(place) for _, place in steps[:-1]):
             return _MISSING
-        place: Any = self._root
-        for step in unquote(reference[2:]).split("/"):
-            step = step.replace("~1", "/").replace("~0", "~")  # noqa: PLW2901 - the same step, unescaped
-            if isinstance(place, dict) and step in place and not self._is_other_resource(place):
-                place = place[step]
-            elif isinstance(place, list) and step.isdecimal() and int(step) < len(place):
-                place = place[int(step)]
-            else:
-                return _MISSING
-        return place
+        return steps[-1][1] if steps else self._root
 
     def _in_place(self, schema: dict[str, Any]) -> Iterator[Any]:
         """Yield all subschemas that are applied to the same instance as this one, surely or perhaps."""
-        for key in _LISTS_IN_PLACE:
-            yield from schema.get(key, ())
-        for key in _SINGLES_IN_PLACE:
-            if key in schema:
-                yield schema[key]
-        for key in _MAPS_IN_PLACE:
-            yield from schema.get(key, {}).values()
+        for applies, _, part in subschemas_of(schema):
+            if applies is Applies.HERE:
+                yield part
         if "$ref" in schema:
             yield self._resolve(schema["$ref"])
         if "$dynamicRef" in schema or "$recursiveRef" in schema:

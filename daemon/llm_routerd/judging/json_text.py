@@ -7,13 +7,14 @@ from typing import Any
 
 import orjson
 
-from llm_routerd.protocol.numbers import carries_numbers
+from llm_routerd.protocol.numbers import exact_decoder
 
 MAX_DEPTH = 200
 """Most containers within one another."""
 MAX_NUMBER_CHARS = 1000
 """Longest number: a model that writes digits without end gives no answer."""
 UNCERTAIN = object()
+_TWINS = "a name is given twice"
 
 SPACE = " \t\r\n\v\f\u00a0\u200b\ufeff"
 OPENING = re.compile(rf"[{SPACE}]*(?:`{{3,}}(?:[A-Za-z][\w+.#-]{{0,31}}(?=[{SPACE}{{\[]))?[{SPACE}]*)?")
@@ -29,22 +30,24 @@ def json_body(text: str) -> str:
 def certain_json(text: str) -> Any:
     """Parse a complete text on which the guard could only agree with full validation; else `UNCERTAIN`.
 
-    They differ where a name is given twice, and about deep containers and long numbers.  Every name has a colon after
-    it, so no name is given twice if there are as many colons as names; colons in strings merely make it uncertain.
+    They differ where a name is given twice, and about deep containers and long numbers.  Beyond the parse this takes
+    two microseconds, and the guard twenty.
     """
-    if len(text) > MAX_NUMBER_CHARS or not carries_numbers(text) or text.count("{") + text.count("[") > MAX_DEPTH:
+    if len(text) > MAX_NUMBER_CHARS or text.count("{") + text.count("[") > MAX_DEPTH:
         return UNCERTAIN
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        _CERTAIN.decode(text)
+        return orjson.loads(text)
+    except (RecursionError, ValueError):
         return UNCERTAIN
-    return value if text.count(":") == _count_names(value) else UNCERTAIN
 
 
-def _count_names(value: Any) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(map(_count_names, value.values()))
-    return sum(map(_count_names, value)) if isinstance(value, list) else 0
+def _refuse_twins(members: list[tuple[str, Any]]) -> None:
+    if len(dict(members)) < len(members):
+        raise ValueError(_TWINS)
+
+
+_CERTAIN = exact_decoder(_refuse_twins)
 
 
 def without_opening(text: str) -> str:

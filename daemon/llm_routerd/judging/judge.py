@@ -11,28 +11,42 @@ In order of what is asked:
 Thinking at the start of the text (`thinking`) is passed on as reasoning and is no part of the answer.
 An answer cut off at its length limit is rejected even where what came is complete: the model had more to say.
 So is one that the server did not call whole, and one that promises calls of tools and has none.
+
+Words.  `feed` takes a delta's text, and `reason` what the backend told apart as thinking; `release` gives up holding
+text back; `finish` takes the end.  `Released` may be shown, and counts for nothing yet.  The *verdict* is `Accepted`,
+with the answer, or a `Rejection`; a `Rejection` while text comes is the verdict ahead of time.  An *objection* is one
+to the text alone, and becomes the verdict unless calls of tools come after it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llm_routerd.judging.json_text import UNCERTAIN, certain_json, json_body
+from llm_routerd.judging.calls import NONE_MADE, NONE_SENT, judge_calls
+from llm_routerd.judging.json_text import UNCERTAIN, certain_json
 from llm_routerd.judging.jsonguard import JsonGuard
 from llm_routerd.judging.leaked_calls import UNSURE, leaked_calls
+from llm_routerd.judging.refusal import REFUSAL
 from llm_routerd.judging.thinking import ThinkSplitter, drop_unopened_thinking
+from llm_routerd.judging.verdicts import (
+    INVALID_UNICODE,
+    answer_of,
+    invalid_json,
+    is_encodable,
+    judge_content,
+    judge_ending,
+    judge_json,
+)
 from llm_routerd.protocol.codes import AttemptCode
-from llm_routerd.protocol.numbers import carries_numbers
-from llm_routerd.protocol.outcome import Answer, Outcome, Rejection, Usage
+from llm_routerd.protocol.outcome import Answer, Outcome, Rejection
 from llm_routerd.protocol.request import StreamMode
 
 if TYPE_CHECKING:
-    from llm_routerd.jsonschema.shape import Shape
+    from llm_routerd.jsonschema.compiled import AnswerSchema
     from llm_routerd.judging.refusal import RefusalDetector, RefusalWatch
     from llm_routerd.protocol.call import Finish
     from llm_routerd.protocol.outcome import ToolCall
@@ -47,48 +61,20 @@ MAX_BLANKS = 32
 """White space after a whole JSON value beyond which no more is waited for: models held to a format go on with it for
 ever (Ollama, llama.cpp)."""
 
-_NOT_JSON: Any = object()
 _MARKUP_ALONE = re.compile(r"(?:\s|<\|[a-z_]{1,24}\|>|</?s>|<(?:eos|end_of_turn)>)*+")
-_REFUSING_REASONS = frozenset({"refusal", "content_filter"})
-_WHOLE = frozenset({"stop", "tool_calls"})
-_NO_CALLS = Rejection(
-    code=AttemptCode.UPSTREAM, reason="the server promises calls of tools and sends none", retryable=True
-)
-_NO_TOOL_CALL = Rejection(
-    code=AttemptCode.NO_TOOL_CALL, reason="`tool_choice` demands a call of a tool, and the model made none"
-)
-_OTHER_TOOL = Rejection(
-    code=AttemptCode.NO_TOOL_CALL, reason="`tool_choice` demands a call of one tool, and the model called another"
-)
-_REFUSAL = Rejection(code=AttemptCode.REFUSAL, reason="the answer refuses")
 _EARLY_LENGTH = Rejection(code=AttemptCode.LENGTH, reason="an endless stream", early=True)
-_EARLY_UNICODE = Rejection(code=AttemptCode.UPSTREAM, reason="invalid Unicode", retryable=True, early=True)
-
-
-class JudgedSchema(Protocol):
-    """What judging needs of `core.schema.AnswerSchema`."""
-
-    @property
-    def raw(self) -> dict[str, Any] | bool:
-        """The schema as it was given."""
-
-    @property
-    def shape(self) -> Shape:
-        """Its certain limits, for the guard."""
-
-    def validate(self, instance: Any) -> str | None:
-        """Return None for a valid instance, else one line that names the path."""
+_EARLY_UNICODE = replace(INVALID_UNICODE, early=True)
 
 
 class Released(Struct):
-    """What may be shown of an attempt by now; both are often empty.  Reasoning comes before the text."""
+    """What may be shown of an attempt that is not over; both are often empty.  Reasoning comes before the text."""
 
     text: str
     reasoning: str
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
-    """An answer that stands.
+    """The verdict that an attempt is an answer; its counterpart is the protocol's `Rejection`.
 
     Attributes:
         answer: its `raw_text` is the text without thinking; `content` is the same, or the parsed JSON.
@@ -104,7 +90,7 @@ EMPTY = Released("", "")
 
 
 class Judge:
-    """Judges one attempt: feed it the text of each delta, then call `finish` once.
+    """Judges one attempt, whose state it is: feed it the text of each delta, then call `finish` once.
 
     After a rejection it must not be fed further.
     """
@@ -112,7 +98,7 @@ class Judge:
     def __init__(
         self,
         *,
-        schema: JudgedSchema | None,
+        schema: AnswerSchema | None,
         refusals: RefusalDetector | None,
         mode: StreamMode,
         has_tools: bool = False,
@@ -135,7 +121,7 @@ class Judge:
         self._tool_names = tool_names
         self._demanded = demanded
         self.shows = mode is not StreamMode.OFF  # whether text is released at all
-        # Both are dropped when they have nothing more to say, so that a judged answer passes with no work.
+        # Both are dropped when they have nothing more to say: a judged answer passes at 0.1 µs a token instead of 0.2.
         self._thinking: ThinkSplitter | None = ThinkSplitter()
         self._watch: JsonGuard | RefusalWatch | None = None
         if schema is not None:
@@ -202,10 +188,9 @@ class Judge:
 
         With `validate=False` it is final but for the schema, which the caller holds the content to himself.
         """
-        if finish.refusal is not None or finish.finish_reason in _REFUSING_REASONS:
-            return Rejection(code=AttemptCode.REFUSAL, reason="the backend reports a refusal")
-        if finish.finish_reason not in _WHOLE:
-            return _not_whole(finish)
+        rejection = judge_ending(finish)
+        if rejection is not None:
+            return rejection
         came_in_pieces = self._chars or finish.reasoning
         if not (came_in_pieces or self._has_tools or finish.tool_calls or finish.finish_reason == "tool_calls"):
             verdict = self._judge_at_once(finish, validate=validate)
@@ -232,7 +217,8 @@ class Judge:
     def _judge_at_once(self, finish: Finish, *, validate: bool) -> Accepted | Rejection | None:
         """Judge a whole answer that came at once the short way, which says the same; None: it takes the long one.
 
-        That is JSON on which validation says all that the guard could, or text that cannot hold thinking.
+        That is JSON on which validation says all that the guard could, in 4 µs instead of 26, or text that cannot
+        hold thinking, in half of the time.
         """
         text = finish.text
         verdict: Answer | Rejection
@@ -242,13 +228,13 @@ class Judge:
             content = certain_json(text)
             if content is UNCERTAIN:
                 return None
-            verdict = _validated(content, text, self._schema if validate else None, finish)
+            verdict = judge_content(content, text, self._schema if validate else None, finish)
         elif "<" in text or "THINK]" in text or not text.strip() or not is_encodable(text):
             return None
         elif self._refusals is not None and self._refusals.is_refusal(text):
-            return replace(_REFUSAL, early=False)
+            return REFUSAL
         else:
-            verdict = _answer(text, text, finish)
+            verdict = answer_of(text, text, finish)
         self._parts.append(text)
         if isinstance(verdict, Rejection):
             return verdict
@@ -286,9 +272,9 @@ class Judge:
 
     def _feed_last(self, finish: Finish) -> Released | Rejection:
         """Take what came with the terminal event; return all that has not been released."""
-        objection = self.reason(finish.reasoning)
-        if objection is not None:
-            return objection
+        rejection = self.reason(finish.reasoning)
+        if rejection is not None:
+            return rejection
         last = self.feed(finish.text)
         if isinstance(last, Rejection):
             return last
@@ -308,103 +294,30 @@ class Judge:
         if self._has_tools and self._tool_names and not is_json_answer:
             leaked = leaked_calls(drop_unopened_thinking(self.text), self._tool_names)
             if leaked is UNSURE:
-                return _invalid_json(UNSURE)
+                return invalid_json(UNSURE)
             if isinstance(leaked, tuple):
                 return self._judge_calls(leaked[1], leaked[0], replace(finish, finish_reason="tool_calls"))
         if finish.finish_reason == "tool_calls" and isinstance(verdict, Answer):
-            return _NO_CALLS
+            return NONE_SENT
         if self._demanded and (isinstance(verdict, Answer) or verdict.outcome is Outcome.INVALID):
-            return _NO_TOOL_CALL
+            return NONE_MADE
         return verdict
 
     def _judge_calls(self, calls: tuple[ToolCall, ...], text: str, finish: Finish) -> Answer | Rejection:
         """Judge calls of tools; the text beside them may be anything."""
-        whole_calls = []
-        for call in calls:
-            if not is_encodable(call.id + call.name):
-                return _EARLY_UNICODE
-            if self._tool_names is not None and call.name not in self._tool_names:
-                return _invalid_json("a call of a tool that was not offered")
-            if self._demanded and call.name not in self._demanded:
-                return _OTHER_TOOL
-            arguments = call.arguments if call.arguments.strip() else "{}"
-            if not isinstance(_parse(arguments), dict):
-                return _invalid_json("the arguments of a tool call are no JSON object")
-            whole_calls.append(replace(call, arguments=arguments))
-        return _answer(text, text, finish, tuple(whole_calls))
+        judged = judge_calls(calls, tool_names=self._tool_names, demanded=self._demanded)
+        return judged if isinstance(judged, Rejection) else answer_of(text, text, finish, judged)
 
     def _judge_text(self, finish: Finish, *, validate: bool) -> Answer | Rejection:
         """Judge the whole text, as far as that has not been done on the way."""
         text = "".join(self._parts)
         objection = self._objection or (self._watch.finish() if self._watch is not None else None)
         if self._schema is not None:
-            return objection or _judge_json(text, self._schema if validate else None, finish)
+            return objection or judge_json(text, self._schema if validate else None, finish)
         answer = drop_unopened_thinking(text)
         if _MARKUP_ALONE.fullmatch(answer):
             return Rejection(code=AttemptCode.UPSTREAM, reason="empty answer", retryable=True)
         if len(answer) != len(text) and self._refusals is not None:
             # What was watched was thinking; the answer only comes after it.
-            objection = _REFUSAL if self._refusals.is_refusal(answer) else None
-        return objection or _answer(answer, answer, finish)
-
-
-def is_encodable(text: str) -> bool:
-    """Tell whether a text can be written as UTF-8: it cannot where it holds lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _answer(content: Any, raw_text: str, finish: Finish, tool_calls: tuple[ToolCall, ...] = ()) -> Answer:
-    return Answer(
-        content=content,
-        raw_text=raw_text,
-        finish_reason=finish.finish_reason,
-        tool_calls=tool_calls,
-        usage=finish.usage or Usage(),
-    )
-
-
-def _judge_json(text: str, schema: JudgedSchema | None, finish: Finish) -> Answer | Rejection:
-    """Validate a text that the guard has accepted."""
-    body = json_body(text)
-    content = _parse(body)
-    if content is _NOT_JSON:
-        return _invalid_json("not JSON")
-    if not carries_numbers(body):
-        return _invalid_json("a number with more digits than can be carried")
-    return _validated(content, text, schema, finish)
-
-
-def _validated(content: Any, text: str, schema: JudgedSchema | None, finish: Finish) -> Answer | Rejection:
-    problem = None if schema is None else schema.validate(content)
-    if problem is not None:
-        return Rejection(code=AttemptCode.SCHEMA_VIOLATION, reason=problem)
-    return _answer(content, text, finish)
-
-
-def _parse(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return _NOT_JSON
-
-
-def _not_whole(finish: Finish) -> Rejection:
-    """The verdict on an answer that its server did not call whole."""
-    match finish.finish_reason:
-        case "length":
-            return Rejection(code=AttemptCode.LENGTH, reason="cut off at the limit of tokens")
-        case "context_window":
-            return Rejection(code=AttemptCode.CONTEXT_WINDOW, reason="cut off where the model's context window ends")
-        case "not_generated":
-            return Rejection(code=AttemptCode.UPSTREAM, reason="the server saw nothing to answer in these messages")
-        case _:
-            reason = f"the server ended the answer with {finish.word or 'an unknown reason'}"
-            return Rejection(code=AttemptCode.TRUNCATED, reason=reason, retryable=True)
-
-
-def _invalid_json(reason: str) -> Rejection:
-    return Rejection(code=AttemptCode.INVALID_JSON, reason=reason)
+            objection = REFUSAL if self._refusals.is_refusal(answer) else None
+        return objection or answer_of(answer, answer, finish)

@@ -62,7 +62,7 @@ def leaked_calls(text: str, tool_names: AbstractSet[str]) -> tuple[str, tuple[To
 
 
 def _read(text: str, tool_names: AbstractSet[str]) -> tuple[ToolCall, ...] | str | None:
-    """The calls that a text is made of; `UNSURE` where they are too many or hold a number that cannot be carried.
+    """The calls that a text is made of; `UNSURE` where they are too many, or cannot be written as they were read.
 
     None where anything else stands in the text.
     """
@@ -80,8 +80,8 @@ def _read(text: str, tool_names: AbstractSet[str]) -> tuple[ToolCall, ...] | str
         is_exact = is_exact and carries_numbers(text[position:end])
         for each in value if isinstance(value, list) else [value]:
             call = _call(each, len(calls), tool_names)
-            if call is None:
-                return None
+            if not isinstance(call, ToolCall):
+                return call
             calls.append(call)
         position = _SEPARATORS.match(text, end).end()  # type: ignore[union-attr] # it always matches
     if not calls:
@@ -103,7 +103,7 @@ def _end_of_value(text: str, position: int) -> int | None:
     return None
 
 
-def _call(value: Any, number: int, tool_names: AbstractSet[str]) -> ToolCall | None:
+def _call(value: Any, number: int, tool_names: AbstractSet[str]) -> ToolCall | str | None:
     match value:
         case {"function": {"name": str()} as function} if value.keys() <= {"function", "id", "type"}:
             value = {**value, **function}
@@ -122,9 +122,14 @@ def _call(value: Any, number: int, tool_names: AbstractSet[str]) -> ToolCall | N
             return None
     if not isinstance(arguments, dict):
         return None
+    if written is None:
+        try:
+            written = orjson.dumps(arguments).decode()
+        except orjson.JSONEncodeError:  # nested deeper than it writes
+            return UNSURE
     call_id = value.get("id")
     return ToolCall(
         id=call_id if isinstance(call_id, str) and call_id else f"call_{number}",
         name=name,
-        arguments=orjson.dumps(arguments).decode() if written is None else written,
+        arguments=written,
     )

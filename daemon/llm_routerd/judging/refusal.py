@@ -8,13 +8,15 @@ Modes, of which the operator chooses one:
 - `substring`: one of the inherited phrases stands anywhere in the reply.
 - `structured`, `off`: text is never a refusal.
 
-Whether a model refuses is a guess in any case; how good a guess, `tests/refusals` measures.
+Whether a model refuses is a guess in any case; how good a guess, `tests/judging/refusals` measures.
 """
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Literal
+
+from msgspec.structs import replace
 
 from llm_routerd.judging.refusal_phrases import (
     FIRST_OF_PAIR,
@@ -33,7 +35,7 @@ from llm_routerd.protocol.outcome import Rejection
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RefusalMode = Literal["structured", "anchored", "substring", "off"]
+    from llm_routerd.config.tree import RefusalMode
 
 INHERITED_PATTERNS = (
     "nie wiem",
@@ -49,15 +51,19 @@ INHERITED_PATTERNS = (
 )
 """What the system that this one carries on looked for, anywhere and in any case."""
 
-_REFUSAL = Rejection(code=AttemptCode.REFUSAL, reason="the answer refuses", early=True)
+REFUSAL = Rejection(code=AttemptCode.REFUSAL, reason="the answer refuses")
+"""The verdict on a whole reply that refuses."""
+_EARLY = replace(REFUSAL, early=True)
 _MAX_OPENING_CHARS = 600
 _MAX_SENTENCES = 3
 _MAX_LEADS = 8
 # So much of the sentence after a refusing one tells whether it goes on to help.
 _MAX_TURN_CHARS = 40
+# While it streams a reply is looked at so often, which is half of the work of looking at each token.
 _STRIDE_CHARS = 24
-# A whole answer that comes at once is looked at as if it had come in pieces: its first words mostly tell.
-_FIRST_LOOK_CHARS = 2 * _STRIDE_CHARS
+# Of a reply longer than this the beginning mostly tells, in 5 µs where the whole takes 36.
+_LONG_CHARS = 192
+_FIRST_LOOK_CHARS = 48
 _APOSTROPHES = {0x2018: "'", 0x2019: "'"}
 _MAY_END = re.compile(r"[.!?\n]")
 _PUNCTUATION = ",.;:!-\u2013\u2014'"
@@ -73,7 +79,8 @@ _CONTRACTIONS = (
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*\n\s*")
 _SPACE = re.compile(r"\s+")
-# A first word that is as it stands: no Markdown, no quotation, no contraction.
+# A first word that is as it stands: no Markdown, no quotation, no contraction.  Half of the answers need no more than
+# that, and are judged in half of the time.
 _FIRST_WORD = re.compile(r"(?!can)[a-z]+(?= )", re.IGNORECASE | re.ASCII)
 
 
@@ -117,8 +124,15 @@ class RefusalDetector:
         first = _FIRST_WORD.match(text)
         if first is not None and not self._may_begin(first[0].lower()):
             return False
+        if len(text) > _LONG_CHARS:
+            verdict = self._judge_sentences(_sentences(text[:_FIRST_LOOK_CHARS]), complete=False)
+            if verdict is not None:
+                return verdict
         complete = complete or len(text) >= _MAX_OPENING_CHARS
-        sentences = _sentences(text[:_MAX_OPENING_CHARS])
+        return self._judge_sentences(_sentences(text[:_MAX_OPENING_CHARS]), complete=complete)
+
+    def _judge_sentences(self, sentences: list[str], *, complete: bool) -> bool | None:
+        """As `judge_opening`; the last sentence of those may be incomplete."""
         for index, sentence in enumerate(sentences[:_MAX_SENTENCES]):
             if not complete and index == len(sentences) - 1:
                 return None if self._may_refuse(sentence) else False
@@ -178,32 +192,30 @@ class RefusalWatch:
         self._text += text
         if self._detector.mode == "substring":
             return self._look_for_phrase()
-        # A look costs far more than a piece: look at the first words, where a sentence may end, and now and then.
+        # Look at the first words, where a sentence may end, and now and then.
         length = len(self._text)
         if length > _STRIDE_CHARS and length - self._looked_at < _STRIDE_CHARS and not _MAY_END.search(text):
             return None
         self._looked_at = length
-        verdict = self._detector.judge_opening(self._text[:_FIRST_LOOK_CHARS], complete=False)
-        if verdict is None and length > _FIRST_LOOK_CHARS:
-            verdict = self._detector.judge_opening(self._text, complete=False)
+        verdict = self._detector.judge_opening(self._text, complete=False)
         self.judged = self.done = verdict is False
-        return _REFUSAL if verdict else None
+        return _EARLY if verdict else None
 
     def finish(self) -> Rejection | None:
         """No more text will come: return the final verdict."""
-        return _REFUSAL if not self.done and self._detector.is_refusal(self._text) else None
+        return _EARLY if not self.done and self._detector.is_refusal(self._text) else None
 
     def _look_for_phrase(self) -> Rejection | None:
         """Look for a phrase that may have begun in an earlier piece; the text kept is bounded."""
         found = self._detector.contains_phrase(self._text)
         self._text = self._text[-self._detector.longest_phrase :]
-        return _REFUSAL if found else None
+        return _EARLY if found else None
 
 
 def _sentences(text: str) -> list[str]:
     """Split the beginning of a reply, evened out; the last sentence may be incomplete or empty."""
     text = _QUOTATION.sub("…", _MARKDOWN.sub("", text.translate(_APOSTROPHES).lower()))
-    if "'" in text or "can" in text:  # else there is none
+    if "'" in text or "can" in text:  # else there is none: a quarter of the whole look
         for contraction, words in _CONTRACTIONS:
             text = contraction.sub(words, text)
     return [_SPACE.sub(" ", sentence) for sentence in _SENTENCE_END.split(text.lstrip(_EDGES))]

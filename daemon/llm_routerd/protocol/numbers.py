@@ -8,16 +8,20 @@ is not passed on: a wrong number that is told as valid is worse than none.
 from __future__ import annotations
 
 import json
-import re
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+
+from llm_routerd.jsonschema.values import levels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _LONGEST_INTEGER = 20  # characters of the smallest and of the largest
 _LARGEST_EXACT = 2**53
-_MAY_BE_LARGE = re.compile(r"\d{16}|\d[eE]\+?\d")
+_INEXACT = "a number with more digits than are kept"
 
 
 class ExactObject(dict[str, Any]):
@@ -35,8 +39,12 @@ def writable(value: Any) -> Any:
     return orjson.Fragment(json.dumps(value, ensure_ascii=False)) if type(value) is ExactObject else value
 
 
-class _InexactError(Exception):
-    pass
+def exact_decoder(object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> json.JSONDecoder:
+    """A decoder that raises ValueError at a number which is another after `orjson.loads` and `orjson.dumps`.
+
+    Make it once: `json.loads` makes one for each call, 1.3 µs on top of the 1.5 that it takes to read 140 characters.
+    """
+    return json.JSONDecoder(parse_int=_check_integer, parse_float=_check_float, object_pairs_hook=object_pairs_hook)
 
 
 def carries_numbers(text: str) -> bool:
@@ -45,36 +53,27 @@ def carries_numbers(text: str) -> bool:
     Digits beyond a float's precision after the point of a number that is no integer are not looked at, unless the
     float comes out as one: no reader of JSON keeps them.
     """
-    if _MAY_BE_LARGE.search(text) is None:
-        return True
     try:
-        json.loads(text, parse_int=_check_integer, parse_float=_check_float)
-    except (_InexactError, RecursionError, ValueError):
+        _DECODER.decode(text)
+    except (RecursionError, ValueError):
         return False
     return True
 
 
 def holds_inexact(value: Any) -> bool:
     """Whether a value that orjson has parsed holds a float that may have been an integer too large for it."""
-    values = [value]
-    while values:
-        match values.pop():
-            case float() as number if abs(number) >= _LARGEST_EXACT:
-                return True
-            case int() as number if not _SMALLEST <= number <= _LARGEST:
-                return True
-            case dict() as parts:
-                values.extend(parts.values())
-            case list() as parts:
-                values.extend(parts)
-            case _:
-                pass
-    return False
+    return any(_is_inexact(each) for level in levels(value) for each in level)
+
+
+def _is_inexact(value: Any) -> bool:
+    if isinstance(value, float):
+        return abs(value) >= _LARGEST_EXACT
+    return isinstance(value, int) and not _SMALLEST <= value <= _LARGEST
 
 
 def _check_integer(literal: str) -> int:
     if len(literal) > _LONGEST_INTEGER or not _SMALLEST <= int(literal) <= _LARGEST:
-        raise _InexactError
+        raise ValueError(_INEXACT)
     return 0
 
 
@@ -82,5 +81,8 @@ def _check_float(literal: str) -> float:
     value = float(literal)
     # Infinity, which orjson does not take, is no integer.
     if abs(value) >= _LARGEST_EXACT and value.is_integer() and Decimal(literal) != Decimal(repr(value)):
-        raise _InexactError
+        raise ValueError(_INEXACT)
     return value
+
+
+_DECODER = exact_decoder()

@@ -16,6 +16,7 @@ import orjson
 
 from llm_routerd.jsonschema.compiled import SchemaProblem, quote
 from llm_routerd.jsonschema.path import json_path, printable, way_to
+from llm_routerd.jsonschema.values import depth_of
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.cut import MOST_FIELDS, CutList, extent_of
 from llm_routerd.protocol.numbers import ExactObject, exact_object, holds_inexact
@@ -117,7 +118,7 @@ class RequestParser:
             openings = data.count(b"{") + data.count(b"[")
         else:
             document, openings = self._collect(flat)
-        if openings > _MAX_DEPTH and _is_deeper_than(_MAX_DEPTH, document):
+        if openings > _MAX_DEPTH and depth_of(document) > _MAX_DEPTH:
             raise _FaultError(f"$: nested deeper than {_MAX_DEPTH} levels")
         return cast("dict[str, Any]", document)
 
@@ -180,7 +181,7 @@ class RequestParser:
 
     def _error(self, fields: Fields, code: ErrorCode, message: str, *, may_parse: bool = True) -> RequestError:
         request_id, metadata = reply_address(fields, may_parse=may_parse)
-        if metadata is not None and _is_deeper_than(_MAX_DEPTH, metadata):
+        if metadata is not None and depth_of(metadata) > _MAX_DEPTH:
             metadata = None
         elif metadata is not None and holds_inexact(metadata):
             metadata = None if isinstance(fields, CutList) else _exact_metadata(fields)
@@ -296,17 +297,3 @@ def _kind_of(value: Any) -> str:
             return "an array"
         case _:
             return "an object"
-
-
-def _is_deeper_than(limit: int, value: Any) -> bool:
-    level = [value]
-    for _ in range(limit + 1):
-        level = [
-            inner
-            for each in level
-            if isinstance(each, (dict, list))
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
-        if not level:
-            return False
-    return True

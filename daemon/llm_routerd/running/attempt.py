@@ -190,7 +190,7 @@ class Attempt:
 
     async def _finish(self, finish: Finish) -> Accepted | Rejection:
         schema, chars = self._schema, self._chars + len(finish.text)
-        if schema is None or finish.tool_calls or schema.most_steps(chars) <= LIGHT_STEPS:
+        if schema is None or schema.most_steps(chars) <= LIGHT_STEPS:
             verdict = self._judge.finish(finish)
         else:
             verdict = await self._finish_elsewhere(schema, finish)
@@ -201,7 +201,7 @@ class Attempt:
     async def _finish_elsewhere(self, schema: AnswerSchema, finish: Finish) -> Accepted | Rejection:
         """Validate off the event loop: other requests are not to wait for this answer, or for its schema."""
         verdict = self._judge.finish(finish, validate=False)
-        if isinstance(verdict, Rejection):
+        if isinstance(verdict, Rejection) or verdict.answer.tool_calls:
             return verdict
         with self.clock.paused():
             problem = await self._validation.validate(schema, verdict.answer.content)

@@ -3,6 +3,9 @@
 The validator holds the interpreter's lock while it works, so a thread would not help.  The process is started with the
 first answer that is large, or whose schema is costly, and asked for one verdict at a time: a line of JSON in, a line
 out.
+
+A verdict of nine million steps would hold up the loop for half a second; asked for here, it does so for 0.6 ms.  To ask
+takes 43 µs of the daemon's CPU, where an ordinary verdict takes half of one: hence `LIGHT_STEPS`.
 """
 
 from __future__ import annotations
