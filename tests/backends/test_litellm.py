@@ -10,11 +10,11 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from llm_routerd.backends import litellm_backend
 from llm_routerd.backends.answer_format import instruction

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
-from llm_routerd.judging.refusal import INHERITED_PATTERNS, RefusalDetector, RefusalMode
+from llm_routerd.judging.refusal import INHERITED_PATTERNS, RefusalDetector
 from llm_routerd.protocol.codes import AttemptCode
 from tests.judging.refusals.measure import Reply, matches_prefix, measure, read_corpus
+
+if TYPE_CHECKING:
+    from llm_routerd.judging.refusal_mode import RefusalMode
 
 CORPUS = read_corpus()
 ANCHORED = RefusalDetector("anchored")

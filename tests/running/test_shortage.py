@@ -6,11 +6,11 @@ import asyncio
 import errno
 import resource
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from llm_routerd.backends import faults, transport
 from llm_routerd.backends.factory import Backends

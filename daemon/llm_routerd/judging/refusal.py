@@ -33,7 +33,7 @@ from llm_routerd.protocol.outcome import Rejection
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RefusalMode = Literal["structured", "anchored", "substring", "off"]
+    from llm_routerd.judging.refusal_mode import RefusalMode
 
 INHERITED_PATTERNS = (
     "nie wiem",
