@@ -236,6 +236,13 @@ class Deployment(Table, frozen=True, kw_only=True):
         """The row of whoever's protocol it is called by: what holds for all that its backend calls."""
         return PROVIDERS[self.backend_kind]
 
+    def params_for(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What a call is sent with: a request's parameters over its own, and its `max_tokens` where neither has one."""
+        params = {**self.params, **given}
+        if self.max_tokens is not None:
+            params.setdefault("max_tokens", self.max_tokens)
+        return params
+
 
 class Chain(Table, frozen=True, kw_only=True):
     """Deployments to be asked one after the other."""
