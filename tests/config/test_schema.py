@@ -8,6 +8,7 @@ import pytest
 from msgspec import NODEFAULT
 from msgspec.structs import fields
 
+from llm_routerd.config.providers import BACKENDS
 from llm_routerd.config.schema import config_schema
 from llm_routerd.config.table import Table, traits_at
 from llm_routerd.config.tree import (
@@ -72,8 +73,7 @@ def test_configuration_choices_are_those_of_the_tree() -> None:
     schema = load_schema("config")
     assert schema["properties"]["log"]["properties"]["level"]["enum"] == list(get_args(LogLevel))
     assert schema["properties"]["refusal"]["properties"]["mode"]["enum"] == list(get_args(RefusalMode))
-    backends = ["auto", "ollama", "openai", "anthropic", "litellm"]
-    assert schema["$defs"]["deployment"]["properties"]["backend"]["enum"] == backends
+    assert schema["$defs"]["deployment"]["properties"]["backend"]["enum"] == ["auto", *BACKENDS]
 
 
 def test_traits_of_a_key_are_found_by_its_path() -> None:

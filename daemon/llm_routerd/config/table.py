@@ -14,15 +14,7 @@ if TYPE_CHECKING:
 
 
 class Traits(Struct, frozen=True, kw_only=True):
-    """What the code has to know of a key.
-
-    Attributes:
-        expected: its form, for whoever wrote another; "": its bounds say enough.
-        is_secret: may hold a secret, and is left out of every `repr`.
-        is_told: events, metrics, logs and names of keys show it, so that no secret may be put into it.
-        needs_restart: a running worker cannot change it.
-        is_ours: no key of the file, but worked out from it.
-    """
+    """What the code has to know of a key; see `key`."""
 
     expected: str = ""
     is_secret: bool = False
@@ -31,16 +23,33 @@ class Traits(Struct, frozen=True, kw_only=True):
     is_ours: bool = False
 
 
-def key(description: str, *, traits: Traits | None = None, more: dict[str, Any] | None = None, **bounds: Any) -> Meta:
-    """What is said of a key: to people, to the code, and by msgspec's bounds to both.
+def key(
+    description: str,
+    *,
+    expected: str = "",
+    is_secret: bool = False,
+    is_told: bool = False,
+    needs_restart: bool = False,
+    is_ours: bool = False,
+    more: dict[str, Any] | None = None,
+    **bounds: Any,
+) -> Meta:
+    """What is said of a key: to people, to the code, and by bounds to both.
 
     Args:
         description: for the schema of the file.
-        traits: for the code.
+        expected: its form, for whoever wrote another; "": its bounds say enough.
+        is_secret: may hold a secret, and is left out of every `repr`.
+        is_told: events, metrics, logs and names of keys show it, so that no secret may be put into it.
+        needs_restart: a running worker cannot change it.
+        is_ours: no key of the file, but worked out from it.
         more: of the schema, what neither its type nor bounds say.
         bounds: `ge`, `max_length`, … of `msgspec.Meta`.
     """
-    return Meta(description=description, extra={"traits": traits or Traits()}, extra_json_schema=more, **bounds)
+    traits = Traits(
+        expected=expected, is_secret=is_secret, is_told=is_told, needs_restart=needs_restart, is_ours=is_ours
+    )
+    return Meta(description=description, extra={"traits": traits}, extra_json_schema=more, **bounds)
 
 
 class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,16 +4,14 @@ A key of the file is a field here, and all that is to be said of it stands besid
 is made of that (see `schema`).  What is checked beyond: `checking`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping  # noqa: TC003 - msgspec reads the types
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
 from llm_routerd.config.providers import BACKENDS, PROVIDERS, Provider, provider_of
-from llm_routerd.config.table import Table, Traits, key
-from llm_routerd.judging.refusal_mode import RefusalMode  # noqa: TC001 - as above
+from llm_routerd.config.table import Table, key
+from llm_routerd.judging.refusal_mode import RefusalMode
 
 Strategy = Literal["ordered", "latency"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -30,9 +28,9 @@ class RedisConfig(Table, frozen=True, kw_only=True):
         key(
             "redis://, rediss:// or unix://. May hold a password. REDIS_URL in the environment wins.",
             pattern="^(redis|rediss|unix)://",
-            traits=Traits(
-                expected="redis://host:port/db, rediss://… or unix:///path", is_secret=True, needs_restart=True
-            ),
+            expected="redis://host:port/db, rediss://… or unix:///path",
+            is_secret=True,
+            needs_restart=True,
         ),
     ] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[
@@ -41,7 +39,9 @@ class RedisConfig(Table, frozen=True, kw_only=True):
             "What every key begins with; with a hash tag ({llm}) on Redis Cluster, and so then is metrics.channel "
             "({llm}_router_metrics).",
             pattern="^[A-Za-z0-9._:{}-]{1,64}$",
-            traits=Traits(expected="letters, digits and . _ : - { }, at most 64", is_told=True, needs_restart=True),
+            expected="letters, digits and . _ : - { }, at most 64",
+            is_told=True,
+            needs_restart=True,
         ),
     ] = "llm"
     embedded_memory_mb: Annotated[
@@ -51,7 +51,7 @@ class RedisConfig(Table, frozen=True, kw_only=True):
             "machine's, or of what its control group may use.",
             ge=0,
             le=16_777_216,
-            traits=Traits(needs_restart=True),
+            needs_restart=True,
         ),
     ] = 0
 
@@ -66,7 +66,7 @@ class DaemonConfig(Table, frozen=True, kw_only=True):
             "How long after its worker's last sign of life a request may be taken over.",
             ge=1,
             le=3600,
-            traits=Traits(needs_restart=True),
+            needs_restart=True,
         ),
     ] = 30.0
     max_deliveries: Annotated[int, key("Crash redeliveries before a request is dead.", ge=1, le=100)] = 3
@@ -105,19 +105,22 @@ class MetricsConfig(Table, frozen=True, kw_only=True):
         key(
             "Name of the Pub/Sub channel and of the capped stream.",
             pattern="^[A-Za-z0-9._:{}-]{1,128}$",
-            traits=Traits(expected="letters, digits and . _ : - { }, at most 128", is_told=True, needs_restart=True),
+            expected="letters, digits and . _ : - { }, at most 128",
+            is_told=True,
+            needs_restart=True,
         ),
     ] = "llm_router_metrics"
     stream_maxlen: Annotated[
-        int,
-        key("Entries that the stream keeps, roughly.", ge=0, le=100_000_000, traits=Traits(needs_restart=True)),
+        int, key("Entries that the stream keeps, roughly.", ge=0, le=100_000_000, needs_restart=True)
     ] = 10_000
     listen: Annotated[
         str,
         key(
             'host:port of the HTTP endpoint for Prometheus and health; "" switches it off.',
             pattern=r"^$|^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$",
-            traits=Traits(expected='host:port, or "" to switch it off', is_told=True, needs_restart=True),
+            expected='host:port, or "" to switch it off',
+            is_told=True,
+            needs_restart=True,
         ),
     ] = "127.0.0.1:9464"
 
@@ -125,12 +128,9 @@ class MetricsConfig(Table, frozen=True, kw_only=True):
 class LogConfig(Table, frozen=True, kw_only=True):
     """How much is logged, and in which form."""
 
-    level: Annotated[
-        LogLevel, key("LLM_ROUTERD_LOG_LEVEL in the environment wins.", traits=Traits(needs_restart=True))
-    ] = "info"
+    level: Annotated[LogLevel, key("LLM_ROUTERD_LOG_LEVEL in the environment wins.", needs_restart=True)] = "info"
     format: Annotated[
-        Literal["auto", "console", "json"],
-        key("auto: for people on a terminal, JSON otherwise.", traits=Traits(needs_restart=True)),
+        Literal["auto", "console", "json"], key("auto: for people on a terminal, JSON otherwise.", needs_restart=True)
     ] = "auto"
 
 
@@ -157,13 +157,14 @@ class Deployment(Table, frozen=True, kw_only=True):
     such a deployment is disabled.
     """
 
-    name: Annotated[str, key("Its name.", traits=Traits(is_ours=True))]
+    name: Annotated[str, key("Its name.", is_ours=True)]
     model: Annotated[
         str,
         key(
             "provider/model, as litellm spells it; required unless a built-in deployment has this name.",
             pattern=r"^[A-Za-z0-9_.-]+/[^\x00-\x20\x7f]+$",
-            traits=Traits(expected='provider/model, like "ollama/qwen2.5:7b"', is_told=True),
+            expected='provider/model, like "ollama/qwen2.5:7b"',
+            is_told=True,
         ),
     ]
     api_base: (
@@ -172,15 +173,14 @@ class Deployment(Table, frozen=True, kw_only=True):
             key(
                 "Address of the server; absent: the provider's own.",
                 pattern=r"^https?://[^/\s]+",
-                traits=Traits(expected="an address like http://127.0.0.1:11434", is_secret=True),
+                expected="an address like http://127.0.0.1:11434",
+                is_secret=True,
             ),
         ]
         | None
     ) = None
-    api_key: (
-        Annotated[str, key("A secret; best given as a reference.", min_length=1, traits=Traits(is_secret=True))] | None
-    ) = None
-    key_missing: Annotated[str, key("Which key.", traits=Traits(is_ours=True))] | None = None
+    api_key: Annotated[str, key("A secret; best given as a reference.", min_length=1, is_secret=True)] | None = None
+    key_missing: Annotated[str, key("Which key.", is_ours=True)] | None = None
     local: Annotated[bool, key("May serve local_only requests, and costs nothing.")] = False
     connect_timeout: Annotated[Seconds, key("Until the connection stands.")] = 5.0
     timeout: Annotated[Seconds, key("To the whole answer; for a request that streams, to its first token.")] = 30.0
@@ -198,7 +198,7 @@ class Deployment(Table, frozen=True, kw_only=True):
             key(
                 'How long Ollama keeps the model in memory, as Ollama spells it: "10m", "-1".',
                 pattern=r"^-?[0-9]+(\.[0-9]+)?(ms|s|m|h)?([0-9]+(ms|s|m|h))*$",
-                traits=Traits(expected='a duration as Ollama spells it, like "10m" or "-1"'),
+                expected='a duration as Ollama spells it, like "10m" or "-1"',
             ),
         ]
         | None
@@ -208,9 +208,9 @@ class Deployment(Table, frozen=True, kw_only=True):
         "auto"
     )
     supports_tools: Annotated[bool, key("false: requests with tools pass it over.")] = True
-    params: Annotated[
-        Mapping[str, Any], key("Sent with every call; a request's own win.", traits=Traits(is_secret=True))
-    ] = field(default_factory=dict)
+    params: Annotated[Mapping[str, Any], key("Sent with every call; a request's own win.", is_secret=True)] = field(
+        default_factory=dict
+    )
     input_usd_per_mtok: Annotated[Usd, key("Price of a million prompt tokens, over litellm's table.")] | None = None
     output_usd_per_mtok: Annotated[Usd, key("Price of a million completion tokens, over litellm's table.")] | None = (
         None
@@ -247,7 +247,7 @@ class Deployment(Table, frozen=True, kw_only=True):
 class Chain(Table, frozen=True, kw_only=True):
     """Deployments to be asked one after the other."""
 
-    name: Annotated[str, key("Its name.", traits=Traits(is_ours=True))]
+    name: Annotated[str, key("Its name.", is_ours=True)]
     deployments: Annotated[
         tuple[str, ...],
         key(
@@ -260,12 +260,10 @@ class Chain(Table, frozen=True, kw_only=True):
     strategy: Annotated[Strategy, key("latency: the soonest to answer first.")] = "ordered"
     retries: Annotated[int, key("Further calls to the same deployment after a retryable failure.", ge=0, le=10)] = 0
     repair: Annotated[
-        int,
-        key("Further calls to the same deployment with the validation error, after an invalid answer.", ge=0, le=3),
+        int, key("Further calls to the same deployment with the validation error, after an invalid answer.", ge=0, le=3)
     ] = 0
     fallback: Annotated[
-        tuple[str, ...],
-        key("Chains tried after this one.", max_length=20, more={"uniqueItems": True}),
+        tuple[str, ...], key("Chains tried after this one.", max_length=20, more={"uniqueItems": True})
     ] = ()
 
 
