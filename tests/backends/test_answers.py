@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from llm_routerd.backends.anthropic import AnthropicAnswer
-from llm_routerd.backends.ollama import OllamaAnswer
-from llm_routerd.backends.openai import OpenAIAnswer
+from llm_routerd.backends.anthropic.answer import AnthropicAnswer
+from llm_routerd.backends.ollama.answer import OllamaAnswer
+from llm_routerd.backends.openai.answer import OpenAIAnswer
 from llm_routerd.protocol.call import BackendError, Delta, Finish
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import ToolCall, Usage
 
 if TYPE_CHECKING:
-    from llm_routerd.backends.exchange import Answer
+    from llm_routerd.backends.wire.exchange import Answer
 
 DONE = b"data: [DONE]\n\n"
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from yarl import URL
 
-from llm_routerd.backends import transport as transport_module
 from llm_routerd.backends.factory import Backends
-from llm_routerd.backends.transport import Transport
+from llm_routerd.backends.wire import transport as transport_module
+from llm_routerd.backends.wire.transport import Transport
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode
 from tests.support.calling import PROTOCOLS, ask, backend_for, deployment_of, tell

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from llm_routerd.backends.anthropic import AnthropicAnswer
-from llm_routerd.backends.ollama import OllamaAnswer
-from llm_routerd.backends.openai import OpenAIAnswer
+from llm_routerd.backends.anthropic.answer import AnthropicAnswer
+from llm_routerd.backends.ollama.answer import OllamaAnswer
+from llm_routerd.backends.openai.answer import OpenAIAnswer
 from llm_routerd.protocol.codes import AttemptCode as Code
 from tests.support.calling import PROTOCOLS, ask, backend_for
 from tests.support.forms import (
@@ -34,7 +34,7 @@ from tests.support.recordings import ReplayServer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from llm_routerd.backends.exchange import Answer as WireAnswer
+    from llm_routerd.backends.wire.exchange import Answer as WireAnswer
 
 ANSWERS: dict[str, Callable[[], WireAnswer]] = {
     "openai": OpenAIAnswer,

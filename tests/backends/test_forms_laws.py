@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from llm_routerd.backends.anthropic import AnthropicAnswer
-from llm_routerd.backends.ollama import OllamaAnswer
-from llm_routerd.backends.openai import OpenAIAnswer
+from llm_routerd.backends.anthropic.answer import AnthropicAnswer
+from llm_routerd.backends.ollama.answer import OllamaAnswer
+from llm_routerd.backends.openai.answer import OpenAIAnswer
 from tests.backends.test_forms import NOT_WHOLE, WHOLE
 from tests.support.calling import PROTOCOLS
 from tests.support.forms import judge_of, read
@@ -27,7 +27,7 @@ from tests.support.forms import judge_of, read
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llm_routerd.backends.exchange import Answer
+    from llm_routerd.backends.wire.exchange import Answer
 
 ANSWERS: dict[str, Callable[[], Answer]] = {
     "openai": OpenAIAnswer,

@@ -9,7 +9,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from llm_routerd.backends.litellm_backend import LitellmModule
+from llm_routerd.backends.litellm.loading import LitellmModule
 from llm_routerd.protocol.codes import AttemptCode as Code
 from tests.backends.test_forms import NOT_WHOLE, WHOLE
 from tests.backends.test_optional_fields import EVERYTHING, Picky, if_sent, unknown_parameter

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_routerd.backends.framing import MAX_PENDING_BYTES, EventFramer, LineFramer, OversizeError
+from llm_routerd.backends.wire.framing import MAX_PENDING_BYTES, EventFramer, LineFramer, OversizeError
 
 STREAM = 'data: {"a": "é🙂"}\n\n: a comment\n\nevent: x\ndata: one\ndata:two\nid: 7\n\nretry: 5\n\ndata: [DONE]\n\n'
 EVENTS = ['{"a": "é🙂"}'.encode(), b"one\ntwo", b"[DONE]"]

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_routerd.backends.anthropic import AnthropicAnswer
+from llm_routerd.backends.anthropic.answer import AnthropicAnswer
 from llm_routerd.backends.faults import fault_of_status
-from llm_routerd.backends.ollama import OllamaAnswer
-from llm_routerd.backends.openai import OpenAIAnswer
+from llm_routerd.backends.ollama.answer import OllamaAnswer
+from llm_routerd.backends.openai.answer import OpenAIAnswer
 from llm_routerd.protocol.call import BackendError, Finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llm_routerd.backends.exchange import Answer
+    from llm_routerd.backends.wire.exchange import Answer
 
 FINISH_REASONS = {
     "stop",

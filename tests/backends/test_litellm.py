@@ -10,17 +10,18 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
-from llm_routerd.backends import litellm_backend
 from llm_routerd.backends.answer_format import instruction
 from llm_routerd.backends.factory import Backends
-from llm_routerd.backends.litellm_backend import LitellmModule, _arguments
-from llm_routerd.backends.litellm_faults import fault_of
+from llm_routerd.backends.litellm import loading
+from llm_routerd.backends.litellm.faults import fault_of
+from llm_routerd.backends.litellm.loading import LitellmModule
+from llm_routerd.backends.litellm.request import call_arguments
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode as Code
 from tests.support.calling import KEY, ask, backend_for, deployment_of, tell
@@ -224,7 +225,7 @@ async def test_gemini_that_is_cut_is_told_from_gemini_that_is_whole(llmock: LLMo
 def test_calls_get_copies() -> None:
     """Its inside changes what it is given, and the next deployment is to get the same."""
     call = ask(schema={"type": "object"}, tools=({"type": "function", "function": {"name": "f"}},))
-    arguments = _arguments(deployment_of("openai", "http://x"), call)
+    arguments = call_arguments(deployment_of("openai", "http://x"), call)
     arguments["messages"][0]["content"] = "changed"
     arguments["tools"][0]["function"]["name"] = "changed"
     arguments["response_format"]["json_schema"]["schema"]["type"] = "changed"
@@ -268,7 +269,7 @@ def test_import_reads_no_dotenv_and_prints_nothing(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("STRANGERS_VARIABLE=1\n")
     program = (
         "import asyncio, os\n"
-        "from llm_routerd.backends.litellm_backend import LitellmModule\n"
+        "from llm_routerd.backends.litellm.loading import LitellmModule\n"
         "asyncio.run(LitellmModule().get())\n"
         "assert 'STRANGERS_VARIABLE' not in os.environ\n"
     )
@@ -343,9 +344,9 @@ def test_schema_goes_in_words_as_well_where_the_operator_names_the_server() -> N
     """Whoever it is may pass over `response_format`; a provider's own server needs no words beside it."""
     schema = {"type": "object", "additionalProperties": {}}
     call = ask(schema=schema)
-    at_a_server = _arguments(deployment_of("mistral", "http://127.0.0.1:1/v1", backend="litellm"), call)
+    at_a_server = call_arguments(deployment_of("mistral", "http://127.0.0.1:1/v1", backend="litellm"), call)
     assert at_a_server["messages"] == [{"role": "system", "content": instruction(schema)}, *call.messages]
-    its_own = _arguments(deployment_of("mistral", "", backend="litellm", api_base=None), call)
+    its_own = call_arguments(deployment_of("mistral", "", backend="litellm", api_base=None), call)
     assert its_own["messages"] == list(call.messages)
     assert its_own["response_format"] == at_a_server["response_format"]
 
@@ -477,7 +478,8 @@ async def test_operator_may_have_prompts_cut_by_an_ollama_behind_litellm() -> No
     async with StandIn({"stand-in": "window=1000 first"}) as server:
         model, params = "ollama_chat/stand-in", {"truncate": True, "num_ctx": 1_000}
         async with backend_for("x", server.url, model=model, backend="litellm", params=params) as backend:
-            assert (await tell(backend, ask("first " + "word " * 9_999))).text == "word"
+            call = ask("first " + "word " * 9_999, params=params)
+            assert (await tell(backend, call)).text == "word"
         body = server.requests[-1]
         assert (body["truncate"], body["shift"], body["options"]) == (True, False, {"num_ctx": 1_000})
 
@@ -570,7 +572,7 @@ async def test_litellm_that_cannot_be_imported_makes_its_deployments_unusable(mo
     def broken(_providers: object) -> None:
         raise ImportError("secret")
 
-    monkeypatch.setattr(litellm_backend, "_import_litellm", broken)
+    monkeypatch.setattr(loading, "_import_litellm", broken)
     deployment = deployment_of("groq", "http://127.0.0.1:9/v1", backend="litellm")
     backends = Backends({"through": deployment, "direct": replace(deployment, model="ollama/m", backend="ollama")})
     try:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llm_routerd.backends.messages import HalvesJoiner, joined_halves, message_of
+from llm_routerd.backends.wire.messages import HalvesJoiner, joined_halves, message_of
 from llm_routerd.protocol.call import BackendError
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from llm_routerd.backends.anthropic import AnthropicAnswer
-from llm_routerd.backends.ollama import OllamaAnswer
-from llm_routerd.backends.openai import OpenAIAnswer
+from llm_routerd.backends.anthropic.answer import AnthropicAnswer
+from llm_routerd.backends.ollama.answer import OllamaAnswer
+from llm_routerd.backends.openai.answer import OpenAIAnswer
 from llm_routerd.protocol.call import BackendError, Finish
 from tests.support.forms import DONE, chunk, events, lines
 

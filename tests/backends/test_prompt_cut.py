@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_routerd.backends.ollama_request import chat_body
-from llm_routerd.backends.ollama_window import windows_of
+from llm_routerd.backends.ollama.request import chat_body
+from llm_routerd.backends.ollama.window import windows_of
 from llm_routerd.backends.prompt_cut import _guesses, looks_cut, may_be_cut, takes_truncate
 from llm_routerd.protocol.call import BackendError, Call
-from tests.support.calling import ask, backend_for, deployment_of, tell
+from tests.support.calling import ask, backend_for, call_to, deployment_of, tell
 from tests.support.recordings import ReplayServer
 from tests.support.standin import StandIn
 
@@ -38,7 +38,7 @@ async def _answer(script: str, call: Call, protocol: str = "ollama", **more: Any
     """What the model says, or the code of the error."""
     async with StandIn({"stand-in": script}) as server, backend_for(protocol, server.url, **more) as backend:
         try:
-            return (await tell(backend, call)).text
+            return (await tell(backend, call_to(deployment_of(protocol, server.url, **more), call))).text
         except BackendError as error:
             return error.code.value
 
@@ -195,7 +195,7 @@ def test_window_is_what_the_server_tells(shown: Any, loaded: Any, params: dict[s
 
 async def test_server_that_is_no_ollama_is_found_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """It knows no version; its count is all there is."""
-    monkeypatch.setattr("llm_routerd.backends.ollama.takes_truncate", lambda version: version == 7)
+    monkeypatch.setattr("llm_routerd.backends.ollama.backend.takes_truncate", lambda version: version == 7)
     told = await _answer(f"window={WINDOW} first unaware", Call(messages=_prompt(4, history=False)))
     assert told == "context_window"
 
@@ -213,7 +213,8 @@ def test_operator_may_have_prompts_cut() -> None:
     """`params` of a deployment says so; both are named in every request else."""
     body = chat_body(deployment_of("ollama", "http://x"), ask())
     assert (body["truncate"], body["shift"]) == (False, False)
-    body = chat_body(deployment_of("ollama", "http://x", params={"truncate": True}), ask())
+    deployment = deployment_of("ollama", "http://x", params={"truncate": True})
+    body = chat_body(deployment, call_to(deployment, ask()))
     assert (body["truncate"], body["shift"], body.get("options")) == (True, False, None)
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from llm_routerd.backends.anthropic import AnthropicAnswer
-from llm_routerd.backends.ollama import OllamaAnswer
-from llm_routerd.backends.openai import OpenAIAnswer
+from llm_routerd.backends.anthropic.answer import AnthropicAnswer
+from llm_routerd.backends.ollama.answer import OllamaAnswer
+from llm_routerd.backends.openai.answer import OpenAIAnswer
 from llm_routerd.protocol.call import BackendError, Finish
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Usage
@@ -19,7 +19,7 @@ from tests.support.recordings import LLAMA_SERVER, OLLAMA, ReplayServer, recordi
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llm_routerd.backends.exchange import Answer
+    from llm_routerd.backends.wire.exchange import Answer
 
 # Protocol, server, recording: the text, the finish reason, prompt, completion and cached tokens.
 ANSWERS = [

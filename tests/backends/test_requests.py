@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from llm_routerd.backends import anthropic_request, ollama_request, openai_request
 from llm_routerd.backends.answer_format import instruction
-from llm_routerd.backends.transport import Transport
+from llm_routerd.backends.anthropic import request as anthropic_request
+from llm_routerd.backends.ollama import request as ollama_request
+from llm_routerd.backends.openai import request as openai_request
+from llm_routerd.backends.wire.transport import Transport
 from llm_routerd.errors import ConfigError
 from llm_routerd.protocol.call import BackendError, Call
 from llm_routerd.protocol.codes import AttemptCode
-from tests.support.calling import PROTOCOLS, ask, backend_for, deployment_of, tell
+from tests.support.calling import PROTOCOLS, ask, backend_for, call_to, deployment_of, tell
 from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
@@ -37,18 +39,20 @@ CONVERSATION: tuple[dict[str, Any], ...] = (
 
 
 def _ollama(call: Call, **more: Any) -> dict[str, Any]:
-    return ollama_request.chat_body(deployment_of("ollama", "http://x", **more), call)
+    deployment = deployment_of("ollama", "http://x", **more)
+    return ollama_request.chat_body(deployment, call_to(deployment, call))
 
 
 def _openai(call: Call, *, genuine: bool = False, **more: Any) -> dict[str, Any]:
-    return openai_request.chat_body(deployment_of("openai", "http://x", **more), call, genuine=genuine)
+    deployment = deployment_of("openai", "http://x", **more)
+    return openai_request.chat_body(deployment, call_to(deployment, call), genuine=genuine)
 
 
 def _anthropic(
     call: Call, model: str = "claude-haiku-4-5-20251001", *, genuine: bool = True, **more: Any
 ) -> dict[str, Any]:
     deployment = deployment_of("anthropic", "http://x", model=f"anthropic/{model}", **more)
-    return anthropic_request.messages_request(deployment, call, genuine=genuine).body
+    return anthropic_request.messages_request(deployment, call_to(deployment, call), genuine=genuine).body
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
 import pytest
+from msgspec.structs import replace
 
 from llm_routerd.config import load as load_module
 from llm_routerd.config.builtin import DEFAULT_PATH

@@ -10,7 +10,7 @@ from llm_routerd.protocol.codes import AttemptCode
 from tests.judging.refusals.measure import Reply, matches_prefix, measure, read_corpus
 
 if TYPE_CHECKING:
-    from llm_routerd.config.tree import RefusalMode
+    from llm_routerd.judging.refusal_mode import RefusalMode
 
 CORPUS = read_corpus()
 ANCHORED = RefusalDetector("anchored")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import MISSING, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,6 @@ import orjson
 import pytest
 
 from llm_routerd.accounting.metrics import Finished, Metrics
-from llm_routerd.config.tree import (
-    BackendKind,
-    Chain,
-    DaemonConfig,
-    Deployment,
-    LogConfig,
-    MetricsConfig,
-    RedisConfig,
-    RefusalConfig,
-)
 from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Event, Failed, Reasoning, Result, Token
@@ -228,44 +217,3 @@ def test_the_daemon_takes_the_examples_of_a_request(example: dict[str, Any]) -> 
     """What producers copy from the schema works."""
     parser = RequestParser(max_request_bytes=10_000, schemas=SchemaCache(4))
     assert isinstance(parser.parse("1-0", [b"data", orjson.dumps(example)]), Request)
-
-
-# ---------------------------------------------------------------------- what the configuration says
-
-
-def defaults_of(kind: type) -> dict[str, Any]:
-    """A dataclass's fields with their defaults, in the form of a document; fields without one are left out."""
-    found = {}
-    for each in fields(kind):
-        default = each.default_factory() if each.default_factory is not MISSING else each.default
-        if default is not MISSING and default is not None:
-            found[each.name] = list(default) if isinstance(default, tuple) else default
-    return found
-
-
-@pytest.mark.parametrize(
-    ("place", "kind"),
-    [
-        (("properties", "redis"), RedisConfig),
-        (("properties", "daemon"), DaemonConfig),
-        (("properties", "metrics"), MetricsConfig),
-        (("properties", "log"), LogConfig),
-        (("properties", "refusal"), RefusalConfig),
-        (("$defs", "deployment"), Deployment),
-        (("$defs", "chain"), Chain),
-    ],
-)
-def test_configuration_keys_and_defaults_are_those_of_the_tree(place: tuple[str, str], kind: type) -> None:
-    """A key of the file is a field of the tree, with the default that the schema tells."""
-    properties = load_schema("config")[place[0]][place[1]]["properties"]
-    assert properties.keys() == {each.name for each in fields(kind)} - {"name", "key_missing"}
-    assert {name: each["default"] for name, each in properties.items() if "default" in each} == defaults_of(kind)
-
-
-def test_configuration_choices_are_those_of_the_tree() -> None:
-    """What may stand in a key is what the code takes."""
-    schema = load_schema("config")
-    hints = typing.get_type_hints(LogConfig) | typing.get_type_hints(RefusalConfig)
-    assert schema["properties"]["log"]["properties"]["level"]["enum"] == list(typing.get_args(hints["level"]))
-    assert schema["properties"]["refusal"]["properties"]["mode"]["enum"] == list(typing.get_args(hints["mode"]))
-    assert schema["$defs"]["deployment"]["properties"]["backend"]["enum"] == list(typing.get_args(BackendKind))

@@ -34,10 +34,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_routerd.protocol.call import Call, Delta, Finish
 from llm_routerd.protocol.codes import AttemptCode

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.events import FINAL_ID

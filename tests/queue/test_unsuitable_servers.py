@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 

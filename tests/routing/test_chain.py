@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from llm_routerd.config.tree import Chain, Deployment
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from msgspec.structs import replace
 
 from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Reasoning, Token

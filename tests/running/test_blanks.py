@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
 from llm_routerd.accounting.estimate import estimated_usage
 from llm_routerd.accounting.pricing import Pricing

@@ -10,7 +10,7 @@ from llm_routerd.protocol.call import Delta, Finish
 from llm_routerd.protocol.events import Result
 from llm_routerd.protocol.outcome import ToolCall
 from llm_routerd.running.validation import ValidationProcess
-from tests.running.test_run import TOOL, codes, executor_of, request, run
+from tests.running.asking import TOOL, codes, executor_of, request, run
 from tests.support.fakes import USAGE, says
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_routerd.judging.judge import MAX_ANSWER_CHARS
 from llm_routerd.protocol.call import Delta, Finish

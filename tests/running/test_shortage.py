@@ -6,15 +6,16 @@ import asyncio
 import errno
 import resource
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
-from llm_routerd.backends import faults, transport
+from llm_routerd.backends import faults
 from llm_routerd.backends.factory import Backends
 from llm_routerd.backends.faults import fault_before_answer, own_shortage
+from llm_routerd.backends.wire import transport
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode, Lack
 from llm_routerd.routing.circuit import State

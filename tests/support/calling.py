@@ -7,6 +7,8 @@ from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from llm_routerd.backends.factory import Backends
 from llm_routerd.config.tree import Deployment
 from llm_routerd.protocol.call import Call, Delta, Finish
@@ -34,6 +36,11 @@ async def backend_for(protocol: str, url: str, **more: Any) -> AsyncIterator[Bac
         yield backends.get(protocol)
     finally:
         await backends.aclose()
+
+
+def call_to(deployment: Deployment, call: Call) -> Call:
+    """The call with the deployment's own parameters, as a request's run makes it."""
+    return replace(call, params=deployment.params_for(call.params))
 
 
 def ask(text: str = "Hello", **more: Any) -> Call:

@@ -19,7 +19,7 @@ from llm_routerd.protocol.request import StreamMode
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from llm_routerd.backends.exchange import Answer as WireAnswer
+    from llm_routerd.backends.wire.exchange import Answer as WireAnswer
     from llm_routerd.protocol.backend import Backend
     from llm_routerd.protocol.call import Call
     from llm_routerd.protocol.codes import AttemptCode

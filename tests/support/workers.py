@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from llm_routerd.accounting.metrics import Metrics
 from llm_routerd.accounting.pricing import Pricing

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from llm_routerd.accounting.gauges import Gauges

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
+from msgspec import structs
 
 from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.cli.exits import Exit
@@ -104,7 +105,7 @@ def test_command_says_that_a_letter_is_cut_and_does_not_queue_it(
 
 async def test_oldest_letters_go_when_there_are_too_many(broker_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The log and a metric say how many went."""
-    config = make_config(daemon=replace(DAEMON, dead_max_entries=3))
+    config = make_config(daemon=structs.replace(DAEMON, dead_max_entries=3))
     async with open_client(broker_url) as client:
         async with run_worker(broker_url, {"local": FakeBackend(says("x"))}, config=config) as worker:
             for number in range(5):

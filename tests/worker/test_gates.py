@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.request import Request

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from llm_routerd.config.tree import MetricsConfig

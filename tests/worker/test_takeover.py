@@ -7,6 +7,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from llm_routerd.protocol.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, handed_back_for
 from llm_routerd.queue.deliveries import Backlog
 from tests.support.endings import final_of
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.keys import Lane
 
 LANE = "llm:requests"
-CONFIG = make_config(daemon=replace(DAEMON, lease_seconds=0.3, concurrency=2))
+CONFIG = make_config(daemon=structs.replace(DAEMON, lease_seconds=0.3, concurrency=2))
 BACKLOG = 120
 
 
@@ -104,7 +106,7 @@ async def test_look_takes_nothing(broker_url: str) -> None:
 async def test_reconnected_worker_keeps_what_it_has_while_memory_is_short(valkey_url: str) -> None:
     """XGROUP CREATE is refused then, for a group that stands too; nobody is to wait for it, and no lease runs out."""
     gate = asyncio.Event()
-    config = replace(CONFIG, daemon=replace(CONFIG.daemon, lease_seconds=0.4))
+    config = structs.replace(CONFIG, daemon=structs.replace(CONFIG.daemon, lease_seconds=0.4))
     backend, other = FakeBackend(waits_for(gate)), FakeBackend(says("x"))
     async with open_client(valkey_url) as client:
         async with run_worker(valkey_url, {"local": backend}, consumer="w1", config=config) as worker:

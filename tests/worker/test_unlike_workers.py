@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from llm_routerd.accounting.gauges import Gauges

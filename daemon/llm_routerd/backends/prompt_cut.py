@@ -22,14 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llm_routerd.backends.endpoint import effective_params
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from llm_routerd.config.tree import Deployment
     from llm_routerd.protocol.call import Call, Finish
 
 # No text of any length is that short in tokens: 3 to 5 characters make one, in most languages fewer.
@@ -62,7 +60,7 @@ def looks_cut(messages: Iterable[dict[str, Any]], prompt_tokens: int) -> bool:
     return sum(len(_RUN.sub(r"\1", text)) for text in texts) > bound
 
 
-async def reject_cut(deployment: Deployment, call: Call, finish: Finish) -> None:
+async def reject_cut(call: Call, finish: Finish) -> None:
     """Object to an answer to a prompt that a server has cut, told by the coarse count alone.
 
     For servers that an operator named: a provider's own do not cut.  Coroutine for `exchange`.
@@ -71,7 +69,7 @@ async def reject_cut(deployment: Deployment, call: Call, finish: Finish) -> None
         BackendError: the prompt was cut, and nobody asked for that (`truncate`).
     """
     usage = finish.usage
-    if usage is None or effective_params(deployment, call).get("truncate"):
+    if usage is None or call.params.get("truncate"):
         return
     if looks_cut(call.messages, usage.prompt_tokens + (usage.cached_tokens or 0)):  # some count these apart
         raise cut()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
-    from llm_routerd.backends.transport import Transport
+    from llm_routerd.backends.wire.transport import Transport
 
 _ENDS = ("/api/chat", "/v1/chat/completions", "/chat/completions", "/v1/messages")
 _REFUSAL_SECONDS = 2.0

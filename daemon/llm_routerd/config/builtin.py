@@ -1,6 +1,6 @@
 """The deployments and chains that are there without a file, as a file would spell them.
 
-All other defaults are those of the dataclasses in `tree`.
+All other defaults are those of the types in `tree`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 DEFAULT_PATH = "/etc/llm-routerd/config.toml"
-OLLAMA_API_BASE = "http://127.0.0.1:11434"
 
 
 def builtin_tables() -> dict[str, Any]:

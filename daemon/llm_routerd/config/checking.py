@@ -1,35 +1,29 @@
 """Whether a configuration is sound: by `config.schema.json` first, then in what one key says of another.
 
-Values are never quoted, for a string may have come from a secret; keys and names are.
+The schema is made of the types in `tree`.  It is asked, and not msgspec, because its validator tells the way to a
+mistake with the names in it, and what is wrong in words of its own: msgspec's way leaves out the names of deployments
+and chains, and it quotes.  Values are never quoted, for a string may have come from a secret; keys and names are.
 """
 
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
 import orjson
 
 from llm_routerd.config.addresses import check_api_base, check_redis_url
+from llm_routerd.config.table import traits_at
+from llm_routerd.config.tree import Config
 from llm_routerd.errors import ConfigError
 from llm_routerd.protocol.schema_files import load_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from llm_routerd.config.tree import Config
-
 _MASK = "\0"
-_EXPECTED = {
-    ("redis", "url"): "redis://host:port/db, rediss://… or unix:///path",
-    ("redis", "prefix"): "letters, digits and . _ : - { }, at most 64",
-    ("metrics", "channel"): "letters, digits and . _ : - { }, at most 128",
-    ("metrics", "listen"): 'host:port, or "" to switch it off',
-    ("deployments", "model"): 'provider/model, like "ollama/qwen2.5:7b"',
-    ("deployments", "api_base"): "an address like http://127.0.0.1:11434",
-    ("deployments", "keep_alive"): 'a duration as Ollama spells it, like "10m" or "-1"',
-}
 _PLAIN_TYPES = {
     "array": "a list",
     "boolean": "true or false",
@@ -46,14 +40,10 @@ def check_document(document: dict[str, Any]) -> None:
     Raises:
         ConfigError: key path, what was expected, the nearest valid name.
     """
-    schema = load_schema("config")
-    validator = jsonschema_rs.Draft202012Validator(
-        schema, offline=True, mask=_MASK, pattern_options=jsonschema_rs.RegexOptions()
-    )
     try:
-        validator.validate(document)
+        _validator().validate(document)
     except jsonschema_rs.ValidationError as error:
-        raise ConfigError(_describe(error, schema)) from None
+        raise ConfigError(_describe(error, load_schema("config"))) from None
     except ValueError:  # a date or time, which TOML has and JSON has not
         raise ConfigError("holds a date or a time, which is nowhere a valid value; put it in quotes") from None
     # Not in the schema: a file need not give them where it changes a built-in table.
@@ -62,6 +52,13 @@ def check_document(document: dict[str, Any]) -> None:
             if key not in table:
                 raise ConfigError(f"{kind}.{name}: the key `{key}` is missing")
     _check_addresses(document)
+
+
+@cache
+def _validator() -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(
+        load_schema("config"), offline=True, mask=_MASK, pattern_options=jsonschema_rs.RegexOptions()
+    )
 
 
 def _check_addresses(document: dict[str, Any]) -> None:
@@ -133,7 +130,7 @@ def _describe(error: jsonschema_rs.ValidationError, schema: dict[str, Any]) -> s
         case jsonschema_rs.ValidationErrorKind.PropertyNames():
             told = "a name may hold letters, digits and . _ : / -, at most 128"
         case jsonschema_rs.ValidationErrorKind.Pattern():
-            told = f"expected {_EXPECTED.get((path[0], path[-1]), 'another form')}"
+            told = f"expected {traits_at(Config, path).expected or 'another form'}"
         case _:
             told = error.message.replace(_MASK, "the value")
     return f"{'.'.join(path)}: {told}"

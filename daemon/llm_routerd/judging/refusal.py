@@ -35,7 +35,7 @@ from llm_routerd.protocol.outcome import Rejection
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_routerd.config.tree import RefusalMode
+    from llm_routerd.judging.refusal_mode import RefusalMode
 
 INHERITED_PATTERNS = (
     "nie wiem",

@@ -126,7 +126,7 @@ class Resources:
         """Start loading the local models that stand in a chain, so that the first request meets a warm one."""
         chained = {name for chain in self.config.chains.values() for name in chain.deployments}
         for name, deployment in self.config.deployments.items():
-            if deployment.backend_kind == "ollama" and deployment.local and name in chained:
+            if deployment.protocol.loads == "model" and deployment.local and name in chained:
                 self.warmth[name].load()
 
     def cost_usd(self, deployment: Deployment, usage: Usage) -> float | None:

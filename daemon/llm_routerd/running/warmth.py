@@ -45,7 +45,8 @@ class Warmth:
         self._loop = asyncio.get_running_loop()
         self._warm_until = float("-inf")
         self._loading: asyncio.Task[Rejection | None] | None = None
-        self._is_through_litellm = deployment.backend_kind == "litellm"
+        self._loads = deployment.protocol.loads
+        self._is_through_litellm = self._loads == "library"
 
     def answered(self) -> None:
         """The model has just said something, so it is loaded."""
@@ -55,7 +56,7 @@ class Warmth:
     @property
     def is_ready(self) -> bool:
         """Whether nothing is to be waited for, as far as that is known without asking."""
-        return self._is_warm() or not (self._is_through_litellm or self._deployment.backend_kind == "ollama")
+        return self._is_warm() or self._loads is None
 
     async def ready(self, *, wait_seconds: float | None) -> Rejection | None:
         """Return None once the model is loaded, or when that cannot be told; else why it is not waited for.

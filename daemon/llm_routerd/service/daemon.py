@@ -7,9 +7,10 @@ import os
 import random
 import signal
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.accounting.metrics import Metrics

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from llm_routerd.backends import faults
-from llm_routerd.backends.framing import BOM, EventFramer
-from llm_routerd.backends.messages import HalvesJoiner, message_of
+from llm_routerd.backends.wire.framing import BOM, EventFramer
+from llm_routerd.backends.wire.messages import HalvesJoiner, message_of
 from llm_routerd.protocol.call import Delta, Finish
 
 _MAX_DOCUMENT_BYTES = 8_388_608

@@ -20,8 +20,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends.finish_reasons import is_reason, meaning_of
-from llm_routerd.backends.messages import message_of
 from llm_routerd.backends.usage import count, mapping
+from llm_routerd.backends.wire.messages import message_of
 from llm_routerd.protocol.numbers import carries_numbers
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 
 from llm_routerd.backends import faults
-from llm_routerd.backends.connector import Connecting, Connector, connecting
+from llm_routerd.backends.wire.connector import Connecting, Connector, connecting
 from llm_routerd.protocol.call import Sending
 from llm_routerd.protocol.codes import Lack
 

@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends.answer_format import meets_openai_strict, with_instruction
-from llm_routerd.backends.endpoint import effective_params
 from llm_routerd.backends.optional_fields import without
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def chat_body(
         genuine: OpenAI itself is asked, which is stricter than others; at any other server a schema goes in words too.
         omitted: fields that the server refuses.
     """
-    params = {name: value for name, value in effective_params(deployment, call).items() if value is not None}
+    params = {name: value for name, value in call.params.items() if value is not None}
     if genuine:
         _suit_openai(deployment.model_name, params)
     body: dict[str, Any] = {

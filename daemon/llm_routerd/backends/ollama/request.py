@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import with_instruction
 from llm_routerd.backends.data_urls import media_of
-from llm_routerd.backends.endpoint import effective_params
 from llm_routerd.backends.toolcalls import arguments_object
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
     Raises:
         BackendError: the messages hold something that Ollama does not take.
     """
-    params = effective_params(deployment, call)
+    params = call.params
     body: dict[str, Any] = {
         "model": deployment.model_name,
         "messages": _messages(call.messages if call.schema is None else with_instruction(call.messages, call.schema)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.backends.framing import BOM
+from llm_routerd.backends.wire.framing import BOM
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

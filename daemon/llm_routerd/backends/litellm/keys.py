@@ -10,12 +10,14 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.config.providers import PROVIDERS
+
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
 
 _AWS = frozenset({"bedrock", "sagemaker"})
 _KEYS = ("_API_KEY", "_TOKEN")
-_OF_OTHERS = frozenset({"ANTHROPIC_API_KEY", "OPENAI_API_KEY"})
+_OF_OTHERS = frozenset(row.key_variable for row in PROVIDERS.values())
 _BRINGS_KEYS = ("key", "token", "secret", "credential", "headers", "aws_", "vertex_", "azure_")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from multidict import CIMultiDict
 from yarl import URL
@@ -23,12 +23,16 @@ Body = TypeVar("Body")
 class Endpoint:
     """A deployment's `api_base`, with or without the path that its protocol has at the end, and its headers.
 
+    Attributes:
+        is_genuine: it is the address of whoever's protocol is spoken there, who may be stricter than others with it.
+
     Raises:
         ConfigError: `api_base` is no http(s) address.
     """
 
-    def __init__(self, deployment: Deployment, *, default_base: str, strip: tuple[str, ...]) -> None:
-        base = (deployment.api_base or default_base).rstrip("/")
+    def __init__(self, deployment: Deployment, *, strip: tuple[str, ...]) -> None:
+        home = deployment.protocol.home or ""
+        base = (deployment.api_base or home).rstrip("/")
         for suffix in strip:
             base = base.removesuffix(suffix)
         try:
@@ -41,6 +45,7 @@ class Endpoint:
                 "write for example http://127.0.0.1:11434"
             )
         self._base = base
+        self.is_genuine = url.host == URL(home).host
 
     def url(self, path: str) -> URL:
         """The address of `path`, which starts with a slash."""
@@ -87,11 +92,3 @@ def _refuse_other_parts(call: Call) -> None:
                     raise faults.unsupported("content is text, or an image or a file as a data URL")
             if not data.startswith("data:"):
                 raise faults.unsupported("images and files are taken as data URLs only")
-
-
-def effective_params(deployment: Deployment, call: Call) -> dict[str, Any]:
-    """The request's parameters over the deployment's, and its `max_tokens` where neither has one."""
-    params = {**deployment.params, **call.params}
-    if deployment.max_tokens is not None:
-        params.setdefault("max_tokens", deployment.max_tokens)
-    return params

@@ -6,35 +6,27 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from llm_routerd.backends import faults, finish_reasons
-from llm_routerd.backends.endpoint import Endpoint, converted, effective_params
-from llm_routerd.backends.exchange import exchange
-from llm_routerd.backends.framing import BOM, LineFramer
-from llm_routerd.backends.messages import HalvesJoiner, message_of
-from llm_routerd.backends.ollama_request import chat_body
-from llm_routerd.backends.ollama_window import least_window, windows_of
+from llm_routerd.backends import faults
+from llm_routerd.backends.ollama.answer import OllamaAnswer
+from llm_routerd.backends.ollama.request import chat_body
+from llm_routerd.backends.ollama.window import least_window, windows_of
 from llm_routerd.backends.optional_fields import Omissions, left_out, without
 from llm_routerd.backends.prompt_cut import cut, looks_cut, may_be_cut, may_exceed, takes_truncate
 from llm_routerd.backends.server_kind import advice
-from llm_routerd.backends.toolcalls import ToolCallAssembler
-from llm_routerd.backends.transport import next_chunk
-from llm_routerd.backends.usage import count
+from llm_routerd.backends.wire.endpoint import Endpoint, converted
+from llm_routerd.backends.wire.exchange import exchange
+from llm_routerd.backends.wire.transport import next_chunk
 from llm_routerd.protocol.call import BackendError, Delta, Finish, ProbeReport
 from llm_routerd.protocol.codes import AttemptCode
-from llm_routerd.protocol.outcome import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     import aiohttp
 
-    from llm_routerd.backends.transport import Transport
+    from llm_routerd.backends.wire.transport import Transport
     from llm_routerd.config.tree import Deployment
     from llm_routerd.protocol.call import Call
-
-_DEFAULT_BASE = "http://127.0.0.1:11434"
 
 
 class OllamaBackend:
@@ -43,7 +35,7 @@ class OllamaBackend:
     def __init__(self, deployment: Deployment, transport: Transport) -> None:
         self._deployment = deployment
         self._transport = transport
-        self._endpoint = Endpoint(deployment, default_base=_DEFAULT_BASE, strip=("/api", "/v1"))
+        self._endpoint = Endpoint(deployment, strip=("/api", "/v1"))
         self._chat_url = self._endpoint.url("/api/chat")
         key = deployment.api_key
         self._headers = self._endpoint.headers({"Authorization": f"Bearer {key}"} if key else {})
@@ -74,7 +66,7 @@ class OllamaBackend:
         Raises:
             BackendError: the prompt was cut, by a server that cannot be asked not to.
         """
-        params = effective_params(self._deployment, call)
+        params = call.params
         if params.get("truncate"):
             return
         counted = 0 if finish.usage is None else finish.usage.prompt_tokens
@@ -188,103 +180,6 @@ class OllamaBackend:
         if not isinstance(models, list) or "data" in listing:  # llama.cpp answers to these paths, in a form of its own
             raise faults.malformed("answers, but not as Ollama does")
         return {_with_tag(model["name"]) for model in models if isinstance(model, dict) and "name" in model}
-
-
-class OllamaAnswer:
-    """The answer so far (see `exchange.Answer`)."""
-
-    __slots__ = ("_count", "_framer", "_reasoning_halves", "_text_halves", "_tool_calls")
-
-    def __init__(self) -> None:
-        self._framer = LineFramer()
-        self._tool_calls = ToolCallAssembler()
-        self._count = 0
-        self._text_halves = HalvesJoiner()
-        self._reasoning_halves = HalvesJoiner()
-
-    def feed(self, chunk: bytes) -> Delta | Finish | None:
-        """See `Answer.feed`."""
-        return self._take(self._framer.feed(chunk))
-
-    def end(self) -> Finish:
-        """See `Answer.end`: a server that does not stream sends one object, and no newline after it."""
-        rest = self._framer.rest().removeprefix(BOM)
-        if rest and not rest.startswith(b"{"):
-            raise faults.malformed("no JSON where JSON belongs")
-        try:
-            message_of(rest)
-        except ValueError:
-            raise faults.truncated() from None
-        last = self._take([rest])
-        if not isinstance(last, Finish):
-            raise faults.truncated()
-        return last
-
-    def _take(self, lines: list[bytes]) -> Delta | Finish | None:  # noqa: C901 - one loop, no call per token
-        """What the lines of one read bring; None if nothing."""
-        text: list[str] = []
-        reasoning: list[str] = []
-        called = False
-        try:
-            for line in lines:
-                try:
-                    event = orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    event = None
-                if type(event) is not dict and (event := message_of(line)) is None:
-                    continue
-                if (message := event.get("message")) is not None:
-                    if content := message.get("content"):
-                        text.append(content)
-                    if thinking := message.get("thinking"):
-                        reasoning.append(thinking)
-                    if calls := message.get("tool_calls"):
-                        called = True
-                        self._add_tool_calls(calls)
-                if event.get("error") or ("error" in event and not event.get("done")):
-                    raise faults.fault_of_error_object(event["error"])
-                if event.get("done"):
-                    return self._finish(event, self._delta(text, reasoning))
-            if text or reasoning or called:
-                return self._delta(text, reasoning)
-        except faults.SHAPE_ERRORS as error:
-            raise faults.fault_of_shape(error) from None
-        return None
-
-    def _add_tool_calls(self, calls: list[dict[str, Any]]) -> None:
-        """Ollama's calls come whole, and in older versions without an id; their own indexes repeat."""
-        for call in calls:
-            self._tool_calls.add({**call, "index": self._count})
-            self._count += 1
-
-    def _delta(self, text: list[str], reasoning: list[str]) -> Delta:
-        said = "".join(text)
-        if self._text_halves.waiting or not said.isascii():
-            said = self._text_halves.join(said)
-        return Delta(said, self._reasoning_halves.join("".join(reasoning))) if reasoning else Delta(said)
-
-    def _finish(self, event: dict[str, Any], last: Delta) -> Finish:
-        self._text_halves.finish()
-        self._reasoning_halves.finish()
-        said = event.get("done_reason")
-        reason = str(said) if finish_reasons.is_reason(said) else "stop"  # `done` says enough, as in older versions
-        finish_reason = finish_reasons.meaning_of(reason)
-        if finish_reason == "stop" and self._tool_calls:
-            finish_reason = "tool_calls"
-        usage = None
-        if "eval_count" in event or "prompt_eval_count" in event:
-            usage = Usage(
-                prompt_tokens=count(event.get("prompt_eval_count")) or 0,
-                completion_tokens=count(event.get("eval_count")) or 0,
-            )
-        return Finish(
-            finish_reason=finish_reason,
-            word=finish_reasons.printable(reason) if finish_reason == "truncated" else "",
-            usage=usage,
-            tool_calls=self._tool_calls.complete(),
-            text=last.text,
-            reasoning=last.reasoning,
-        )
 
 
 def _with_tag(name: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.backends import faults
-from llm_routerd.backends.framing import OversizeError
-from llm_routerd.backends.transport import next_chunk, settle
+from llm_routerd.backends.wire.framing import OversizeError
+from llm_routerd.backends.wire.transport import next_chunk, settle
 from llm_routerd.protocol.call import Finish
 
 if TYPE_CHECKING:

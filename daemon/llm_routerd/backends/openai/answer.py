@@ -1,150 +1,20 @@
-"""OpenAI's `/chat/completions` and all that is compatible: server-sent events, ended by `[DONE]`."""
+"""Reads answers in OpenAI's form: server-sent events, ended by `[DONE]`."""
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from llm_routerd.backends import faults, finish_reasons
-from llm_routerd.backends.answer_format import NOT_ITS_OWN
-from llm_routerd.backends.endpoint import Endpoint, converted
-from llm_routerd.backends.exchange import exchange
-from llm_routerd.backends.messages import message_of
-from llm_routerd.backends.openai_request import chat_body
-from llm_routerd.backends.optional_fields import Omissions
-from llm_routerd.backends.prompt_cut import reject_cut
-from llm_routerd.backends.server_kind import advice, how_many, lists_models, what_is_amiss
-from llm_routerd.backends.sse import EventAnswer
 from llm_routerd.backends.toolcalls import ToolCallAssembler
 from llm_routerd.backends.usage import count, mapping
-from llm_routerd.protocol.call import BackendError, Delta, Finish, ProbeReport
-from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.backends.wire.messages import message_of
+from llm_routerd.backends.wire.sse import EventAnswer
+from llm_routerd.protocol.call import Delta, Finish
 from llm_routerd.protocol.outcome import Usage
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    import aiohttp
-
-    from llm_routerd.backends.transport import Transport
-    from llm_routerd.config.tree import Deployment
-    from llm_routerd.protocol.call import Call
-
-_EXAMINATION_SECONDS = 5.0
 _MAX_REFUSAL = 4096
-_OPENAI_HOST = "api.openai.com"
-
-
-class OpenAIBackend:
-    """One model of one OpenAI-compatible server.
-
-    An `api_base` without a path gets `/v1`; any other is taken to be the whole address before
-    `/chat/completions`.
-    """
-
-    def __init__(self, deployment: Deployment, transport: Transport) -> None:
-        self._deployment = deployment
-        self._transport = transport
-        self._endpoint = Endpoint(deployment, default_base=f"https://{_OPENAI_HOST}/v1", strip=("/chat/completions",))
-        root = self._endpoint.url("")
-        self._version = "/v1" if root.path in {"", "/"} else ""
-        self._genuine = root.host == _OPENAI_HOST
-        key = deployment.api_key
-        self._chat_url = self._endpoint.url(f"{self._version}/chat/completions")
-        self._headers = self._endpoint.headers({"Authorization": f"Bearer {key}"} if key else {})
-        self._omissions = Omissions()
-
-    def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
-        """See `Backend.stream`."""
-        look_at = None if self._genuine else partial(reject_cut, self._deployment, call)
-        return exchange(partial(self._ask, call), OpenAIAnswer(), look_at)
-
-    async def _ask(self, call: Call) -> aiohttp.ClientResponse:
-        return await self._omissions.ask(
-            lambda omitted: converted(
-                partial(chat_body, genuine=self._genuine, omitted=omitted), self._deployment, call
-            ),
-            partial(
-                self._transport.post,
-                self._chat_url,
-                headers=self._endpoint.traced(self._headers, call.traceparent),
-                connect_seconds=call.connect_seconds,
-                sending=call.sending,
-            ),
-        )
-
-    async def probe(self) -> ProbeReport:
-        """See `Backend.probe`.  A server that does not list its models may know this one all the same."""
-        try:
-            listing = await self._transport.get_json(
-                self._endpoint.url(f"{self._version}/models"),
-                headers=self._headers,
-                connect_seconds=self._deployment.connect_timeout,
-            )
-        except BackendError as error:
-            if error.code is not AttemptCode.NOT_FOUND:
-                return ProbeReport(ok=False, detail=error.reason)
-            found = await self._advice()
-            ok, detail = not found, "answers, but not as OpenAI does" if found else "answers, but lists no models"
-            detail += found
-        else:
-            ok, detail = await self._look_through(listing)
-        if ok and not self._genuine:
-            ok, more = await what_is_amiss(
-                self._transport, self._chat_url, self._deployment.model_name,
-                headers=self._headers, connect_seconds=self._deployment.connect_timeout,
-            )  # fmt: skip
-            detail = detail + more if ok else more
-        if ok:
-            detail += "" if self._genuine else NOT_ITS_OWN.format("OpenAI")
-            detail += await self._refused_fields()
-        return ProbeReport(ok=ok, detail=detail)
-
-    async def _look_through(self, listing: Any) -> tuple[bool, str]:
-        """Whether a list of models has this one, and what to tell of it."""
-        name, known = self._deployment.model_name, lists_models(listing)
-        if known is None:
-            return False, f"answers, but not as OpenAI does{await self._advice()}"
-        if name in known:
-            return True, "answers and knows the model"
-        if how_many(listing) == 1 and not self._genuine:  # llama.cpp serves its one model under any name
-            return True, "answers, lists another model"
-        return False, f"answers, but has no model {name}"
-
-    async def _advice(self) -> str:
-        return await advice(
-            self._transport, self._chat_url, self._deployment.model_name,
-            headers=self._headers, connect_seconds=self._deployment.connect_timeout,
-        )  # fmt: skip
-
-    async def _refused_fields(self) -> str:
-        """Which of the optional fields the server refuses; asked with a body that no server can answer."""
-        if self._genuine:
-            return ""
-        body = {"model": self._deployment.model_name, "messages": None, "stream": True}
-        optional = {
-            "stream_options": {"include_usage": True},
-            "response_format": {"type": "json_object"},
-            "reasoning_effort": "low",
-            "parallel_tool_calls": True,
-        }
-        post = partial(
-            self._transport.post,
-            self._chat_url,
-            headers=self._headers,
-            connect_seconds=self._deployment.connect_timeout,
-        )
-        try:
-            async with asyncio.timeout(_EXAMINATION_SECONDS):
-                return await self._omissions.examine({**body, **optional}, post)
-        except TimeoutError:
-            return ""
-
-    async def warm(self) -> None:
-        """See `Backend.warm`: there is nothing to ask for."""
 
 
 class OpenAIAnswer(EventAnswer):

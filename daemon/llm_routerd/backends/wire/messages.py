@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import orjson
 
 from llm_routerd.backends import faults
-from llm_routerd.backends.framing import BOM
+from llm_routerd.backends.wire.framing import BOM
 
 
 def message_of(payload: bytes | bytearray) -> Any:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import for_anthropic, instruction
 from llm_routerd.backends.data_urls import media_of
-from llm_routerd.backends.endpoint import effective_params
 from llm_routerd.backends.toolcalls import arguments_object
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def messages_request(deployment: Deployment, call: Call, *, genuine: bool) -> Me
         BackendError: the messages hold something that Anthropic does not take.
     """
     system, messages = _messages(call.messages)
-    params = {name: value for name, value in effective_params(deployment, call).items() if value is not None}
+    params = {name: value for name, value in call.params.items() if value is not None}
     body: dict[str, Any] = {"model": deployment.model_name, "messages": messages, "stream": True}
     _add_params(body, params)
     if call.tools:
