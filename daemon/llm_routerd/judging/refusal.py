@@ -79,8 +79,8 @@ _CONTRACTIONS = (
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*\n\s*")
 _SPACE = re.compile(r"\s+")
-# A first word that is as it stands: no Markdown, no quotation, no contraction.  Half of the answers need no more than
-# that, and are judged in half of the time.
+# A first word that is as it stands: no Markdown, no quotation, no contraction.  Where no refusal begins with it, it
+# tells alone, in 0.4 µs instead of 8.
 _FIRST_WORD = re.compile(r"(?!can)[a-z]+(?= )", re.IGNORECASE | re.ASCII)
 
 

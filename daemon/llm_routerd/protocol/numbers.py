@@ -62,13 +62,14 @@ def carries_numbers(text: str) -> bool:
 
 def holds_inexact(value: Any) -> bool:
     """Whether a value that orjson has parsed holds a float that may have been an integer too large for it."""
-    return any(_is_inexact(each) for level in levels(value) for each in level)
-
-
-def _is_inexact(value: Any) -> bool:
-    if isinstance(value, float):
-        return abs(value) >= _LARGEST_EXACT
-    return isinstance(value, int) and not _SMALLEST <= value <= _LARGEST
+    for level in levels(value):
+        for each in level:
+            if isinstance(each, float):
+                if abs(each) >= _LARGEST_EXACT:
+                    return True
+            elif isinstance(each, int) and not _SMALLEST <= each <= _LARGEST:
+                return True
+    return False
 
 
 def _check_integer(literal: str) -> int:
