@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines-installed
+NODE_CLIENT := examples/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-engines lint chaos bench lock install uninstall clean
+.PHONY: help demo test test-engines test-examples lint chaos bench lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
 	@echo "make test       the whole test suite"
 	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
+	@echo "make test-examples  the programs of examples/ in the languages that are here (fetches node-redis where npm is)"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
 	@echo "make bench      the benchmark against the floor and a task queue"
@@ -37,6 +39,14 @@ test: $(STAMP)
 
 test-engines: $(ENGINES)
 	$(BIN)/python -m pytest -m engines tests/acceptance
+
+# EXAMPLES names languages that must not be left out; else those are run whose interpreter and client are here.
+test-examples: $(STAMP) $(if $(shell command -v npm),$(NODE_CLIENT))
+	EXAMPLES_REQUIRED="$(EXAMPLES)" $(BIN)/python -m pytest -n 2 tests/examples
+
+$(NODE_CLIENT): examples/node/package-lock.json
+	npm ci --prefix examples/node --no-audit --no-fund --loglevel=error
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -68,7 +78,7 @@ lock: $(STAMP)
 		-c requirements-dev.lock - -o requirements-engines.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build examples/node/node_modules
 
 # Installing as a service; systemd/README.md says what goes where.
 PREFIX ?= /opt/llm-routerd
