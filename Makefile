@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines-installed
 NODE_CLIENT := examples/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-engines test-examples lint chaos bench release lock install uninstall clean
+.PHONY: help demo test test-engines test-examples lint lint-ruff lint-types lint-imports chaos bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
@@ -49,10 +49,16 @@ $(NODE_CLIENT): examples/node/package-lock.json
 	npm ci --prefix examples/node --no-audit --no-fund --loglevel=error
 	@touch $@
 
-lint: $(STAMP)
+lint: lint-ruff lint-types lint-imports
+
+lint-ruff: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: $(STAMP)
 	$(BIN)/mypy
+
+lint-imports: $(STAMP)
 	$(BIN)/lint-imports
 
 # The main job on an embedded default; DEMO="--fast" leaves the pauses out, DEMO="--stand-in" asks no Ollama.
