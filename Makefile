@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines-installed
 NODE_CLIENT := examples/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-engines test-examples lint lint-ruff lint-types lint-imports chaos bench release lock install uninstall clean
+.PHONY: help demo test test-engines test-examples lint lint-ruff lint-types lint-imports docs chaos bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
 	@echo "make test-examples  the programs of examples/ in the languages that are here (fetches node-redis where npm is)"
 	@echo "make lint       ruff, mypy, import rules"
+	@echo "make docs       the documentation of the Python surface, into build/docs"
 	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
 	@echo "make bench      the benchmark against the floor and a task queue"
 	@echo "make release    build what is committed into dist/, twice and the same, and run the demo from the wheel"
@@ -60,6 +61,9 @@ lint-types: $(STAMP)
 
 lint-imports: $(STAMP)
 	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	$(BIN)/python -W error::UserWarning docs/render.py build/docs
 
 # The main job on an embedded default; DEMO="--fast" leaves the pauses out, DEMO="--stand-in" asks no Ollama.
 demo: $(STAMP)

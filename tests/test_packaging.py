@@ -26,8 +26,9 @@ _VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["vers
 
 
 def _tracked() -> list[str]:
-    """The files of the repository; skips where there is none."""
-    listed = subprocess.run(("git", "ls-files", "-z"), cwd=ROOT, capture_output=True, text=True, check=False)
+    """The files of the repository and those that are to be; skips where there is none."""
+    command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         pytest.skip("not in a git repository")
     return [name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
