@@ -29,9 +29,10 @@ def _tracked() -> list[str]:
     """The files of the repository and those that are to be; skips where there is none."""
     command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
+    names = [name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
+    if listed.returncode != 0 or not names:
         pytest.skip("not in a git repository")
-    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
+    return names
 
 
 def test_version_is_that_of_pyproject_everywhere() -> None:
