@@ -72,10 +72,13 @@ async def test_commit_waits_for_events_that_were_refused_before_it(broker_url: s
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
         entry = await add(client)
         _delivery, _transcript = await begin_one(broker_url, broker)
-        keys = (*broker.keys.lanes, "llm:dead", "llm_router_metrics", "llm:events:r1")
-        told = ("llm-router", entry, "result", "{}", 60_000, "", "normal", "1", "1-3")
-        args = (*told, 100, "llm_router_metrics", "", "llm:events:", 10, 100_000, "w1", 0)
-        assert await broker.pipe.run_script(scripts.COMMIT, keys, args) == [b"gap"]
+        call = scripts.commit(
+            lanes=broker.keys.lanes, letters="llm:dead", metrics_stream="llm_router_metrics", streams=["llm:events:r1"],
+            entry=entry, lane="normal", consumer="w1", is_begun=True, under_way="1-3", kind="result", data="{}",
+            ttl_ms=60_000, publishes=False, events_prefix="llm:events:", metrics=b"", metrics_maxlen=100,
+            most_letters=10, most_letter_bytes=100_000, last_words=(), letter=(),
+        )  # fmt: skip
+        assert await broker.pipe.run_script(call) == [b"gap"]
         assert await client.xlen("llm:requests") == 1
         assert [event_id for event_id, _, _ in await events_of(client, "r1")] == ["1-0"]
 

@@ -7,11 +7,11 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.cli.dead_letters import DeadLetter, DeadLetters, Retried, Verdict
 from llm_routerd.cli.exits import Exit, UsageError
 from llm_routerd.cli.settings import open_client, redis_of
 from llm_routerd.cli.terminal import harmless, json_line, note, one_line, say
 from llm_routerd.client import check_stream_id
+from llm_routerd.client.dead_letters import DeadLetter, DeadLetters, Retried, Verdict
 
 if TYPE_CHECKING:
     import argparse

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
+    from llm_routerd.queue.binding import Script
     from llm_routerd.queue.fitness import Needs
 
 CONNECT_SECONDS = 5.0
@@ -108,7 +109,7 @@ class ConnectionFactory:
         """Take the next connections to where the slot is, unless ours is a socket of this machine."""
         self._options = self._options | redirected(self._options, error)
 
-    async def connect(self, *, loads: Sequence[scripts.Script] = scripts.ALL) -> AbstractConnection:
+    async def connect(self, *, loads: Sequence[Script[...]] = scripts.ALL) -> AbstractConnection:
         """A connection that stands, has authenticated, and whose server can serve us and knows our scripts.
 
         Args:
@@ -139,7 +140,7 @@ class ConnectionFactory:
         return connection
 
 
-async def _load(connection: AbstractConnection, loads: Sequence[scripts.Script]) -> None:
+async def _load(connection: AbstractConnection, loads: Sequence[Script[...]]) -> None:
     """Have the server know these scripts, in one round trip: a slow link has many a connection made anew.
 
     Raises:

@@ -181,8 +181,8 @@ class Transcript:
         if len(args) == 3 and not self._publish:  # noqa: PLR2004 - ID, type and data of one event
             event_id, kind, data = args
             return [Command(("XADD", self.events_key, "NOMKSTREAM", event_id, "type", kind, "data", data), answered)]
-        publish = "1" if self._publish else ""
-        return [Command(("EVALSHA", scripts.WRITE.sha, 1, self.events_key, publish, *args), answered)]
+        call = scripts.write(events=self.events_key, publishes=self._publish, words=args)
+        return [Command(call.command, answered)]
 
     def _take(self) -> tuple[list[Any], int]:
         """Pending events as ID, type, data, ID, ...; and the characters of text in them."""

@@ -1,0 +1,57 @@
+"""What says that a worker lives: its leases, its registration with the others, and its leaving."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from llm_routerd.queue import scripts
+from llm_routerd.queue.deliveries import Renewal, places_of, text_of
+from llm_routerd.queue.member import Member
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llm_routerd.queue.binding import Call
+    from llm_routerd.queue.deliveries import Held
+
+STALE_CONSUMER_SECONDS = 3600.0
+
+
+class Lease(Member):
+    """Keeps what is ours, and tells the others."""
+
+    async def renew(self, held: Sequence[Held]) -> Renewal:
+        """Renew the leases and TTLs of what is in flight, and tell the others of this worker; see `renew.lua`."""
+        call = scripts.renew(
+            lanes=self.keys.lanes,
+            streams=[item.events_key for item in held],
+            consumer=self.consumer,
+            ttl_ms=self.limits.result_ttl_ms,
+            registry=self.keys.workers,
+            lease_ms=self.limits.lease_ms,
+            models=orjson.dumps(self.models),
+            entries=places_of(held),
+        )
+        lost, sealed, server_ms, longest_ms, complaint = await self.run_with_groups(call)
+        self.on_registration(text_of(complaint))
+        return Renewal(lost=lost, sealed=sealed, server_ms=server_ms, longest_lease_ms=longest_ms)
+
+    async def sealed(self, held: Sequence[Held]) -> Sequence[int]:
+        """Positions of those that somebody else has ended."""
+        found: list[int] = await self.pipe.run_script(scripts.sealed(streams=[item.events_key for item in held]))
+        return found
+
+    async def retire(self, *, oneself: bool) -> None:
+        """Remove consumers that own nothing and have been silent for an hour; and, at the end, oneself."""
+        await self.pipe.run_script(self.retire_call(oneself=oneself))
+
+    def retire_call(self, *, oneself: bool) -> Call:
+        """What does that, for whoever has a connection of its own."""
+        return scripts.retire(
+            lanes=self.keys.lanes,
+            leaving=self.consumer if oneself else "",
+            silent_ms=int(STALE_CONSUMER_SECONDS * 1000),
+            registry=self.keys.workers,
+        )
