@@ -88,6 +88,11 @@ async def begin_one(
     return delivery, transcript
 
 
+def entry_of(entry: str, lane: Lane = "normal") -> Delivery:
+    """An entry, as it is known to whoever has it."""
+    return Delivery(lane=lane, entry=entry, fields=())
+
+
 async def events_of(client: Any, request_id: str) -> list[tuple[str, str, dict[str, Any]]]:
     """The events of a request: ID, type, data."""
     entries = await client.xrange(f"llm:events:{request_id}")

@@ -28,14 +28,6 @@ class Delivery(Struct, frozen=True, kw_only=True):
     claimed: bool = False
 
 
-class Held(Struct, frozen=True, kw_only=True):
-    """An entry that this worker has in flight, as lease renewal needs it."""
-
-    lane: Lane
-    entry: str
-    events_key: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
     """What a renewal found: positions of lost and of sealed entries, and the server's Unix time in ms.
@@ -136,7 +128,7 @@ def parse_committed(reply: Sequence[Any]) -> Committed:
     )
 
 
-def places_of(deliveries: Iterable[Delivery | Held]) -> list[str]:
+def places_of(deliveries: Iterable[Delivery]) -> list[str]:
     """Where entries stand, as scripts take it: lane, entry, lane, entry, ..."""
     return [part for delivery in deliveries for part in (delivery.lane, delivery.entry)]
 

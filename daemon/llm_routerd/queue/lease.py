@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm_routerd.queue.binding import Call
-    from llm_routerd.queue.deliveries import Held
+    from llm_routerd.queue.deliveries import Delivery
 
 STALE_CONSUMER_SECONDS = 3600.0
 
@@ -22,25 +22,29 @@ STALE_CONSUMER_SECONDS = 3600.0
 class Lease(Member):
     """Keeps what is ours, and tells the others."""
 
-    async def renew(self, held: Sequence[Held]) -> Renewal:
-        """Renew the leases and TTLs of what is in flight, and tell the others of this worker; see `renew.lua`."""
+    async def renew(self, in_flight: Sequence[tuple[Delivery, str]]) -> Renewal:
+        """Renew the leases and TTLs of what is in flight, and tell the others of this worker; see `renew.lua`.
+
+        Args:
+            in_flight: each entry, and the key of its events.
+        """
         call = scripts.renew(
             lanes=self.keys.lanes,
-            streams=[item.events_key for item in held],
+            streams=[events_key for _, events_key in in_flight],
             consumer=self.consumer,
             ttl_ms=self.limits.result_ttl_ms,
             registry=self.keys.workers,
             lease_ms=self.limits.lease_ms,
             models=orjson.dumps(self.models),
-            entries=places_of(held),
+            entries=places_of(delivery for delivery, _ in in_flight),
         )
         lost, sealed, server_ms, longest_ms, complaint = await self.run_with_groups(call)
         self.on_registration(text_of(complaint))
         return Renewal(lost=lost, sealed=sealed, server_ms=server_ms, longest_lease_ms=longest_ms)
 
-    async def sealed(self, held: Sequence[Held]) -> Sequence[int]:
+    async def sealed(self, events_keys: Sequence[str]) -> Sequence[int]:
         """Positions of those that somebody else has ended."""
-        found: list[int] = await self.pipe.run_script(scripts.sealed(streams=[item.events_key for item in held]))
+        found: list[int] = await self.pipe.run_script(scripts.sealed(streams=events_keys))
         return found
 
     async def retire(self, *, oneself: bool) -> None:

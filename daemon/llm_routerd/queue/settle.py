@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.cut import Fields
     from llm_routerd.protocol.events import AttemptStarted, FinalEvent
     from llm_routerd.queue.binding import Call
-    from llm_routerd.queue.deliveries import BeginVerdict, Committed, Delivery, Held
+    from llm_routerd.queue.deliveries import BeginVerdict, Committed, Delivery
 
 MOST_HISTORY = 500  # events
 HISTORY_PAGE = 32  # others may have written long ones
@@ -130,12 +130,12 @@ class Settlement(Member):
             if not is_wrong_type(error):  # then the entry went with the lane
                 raise
 
-    async def hand_back(self, held: Sequence[Held]) -> int:
+    async def hand_back(self, deliveries: Sequence[Delivery]) -> int:
         """Give entries back so that another worker takes them at once; returns how many were still ours."""
-        if not held:
+        if not deliveries:
             return 0
         call = scripts.hand_back(
-            lanes=self.keys.lanes, consumer=self.consumer, everything=False, entries=places_of(held)
+            lanes=self.keys.lanes, consumer=self.consumer, everything=False, entries=places_of(deliveries)
         )
         given: int = await self.pipe.run_script(call)
         return given

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from llm_routerd.queue.deliveries import Held
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -43,9 +41,9 @@ class InFlight(Struct, eq=False):
             self.stopped = why
             self.task.cancel()
 
-    def held(self) -> Held:
+    def held(self) -> tuple[Delivery, str]:
         """As lease renewal needs it."""
-        return Held(lane=self.delivery.lane, entry=self.delivery.entry, events_key=self.events_key)
+        return self.delivery, self.events_key
 
 
 class InFlightTable:

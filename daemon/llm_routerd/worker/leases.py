@@ -186,7 +186,7 @@ class Leases:
         if now - self._renewed_at >= self._renew_seconds:
             await self._renew(items)
         elif items:
-            sealed = await self._broker.sealed([item.held() for item in items])
+            sealed = await self._broker.sealed([item.events_key for item in items])
             self._heard()
             self._in_flight.stop(items, sealed, "sealed")
         if self._broker.pipe.state is PipeState.READY:

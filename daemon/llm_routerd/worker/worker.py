@@ -16,7 +16,7 @@ from llm_routerd.logs import get_logger
 from llm_routerd.protocol.keys import LANES, Keys
 from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.connection import ConnectionFactory, ResponseError, describe
-from llm_routerd.queue.deliveries import Held, Limits
+from llm_routerd.queue.deliveries import Limits
 from llm_routerd.queue.fitness import Needs
 from llm_routerd.queue.pipe import Pipe, PipeState
 from llm_routerd.queue.reader import Reader
@@ -348,9 +348,7 @@ class Worker:
                 self._start(item.again)
 
     async def _give_back(self, deliveries: list[Delivery]) -> None:
-        keys = self.broker.keys
-        held = [Held(lane=each.lane, entry=each.entry, events_key=keys.events(each.entry)) for each in deliveries]
-        await self.broker.hand_back(held)
+        await self.broker.hand_back(deliveries)
 
     async def _drain(self) -> None:
         """Finish what is in flight, as long as that is allowed to take."""
