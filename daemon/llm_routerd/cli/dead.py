@@ -20,8 +20,8 @@ _WHY_NOT = {
     Verdict.MISSING: "there is no such dead letter",
     Verdict.ANSWERED: "its id has been answered or cancelled meanwhile: drop the letter",
     Verdict.IN_PROGRESS: "its id has been submitted again and is being answered: drop the letter",
-    Verdict.CUT: "its request was too long to be kept, and only its beginning is here: submit it again, in less bytes",
-    Verdict.UNREAD: "it is too long to be read whole: submit its request again, in less bytes, or drop it",
+    Verdict.CUT: "its request was too long to be kept, and only its beginning is here: submit it again, in fewer bytes",
+    Verdict.UNREAD: "it is too long to be read whole: submit its request again, in fewer bytes, or drop it",
     Verdict.UNREADABLE: "it does not hold what was submitted",
 }
 
@@ -41,7 +41,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if action == "show" and not entries:
         raise UsageError("dead show: which entry?")
     if action in {"retry", "drop"} and bool(entries) == arguments.all:
-        raise UsageError(f"dead {action}: give entries or --all, one of the two")
+        raise UsageError(f"dead {action}: give either entries or --all")
     for entry in entries:
         try:
             check_stream_id(entry)

@@ -167,7 +167,7 @@ class Client:
         submits the same id twice gets one answer.  `on_trouble` is told of each try that failed and is repeated.
 
         Raises:
-            ValueError: the id is none.
+            ValueError: the id is not valid.
             TypeError: a value is not JSON.
         """
         request_id = check_id(request.get("id") or uuid.uuid4().hex)
@@ -182,7 +182,7 @@ class Client:
         It waits without end for a request that nobody answers, or whose events have expired.
 
         Raises:
-            ValueError: the id or `last_id` is none.
+            ValueError: the id or `last_id` is not valid.
         """
         key = self.keys.events(check_id(request_id))
         position = last_id
@@ -244,7 +244,7 @@ class Client:
                 must_exist = not sighting.is_known
             else:  # nor did a worker begin it while the lanes were looked at
                 raise UnknownRequestError(request_id, why_unsure=sighting.why_unsure, others=sighting.others)
-        raise BrokerError(f"the events of {request_id} take no final event: somebody has written beyond its place")
+        raise BrokerError(f"the events of {request_id} cannot take a final event: somebody has written past its place")
 
     async def look_up(self, request_id: str) -> Sighting:
         """Whether anything is known of a request; costs what `cancel` costs."""

@@ -131,7 +131,7 @@ class DeadLetters:
         """One letter, if it is there.
 
         Raises:
-            ValueError: `entry` is no stream ID.
+            ValueError: `entry` is not a stream ID.
         """
         check_stream_id(entry)
         return next(iter(await self._read(_SHOWN, entry, entry, 1)), None)
@@ -140,7 +140,7 @@ class DeadLetters:
         """Remove a letter; False: it is not there.
 
         Raises:
-            ValueError: `entry` is no stream ID.
+            ValueError: `entry` is not a stream ID.
         """
         check_stream_id(entry)
         return bool(

@@ -329,7 +329,7 @@ class Judge:
                 return _OTHER_TOOL
             arguments = call.arguments if call.arguments.strip() else "{}"
             if not isinstance(_parse(arguments), dict):
-                return _invalid_json("the arguments of a tool call are no JSON object")
+                return _invalid_json("the arguments of a tool call are not a JSON object")
             whole_calls.append(replace(call, arguments=arguments))
         return _answer(text, text, finish, tuple(whole_calls))
 
