@@ -52,13 +52,12 @@ CONSTANTS: Mapping[str, str] = {
     "LANES": f"{{{', '.join(map(repr, LANES))}}}",
 }
 _TO_LUA: Mapping[Any, str] = {int: "{} + 0", int | None: "tonumber({})", bool: "{} == '1'"}
+_TO_WIRE: Mapping[Any, str] = {int | None: "'' if {0} is None else {0}", bool: "'1' if {0} else ''"}
 _KEYS = (Key, Lanes, KeyList)
-_TO_WIRE: Mapping[Any, Callable[[Any], Any]] = {
-    int | None: lambda value: "" if value is None else value,
-    bool: lambda value: "1" if value else "",
-}
 _MOST_UNPACKED = 7000
 _NO_CODE = re.compile(r"'(?:\\.|[^'\\])*'|--[^\n]*")
+_WITH_CONSTANTS = re.compile(rf"{_NO_CODE.pattern}|\b(?:{'|'.join(CONSTANTS)})\b")
+_WORD = re.compile(r"\w+")
 _PARAGRAPH = re.compile(r"\n\n(?=--|local )")
 _DEFINED = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
 
@@ -81,43 +80,28 @@ class Script(Generic[P]):
         sha: of the whole, as EVALSHA takes it.
     """
 
-    def __init__(self, signature: Callable[P, Any]) -> None:
-        self.name = signature.__name__
-        kinds = {name: kind for name, kind in signature.__annotations__.items() if name != "return"}
+    def __init__(self, name: str, kinds: Mapping[str, Any]) -> None:
+        self.name = name
+        self.names = tuple(kinds)
+        self.body = _read(name)
         keys = {name: kind for name, kind in kinds.items() if kind in _KEYS}
         plain = {name: kind for name, kind in kinds.items() if kind not in (*_KEYS, ArgumentList)}
-        self._lists = tuple(name for name, kind in kinds.items() if kind is ArgumentList)
-        self._keys = tuple((name, kind is Key) for name, kind in keys.items())
-        self._plain = tuple((name, _TO_WIRE.get(kind)) for name, kind in plain.items())
-        self.names = tuple(kinds)
-        self.body = _read(self.name)
-        bound = "\n".join([*_keys(keys), *_plain(plain), *_lists(self._lists, 1 + len(plain))])
-        self.source = _with_constants("\n\n".join([*_needed(self.body), bound, self.body]))
+        lists = [name for name, kind in kinds.items() if kind is ArgumentList]
+        bound = "\n".join([*_keys(keys), *_plain(plain), *_lists(lists, 1 + len(plain))])
+        self.source = "\n\n".join([*_needed(self.body), bound, self.body])
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    def __call__(self, *_: P.args, **given: P.kwargs) -> Call:
+    def __call__(self, *_: P.args, **__: P.kwargs) -> Call:
         """The command with these keys and arguments; all are given by name."""
-        if len(given) != len(self.names):
-            raise TypeError(f"{self.name} takes {self.names}")
-        named: dict[str, Any] = given
-        keys: list[Any] = []
-        for name, is_one in self._keys:
-            if is_one:
-                keys.append(named[name])
-            else:
-                keys += named[name]
-        command = ["EVALSHA", self.sha, len(keys), *keys]
-        for name, to_wire in self._plain:
-            command.append(named[name] if to_wire is None else to_wire(named[name]))
-        for name in self._lists:
-            items = named[name]
-            command += (len(items), *items)
-        return Call(self, command)
+        raise NotImplementedError  # each script has its own, with the names of its signature
 
 
 def script(signature: Callable[P, Any]) -> Script[P]:
     """The script of this signature's name."""
-    return Script(signature)
+    kinds = {name: kind for name, kind in signature.__annotations__.items() if name != "return"}
+    make = eval(_command_of(kinds), {"Call": Call})  # noqa: S307 - of names only, as a dataclass makes its methods
+    own: type[Script[P]] = type(signature.__name__, (Script,), {"__call__": make, "__doc__": signature.__doc__})
+    return own(signature.__name__, kinds)
 
 
 def code_of(source: str) -> str:
@@ -132,35 +116,45 @@ def defined_in(source: str) -> tuple[str, ...]:
 
 
 def _read(name: str) -> str:
-    return resources.files("llm_routerd.queue").joinpath(f"lua/{name}.lua").read_text("utf-8")
+    """A file, with values in the place of the constants' names: what is no local costs nothing at each call."""
+    source = resources.files("llm_routerd.queue").joinpath(f"lua/{name}.lua").read_text("utf-8")
+    return _WITH_CONSTANTS.sub(lambda found: CONSTANTS.get(found[0], found[0]), source)
 
 
 @cache
-def paragraphs() -> Mapping[str, str]:
-    """What the preludes define, by name, in order; of several names of one paragraph each has it."""
-    found: dict[str, str] = {}
+def paragraphs() -> Mapping[str, tuple[str, frozenset[str]]]:
+    """What the preludes define, by name, in order: the paragraph, and all words of its code."""
+    found: dict[str, tuple[str, frozenset[str]]] = {}
     for prelude in PRELUDES:
         for paragraph in _PARAGRAPH.split(_read(prelude).rstrip()):
-            found |= dict.fromkeys(defined_in(paragraph), paragraph)
+            found |= dict.fromkeys(defined_in(paragraph), (paragraph, _words(paragraph)))
     return found
 
 
-def _with_constants(source: str) -> str:
-    """The source with values in the place of their names: what is no local costs nothing at each call."""
-    names = "|".join(CONSTANTS)
-    return re.sub(rf"{_NO_CODE.pattern}|\b({names})\b", lambda found: CONSTANTS.get(found[0], found[0]), source)
+def _words(source: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(code_of(source)))
 
 
 def _needed(body: str) -> Iterator[str]:
     """The paragraphs that a script uses, and those that these use, in the order in which they stand."""
     known = paragraphs()
     needed: set[str] = set()
-    sources = [body]
-    while sources:
-        found = known.keys() & set(re.findall(r"\w+", code_of(sources.pop()))) - needed
+    found = known.keys() & _words(body)
+    while found:
         needed |= found
-        sources += (known[name] for name in found)
-    yield from dict.fromkeys(known[name] for name in known if name in needed)
+        found = {word for name in found for word in known[name][1] if word in known} - needed
+    yield from dict.fromkeys(known[name][0] for name in known if name in needed)
+
+
+def _command_of(kinds: Mapping[str, Any]) -> str:
+    """The Python of what makes the command."""
+    keys = {name: kind for name, kind in kinds.items() if kind in _KEYS}
+    count = " + ".join("1" if kind is Key else f"len({name})" for name, kind in keys.items())
+    parts = [name if kind is Key else f"*{name}" for name, kind in keys.items()]
+    arguments = {name: kind for name, kind in kinds.items() if kind not in _KEYS}
+    parts += [_TO_WIRE.get(kind, "{0}").format(name) for name, kind in arguments.items() if kind is not ArgumentList]
+    parts += [f"len({name}), *{name}" for name, kind in arguments.items() if kind is ArgumentList]
+    return f"lambda self, *, {', '.join(kinds)}: Call(self, ('EVALSHA', self.sha, {count}, {', '.join(parts)}))"
 
 
 def _keys(keys: Mapping[str, Any]) -> Iterator[str]:
