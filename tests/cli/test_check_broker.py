@@ -16,7 +16,7 @@ from llm_routerd.cli.main import main
 from llm_routerd.client import Client
 from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.errors import BrokerError
-from llm_routerd.queue import pooled
+from llm_routerd.queue.connection import pooled
 from tests.support.servers import ValkeyProcess, running_valkey
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import redis
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.main import main
 from llm_routerd.protocol.events import FINAL_ID
-from llm_routerd.queue.skimmer import Bounds
+from llm_routerd.queue.connection import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

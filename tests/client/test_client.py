@@ -15,7 +15,7 @@ from llm_routerd.client import Client, ClientEvent, RequestFields
 from llm_routerd.client.events import event_of
 from llm_routerd.errors import BrokerError
 from llm_routerd.protocol.events import FINAL_ID
-from llm_routerd.queue import pooled
+from llm_routerd.queue.connection import pooled
 from tests.support.servers import running_valkey
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.errors import BrokerError, NotAllowedError, UnsuitableServerError
-from llm_routerd.queue.describing import as_broker_error, describe, without_innards
-from llm_routerd.queue.fitness import WrongServerError
+from llm_routerd.queue.connection.describing import as_broker_error, describe, without_innards
+from llm_routerd.queue.connection.fitness import WrongServerError
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 

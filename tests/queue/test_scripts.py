@@ -10,8 +10,9 @@ import pytest
 import redis
 from lupa import lua51  # type: ignore[import-untyped]
 
-from llm_routerd.queue import binding, scripts
-from llm_routerd.queue.binding import ArgumentList, Key, KeyList, Lanes, Script, code_of, defined_in, paragraphs
+from llm_routerd.queue import scripts
+from llm_routerd.queue.scripts import binding
+from llm_routerd.queue.scripts.binding import ArgumentList, Key, KeyList, Lanes, Script, code_of, defined_in, paragraphs
 
 EVERY = [each for each in vars(scripts).values() if isinstance(each, Script)]
 FILES = {path.stem: path for path in Path(binding.__file__).parent.joinpath("lua").glob("*.lua")}

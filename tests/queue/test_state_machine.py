@@ -31,7 +31,7 @@ from llm_routerd.protocol.keys import GROUP, HANDED_BACK, LANES, Keys, Lane, han
 from llm_routerd.queue import scripts
 
 if TYPE_CHECKING:
-    from llm_routerd.queue.binding import Call
+    from llm_routerd.queue.scripts.binding import Call
 
 KEYS = Keys()
 WORKERS = ("w1", "w2", "w3")

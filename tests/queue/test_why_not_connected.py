@@ -22,7 +22,7 @@ from llm_routerd.client import Client
 from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.errors import BrokerError
 from llm_routerd.logs import scrub
-from llm_routerd.queue import pooled
+from llm_routerd.queue.connection import pooled
 from tests.support.eventually import eventually
 from tests.support.queue import open_client
 from tests.support.servers import ValkeyProcess, running_valkey

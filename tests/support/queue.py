@@ -16,9 +16,8 @@ from llm_routerd.protocol.events import AttemptStarted, Failed, Result
 from llm_routerd.protocol.keys import Keys, Lane
 from llm_routerd.protocol.outcome import Answer, Usage
 from llm_routerd.queue.broker import Broker
-from llm_routerd.queue.connection import ConnectionFactory
+from llm_routerd.queue.connection import ConnectionFactory, Pipe
 from llm_routerd.queue.deliveries import Delivery, Limits
-from llm_routerd.queue.pipe import Pipe
 from llm_routerd.queue.reader import Reader
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from llm_routerd.protocol.keys import HANDED_BACK
+from llm_routerd.queue.connection import PipeState
 from llm_routerd.queue.deliveries import Claim, Delivery, Renewal
-from llm_routerd.queue.pipe import PipeState
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.inflight import InFlightTable
 from llm_routerd.worker.leases import Leases, Places

@@ -15,7 +15,8 @@ import pytest
 from llm_routerd.protocol.cut import CutList
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP
-from llm_routerd.queue import pipe, reader
+from llm_routerd.queue import reader
+from llm_routerd.queue.connection import pipe
 from llm_routerd.wiring import make_parser
 from tests.support.endings import final_of, nothing_left
 from tests.support.fakes import FakeBackend, says

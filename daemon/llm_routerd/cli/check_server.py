@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.client import Client
     from llm_routerd.config.tree import Config, DaemonConfig
-    from llm_routerd.queue.fitness import Greeting
+    from llm_routerd.queue.connection import Greeting
 
 _PATIENCE_SECONDS = 0.5
 _SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")

@@ -43,17 +43,14 @@ from llm_routerd.client.look_up import LaneSearch, Sighting
 from llm_routerd.errors import BrokerError, NotAllowedError, UnknownRequestError
 from llm_routerd.protocol.events import FINAL_ID, FINAL_PART
 from llm_routerd.protocol.keys import LANES, Keys, Lane
-from llm_routerd.queue import fitness, pooled
-from llm_routerd.queue.connection import Backoff, is_passed, is_unfit, lasts
-from llm_routerd.queue.describing import as_broker_error
+from llm_routerd.queue.connection import Backoff, as_broker_error, fitness, is_passed, is_unfit, lasts, pooled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from redis.asyncio import Redis
 
-    from llm_routerd.queue.fitness import Greeting
-    from llm_routerd.queue.skimmer import Bounds
+    from llm_routerd.queue.connection import Bounds, Greeting
 
 __all__ = [
     "Client",

@@ -14,9 +14,8 @@ from llm_routerd.client.client import as_text, check_id, check_stream_id
 from llm_routerd.protocol.cut import CutBytes, CutList, head_of, parts_of, size_of
 from llm_routerd.protocol.keys import LANES, Lane
 from llm_routerd.queue import scripts
-from llm_routerd.queue.connection import RedisError
-from llm_routerd.queue.pooled import run_script
-from llm_routerd.queue.skimmer import Bounds
+from llm_routerd.queue.connection import Bounds, RedisError
+from llm_routerd.queue.connection.pooled import run_script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 from llm_routerd.client.events import as_text
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import is_unfit
-from llm_routerd.queue.pooled import run_script
+from llm_routerd.queue.connection.pooled import run_script
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm_routerd.protocol.keys import Keys, Lane
-    from llm_routerd.queue.binding import Call
+    from llm_routerd.queue.connection import Pipe
     from llm_routerd.queue.deliveries import Limits
-    from llm_routerd.queue.pipe import Pipe
+    from llm_routerd.queue.scripts.binding import Call
 
 MOST_CLAIMED = 100  # by one command
 OWN_PENDING = 1000

@@ -13,8 +13,8 @@ from llm_routerd.queue.member import Member
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_routerd.queue.binding import Call
     from llm_routerd.queue.deliveries import Delivery
+    from llm_routerd.queue.scripts.binding import Call
 
 STALE_CONSUMER_SECONDS = 3600.0
 

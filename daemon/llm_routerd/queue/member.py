@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llm_routerd.protocol.keys import Keys
-    from llm_routerd.queue.binding import Call
+    from llm_routerd.queue.connection import Pipe
     from llm_routerd.queue.deliveries import Limits
-    from llm_routerd.queue.pipe import Pipe
+    from llm_routerd.queue.scripts.binding import Call
 
 
 class Member:

@@ -23,14 +23,13 @@ import orjson
 from llm_routerd.protocol.cut import head_of, parts_of
 from llm_routerd.protocol.events import FINAL_PART
 from llm_routerd.queue import scripts
-from llm_routerd.queue.connection import ResponseError
-from llm_routerd.queue.pipe import Command
+from llm_routerd.queue.connection import Command, ResponseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llm_routerd.protocol.events import ProgressEvent
-    from llm_routerd.queue.pipe import Pipe
+    from llm_routerd.queue.connection import Pipe
 
 MAX_PENDING_CHARS = 262_144  # of one request
 MAX_UNWRITTEN_CHARS = 8_388_608  # of all requests together

@@ -28,6 +28,7 @@ from llm_routerd.queue.connection import (
     Backoff,
     ConnectionFactory,
     MovedError,
+    PipeState,
     RedisError,
     ResponseError,
     describe,
@@ -36,15 +37,14 @@ from llm_routerd.queue.connection import (
     is_wrong_type,
 )
 from llm_routerd.queue.deliveries import Delivery, next_cursor, parse_claimed, parse_entries
-from llm_routerd.queue.pipe import PipeState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from redis.asyncio.connection import AbstractConnection
 
-    from llm_routerd.queue.binding import Call
     from llm_routerd.queue.broker import Broker
+    from llm_routerd.queue.scripts.binding import Call
 
 BLOCK_MS = 5000
 LOOK_SECONDS = 1.0  # between two looks at lanes whose keys are of another type

@@ -11,19 +11,18 @@ from llm_routerd.protocol.cut import head_of, parts_of
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP
 from llm_routerd.queue import scripts
-from llm_routerd.queue.connection import ResponseError, is_wrong_type
+from llm_routerd.queue.connection import Command, ResponseError, is_wrong_type, resolving
 from llm_routerd.queue.deliveries import parse_committed, places_of
 from llm_routerd.queue.member import Member
 from llm_routerd.queue.outbox import Transcript
-from llm_routerd.queue.pipe import Command, resolving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llm_routerd.protocol.cut import Fields
     from llm_routerd.protocol.events import AttemptStarted, FinalEvent
-    from llm_routerd.queue.binding import Call
     from llm_routerd.queue.deliveries import BeginVerdict, Committed, Delivery
+    from llm_routerd.queue.scripts.binding import Call
 
 MOST_HISTORY = 500  # events
 HISTORY_PAGE = 32  # others may have written long ones

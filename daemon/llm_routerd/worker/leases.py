@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.keys import HANDED_BACK
 from llm_routerd.queue.broker import OWN_PENDING
-from llm_routerd.queue.connection import ResponseError, describe
-from llm_routerd.queue.pipe import PipeState
+from llm_routerd.queue.connection import PipeState, ResponseError, describe
 
 if TYPE_CHECKING:
     import random

@@ -22,9 +22,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.queue import fitness
-from llm_routerd.queue.describing import SetupError
-from llm_routerd.queue.diagnosis import TlsFiles, certificate_trouble, tls_trouble, wants_tls
+from llm_routerd.queue.connection import fitness
+from llm_routerd.queue.connection.describing import SetupError
+from llm_routerd.queue.connection.diagnosis import TlsFiles, certificate_trouble, tls_trouble, wants_tls
 
 LISTEN_SECONDS = 0.3  # for what a server says before anybody has asked it anything
 _MAX_CLIENTS = "max number of clients"

@@ -16,18 +16,18 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.config.addresses import check_redis_url
 from llm_routerd.errors import BrokerError, ConfigError
-from llm_routerd.queue.bounded_parser import BoundedParser
-from llm_routerd.queue.connection import CONNECT_SECONDS, redirected
-from llm_routerd.queue.handshake import connection_of
+from llm_routerd.queue.connection.bounded_parser import BoundedParser
+from llm_routerd.queue.connection.factory import CONNECT_SECONDS, redirected
+from llm_routerd.queue.connection.handshake import connection_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from redis.exceptions import MovedError
 
-    from llm_routerd.queue.binding import Call
-    from llm_routerd.queue.fitness import Needs
-    from llm_routerd.queue.skimmer import Bounds
+    from llm_routerd.queue.connection.fitness import Needs
+    from llm_routerd.queue.connection.skimmer import Bounds
+    from llm_routerd.queue.scripts.binding import Call
 
 T = TypeVar("T")
 

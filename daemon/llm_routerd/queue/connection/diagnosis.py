@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_routerd.queue.describing import SetupError
+from llm_routerd.queue.connection.describing import SetupError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -42,7 +42,7 @@ KeyList = Annotated["Sequence[str]", "keys"]
 IntText = Annotated[int, "text"]
 ArgumentList = Annotated["Sequence[Any]", "arguments"]
 
-PRELUDES = ("streams", "workers")
+PRELUDES = ("prelude/streams", "prelude/workers")
 CONSTANTS: Mapping[str, str] = {
     "FINAL": f"'{FINAL_ID}'",
     "FINAL_MS": f"{FINAL_PART}",
@@ -117,7 +117,7 @@ def defined_in(source: str) -> tuple[str, ...]:
 
 def _read(name: str) -> str:
     """A file, with values in the place of the constants' names: what is no local costs nothing at each call."""
-    source = resources.files("llm_routerd.queue").joinpath(f"lua/{name}.lua").read_text("utf-8")
+    source = resources.files(__package__).joinpath(f"lua/{name}.lua").read_text("utf-8")
     return _WITH_CONSTANTS.sub(lambda found: CONSTANTS.get(found[0], found[0]), source)
 
 

@@ -26,18 +26,18 @@ from redis.exceptions import (
 )
 
 from llm_routerd.queue import scripts
-from llm_routerd.queue.bounded_parser import BoundedParser, tell_progress
-from llm_routerd.queue.describing import describe, lasts
-from llm_routerd.queue.handshake import connection_of
-from llm_routerd.queue.skimmer import Bounds
+from llm_routerd.queue.connection.bounded_parser import BoundedParser, tell_progress
+from llm_routerd.queue.connection.describing import describe, lasts
+from llm_routerd.queue.connection.handshake import connection_of
+from llm_routerd.queue.connection.skimmer import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from redis.asyncio.connection import AbstractConnection
 
-    from llm_routerd.queue.binding import Script
-    from llm_routerd.queue.fitness import Needs
+    from llm_routerd.queue.connection.fitness import Needs
+    from llm_routerd.queue.scripts.binding import Script
 
 CONNECT_SECONDS = 5.0
 MOST_ENTRY_BYTES = 1_048_576

@@ -1,10 +1,15 @@
-"""The signatures of the scripts: whatever must happen at once or not at all.  How each does it stands in `lua/`."""
+"""Whatever must happen at once or not at all: the signatures of the scripts; how each does it stands in `lua/`.
+
+To add one: `lua/NAME.lua`, with a header that tells keys, arguments, returns and what holds after a lost reply; and a
+signature of that name here (and in `ALL`, if it is a worker's).  `binding` says how names get from one to the other.
+What several scripts know is a paragraph of `lua/prelude/`.  It imports `protocol` only.
+"""
 
 # ruff: noqa: PLR0913 - all by name
 
 from typing import Any
 
-from llm_routerd.queue.binding import ArgumentList, IntText, Key, KeyList, Lanes, script
+from llm_routerd.queue.scripts.binding import ArgumentList, IntText, Key, KeyList, Lanes, script
 
 
 @script
