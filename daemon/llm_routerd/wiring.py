@@ -33,7 +33,7 @@ def make_resources(
     """The resources of a configuration; prices are unknown until `get_ready`.
 
     Raises:
-        ConfigError: a deployment's address is none.
+        ConfigError: a deployment's address is not valid.
     """
     return Resources(
         config,

@@ -204,5 +204,5 @@ def test_check_says_what_the_server_is(config: Path) -> None:
         assert f"in words as well, since this server is not {owner}'s own" in finding["detail"]
     wrong = told["deployment by_ollama"]
     assert wrong["level"] == "WARN"
-    assert 'is no Ollama; it seems to be llama.cpp: write model = "openai/gemma"' in wrong["detail"]
+    assert 'is not Ollama; it seems to be llama.cpp: write model = "openai/gemma"' in wrong["detail"]
     assert told["chain default"]["level"] == "OK"

@@ -206,7 +206,7 @@ async def test_server_that_is_no_ollama_is_told_for_what_it_is(pages: dict[str, 
     async with Pages(pages) as server, backend_for("ollama", server.url) as backend:
         report = await backend.probe()
     assert not report.ok
-    assert report.detail == f'is no Ollama; it seems to be {told}: write model = "openai/stand-in"'
+    assert report.detail == f'is not Ollama; it seems to be {told}: write model = "openai/stand-in"'
 
 
 @pytest.mark.parametrize(("path", "end"), [("/llm/v1/models", "/llm/v1"), ("/llm/models", "/llm")])

@@ -111,8 +111,8 @@ def test_prompt_comes_from_file_or_stdin(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
-        ((), "one of the two"),
-        (("Why?", "--file", "x"), "one of the two"),
+        ((), "either as an argument or with --file"),
+        (("Why?", "--file", "x"), "either as an argument or with --file"),
         (("--file", "absent"), "No such file"),
         (("--file", "."), "Is a directory"),
         (("--file", "latin1"), "not UTF-8"),
@@ -172,8 +172,8 @@ def test_argparse_refuses(argv: tuple[str, ...], capsys: pytest.CaptureFixture[s
         (("dead", "list", "1-0"), "did you mean show"),
         (("dead", "list", "--all"), "--all goes with"),
         (("dead", "show"), "which entry"),
-        (("dead", "retry"), "one of the two"),
-        (("dead", "drop", "1-0", "--all"), "one of the two"),
+        (("dead", "retry"), "either entries or --all"),
+        (("dead", "drop", "1-0", "--all"), "either entries or --all"),
         (("dead", "drop", "x"), "a stream ID is"),
     ],
 )
@@ -197,7 +197,7 @@ def test_absent_redis_is_told_at_once(
     assert main([*argv, *where]) == Exit.UNAVAILABLE
     captured = capsys.readouterr()
     assert captured.err.startswith("llm-routerd: Redis cannot be used: ")
-    assert captured.err.endswith("or have one brought along: llm-routerd serve --embedded\n")
+    assert captured.err.endswith("or let it bring its own: llm-routerd serve --embedded\n")
     assert captured.err.count("\n") == 1
     assert not captured.out
 

@@ -14,7 +14,7 @@ from llm_routerd.cli.check_server import judge_memory, judge_role, judge_setting
 from llm_routerd.cli.findings import Finding, Level, fail, fine
 from llm_routerd.config.tree import Chain, Config, DaemonConfig, Deployment
 from llm_routerd.protocol.call import ProbeReport
-from llm_routerd.queue.fitness import Greeting
+from llm_routerd.queue.connection import Greeting
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from llm_routerd.cli.main import main
 from llm_routerd.client import Client
 from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.errors import BrokerError
-from llm_routerd.queue import pooled
+from llm_routerd.queue.connection import pooled
 from tests.support.servers import ValkeyProcess, running_valkey
 
 if TYPE_CHECKING:
@@ -217,14 +217,14 @@ async def test_frozen_server_is_more_than_a_timeout(troubled: ValkeyProcess, mon
     finally:
         troubled.thaw()
     assert list(found) == ["redis"]
-    assert "takes connections and does not answer; look whether its process is stopped" in found["redis"].to_line()
+    assert "takes connections and does not answer; check whether its process is stopped" in found["redis"].to_line()
 
 
 async def test_request_for_a_lane_of_another_type_is_refused_with_its_name(valkey_url: str, server: Any) -> None:
     """Whoever submits learns which key it is."""
     server.lpush("llm:requests", "a newcomer's request")
     async with Client(valkey_url) as client:
-        with pytest.raises(BrokerError, match=r"^llm:requests is no stream .* RENAME"):
+        with pytest.raises(BrokerError, match=r"^llm:requests is not a stream .* RENAME"):
             await client.submit(prompt="hello")
 
 
@@ -242,7 +242,7 @@ async def test_keys_of_another_type_are_named_with_their_type_and_the_remedy(val
         "llm:dead": Level.FAIL,
         "llm_router_metrics": Level.WARN,
     }
-    assert "no stream but a list" in bad["llm:requests"].detail
+    assert "not a stream but a list" in bad["llm:requests"].detail
     assert "RENAME llm:requests" in bad["llm:requests"].remedy
     by_subject = {finding.subject: finding for finding in findings}
     assert by_subject["queue"].detail == "1 waiting, 0 running"
@@ -259,5 +259,5 @@ async def test_key_of_the_workers_of_another_type_is_named(valkey_url: str, serv
     server.set("llm:workers", "x")
     (bad,) = [finding for finding in await check_server(config) if "llm:workers" in finding.detail]
     assert bad.level is Level.FAIL
-    assert "llm:workers is no hash but a string" in bad.to_line()
+    assert "llm:workers is not a hash but a string" in bad.to_line()
     assert "RENAME llm:workers" in bad.remedy

@@ -15,7 +15,7 @@ import redis
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.main import main
 from llm_routerd.protocol.events import FINAL_ID
-from llm_routerd.queue.skimmer import Bounds
+from llm_routerd.queue.connection import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -276,8 +276,8 @@ def test_letter_that_is_too_long_is_told_and_not_queued(
     queue: Queue, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the sizes and hashes of its fields and their beginnings; it can be dropped."""
-    monkeypatch.setattr("llm_routerd.cli.dead_letters._LISTED", Bounds(most_bytes=50_000))
-    monkeypatch.setattr("llm_routerd.cli.dead_letters._SHOWN", Bounds(most_bytes=50_000))
+    monkeypatch.setattr("llm_routerd.client.dead_letters._LISTED", Bounds(most_bytes=50_000))
+    monkeypatch.setattr("llm_routerd.client.dead_letters._SHOWN", Bounds(most_bytes=50_000))
     text = "x" * 300_000
     long = queue.bury({"prompt": text}, request_id="long")
     short = queue.bury({"prompt": PROMPT}, request_id="short")

@@ -223,7 +223,7 @@ def test_key_of_another_type_is_named(
     queue.redis.set(key, "x")
     assert queue.run(*words) == Exit.UNAVAILABLE
     (told,) = capsys.readouterr().err.splitlines()
-    assert told.endswith(f"{key} is no stream but a key of another type; RENAME or DEL it")
+    assert told.endswith(f"{key} is not a stream but a key of another type; RENAME or DEL it")
     assert queue.redis.ttl(key) == -1
 
 
@@ -236,7 +236,7 @@ def test_retry_names_the_key_of_another_type(queue: Queue, capsys: pytest.Captur
     assert queue.run("dead", "retry", letter) == Exit.UNAVAILABLE
     (told,) = capsys.readouterr().err.splitlines()
     assert wrong in told
-    assert told.endswith("no stream but a key of another type; RENAME or DEL it")
+    assert told.endswith("not a stream but a key of another type; RENAME or DEL it")
 
 
 def test_id_of_a_tool_is_nobodys_request(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from llm_routerd.client import Client, ClientEvent, RequestFields
 from llm_routerd.client.events import event_of
 from llm_routerd.errors import BrokerError
 from llm_routerd.protocol.events import FINAL_ID
-from llm_routerd.queue import pooled
+from llm_routerd.queue.connection import pooled
 from tests.support.servers import running_valkey
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ async def test_silent_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
         async with Client(server.url, patience_seconds=0.2) as client, asyncio.timeout(5):
             await client.ping()
             server.freeze()
-            with pytest.raises(BrokerError, match="does not answer; look whether its process is stopped"):
+            with pytest.raises(BrokerError, match="does not answer; check whether its process is stopped"):
                 await client.submit(prompt="Why?")
             server.thaw()
             assert await client.final("r") is None
@@ -248,7 +248,7 @@ async def test_wrong_type_is_no_reason_to_try_again(valkey_url: str) -> None:
     async with Client(valkey_url) as client, asyncio.timeout(5):
         await client.redis.set(client.keys.events("r"), "not a stream")
         for call in (client.cancel("r"), client.final("r"), read_all(client, "r")):
-            with pytest.raises(BrokerError, match="llm:events:r is no stream but a key of another type"):
+            with pytest.raises(BrokerError, match="llm:events:r is not a stream but a key of another type"):
                 await call
 
 

@@ -86,10 +86,10 @@ EXAMPLE = Path(__file__).parents[2] / "systemd" / "config.toml"
         ("[redis]\n[redis]", "is not TOML: "),
         ("[redis]\nurl = '${env:NOPE}'", "redis.url: the environment variable NOPE is not set"),
         ("[redis]\nurl = '${file:/nope}'", "redis.url: the file /nope does not exist"),
-        ("[redis]\nurl = '${file:nope}'", "redis.url: ${file:…} holds no absolute path"),
+        ("[redis]\nurl = '${file:nope}'", "redis.url: ${file:…} does not hold an absolute path"),
         ("[redis]\nurl = '${credential:nope}'", "redis.url: there is no credential nope"),
-        ("[redis]\nurl = '${credential:../x}'", "redis.url: ${credential:…} holds no name of a credential"),
-        ("[redis]\nurl = '${evn:X}'", "redis.url: a reference of no known kind"),
+        ("[redis]\nurl = '${credential:../x}'", "redis.url: ${credential:…} does not name a credential"),
+        ("[redis]\nurl = '${evn:X}'", "redis.url: a reference of an unknown kind"),
     ],
 )
 def test_unsound_file_names_key_and_remedy(text: str, message: str) -> None:

@@ -14,8 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from llm_routerd.protocol.cut import HEAD_BYTES, CutBytes, CutList
-from llm_routerd.queue.bounded_parser import BoundedParser
-from llm_routerd.queue.skimmer import Bounds
+from llm_routerd.queue.connection import Bounds
+from llm_routerd.queue.connection.bounded_parser import BoundedParser
 
 BOUNDS = Bounds(most_bytes=100)  # a reply of more than 400 bytes is skimmed
 
@@ -147,7 +147,7 @@ async def test_short_replies_are_no_concern_of_the_skimmer(monkeypatch: pytest.M
     def unexpected(*_: object) -> None:
         raise AssertionError("nothing is long here")
 
-    monkeypatch.setattr("llm_routerd.queue.bounded_parser.Skimmer", unexpected)
+    monkeypatch.setattr("llm_routerd.queue.connection.bounded_parser.Skimmer", unexpected)
     stream = asyncio.StreamReader()
     parser = parser_on(stream)
     reply = packed([b"1-0", [b"data", b"x" * 50]])

@@ -16,8 +16,8 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.errors import BrokerError, NotAllowedError, UnsuitableServerError
-from llm_routerd.queue.describing import as_broker_error, describe, without_innards
-from llm_routerd.queue.fitness import WrongServerError
+from llm_routerd.queue.connection.describing import as_broker_error, describe, without_innards
+from llm_routerd.queue.connection.fitness import WrongServerError
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -59,9 +59,9 @@ def test_place_in_a_script_is_left_out(said: str, told: str) -> None:
         (ResponseError("NOREPLICAS Not enough good replicas to write."), "(NOREPLICAS); look"),
         (MovedError("7494 127.0.0.1:7001"), "this node of the cluster does not have our keys; they are at 127.0.0.1:7001"),
         (AskError("7494 127.0.0.1:7001"), "AskError"),
-        (TimeoutError(), "the server takes connections and does not answer; look whether its process is stopped"),
+        (TimeoutError(), "the server takes connections and does not answer; check whether its process is stopped"),
         (RedisTimeoutError("no reply"), "the server takes connections and does not answer"),
-        (RedisTimeoutError("Timeout connecting to server"), "no connection came about in time; look at the address"),
+        (RedisTimeoutError("Timeout connecting to server"), "no connection could be made in time; look at the address"),
         (AuthenticationError("of a new kind: secret"), "AuthenticationError: not allowed"),
         (RedisError(""), "RedisError"),
     ],

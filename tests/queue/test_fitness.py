@@ -8,8 +8,8 @@ import pytest
 from redis.exceptions import BusyLoadingError, NoPermissionError, ResponseError
 
 from llm_routerd.errors import UnsuitableServerError
-from llm_routerd.queue import fitness
-from llm_routerd.queue.fitness import Greeting, Needs
+from llm_routerd.queue.connection import fitness
+from llm_routerd.queue.connection.fitness import Greeting, Needs
 
 NEEDS = Needs(prefix="llm", metrics_channel="llm_router_metrics")
 

@@ -10,12 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from llm_routerd.protocol.events import FINAL_ID
-from llm_routerd.queue.deliveries import Held
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
 from tests.support.queue import (
     add,
     begin_one,
+    entry_of,
     events_of,
     failure,
     no_fence,
@@ -183,9 +183,8 @@ async def test_event_beyond_the_end_does_not_hide_the_final_one(broker_url: str,
         await write(client, FINAL_ID, "{}", "cancelled")
         await write(client, event_id)
         entry = await add(client, id="r1")
-        held = Held(lane="normal", entry=entry, events_key=KEY)
-        assert list(await broker.sealed([held])) == [0]
-        assert list((await broker.renew([held])).sealed) == [0]
+        assert list(await broker.sealed([KEY])) == [0]
+        assert list((await broker.renew([(entry_of(entry), KEY)])).sealed) == [0]
         delivery = await take_one(broker_url, broker)
         transcript = broker.transcript("r1", publish=False, fenced=no_fence)
         assert await broker.begin(delivery, transcript, started(), publish=False) == "sealed"

@@ -11,7 +11,7 @@ import pytest
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import LANES
-from llm_routerd.queue.deliveries import Delivery, Held
+from llm_routerd.queue.deliveries import Delivery
 from llm_routerd.queue.marks import counts_cancellation
 from tests.support.eventually import eventually
 from tests.support.queue import (
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from llm_routerd.queue.outbox import Transcript
 
 
-def held(delivery: Delivery, request_id: str | None = None) -> Held:
+def held(delivery: Delivery, request_id: str | None = None) -> tuple[Delivery, str]:
     """A delivery as lease renewal takes it."""
-    return Held(lane=delivery.lane, entry=delivery.entry, events_key=f"llm:events:{request_id or delivery.entry}")
+    return delivery, f"llm:events:{request_id or delivery.entry}"
 
 
 async def test_begin_writes_first_attempt_with_entry_lane_and_ttl(broker_url: str) -> None:
@@ -398,7 +398,7 @@ async def test_renewal_tells_sealed_requests_and_the_servers_time(broker_url: st
         renewal = await broker.renew([held(delivery, "r1")])
         assert (list(renewal.lost), list(renewal.sealed)) == ([], [0])
         assert abs(renewal.server_ms - await broker.server_ms()) < 5000
-        assert list(await broker.sealed([held(delivery, "other"), held(delivery, "r1")])) == [1]
+        assert list(await broker.sealed(["llm:events:other", "llm:events:r1"])) == [1]
 
 
 async def test_dropped_group_comes_back_and_the_living_worker_keeps_its_entry(broker_url: str) -> None:
@@ -442,7 +442,7 @@ async def test_handed_back_entry_is_taken_at_once_and_does_not_count(broker_url:
     ):
         await add(client)
         delivery = await take_one(broker_url, broker)
-        assert await broker.hand_back([held(delivery)]) == 1
+        assert await broker.hand_back([delivery]) == 1
         (claimed,) = (await other.claim(room=5)).deliveries
         assert claimed.deliveries == 1
         await broker.retire(oneself=True)

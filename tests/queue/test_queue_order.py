@@ -13,7 +13,6 @@ from llm_routerd.protocol.events import FINAL_ID, AttemptRejected
 from llm_routerd.protocol.keys import HANDED_BACK
 from llm_routerd.protocol.outcome import Rejection
 from llm_routerd.queue import scripts
-from llm_routerd.queue.deliveries import Held
 from tests.support.eventually import eventually
 from tests.support.queue import (
     add,
@@ -72,10 +71,13 @@ async def test_commit_waits_for_events_that_were_refused_before_it(broker_url: s
     async with open_client(broker_url) as client, open_broker(broker_url) as broker:
         entry = await add(client)
         _delivery, _transcript = await begin_one(broker_url, broker)
-        keys = (*broker.keys.lanes, "llm:dead", "llm_router_metrics", "llm:events:r1")
-        told = ("llm-router", entry, "result", "{}", 60_000, "", "normal", "1", "1-3")
-        args = (*told, 100, "llm_router_metrics", "", "llm:events:", 10, 100_000, "w1", 0)
-        assert await broker.pipe.run_script(scripts.COMMIT, keys, args) == [b"gap"]
+        call = scripts.commit(
+            lanes=broker.keys.lanes, letters="llm:dead", metrics_stream="llm_router_metrics", streams=["llm:events:r1"],
+            entry=entry, lane="normal", consumer="w1", is_begun=True, under_way="1-3", kind="result", data="{}",
+            ttl_ms=60_000, publishes=False, events_prefix="llm:events:", metrics=b"", metrics_maxlen=100,
+            most_letters=10, most_letter_bytes=100_000, last_words=(), letter=(),
+        )  # fmt: skip
+        assert await broker.pipe.run_script(call) == [b"gap"]
         assert await client.xlen("llm:requests") == 1
         assert [event_id for event_id, _, _ in await events_of(client, "r1")] == ["1-0"]
 
@@ -205,8 +207,7 @@ async def test_handing_back_into_a_group_that_is_gone_is_no_fault(broker_url: st
         await add(client)
         delivery = await take_one(broker_url, broker)
         await client.xgroup_destroy("llm:requests", "llm-router")
-        held = Held(lane=delivery.lane, entry=delivery.entry, events_key="llm:events:r1")
-        assert await broker.hand_back([held]) == 0
+        assert await broker.hand_back([delivery]) == 0
         assert await broker.hand_everything_back() == 0
 
 
@@ -238,9 +239,8 @@ async def test_key_of_another_kind_in_the_place_of_an_events_stream_harms_nobody
         delivery = await take_one(broker_url, broker)
         transcript = broker.transcript("r1", publish=False, fenced=no_fence)
         assert await broker.begin(delivery, transcript, started(), publish=False) == "unwritable"
-        held = Held(lane="normal", entry=entry, events_key="llm:events:r1")
-        assert list((await broker.renew([held])).lost) == []
-        assert list(await broker.sealed([held])) == []
+        assert list((await broker.renew([(delivery, "llm:events:r1")])).lost) == []
+        assert list(await broker.sealed(["llm:events:r1"])) == []
         letter: tuple[Any, ...] = ("entry", entry, "reason", "internal")
         await broker.commit(delivery, failure("r1"), transcript=None, request_ids=("r1",), dead_letter=letter)
         assert await client.xlen("llm:requests") == 0

@@ -11,9 +11,9 @@ from redis.exceptions import RedisError
 
 from llm_routerd.client import Client
 from llm_routerd.errors import BrokerError
-from llm_routerd.queue import connection as connection_module
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ConnectionFactory, describe, execute
+from llm_routerd.queue.connection import factory as connection_module
 from tests.support.proxy import open_proxy
 from tests.support.queue import open_client
 from tests.support.servers import ValkeyProcess, running_valkey

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.protocol.keys import HANDED_BACK
 from llm_routerd.queue import search
-from llm_routerd.queue.deliveries import Delivery, Held
+from llm_routerd.queue.deliveries import Delivery
 from llm_routerd.queue.search import find_requests
 from tests.support.queue import (
     LIMITS,
     add,
+    entry_of,
     events_of,
     failure,
     no_fence,
@@ -94,7 +95,7 @@ async def test_renewal_leaves_a_trimmed_entry_pending(broker_url: str) -> None:
         entry = await add(client)
         delivery = await take_one(broker_url, broker)
         await client.xtrim("llm:requests", maxlen=0, approximate=False)
-        renewal = await broker.renew([Held(lane="normal", entry=entry, events_key="llm:events:r1")])
+        renewal = await broker.renew([(entry_of(entry), "llm:events:r1")])
         assert list(renewal.lost) == []
         assert await pending(client) == [entry]
         transcript = await begin(broker, delivery, "r1")
@@ -111,7 +112,7 @@ async def test_renewal_of_a_trimmed_entry_that_another_has_tells_that_it_is_lost
         await take_one(broker_url, broker)
         await client.xclaim("llm:requests", "llm-router", "w2", 0, [entry])
         await client.xtrim("llm:requests", maxlen=0, approximate=False)
-        renewal = await broker.renew([Held(lane="normal", entry=entry, events_key="llm:events:r1")])
+        renewal = await broker.renew([(entry_of(entry), "llm:events:r1")])
         assert list(renewal.lost) == [0]
         assert await pending(client) == [entry]
 
@@ -144,7 +145,7 @@ async def test_trimmed_entry_of_a_worker_that_renews_is_nobody_elses(valkey_url:
         await take_one(valkey_url, broker)
         await client.xtrim("llm:requests", maxlen=0, approximate=False)
         await outlive_the_lease()
-        await broker.renew([Held(lane="normal", entry=entry, events_key="llm:events:r1")])
+        await broker.renew([(entry_of(entry), "llm:events:r1")])
         claim = await other.claim(room=5)
         assert (list(claim.deliveries), list(claim.gone)) == ([], [])
         await outlive_the_lease()
@@ -161,7 +162,7 @@ async def test_trimmed_entry_that_is_handed_back_stays_pending(broker_url: str) 
         entry = await add(client)
         await take_one(broker_url, broker)
         await client.xtrim("llm:requests", maxlen=0, approximate=False)
-        assert await broker.hand_back([Held(lane="normal", entry=entry, events_key="llm:events:r1")]) == 0
+        assert await broker.hand_back([entry_of(entry)]) == 0
         assert await broker.hand_everything_back() == 0
         await broker.retire(oneself=True)
         await outlive_the_lease()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redis.exceptions import InvalidResponse
 
 from llm_routerd.protocol.cut import HEAD_BYTES, KEPT_FIELDS, CutBytes, CutList
-from llm_routerd.queue.skimmer import Bounds, Skimmer
+from llm_routerd.queue.connection.skimmer import Bounds, Skimmer
 
 WIDE = Bounds(most_bytes=1_000_000)
 

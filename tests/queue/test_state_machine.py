@@ -31,7 +31,7 @@ from llm_routerd.protocol.keys import GROUP, HANDED_BACK, LANES, Keys, Lane, han
 from llm_routerd.queue import scripts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from llm_routerd.queue.scripts.binding import Call
 
 KEYS = Keys()
 WORKERS = ("w1", "w2", "w3")
@@ -85,6 +85,16 @@ class Task:
     number: int = field(default_factory=itertools.count().__next__)  # no two have the same answer
 
 
+def commit_of(entry: Entry, key: str, *, worker: str, kind: str, data: str, is_begun: bool, under_way: str) -> Call:
+    """The end of an entry, on an events stream."""
+    return scripts.commit(
+        lanes=KEYS.lanes, letters=KEYS.dead, metrics_stream=METRICS, streams=(key,), entry=entry.entry, lane=entry.lane,
+        consumer=worker, is_begun=is_begun, under_way=under_way, kind=kind, data=data, ttl_ms=TTL_MS, publishes=False,
+        events_prefix=KEYS.events(""), metrics=b"", metrics_maxlen=100, most_letters=10, most_letter_bytes=100_000,
+        last_words=(), letter=(),
+    )  # fmt: skip
+
+
 class QueueMachine(RuleBasedStateMachine):
     """Producers, three workers, and an operator who drops groups."""
 
@@ -109,10 +119,9 @@ class QueueMachine(RuleBasedStateMachine):
         for lane, request_id in first:
             self._add(lane, request_id)
 
-    def run(self, script: scripts.Script, keys: Iterable[str], *args: Any) -> Any:
+    def run(self, call: Call) -> Any:
         """Run one of our scripts."""
-        keys = tuple(keys)
-        return self.client.evalsha(script.sha, len(keys), *keys, *args)
+        return self.client.execute_command(*call.command)
 
     def stream(self, entry: Entry) -> Stream:
         """The model of an entry's events stream."""
@@ -156,7 +165,10 @@ class QueueMachine(RuleBasedStateMachine):
         far = f"{FAR_MS + len(self.all)}-0"
         fields = {"prompt": "hi"} | ({} if request_id is None else {"id": request_id})
         self.client.xadd(KEYS.requests(lane), fields, id=far)
-        found = self.run(scripts.MEND, (*KEYS.lanes, KEYS.dead), GROUP, TTL_MS, 1000, 10**7, len(LANES))
+        streams = (*KEYS.lanes, KEYS.dead)
+        found = self.run(
+            scripts.mend(streams=streams, ahead_ms=TTL_MS, most=1000, most_bytes=10**7, lane_count=len(LANES))
+        )
         assert found == [[LANES.index(lane), b"mended", 1, far.encode()]]
         ((raw, _),) = self.client.xrevrange(KEYS.requests(lane), count=1)
         added = Entry(lane, raw.decode(), KEYS.events(request_id or far))
@@ -184,7 +196,7 @@ class QueueMachine(RuleBasedStateMachine):
         return multiple(*self._take(worker, count))
 
     def _take(self, worker: str, count: int) -> list[Task]:
-        reply = self.run(scripts.TAKE, KEYS.lanes, GROUP, worker, count)
+        reply = self.run(scripts.take(lanes=KEYS.lanes, consumer=worker, count=count))
         taken = [self._entry(lane, entry) for lane, found in reply for entry, _ in found]
         assert len(taken) <= count
         for entry in taken:
@@ -224,8 +236,11 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _claim(self, worker: str, lane: Lane, count: int, owner: str, lease_ms: int = LEASE_MS) -> list[Task]:
         requests = KEYS.requests(lane)
-        args = (GROUP, worker, lease_ms, count, "-", owner, "", 0, "" if lease_ms == 0 else KEYS.workers)
-        _, claimed, gone, late, _, _ = self.run(scripts.CLAIM, (requests,), *args)
+        call = scripts.claim(
+            requests=requests, consumer=worker, lease_ms=lease_ms, most=count, cursor="-", from_owner=owner,
+            asked_ms=None, late_ms=0, registry="" if lease_ms == 0 else KEYS.workers,
+        )  # fmt: skip
+        _, claimed, gone, late, _, _ = self.run(call)
         assert late == 0
         for raw, _ in gone:
             (entry,) = (each for each in self.all if (each.entry, each.lane) == (raw.decode(), lane))
@@ -248,16 +263,14 @@ class QueueMachine(RuleBasedStateMachine):
     def _end_trimmed(self, entry: Entry) -> None:
         """What a worker does with an entry that is gone: its events stream is sought, and ended."""
         keys = [key for key in self.streams if self.client.exists(key)]
-        found = self.run(scripts.OWNED, keys, entry.entry, entry.lane) if keys else []
+        found = self.run(scripts.owned(streams=keys, sought=(entry.lane, entry.entry))) if keys else []
         key = keys[found[0][0]] if found else KEYS.events(entry.entry)
         assert bool(found) == (self.stream(entry).head is entry)
         assert not found or key == entry.key
         stream = self.streams.setdefault(key, Stream())
         data = json.dumps({"by": "trimmed", "entry": entry.entry, "lane": entry.lane})
-        told = (GROUP, entry.entry, "error", data, TTL_MS, "", entry.lane, "", "")
-        args = (*told, 100, METRICS, "", KEYS.events(""), 10, 100_000, "w1", 0)
         for _ in range(2):  # the second time as after a lost reply
-            reply = self.run(scripts.COMMIT, (*KEYS.lanes, KEYS.dead, METRICS, key), *args)
+            reply = self.run(commit_of(entry, key, worker="w1", kind="error", data=data, is_begun=False, under_way=""))
             if stream.sealed is not None:
                 assert reply == [b"sealed", stream.sealed.encode()]
                 stream.has_ttl = True
@@ -274,8 +287,11 @@ class QueueMachine(RuleBasedStateMachine):
     def a_claim_that_gets_there_late_takes_nothing(self, worker: str, lane: Lane) -> None:
         """The server stood still in the meantime."""
         seconds, _ = self.client.time()
-        args = (GROUP, worker, 0, 10, "-", "", seconds * 1000 - 10_000, 5_000)
-        assert self.run(scripts.CLAIM, (KEYS.requests(lane),), *args) == [b"-", [], [], 1, 0, 0]
+        call = scripts.claim(
+            requests=KEYS.requests(lane), consumer=worker, lease_ms=0, most=10, cursor="-", from_owner="",
+            asked_ms=seconds * 1000 - 10_000, late_ms=5_000, registry="",
+        )  # fmt: skip
+        assert self.run(call) == [b"-", [], [], 1, 0, 0]
 
     @rule(task=tasks, retried=st.booleans())
     def a_worker_begins(self, task: Task, retried: bool) -> None:
@@ -292,11 +308,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _begin(self, task: Task) -> Any:
         data = {"delivery": task.deliveries, "consumer": task.worker}
-        return self.run(
-            scripts.BEGIN, (task.entry.key, *KEYS.lanes), GROUP, task.worker, task.entry.entry, task.entry.lane,
-            "claimed" if task.claimed else "new", task.deliveries, TTL_MS, json.dumps(data), "",
-            task.entry.key.removeprefix(KEYS.events("")),
+        call = scripts.begin(
+            events=task.entry.key, lanes=KEYS.lanes, consumer=task.worker, entry=task.entry.entry, lane=task.entry.lane,
+            is_new=not task.claimed, deliveries=task.deliveries, ttl_ms=TTL_MS, data=json.dumps(data), publishes=False,
+            request_id=task.entry.key.removeprefix(KEYS.events("")),
         )  # fmt: skip
+        return self.run(call)
 
     def _expected_begin(self, task: Task) -> tuple[Any, ...]:
         """What begin must answer; the model is brought up to date."""
@@ -340,7 +357,7 @@ class QueueMachine(RuleBasedStateMachine):
         for again in range(1 + retried):
             refusal = ""
             try:
-                self.run(scripts.WRITE, (task.entry.key,), "", *args)
+                self.run(scripts.write(events=task.entry.key, publishes=False, words=args))
             except redis.ResponseError as error:
                 refusal = str(error)
             assert ("equal or smaller" in refusal) == (bool(again) or not fits), refusal
@@ -375,11 +392,11 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _commit(self, task: Task, under_way: str) -> Any:
         data = json.dumps({"by": task.worker, "entry": task.entry.entry, "task": task.number})
-        return self.run(
-            scripts.COMMIT, (*KEYS.lanes, KEYS.dead, METRICS, task.entry.key),
-            GROUP, task.entry.entry, "result", data, TTL_MS, "", task.entry.lane, "1" if task.attempt else "", under_way,
-            100, METRICS, "", KEYS.events(""), 10, 100_000, task.worker, 0,
+        call = commit_of(
+            task.entry, task.entry.key, worker=task.worker, kind="result", data=data, is_begun=bool(task.attempt),
+            under_way=under_way,
         )  # fmt: skip
+        return self.run(call)
 
     @rule(task=tasks, others=st.lists(tasks, max_size=3))
     def a_worker_renews(self, task: Task, others: list[Task]) -> None:
@@ -401,21 +418,22 @@ class QueueMachine(RuleBasedStateMachine):
         """Positions of those lost, and of those sealed."""
         self.is_known = self.is_known or worker == KNOWING
         models = json.dumps([MODEL] if worker == KNOWING else [])
-        args: list[Any] = [GROUP, worker, TTL_MS, KEYS.workers, LEASE_MS, models]
-        for each in mine:
-            args += [LANES.index(each.entry.lane) + 1, each.entry.entry]
-        lost, sealed, _, longest_ms, complaint = self.run(
-            scripts.RENEW, (*KEYS.lanes, *(each.entry.key for each in mine)), *args
-        )
+        call = scripts.renew(
+            lanes=KEYS.lanes, streams=[each.entry.key for each in mine], consumer=worker, ttl_ms=TTL_MS,
+            registry=KEYS.workers, lease_ms=LEASE_MS, models=models,
+            entries=[part for each in mine for part in (each.entry.lane, each.entry.entry)],
+        )  # fmt: skip
+        lost, sealed, _, longest_ms, complaint = self.run(call)
         assert (longest_ms, complaint) == (LEASE_MS, None)
         return lost, sealed
 
     @rule(task=consumes(tasks))
     def a_worker_hands_back(self, task: Task) -> None:
         """One entry that it believes to have."""
-        args = (GROUP, task.worker, LEASE_MS + 1, HANDED_BACK, LANES.index(task.entry.lane) + 1, task.entry.entry)
+        place = (task.entry.lane, task.entry.entry)
+        call = scripts.hand_back(lanes=KEYS.lanes, consumer=task.worker, everything=False, entries=place)
         mine = task.entry.owner == task.worker
-        assert self.run(scripts.HAND_BACK, KEYS.lanes, *args) == int(mine and task.entry.waits)
+        assert self.run(call) == int(mine and task.entry.waits)
         if mine and task.entry.waits:
             task.entry.owner = HANDED_BACK
 
@@ -428,9 +446,11 @@ class QueueMachine(RuleBasedStateMachine):
             is_found = self.is_known and task.worker != KNOWING
             expected = b"unknown" if not entry.waits or is_complete > is_found else b"passed" if is_found else b"parked"
         late_ms = 10_000_000_000_000  # whatever the time is
-        complete = "1" if is_complete else ""
-        args = (GROUP, task.worker, entry.entry, KEYS.workers, MODEL, owner, LEASE_MS + 1, complete, 0, late_ms)
-        assert self.run(scripts.PASS_ON, (KEYS.requests(entry.lane),), *args) == expected
+        call = scripts.pass_on(
+            requests=KEYS.requests(entry.lane), consumer=task.worker, entry=entry.entry, registry=KEYS.workers,
+            model=MODEL, owner=owner, is_complete=is_complete, asked_ms=0, late_ms=late_ms,
+        )  # fmt: skip
+        assert self.run(call) == expected
         if expected in {b"passed", b"parked"}:
             entry.owner = owner
 
@@ -438,10 +458,11 @@ class QueueMachine(RuleBasedStateMachine):
     def a_worker_leaves(self, worker: str) -> None:
         """Everything that it has, known to it or not."""
         mine = [entry for entry in self.all if entry.owner == worker and entry.waits]
-        assert self.run(scripts.HAND_BACK, KEYS.lanes, GROUP, worker, LEASE_MS + 1, HANDED_BACK) == len(mine)
+        call = scripts.hand_back(lanes=KEYS.lanes, consumer=worker, everything=True, entries=())
+        assert self.run(call) == len(mine)
         for entry in mine:
             entry.owner = HANDED_BACK
-        self.run(scripts.RETIRE, KEYS.lanes, GROUP, worker, LEASE_MS, KEYS.workers)
+        self.run(scripts.retire(lanes=KEYS.lanes, leaving=worker, silent_ms=LEASE_MS, registry=KEYS.workers))
         self.is_known = self.is_known and worker != KNOWING
 
     # What happens to them.

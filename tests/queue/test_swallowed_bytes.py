@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from llm_routerd.client import Client
 from llm_routerd.errors import BrokerError
-from llm_routerd.queue import connection, pipe, pooled, reader
-from llm_routerd.queue.connection import ConnectionFactory, RedisError
+from llm_routerd.queue import reader
+from llm_routerd.queue.connection import ConnectionFactory, RedisError, factory, pipe, pooled
 from llm_routerd.worker import worker as worker_module
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
@@ -46,7 +46,7 @@ async def beginning(server: ValkeyProcess) -> dict[str, int]:
 @pytest.fixture
 def impatient(beginning: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every bound is low, once the beginning has been measured."""
-    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.15)
+    monkeypatch.setattr(factory, "CONNECT_SECONDS", 0.15)
     monkeypatch.setattr(pipe, "BATCH_SECONDS", 0.3)
     monkeypatch.setattr(reader, "BLOCK_MS", 200)
     monkeypatch.setattr(reader, "GRACE_SECONDS", 0.3)
@@ -140,7 +140,7 @@ async def test_stop_is_heard_while_the_reader_waits_for_its_next_try(
     server: ValkeyProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pause of seconds is cut short."""
-    monkeypatch.setattr(connection.Backoff, "next_seconds", lambda _self: 30.0)
+    monkeypatch.setattr(factory.Backoff, "next_seconds", lambda _self: 30.0)
     monkeypatch.setattr(worker_module, "GOODBYE_SECONDS", 0.3)
     async with open_proxy(server.port) as proxy, run_worker(f"{proxy.url[:-1]}40", {}) as worker:
         proxy.swallows = True

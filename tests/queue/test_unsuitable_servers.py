@@ -18,8 +18,7 @@ from llm_routerd.cli.main import main
 from llm_routerd.client import Client
 from llm_routerd.config.tree import MetricsConfig, RedisConfig
 from llm_routerd.errors import UnsuitableServerError
-from llm_routerd.queue.connection import ConnectionFactory, MovedError, RedisError
-from llm_routerd.queue.pipe import PipeState
+from llm_routerd.queue.connection import ConnectionFactory, MovedError, PipeState, RedisError
 from tests.support.daemons import write_config
 from tests.support.endings import final_of
 from tests.support.eventually import eventually

@@ -22,7 +22,7 @@ from llm_routerd.client import Client
 from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.errors import BrokerError
 from llm_routerd.logs import scrub
-from llm_routerd.queue import pooled
+from llm_routerd.queue.connection import pooled
 from tests.support.eventually import eventually
 from tests.support.queue import open_client
 from tests.support.servers import ValkeyProcess, running_valkey
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NO_PASSWORD = "the server wants a password, and the Redis URL has none; put them there, before the host: user:password@"
-WRONG = "the server does not take the user and password of the Redis URL; mend them there, or on the server"
+WRONG = "the server does not take the user and password of the Redis URL; correct them there, or on the server"
 NEEDLESS = "the server has no password, and the Redis URL has one; leave it out there, or set it on the server"
-NONE_SHOWN = "the server wants a certificate of ours, and the Redis URL names none; name it with ssl_certfile and ssl_keyfile there"
-STRANGE = "the server does not take the certificate of the Redis URL; mend ssl_certfile there, or on the server"
+NONE_SHOWN = "the server asks for a client certificate, and the Redis URL names none; name it with ssl_certfile and ssl_keyfile there"
+STRANGE = "the server does not take the certificate of the Redis URL; correct ssl_certfile there, or on the server"
 WRITE_REDISS = "the server speaks TLS at this port; write rediss:// in the Redis URL"
 WRITE_REDIS = "the server speaks no TLS at this port; write redis:// in the Redis URL, or its TLS port"
 
@@ -163,18 +163,18 @@ async def test_tls_where_none_is_spoken_and_none_where_it_is(
     [
         (
             "ssl_ca_certs={0}/absent.pem",
-            "ssl_ca_certs: {0}/absent.pem cannot be read (No such file or directory); mend",
+            "ssl_ca_certs: {0}/absent.pem cannot be read (No such file or directory); correct",
         ),
-        ("ssl_ca_certs={0}", "ssl_ca_certs: {0} cannot be read (Is a directory); mend"),
-        ("ssl_ca_certs={0}/key.pem", "ssl_ca_certs: {0}/key.pem holds no certificate; mend"),
+        ("ssl_ca_certs={0}", "ssl_ca_certs: {0} cannot be read (Is a directory); correct"),
+        ("ssl_ca_certs={0}/key.pem", "ssl_ca_certs: {0}/key.pem holds no certificate; correct"),
         ("ssl_certfile={0}/absent.pem&ssl_keyfile={0}/key.pem", "ssl_certfile: {0}/absent.pem cannot be read"),
         (
             "ssl_certfile={0}/cert.pem&ssl_keyfile={0}/cert.pem",
             "ssl_certfile: {0}/cert.pem, its key and the key's password",
         ),
         ("ssl_ca_path={0}/absent", "ssl_ca_path: {0}/absent cannot be read (No such file or directory)"),
-        ("ssl_ca_path={0}/cert.pem", "ssl_ca_path: {0}/cert.pem is no directory"),
-        ("ssl_cert_reqs=none&ssl_keyfile={0}/key.pem", "ssl_keyfile goes with ssl_certfile, which is missing; mend"),
+        ("ssl_ca_path={0}/cert.pem", "ssl_ca_path: {0}/cert.pem is not a directory"),
+        ("ssl_cert_reqs=none&ssl_keyfile={0}/key.pem", "ssl_keyfile goes with ssl_certfile, which is missing; correct"),
         ("", "the server's certificate is not accepted (self-signed certificate); name the file of its authority"),
     ],
     ids=[
@@ -272,7 +272,7 @@ async def test_certificate_that_the_server_demands_of_us_is_what_is_told(
 async def test_database_that_the_server_has_not_is_told(open_server: ValkeyProcess) -> None:
     """The server runs: the number is what to mend."""
     url = open_server.tcp_url.removesuffix("/0") + "/99"
-    await everybody_says(url, "the server has no database of the number in the Redis URL; mend it there")
+    await everybody_says(url, "the server has no database with the number in the Redis URL; correct it there")
 
 
 async def test_only_what_nobody_listens_for_is_to_be_started(open_server: ValkeyProcess) -> None:

@@ -16,9 +16,8 @@ from llm_routerd.protocol.events import AttemptStarted, Failed, Result
 from llm_routerd.protocol.keys import Keys, Lane
 from llm_routerd.protocol.outcome import Answer, Usage
 from llm_routerd.queue.broker import Broker
-from llm_routerd.queue.connection import ConnectionFactory
+from llm_routerd.queue.connection import ConnectionFactory, Pipe
 from llm_routerd.queue.deliveries import Delivery, Limits
-from llm_routerd.queue.pipe import Pipe
 from llm_routerd.queue.reader import Reader
 
 if TYPE_CHECKING:
@@ -86,6 +85,11 @@ async def begin_one(
     transcript = broker.transcript(request_id, publish=False, fenced=no_fence)
     assert await broker.begin(delivery, transcript, started(consumer), publish=False) == "begun"
     return delivery, transcript
+
+
+def entry_of(entry: str, lane: Lane = "normal") -> Delivery:
+    """An entry, as it is known to whoever has it."""
+    return Delivery(lane=lane, entry=entry, fields=())
 
 
 async def events_of(client: Any, request_id: str) -> list[tuple[str, str, dict[str, Any]]]:

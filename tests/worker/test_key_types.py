@@ -12,7 +12,6 @@ from structlog.testing import capture_logs
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import LANES
 from llm_routerd.queue import reader
-from llm_routerd.queue.deliveries import Held
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, hangs, says, waits_for
@@ -161,13 +160,12 @@ async def test_every_script_works_beside_a_lane_of_another_type(valkey_url: str,
         delivery = await take_one(valkey_url, broker)
         transcript = broker.transcript(entry, publish=False, fenced=lambda _why: None)
         assert await broker.begin(delivery, transcript, started(), publish=False) == "begun"
-        held = Held(lane=own, entry=entry, events_key=broker.keys.events(entry))
-        renewal = await broker.renew([held])
+        renewal = await broker.renew([(delivery, broker.keys.events(entry))])
         assert (list(renewal.lost), list(renewal.sealed)) == ([], [])
         assert (await broker.claim(room=5)).deliveries == []
         for lane in LANES:
             assert await broker.find_orphans(lane) == []
-        assert await broker.hand_back([held]) == 1
+        assert await broker.hand_back([delivery]) == 1
         (again,) = (await broker.claim_of("handed-back", count=5)).deliveries
         committed = await broker.commit(again, result(entry), transcript=transcript, request_ids=(entry,))
         assert committed.verdict == "committed"

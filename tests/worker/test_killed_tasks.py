@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from llm_routerd.config.tree import MetricsConfig
+from llm_routerd.queue.connection import Pipe
 from llm_routerd.queue.deliveries import Delivery
-from llm_routerd.queue.pipe import Pipe
 from llm_routerd.queue.reader import Reader
 from llm_routerd.running.resources import Resources
 from llm_routerd.service import daemon as daemon_module

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from llm_routerd.protocol.keys import HANDED_BACK
-from llm_routerd.queue.deliveries import Claim, Delivery, Held, Renewal
-from llm_routerd.queue.pipe import PipeState
+from llm_routerd.queue.connection import PipeState
+from llm_routerd.queue.deliveries import Claim, Delivery, Renewal
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.inflight import InFlightTable
 from llm_routerd.worker.leases import Leases
@@ -50,13 +50,13 @@ class FakeBroker:
     async def create_groups(self) -> None:
         """They stand."""
 
-    async def renew(self, held: Sequence[Held]) -> Renewal:
+    async def renew(self, in_flight: Sequence[tuple[Delivery, str]]) -> Renewal:
         """Take as long as told."""
-        self.renewed.append([item.entry for item in held])
+        self.renewed.append([delivery.entry for delivery, _ in in_flight])
         await asyncio.sleep(self.renewal_seconds)
         return Renewal(lost=(), sealed=(), server_ms=round(asyncio.get_running_loop().time() * 1000))
 
-    async def sealed(self, held: Sequence[Held]) -> Sequence[int]:
+    async def sealed(self, events_keys: Sequence[str]) -> Sequence[int]:
         """None are."""
         return ()
 

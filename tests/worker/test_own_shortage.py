@@ -24,7 +24,7 @@ async def test_nothing_is_read_during_a_shortage_and_all_is_answered_after_it(va
 
     async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
         if is_short:
-            reason = "our own shortage: no more files may be open in this process"
+            reason = "our own shortage: no more files can be opened in this process"
             raise BackendError(AttemptCode.INTERNAL, reason, retryable=True, lack=Lack.RESOURCES)
         yield Finish(finish_reason="stop", usage=USAGE, text="hi")
 

@@ -10,9 +10,8 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from llm_routerd.protocol.codes import AttemptCode
-from llm_routerd.queue import outbox, pipe, reader
-from llm_routerd.queue.connection import Backoff, ConnectionFactory
-from llm_routerd.queue.pipe import Pipe, PipeState
+from llm_routerd.queue import outbox, reader
+from llm_routerd.queue.connection import Backoff, ConnectionFactory, Pipe, PipeState, pipe
 from llm_routerd.queue.reader import Reader
 from llm_routerd.worker import worker as worker_module
 from tests.support.endings import final_of, nothing_left

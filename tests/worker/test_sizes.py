@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from llm_routerd.protocol.cut import CutList
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP
-from llm_routerd.queue import pipe, reader
+from llm_routerd.queue import reader
+from llm_routerd.queue.connection import pipe
 from tests.support.endings import final_of, nothing_left
 from tests.support.fakes import FakeBackend, says
 from tests.support.proxy import open_proxy

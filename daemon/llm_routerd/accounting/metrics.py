@@ -275,7 +275,7 @@ class Metrics:
         tokens = Family("tokens_total", "counter", "Tokens of all calls, rejected ones included.")
         costs = Family("cost_usd_total", "counter", "What all calls cost, rejected ones included.")
         estimates = Family("estimated_calls_total", "counter", "Calls whose tokens are an estimate.")
-        unpriced = Family("unpriced_calls_total", "counter", "Calls that have a price which is not known.")
+        unpriced = Family("unpriced_calls_total", "counter", "Calls whose price is not known.")
         estimated_costs = Family("estimated_cost_usd_total", "counter", "The part of the cost that is an estimate.")
         for deployment, totals in self._deployments.items():
             tokens.add(totals.prompt_tokens, deployment=deployment, kind="prompt")
@@ -295,7 +295,7 @@ class Metrics:
         orphans.add(self._orphans)
         passed_on = Family("passed_on_total", "counter", "Requests handed back for a worker that knows their model.")
         passed_on.add(self._passed_on)
-        dropped = Family("dead_letters_dropped_total", "counter", "Dead letters that went for newer ones.")
+        dropped = Family("dead_letters_dropped_total", "counter", "Dead letters dropped to make room for newer ones.")
         dropped.add(self._dropped_letters)
         yield from (requests, attempts, fallbacks, tokens, costs, estimates, estimated_costs, unpriced)
         yield from (saved, stops, saved_time)

@@ -46,7 +46,7 @@ class Backends:
     A new configuration gets a new `Backends`; the old one is closed when its calls are done.
 
     Raises:
-        ConfigError: a deployment's `api_base` is no address.
+        ConfigError: a deployment's `api_base` is not an address.
     """
 
     def __init__(self, deployments: Mapping[str, Deployment]) -> None:

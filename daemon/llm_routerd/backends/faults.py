@@ -73,15 +73,15 @@ _STATUS_OF_LABEL = {
 _BEFORE_ANSWER: tuple[tuple[type[Exception], AttemptCode, str, bool], ...] = (
     (aiohttp.ClientSSLError, AttemptCode.CONNECT, "the TLS handshake failed", False),
     (aiohttp.ClientConnectorDNSError, AttemptCode.CONNECT, "the host name does not resolve", True),
-    (aiohttp.ClientConnectorError, AttemptCode.CONNECT, "the connection was refused or found no way", True),
+    (aiohttp.ClientConnectorError, AttemptCode.CONNECT, "the connection was refused or found no route", True),
     (TimeoutError, AttemptCode.TIMEOUT, "no answer in time", True),
     (ValueError, AttemptCode.CONNECT, "the address or a header cannot be used", False),
     (aiohttp.ServerDisconnectedError, AttemptCode.UPSTREAM, "disconnected before it answered", True),
     (OSError, AttemptCode.UPSTREAM, "disconnected before it answered", True),
 )
 _SHORTAGES = {
-    errno.EMFILE: "no more files may be open in this process",
-    errno.ENFILE: "no more files may be open on this machine",
+    errno.EMFILE: "no more files can be opened in this process",
+    errno.ENFILE: "no more files can be opened on this machine",
     errno.ENOMEM: "no memory is left",
     errno.ENOBUFS: "no memory is left for sockets",
     errno.EADDRNOTAVAIL: "no local port is left, or no such network",
@@ -200,7 +200,7 @@ def malformed(what: str) -> BackendError:
 def fault_of_shape(error: Exception) -> BackendError:
     """The fault behind one of `SHAPE_ERRORS`.  Invalid UTF-8 and lone surrogates are no JSON to orjson."""
     if isinstance(error, orjson.JSONDecodeError):
-        return malformed("a piece of the stream is no JSON")
+        return malformed("a piece of the stream is not JSON")
     if isinstance(error, ToolCallError):
         return malformed(str(error))
     return malformed("a piece of the stream is not of this protocol")

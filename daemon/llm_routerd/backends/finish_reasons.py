@@ -57,7 +57,7 @@ def is_reason(reason: Any) -> bool:
     if reason is None:
         return False
     if not isinstance(reason, str):
-        raise faults.malformed("a reason to finish that is no text")
+        raise faults.malformed("a finish reason that is not text")
     return reason.lower() not in _NO_REASON
 
 

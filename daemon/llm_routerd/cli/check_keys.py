@@ -35,5 +35,5 @@ def judge_keys(others: dict[str, str], keys: Keys, metrics: str) -> list[Finding
         wanted = "hash" if is_hash else "stream"
         remedy = f"RENAME {key} to another name and look at it, or DEL it if nobody needs it"
         judge = warn if key == metrics else fail
-        findings.append(judge("lane" if is_lane else "key", f"{key} is no {wanted} but a {kind}: {lost}", remedy))
+        findings.append(judge("lane" if is_lane else "key", f"{key} is not a {wanted} but a {kind}: {lost}", remedy))
     return findings

@@ -46,7 +46,7 @@ async def judge_models(config: Config, probe: Probe, unusable: Mapping[str, str]
     async def ask(deployment: Deployment) -> tuple[Finding, bool]:
         if unusable and deployment.name in unusable:
             told = f"{deployment.model}: {unusable[deployment.name]}"
-            return warn(f"deployment {deployment.name}", told, f"mend [deployments.{deployment.name}]"), False
+            return warn(f"deployment {deployment.name}", told, f"correct [deployments.{deployment.name}]"), False
         async with slots:
             return await _check_deployment(deployment, probe)
 
@@ -70,7 +70,7 @@ async def _check_deployment(deployment: Deployment, probe: Probe) -> tuple[Findi
     except TimeoutError:
         report = ProbeReport(ok=False, detail=f"no answer within {_PROBE_SECONDS:g} s")
     if not report.ok:
-        remedy = f"start it, or mend [deployments.{deployment.name}]"
+        remedy = f"start it, or correct [deployments.{deployment.name}]"
         # The chain goes on to the next one; a chain with none left is what fails.
         return warn(subject, f"{deployment.model}: {report.detail}", remedy), False
     cold = ", not loaded: the first request waits for that" if report.loaded is False else ""

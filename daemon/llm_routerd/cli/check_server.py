@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.client import Client
     from llm_routerd.config.tree import Config, DaemonConfig
-    from llm_routerd.queue.fitness import Greeting
+    from llm_routerd.queue.connection import Greeting
 
 _PATIENCE_SECONDS = 0.5
 _SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
@@ -93,7 +93,7 @@ def judge_memory(info: Mapping[str, Any]) -> list[Finding]:
     told = f"{percent} % of maxmemory is used ({used} of {bound} bytes)"
     if percent < _FULL_PERCENT:
         return [fine("memory", told)]
-    return [warn("memory", told, "raise maxmemory, or lower daemon.result_ttl_seconds: when it is full, all waits")]
+    return [warn("memory", told, "raise maxmemory, or lower daemon.result_ttl_seconds: when full, everything waits")]
 
 
 async def _check_writes(client: Client) -> list[Finding]:

@@ -7,11 +7,11 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.cli.dead_letters import DeadLetter, DeadLetters, Retried, Verdict
 from llm_routerd.cli.exits import Exit, UsageError
 from llm_routerd.cli.settings import open_client, redis_of
 from llm_routerd.cli.terminal import harmless, json_line, note, one_line, say
 from llm_routerd.client import check_stream_id
+from llm_routerd.client.dead_letters import DeadLetter, DeadLetters, Retried, Verdict
 
 if TYPE_CHECKING:
     import argparse
@@ -20,8 +20,8 @@ _WHY_NOT = {
     Verdict.MISSING: "there is no such dead letter",
     Verdict.ANSWERED: "its id has been answered or cancelled meanwhile: drop the letter",
     Verdict.IN_PROGRESS: "its id has been submitted again and is being answered: drop the letter",
-    Verdict.CUT: "its request was too long to be kept, and only its beginning is here: submit it again, in less bytes",
-    Verdict.UNREAD: "it is too long to be read whole: submit its request again, in less bytes, or drop it",
+    Verdict.CUT: "its request was too long to be kept, and only its beginning is here: submit it again, in fewer bytes",
+    Verdict.UNREAD: "it is too long to be read whole: submit its request again, in fewer bytes, or drop it",
     Verdict.UNREADABLE: "it does not hold what was submitted",
 }
 
@@ -41,7 +41,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if action == "show" and not entries:
         raise UsageError("dead show: which entry?")
     if action in {"retry", "drop"} and bool(entries) == arguments.all:
-        raise UsageError(f"dead {action}: give entries or --all, one of the two")
+        raise UsageError(f"dead {action}: give either entries or --all")
     for entry in entries:
         try:
             check_stream_id(entry)

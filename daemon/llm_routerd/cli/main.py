@@ -75,7 +75,7 @@ def _tell(error: RouterdError) -> Exit:
             code, begins = Exit.FAILED, ""
     remedy = ""
     if isinstance(error, BrokerError) and not error.remedy and nobody_listens(error):
-        remedy = "; start it, name another with --redis, or have one brought along: llm-routerd serve --embedded"
+        remedy = "; start it, name another with --redis, or let it bring its own: llm-routerd serve --embedded"
     complain(f"{begins}{error}{remedy}")
     return code
 
@@ -130,7 +130,7 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 
 def _add_serve(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--embedded", action="store_true", help="start a Valkey of one's own, with its data on disk")
+    command.add_argument("--embedded", action="store_true", help="start its own Valkey, with its data on disk")
     command.add_argument("--state-directory", metavar="DIR", help="where the embedded Valkey keeps its data")
 
 
@@ -166,7 +166,7 @@ def _add_follow(command: argparse.ArgumentParser) -> None:
     )
     _add_watching(command)
     command.add_argument("--wait", action="store_true", help="wait for a request that nobody knows yet")
-    command.add_argument("--cancel", action="store_true", help="Ctrl-C cancels the request, and does not only leave")
+    command.add_argument("--cancel", action="store_true", help="Ctrl-C cancels the request instead of only leaving")
 
 
 def _add_watching(command: argparse.ArgumentParser) -> None:

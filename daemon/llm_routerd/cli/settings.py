@@ -23,7 +23,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
     """The configuration, with `--redis` and `--prefix` put over it.
 
     Raises:
-        ConfigError: it is unsound, or `--redis` is no URL.
+        ConfigError: it is unsound, or `--redis` is not a URL.
     """
     _check_option(arguments.redis)
     config = load_config(arguments.config, os.environ)
@@ -36,7 +36,7 @@ def redis_of(arguments: argparse.Namespace) -> RedisConfig:
     """Where the queue is.  With `--redis` no file is read, which may hold what only the daemon may see.
 
     Raises:
-        ConfigError: the configuration was needed, and is unsound; or `--redis` is no URL.
+        ConfigError: the configuration was needed, and is unsound; or `--redis` is not a URL.
     """
     _check_option(arguments.redis)
     if arguments.redis and not arguments.config:

@@ -121,7 +121,7 @@ def _shows_tokens(arguments: argparse.Namespace) -> bool:
 
 def _read_prompt(arguments: argparse.Namespace) -> str:
     if (arguments.prompt is None) == (arguments.file is None):
-        raise UsageError("give the prompt as an argument or with --file, one of the two")
+        raise UsageError("give the prompt either as an argument or with --file")
     prompt: str = arguments.prompt if arguments.file is None else _read_text(arguments.file, "--file")
     return prompt
 
@@ -142,7 +142,7 @@ def _read_schema(path: str) -> Any:
     except json.JSONDecodeError as error:
         raise UsageError(f"--schema: {path} is not JSON: line {error.lineno}, column {error.colno}") from error
     if not isinstance(schema, (dict, bool)):
-        raise UsageError(f"--schema: {path} is no JSON Schema: expected an object, true or false")
+        raise UsageError(f"--schema: {path} is not a JSON Schema: expected an object, true or false")
     return schema
 
 

@@ -151,7 +151,7 @@ def unconfirmed(request_id: str) -> BrokerError:
     """The error of who ceases to submit before Redis has said that the request is queued, which it may be."""
     return BrokerError(
         "it has not confirmed that the request is queued",
-        f"submit it again with --id {request_id}: what came twice is answered once",
+        f"submit it again with --id {request_id}: what arrives twice is answered once",
     )
 
 

@@ -43,17 +43,14 @@ from llm_routerd.client.look_up import LaneSearch, Sighting
 from llm_routerd.errors import BrokerError, NotAllowedError, UnknownRequestError
 from llm_routerd.protocol.events import FINAL_ID, FINAL_PART
 from llm_routerd.protocol.keys import LANES, Keys, Lane
-from llm_routerd.queue import fitness, pooled
-from llm_routerd.queue.connection import Backoff, is_passed, is_unfit, lasts
-from llm_routerd.queue.describing import as_broker_error
+from llm_routerd.queue.connection import Backoff, as_broker_error, fitness, is_passed, is_unfit, lasts, pooled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from redis.asyncio import Redis
 
-    from llm_routerd.queue.fitness import Greeting
-    from llm_routerd.queue.skimmer import Bounds
+    from llm_routerd.queue.connection import Bounds, Greeting
 
 __all__ = [
     "Client",
@@ -167,7 +164,7 @@ class Client:
         submits the same id twice gets one answer.  `on_trouble` is told of each try that failed and is repeated.
 
         Raises:
-            ValueError: the id is none.
+            ValueError: the id is not valid.
             TypeError: a value is not JSON.
         """
         request_id = check_id(request.get("id") or uuid.uuid4().hex)
@@ -182,7 +179,7 @@ class Client:
         It waits without end for a request that nobody answers, or whose events have expired.
 
         Raises:
-            ValueError: the id or `last_id` is none.
+            ValueError: the id or `last_id` is not valid.
         """
         key = self.keys.events(check_id(request_id))
         position = last_id
@@ -244,7 +241,7 @@ class Client:
                 must_exist = not sighting.is_known
             else:  # nor did a worker begin it while the lanes were looked at
                 raise UnknownRequestError(request_id, why_unsure=sighting.why_unsure, others=sighting.others)
-        raise BrokerError(f"the events of {request_id} take no final event: somebody has written beyond its place")
+        raise BrokerError(f"the events of {request_id} cannot take a final event: somebody has written past its place")
 
     async def look_up(self, request_id: str) -> Sighting:
         """Whether anything is known of a request; costs what `cancel` costs."""

@@ -101,7 +101,7 @@ def check_id(request_id: str) -> str:
     """The same id.
 
     Raises:
-        ValueError: it is no id of the protocol; a request with it would be answered under another name.
+        ValueError: it is not an id of the protocol; a request with it would be answered under another name.
     """
     if not _ID.fullmatch(request_id):
         raise ValueError("an id has 1 to 128 characters of A-Z a-z 0-9 . _ : -")
@@ -112,7 +112,7 @@ def check_stream_id(text: str) -> tuple[int, int]:
     """Both parts of a stream ID; the second one may be left out.
 
     Raises:
-        ValueError: it is none; `$` is none either, it would lose what was written before.
+        ValueError: it is not valid; nor is `$`, which would lose what was written before.
     """
     match = _STREAM_ID.fullmatch(text)
     if match is None:

@@ -14,12 +14,12 @@ from redis.exceptions import ResponseError
 from llm_routerd.client.events import as_text
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import is_unfit
+from llm_routerd.queue.connection.pooled import run_script
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from redis.asyncio import Redis
-    from redis.commands.core import AsyncScript
 
     from llm_routerd.protocol.keys import Keys
 
@@ -55,7 +55,6 @@ class LaneSearch:
     ) -> None:
         """Prepare it; `where` is the server by now, `patiently` runs an operation until it succeeds, or raises."""
         self._where = where
-        self._script: AsyncScript = where().register_script(scripts.LOOK_UP.source)
         self._lanes = keys.lanes
         self._id = request_id
         self._patiently = patiently
@@ -86,10 +85,11 @@ class LaneSearch:
 
     async def _page(self, lane: str, before: str, most: int) -> tuple[bool, str, list[str]] | None:
         """Whether it was found, where to go on, the ids of the others; None: this user may not look."""
+        call = scripts.look_up(requests=lane, before=before, request_id=self._id, most=most, most_bytes=_PAGE_BYTES)
 
         async def look() -> Any:
             try:
-                return await self._script([lane], [before, self._id, most, _PAGE_BYTES], self._where())
+                return await run_script(self._where(), call)
             except ResponseError as error:
                 if is_unfit(error):
                     raise

@@ -60,7 +60,7 @@ def check_redis_url(url: str) -> None:
         if authority.host or authority.port or parts.path in {"", "/"} or _BAD_PERCENT.search(parts.path):
             raise ConfigError("expected unix:///path, with three slashes")
     elif parts.path not in {"", "/"} and not _DATABASE.fullmatch(parts.path[1:]):
-        raise ConfigError(f"the database after the last / is no number; if that is part of a password, {_ENCODE}")
+        raise ConfigError(f"the database after the last / is not a number; if that is part of a password, {_ENCODE}")
     _check_options(parts)
 
 
@@ -92,7 +92,7 @@ def _split(text: str, schemes: Sequence[str], form: str) -> SplitResult:
     try:
         parts = urlsplit(text)
     except ValueError:  # a bracket that is no IPv6 address's; the original message quotes
-        raise ConfigError(f"its host is none; {_ENCODE}") from None
+        raise ConfigError(f"its host is not valid; {_ENCODE}") from None
     if parts.scheme not in schemes or not text[len(parts.scheme) :].startswith("://"):
         raise ConfigError(form)
     if text.count("@") > 1 or ("@" in text and "@" not in parts.netloc):
@@ -108,7 +108,7 @@ def _authority(parts: SplitResult, form: str) -> _Authority:
         raise ConfigError(f"has a `%` without two hexadecimal digits after it: {_ENCODE}")
     match = _HOST_AND_PORT.fullmatch(where)
     if match is None:
-        raise ConfigError(f"its host or its port is none; {form}; if that is part of a password, {_ENCODE}")
+        raise ConfigError(f"its host or its port is not valid; {form}; if that is part of a password, {_ENCODE}")
     host, port = match[1], match[2] or ""
     if port and int(port) > _MOST_PORT:
         raise ConfigError(f"its port is above {_MOST_PORT}")
@@ -116,7 +116,7 @@ def _authority(parts: SplitResult, form: str) -> _Authority:
         try:
             IPv6Address(host[1:-1])
         except AddressValueError:
-            raise ConfigError("what stands in brackets is no IPv6 address") from None
+            raise ConfigError("what stands in brackets is not an IPv6 address") from None
     return _Authority(credentials, host, port)
 
 

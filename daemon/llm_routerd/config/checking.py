@@ -45,7 +45,7 @@ def check_document(document: dict[str, Any]) -> None:
     except jsonschema_rs.ValidationError as error:
         raise ConfigError(_describe(error, load_schema("config"))) from None
     except ValueError:  # a date or time, which TOML has and JSON has not
-        raise ConfigError("holds a date or a time, which is nowhere a valid value; put it in quotes") from None
+        raise ConfigError("holds a date or a time, which is not a valid value anywhere; put it in quotes") from None
     # Not in the schema: a file need not give them where it changes a built-in table.
     for kind, key in (("deployments", "model"), ("chains", "deployments")):
         for name, table in document[kind].items():

@@ -52,7 +52,7 @@ def resolve(text: str, environ: Mapping[str, str]) -> str:
 
     Raises:
         MissingSecretError: there is no such variable, file or credential, or it is empty.
-        ConfigError: the reference is of no known kind, or its file cannot be read.
+        ConfigError: the reference is of an unknown kind, or its file cannot be read.
     """
     return _REFERENCE.sub(lambda match: _look_up(match[1], match[2], environ), text)
 
@@ -78,7 +78,7 @@ def _look_up(kind: str, name: str, environ: Mapping[str, str]) -> str:
     match kind:
         case "env":
             if not _VARIABLE.fullmatch(name):  # a key, maybe, where its name belongs: not quoted
-                raise ConfigError("${env:…} holds no name of an environment variable (letters, digits and _)")
+                raise ConfigError("${env:…} does not name an environment variable (letters, digits and _)")
             if value := environ.get(name):
                 return value
             if _may_be_key(kind, name):
@@ -86,17 +86,17 @@ def _look_up(kind: str, name: str, environ: Mapping[str, str]) -> str:
             raise MissingSecretError(f"the environment variable {name} is not set", name=name)
         case "file":
             if not name.startswith("/") or "\0" in name:
-                raise ConfigError("${file:…} holds no absolute path")
+                raise ConfigError("${file:…} does not hold an absolute path")
             return _read(Path(name), missing=f"the file {name} does not exist or is empty", name=name)
         case "credential":
             return _credential(name, environ.get("CREDENTIALS_DIRECTORY"))
         case _:
-            raise ConfigError("a reference of no known kind; use ${env:}, ${file:} or ${credential:}")
+            raise ConfigError("a reference of an unknown kind; use ${env:}, ${file:} or ${credential:}")
 
 
 def _credential(name: str, directory: str | None) -> str:
     if not _CREDENTIAL.fullmatch(name):
-        raise ConfigError("${credential:…} holds no name of a credential (letters, digits and . _ -)")
+        raise ConfigError("${credential:…} does not name a credential (letters, digits and . _ -)")
     missing = f"there is no credential {name} (systemd's LoadCredential)"
     try:
         if not directory:
@@ -104,7 +104,7 @@ def _credential(name: str, directory: str | None) -> str:
         return _read(Path(directory, name), missing=missing, name=name)
     except ConfigError:
         if _may_be_key("credential", name):
-            told = "there is no credential of the name that it holds (systemd's LoadCredential), or it cannot be read"
+            told = "there is no credential of the name that it gives (systemd's LoadCredential), or it cannot be read"
             raise MissingSecretError(told, name=_UNNAMED) from None
         raise
 
@@ -123,7 +123,7 @@ def _read(path: Path, *, missing: str, name: str) -> str:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     if len(content) > _MOST_BYTES:
-        raise ConfigError(f"{path} is larger than {_MOST_BYTES} bytes, which is no key")
+        raise ConfigError(f"{path} is larger than {_MOST_BYTES} bytes, too large for a key")
     try:
         text = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:

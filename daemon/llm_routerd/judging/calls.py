@@ -51,6 +51,6 @@ def judge_calls(
             return _OTHER_TOOL
         arguments = call.arguments if call.arguments.strip() else "{}"
         if not isinstance(parse(arguments), dict):
-            return invalid_json("the arguments of a tool call are no JSON object")
+            return invalid_json("the arguments of a tool call are not a JSON object")
         whole_calls.append(replace(call, arguments=arguments))
     return tuple(whole_calls)

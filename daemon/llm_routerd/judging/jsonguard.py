@@ -326,7 +326,7 @@ class JsonGuard:
         elif slot.strings is not None:
             self._parts.append(run)
             if self._length <= _MAX_COMPARED_CHARS and not slot.allows_opening("".join(self._parts)):
-                self._fail_schema("a string that is none of the allowed values")
+                self._fail_schema("a string that is not one of the allowed values")
 
     def _close_string(self) -> None:
         text = "".join(self._parts)
@@ -338,7 +338,7 @@ class JsonGuard:
         elif self._slot.allows_string(text) or self._slot.strings is None:
             self._end_value()
         else:
-            self._fail_schema("a string that is none of the allowed values")
+            self._fail_schema("a string that is not one of the allowed values")
 
     def _stop_in_string(self, text: str, end: int) -> int:
         """Return where to go on after the characters of a string; an escape may go on in the next piece."""

@@ -271,9 +271,9 @@ def _describe(error: jsonschema_rs.ValidationError, document: Any) -> str:
             jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=names)
             | jsonschema_rs.ValidationErrorKind.UnevaluatedProperties(unexpected=names)
         ):
-            path, told = [*path, names[0]], "this is not taken here"
+            path, told = [*path, names[0]], "this is not accepted here"
         case jsonschema_rs.ValidationErrorKind.FalseSchema():
-            told = "this is not taken here"
+            told = "this is not accepted here"
         case jsonschema_rs.ValidationErrorKind.Pattern() if path[-1] in _DATA_URLS:
             told = f"expected a data URL ({_DATA_URLS[path[-1]]}); a request names no address"
         case jsonschema_rs.ValidationErrorKind.Pattern(pattern=pattern):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from llm_routerd.protocol.cut import Fields
     from llm_routerd.protocol.keys import Lane
@@ -26,14 +26,6 @@ class Delivery(Struct, frozen=True, kw_only=True):
     fields: Fields
     deliveries: int = 1
     claimed: bool = False
-
-
-class Held(Struct, frozen=True, kw_only=True):
-    """An entry that this worker has in flight, as lease renewal needs it."""
-
-    lane: Lane
-    entry: str
-    events_key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +115,27 @@ def parse_gone(lane: Lane, missing: Sequence[Any]) -> list[Delivery]:
     return [
         Delivery(lane=lane, entry=entry.decode(), fields=(), deliveries=count, claimed=True) for entry, count in missing
     ]
+
+
+def parse_committed(reply: Sequence[Any]) -> Committed:
+    """What came of a commit, as `commit.lua` gives it."""
+    sealed_by, letter_lost, letters_dropped = (*reply[1:], None, None, None)[:3]
+    return Committed(
+        verdict=reply[0].decode(),
+        sealed_by=text_of(sealed_by),
+        letter_lost=text_of(letter_lost),
+        letters_dropped=letters_dropped or 0,
+    )
+
+
+def places_of(deliveries: Iterable[Delivery]) -> list[str]:
+    """Where entries stand, as scripts take it: lane, entry, lane, entry, ..."""
+    return [part for delivery in deliveries for part in (delivery.lane, delivery.entry)]
+
+
+def text_of(reply: bytes | None) -> str | None:
+    """What a script says of something, if it does."""
+    return reply.decode("utf-8", "replace") if reply else None
 
 
 def next_cursor(reply: bytes) -> bytes | None:

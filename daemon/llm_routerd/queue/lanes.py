@@ -14,16 +14,22 @@ from llm_routerd.queue.connection import ResponseError, is_wrong_type
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from llm_routerd.protocol.keys import Keys
+
 
 class LaneTypes:
     """What the lanes were when they were last looked at.
+
+    Args:
+        keys: of the queue.
 
     Attributes:
         others: type of its key, by lane that is no stream.
         on_change: told of each lane whose key has become another type, and of one (None) that has been mended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
         self.others: dict[Lane, str] = {}
         self.on_change: Callable[[Lane, str | None], object] = lambda _lane, _type: None
 
@@ -32,7 +38,19 @@ class LaneTypes:
         """Those that can be read, the most urgent first."""
         return tuple(lane for lane in LANES if lane not in self.others) if self.others else LANES
 
-    def found(self, lane: Lane, other: str | None) -> None:
+    async def make_group(self, ask: Callable[..., Awaitable[Any]], lane: Lane) -> None:
+        """Create a lane's consumer group where it is missing, and note whether the lane is one.
+
+        Args:
+            ask: sends one command, and gives its reply.
+            lane: whose group it is.
+
+        Raises:
+            ResponseError: Redis refuses that for another reason.
+        """
+        self._found(lane, await _make_group(ask, self._keys.requests(lane)))
+
+    def _found(self, lane: Lane, other: str | None) -> None:
         """A lane is a stream (None), or a key of another type."""
         if other == self.others.get(lane):
             return
@@ -43,19 +61,8 @@ class LaneTypes:
         self.on_change(lane, other)
 
 
-async def make_group(ask: Callable[..., Awaitable[Any]], key: str) -> str | None:
-    """Create a lane's consumer group where it is missing, at `0`: what was added before is answered too.
-
-    Args:
-        ask: sends one command, and gives its reply.
-        key: of the lane.
-
-    Returns:
-        None; or the type of the key, where it is no stream.
-
-    Raises:
-        ResponseError: Redis refuses that for another reason.
-    """
+async def _make_group(ask: Callable[..., Awaitable[Any]], key: str) -> str | None:
+    """At `0`: what was added before is answered too.  Returns None; or the type of the key, where it is no stream."""
     try:
         if await _has_group(ask, key):
             return None

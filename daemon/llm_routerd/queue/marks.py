@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError
+from llm_routerd.queue.deliveries import places_of
 
 if TYPE_CHECKING:
     from llm_routerd.queue.broker import Broker
@@ -51,4 +52,4 @@ async def _may_own(broker: Broker, key: str, delivery: Delivery) -> bool:
         return True
     if not first or first[0][0] == FINAL_ID.encode():
         return True
-    return bool(await broker.pipe.run_script(scripts.OWNED, (key,), (delivery.entry, delivery.lane)))
+    return bool(await broker.pipe.run_script(scripts.owned(streams=(key,), sought=places_of((delivery,)))))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llm_routerd.protocol.keys import GROUP
 from llm_routerd.queue import scripts
 
 if TYPE_CHECKING:
@@ -44,8 +43,10 @@ async def mend(broker: Broker, lanes: Sequence[str], others: Sequence[str] = ())
         ResponseError: Redis refuses even the look.
     """
     keys = (*lanes, *others)
-    args = (GROUP, ahead_ms(broker), MOST_ENTRIES, MOST_BYTES, len(lanes))
+    call = scripts.mend(
+        streams=keys, ahead_ms=ahead_ms(broker), most=MOST_ENTRIES, most_bytes=MOST_BYTES, lane_count=len(lanes)
+    )
     return [
         Ahead(key=keys[position], verdict=verdict.decode(), moved=moved, last_id=last_id.decode())
-        for position, verdict, moved, last_id in await broker.pipe.run_script(scripts.MEND, keys, args)
+        for position, verdict, moved, last_id in await broker.pipe.run_script(call)
     ]

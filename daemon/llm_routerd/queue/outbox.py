@@ -23,14 +23,13 @@ import orjson
 from llm_routerd.protocol.cut import head_of, parts_of
 from llm_routerd.protocol.events import FINAL_PART
 from llm_routerd.queue import scripts
-from llm_routerd.queue.connection import ResponseError
-from llm_routerd.queue.pipe import Command
+from llm_routerd.queue.connection import Command, ResponseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llm_routerd.protocol.events import ProgressEvent
-    from llm_routerd.queue.pipe import Pipe
+    from llm_routerd.queue.connection import Pipe
 
 MAX_PENDING_CHARS = 262_144  # of one request
 MAX_UNWRITTEN_CHARS = 8_388_608  # of all requests together
@@ -181,8 +180,8 @@ class Transcript:
         if len(args) == 3 and not self._publish:  # noqa: PLR2004 - ID, type and data of one event
             event_id, kind, data = args
             return [Command(("XADD", self.events_key, "NOMKSTREAM", event_id, "type", kind, "data", data), answered)]
-        publish = "1" if self._publish else ""
-        return [Command(("EVALSHA", scripts.WRITE.sha, 1, self.events_key, publish, *args), answered)]
+        call = scripts.write(events=self.events_key, publishes=self._publish, words=args)
+        return [Command(call.command, answered)]
 
     def _take(self) -> tuple[list[Any], int]:
         """Pending events as ID, type, data, ID, ...; and the characters of text in them."""

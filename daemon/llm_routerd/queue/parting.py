@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import execute
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable
 
     from redis.asyncio.connection import AbstractConnection
 
     from llm_routerd.queue.broker import Broker
 
-SCRIPTS = (scripts.HAND_BACK, scripts.RETIRE)  # all that it takes
+SCRIPTS = (scripts.hand_back, scripts.retire)  # all that it takes
 
 
 async def part(connecting: Awaitable[AbstractConnection], broker: Broker, *, timeout_seconds: float) -> int:
@@ -30,14 +30,10 @@ async def part(connecting: Awaitable[AbstractConnection], broker: Broker, *, tim
     """
     connection = await connecting
 
-    async def run(script: scripts.Script, args: Sequence[Any]) -> Any:
-        keys = broker.keys.lanes
-        command = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        return await execute(connection, command, timeout_seconds=timeout_seconds)
-
     try:
-        given: int = await run(scripts.HAND_BACK, broker.hand_back_args())
-        await run(scripts.RETIRE, broker.retire_args(oneself=True))
+        command = broker.hand_everything_back_call().command
+        given: int = await execute(connection, command, timeout_seconds=timeout_seconds)
+        await execute(connection, broker.retire_call(oneself=True).command, timeout_seconds=timeout_seconds)
     finally:
         await connection.disconnect(nowait=True)
     return given

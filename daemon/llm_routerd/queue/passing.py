@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from llm_routerd.protocol.keys import GROUP, HANDED_BACK_IDLE_MS, handed_back_for
+from llm_routerd.protocol.keys import handed_back_for
 from llm_routerd.queue import scripts
 
 if TYPE_CHECKING:
@@ -35,11 +35,17 @@ async def pass_on(
     Returns:
         "passed"; "unknown": none lives; "lost": it is not ours any more; "parked": one may live, and will be found.
     """
-    keys = (broker.keys.requests(delivery.lane),)
-    args = (
-        GROUP, broker.consumer, delivery.entry, broker.keys.workers, model, handed_back_for(model), HANDED_BACK_IDLE_MS,
-        "1" if is_complete else "", round(server_ms), broker.late_ms,
-    )  # fmt: skip
-    reply: bytes = await broker.pipe.run_script(scripts.PASS_ON, keys, args)
+    call = scripts.pass_on(
+        requests=broker.keys.requests(delivery.lane),
+        consumer=broker.consumer,
+        entry=delivery.entry,
+        registry=broker.keys.workers,
+        model=model,
+        owner=handed_back_for(model),
+        is_complete=is_complete,
+        asked_ms=round(server_ms),
+        late_ms=broker.late_ms,
+    )
+    reply: bytes = await broker.pipe.run_script(call)
     verdict: Passing = reply.decode()  # type: ignore[assignment]  # as pass_on.lua has it
     return verdict

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.protocol.cut import CutList
 from llm_routerd.protocol.keys import GROUP, LANES, Keys, Lane
 from llm_routerd.queue import scripts
-from llm_routerd.queue.broker import OWN_PENDING, claim_args
 from llm_routerd.queue.connection import (
     Backoff,
     ConnectionFactory,
     MovedError,
+    PipeState,
     RedisError,
     ResponseError,
     describe,
@@ -37,8 +37,6 @@ from llm_routerd.queue.connection import (
     is_wrong_type,
 )
 from llm_routerd.queue.deliveries import Delivery, next_cursor, parse_claimed, parse_entries
-from llm_routerd.queue.lanes import make_group
-from llm_routerd.queue.pipe import PipeState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,6 +44,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
     from llm_routerd.queue.broker import Broker
+    from llm_routerd.queue.scripts.binding import Call
 
 BLOCK_MS = 5000
 LOOK_SECONDS = 1.0  # between two looks at lanes whose keys are of another type
@@ -126,7 +125,7 @@ class Reader:
         await self._leave(connection)
         own: list[Delivery] = []
         for lane in LANES:
-            self._lanes.found(lane, await make_group(self._ask(connection), self._keys.requests(lane)))
+            await self._lanes.make_group(self._ask(connection), lane)
             await self._appear(connection, self._keys.requests(lane))
             own += await self._own_pending(lane)
         self._backoff.reset()
@@ -139,8 +138,7 @@ class Reader:
         own: list[Delivery] = []
         cursor: bytes | None = b"-"
         while cursor:
-            args = claim_args(self._broker.consumer, self._broker.consumer, OWN_PENDING, cursor)
-            reply = await self._script(scripts.CLAIM, (self._keys.requests(lane),), args)
+            reply = await self._script(self._broker.own_call(lane, cursor))
             cursor = next_cursor(reply[0])
             own += parse_claimed(lane, reply[1], own=True)
         return own
@@ -161,7 +159,7 @@ class Reader:
         self._looked_at = now
         assert self._connection is not None  # noqa: S101 - read() has seen to it
         for lane in tuple(self._lanes.others):
-            self._lanes.found(lane, await make_group(self._ask(self._connection), self._keys.requests(lane)))
+            await self._lanes.make_group(self._ask(self._connection), lane)
 
     @staticmethod
     def _ask(connection: AbstractConnection) -> Callable[..., Awaitable[Any]]:
@@ -177,8 +175,8 @@ class Reader:
             await execute(connection, command, timeout_seconds=GRACE_SECONDS)
 
     async def _take(self, free: int) -> list[Delivery]:
-        reply = await self._script(scripts.TAKE, self._keys.lanes, (GROUP, self._broker.consumer, free))
-        return self._parse(reply)
+        call = scripts.take(lanes=self._keys.lanes, consumer=self._broker.consumer, count=free)
+        return self._parse(await self._script(call))
 
     async def _block(self, free: int) -> list[Delivery]:
         lanes, block_ms = self._lanes.sound, BLOCK_MS
@@ -216,14 +214,9 @@ class Reader:
         lanes = {self._keys.requests(lane).encode(): lane for lane in LANES}
         return [delivery for key, entries in reply or () for delivery in parse_entries(lanes[key], entries)]
 
-    async def _script(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+    async def _script(self, call: Call) -> Any:
         assert self._connection is not None  # noqa: S101 - read() has seen to it
-        return await execute(
-            self._connection,
-            ("EVALSHA", script.sha, len(keys), *keys, *args),
-            timeout_seconds=GRACE_SECONDS,
-            has_time=self._has_time,
-        )
+        return await execute(self._connection, call.command, timeout_seconds=GRACE_SECONDS, has_time=self._has_time)
 
     def _has_time(self) -> bool:
         return not self._stopped

@@ -7,7 +7,7 @@ That is dear, and rare: an entry has to be trimmed while its worker has it, and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from msgspec import Struct
 
@@ -76,8 +76,8 @@ class _Search:
         """Note those of these streams that belong to an entry that is sought."""
         if not keys:
             return
-        args: list[Any] = [part for lane, entry in self._sought - self.ids.keys() for part in (entry, lane)]
-        for position, entry, lane in await self._pipe.run_script(scripts.OWNED, keys, args):
+        sought = [part for place in self._sought - self.ids.keys() for part in place]
+        for position, entry, lane in await self._pipe.run_script(scripts.owned(streams=keys, sought=sought)):
             self.ids[lane.decode(), entry.decode()] = keys[position].removeprefix(self._prefix)
 
 

@@ -146,7 +146,7 @@ class Attempt:
         if not sending.is_looking_up:
             if sending.is_under_way:
                 return rejection
-            reason = f"no connection came to stand; {rejection.reason}"
+            reason = f"no connection could be made; {rejection.reason}"
             return Rejection(code=AttemptCode.CONNECT, reason=reason, retryable=True)
         reason = f"our own shortage: no DNS resolver has answered; {rejection.reason}"
         return Rejection(code=AttemptCode.INTERNAL, reason=reason, retryable=True, lack=Lack.ROUTE)

@@ -17,7 +17,7 @@ from llm_routerd.accounting.metrics import Metrics
 from llm_routerd.config.load import changes_needing_restart, load_config
 from llm_routerd.errors import BrokerError, ConfigError, RouterdError
 from llm_routerd.logs import get_logger, on_loop_exception, set_up_logs
-from llm_routerd.queue.pipe import PipeState
+from llm_routerd.queue.connection import PipeState
 from llm_routerd.routing.health import Health, StateChange
 from llm_routerd.routing.usability import unanswerable, without_keys
 from llm_routerd.running.shortage import Shortage

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from llm_routerd.queue.deliveries import Held
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -67,9 +65,9 @@ class InFlight(Struct, eq=False):
         task = asyncio.current_task()
         return self.stopped is not None and task is not None and task.uncancel() <= 0
 
-    def held(self) -> Held:
+    def held(self) -> tuple[Delivery, str]:
         """As lease renewal needs it."""
-        return Held(lane=self.delivery.lane, entry=self.delivery.entry, events_key=self.events_key)
+        return self.delivery, self.events_key
 
 
 class InFlightTable:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.connection import ResponseError, describe
-from llm_routerd.queue.deliveries import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,6 +96,4 @@ class Intake:
                 self._start(item.again)
 
     async def _give_back(self, deliveries: list[Delivery]) -> None:
-        keys = self._broker.keys
-        held = [Held(lane=each.lane, entry=each.entry, events_key=keys.events(each.entry)) for each in deliveries]
-        await self._broker.hand_back(held)
+        await self._broker.hand_back(deliveries)

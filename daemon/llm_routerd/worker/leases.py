@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.keys import HANDED_BACK
 from llm_routerd.queue.broker import OWN_PENDING
-from llm_routerd.queue.connection import ResponseError, describe
-from llm_routerd.queue.pipe import PipeState
+from llm_routerd.queue.connection import PipeState, ResponseError, describe
 
 if TYPE_CHECKING:
     import random
@@ -173,7 +172,7 @@ class Leases:
         if now - self._renewed_at >= self._renew_seconds:
             await self._renew(items)
         elif items:
-            sealed = await self._broker.sealed([item.held() for item in items])
+            sealed = await self._broker.sealed([item.events_key for item in items])
             self._heard()
             self._in_flight.stop(items, sealed, "sealed")
         if self._broker.pipe.state is PipeState.READY:

@@ -79,7 +79,7 @@ class Mending:
             return False
         item.is_ending = item.gives_way = True
         try:
-            given = await self._broker.hand_back([item.held()])
+            given = await self._broker.hand_back([item.delivery])
         except ResponseError:
             given = 0
         item.is_ending, item.gives_way = False, bool(given)

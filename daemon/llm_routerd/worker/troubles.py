@@ -32,7 +32,7 @@ class Troubles:
     def first(self, shortage: str | None) -> str:
         """The gravest in one line, `shortage` being what this process lacks; "": there is none."""
         for lane, other in self._lanes.items():
-            return f"{self._keys.requests(lane)} is no stream but a {other}"
+            return f"{self._keys.requests(lane)} is not a stream but a {other}"
         return next(iter(self._refusals.values()), None) or shortage or self._reading or ""
 
     def reading(self, why: str | None) -> None:

@@ -15,10 +15,8 @@ from llm_routerd.errors import BrokerError
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.keys import LANES, Keys
 from llm_routerd.queue.broker import Broker
-from llm_routerd.queue.connection import ConnectionFactory, ResponseError, describe
+from llm_routerd.queue.connection import ConnectionFactory, Needs, Pipe, PipeState, ResponseError, describe
 from llm_routerd.queue.deliveries import Limits
-from llm_routerd.queue.fitness import Needs
-from llm_routerd.queue.pipe import Pipe, PipeState
 from llm_routerd.queue.reader import Reader
 from llm_routerd.worker.abandoning import abandon
 from llm_routerd.worker.clock import ServerClock

@@ -114,7 +114,7 @@ class AnthropicAnswer(EventAnswer):
 
     def _finish(self, last: Delta) -> Finish:
         if (reason := self._stop_reason) is None:  # the event that has it was lost, and with it whether this is all
-            raise faults.truncated("the stream gives no reason to finish")
+            raise faults.truncated("the stream gives no finish reason")
         self.end_of_text()
         finish_reason = finish_reasons.meaning_of(reason)
         if self.by_tool and finish_reason == "tool_calls":

@@ -62,7 +62,7 @@ def fault_of(error: Exception, *, begun: bool) -> BackendError:
 def _without_a_status(causes: Sequence[BaseException], kinds: set[str], *, begun: bool) -> BackendError:
     """The fault behind what no server's status tells of."""
     if "JSONDecodeError" in kinds:
-        return faults.malformed("a piece of the answer is no JSON")
+        return faults.malformed("a piece of the answer is not JSON")
     if begun and (told := next(filter(_is_told, causes), None)) is not None:
         body = getattr(told, "body", None)
         return faults.fault_of_error_object(body if isinstance(body, dict) else {"message": _message(told)})

@@ -117,7 +117,7 @@ class OllamaBackend:
             omitted = await self._omitted()
         except BackendError as error:
             if error.code in {AttemptCode.NOT_FOUND, AttemptCode.UPSTREAM} and (found := await self._advice()):
-                return ProbeReport(ok=False, detail=f"is no Ollama{found}")
+                return ProbeReport(ok=False, detail=f"is not Ollama{found}")
             return ProbeReport(ok=False, detail=error.reason)
         return ProbeReport(
             ok=True,

@@ -163,7 +163,7 @@ def _take_parts(parts: list[Any], text: list[str], reasoning: list[str]) -> None
             case {"type": "reference"}:  # where a citation belongs: nothing to read
                 pass
             case _:
-                raise faults.malformed("a part of the content is of no known kind")
+                raise faults.malformed("a part of the content is of an unknown kind")
 
 
 def _usage(usage: dict[str, Any]) -> Usage:

@@ -41,7 +41,7 @@ class Endpoint:
             url = URL()
         if url.scheme not in {"http", "https"} or not url.host:
             raise ConfigError(
-                f"deployments.{deployment.name}.api_base is no http:// or https:// address; "
+                f"deployments.{deployment.name}.api_base is not an http:// or https:// address; "
                 "write for example http://127.0.0.1:11434"
             )
         self._base = base
@@ -71,7 +71,7 @@ def converted(convert: Callable[[Deployment, Call], Body], deployment: Deploymen
         _refuse_other_parts(call)
         return convert(deployment, call)
     except (AttributeError, IndexError, KeyError, TypeError):
-        raise faults.unsupported("a message or a tool has not OpenAI's form") from None
+        raise faults.unsupported("a message or a tool does not have OpenAI's form") from None
 
 
 def _refuse_other_parts(call: Call) -> None:

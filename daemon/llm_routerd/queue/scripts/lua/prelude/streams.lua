@@ -1,11 +1,15 @@
--- What the scripts know of streams; goes before each of them.
+-- What the scripts know of streams; before a script goes what it uses.  A paragraph defines one thing.
 -- Producers may write to events streams (they cancel there), so all that stands in one may be anything.
-local FINAL, FINAL_MS = '9007199254740991-0', 9007199254740991
 
--- Who owns what was handed back: for any worker, or for one that knows a model.
-local HANDED_BACK, FOR_MODEL = 'handed-back', '^handed%-back:(.*)$'
+-- The model that an owner's entries were handed back for; nil: they were not, or for any worker.
+local function model_of(owner)
+  local prefix = HANDED_BACK .. ':'
+  return string.sub(owner, 1, #prefix) == prefix and string.sub(owner, #prefix + 1) or nil
+end
+
+-- Whether an owner is no worker, but has what was handed back.
 local function is_handed_back(owner)
-  return owner == HANDED_BACK or string.match(owner, FOR_MODEL) ~= nil
+  return owner == HANDED_BACK or model_of(owner) ~= nil
 end
 
 -- The value of one field of an entry.
@@ -26,6 +30,11 @@ end
 -- The type of an event; of one that others wrote there is a beginning.
 local function type_of(item)
   return string.sub(field(item, 'type') or '', 1, 64)
+end
+
+-- Whether a text can be the id of a request.
+local function is_id(text)
+  return type(text) == 'string' and #text <= 128 and string.find(text, '^[%w._:-]+$') ~= nil
 end
 
 -- What an entry holds as JSON.
@@ -59,9 +68,26 @@ local function ask_lane(...)
   return redis.call(...)  -- says why
 end
 
+-- Be done with an entry, and return what a script says of that.
+local function settle(requests, entry, verdict, detail)
+  ask_lane('XACK', requests, GROUP, entry)
+  ask_lane('XDEL', requests, entry)
+  return {verdict, detail}
+end
+
+-- PUBLISH an event as those who SUBSCRIBE get it.
+local function publish(events, id, kind, data)
+  redis.call('PUBLISH', events, '{"id":"' .. id .. '","type":"' .. kind .. '","data":' .. data .. '}')
+end
+
 -- Whether a command was refused because its key is no stream; any other refusal says nothing of the key.
 local function is_other_type(reply)
   return string.find(tostring(reply.err), 'wrong kind of value', 1, true) ~= nil
+end
+
+-- Whether a reply of pcall is the server's refusal.
+local function is_refusal(reply)
+  return type(reply) == 'table' and reply.err ~= nil
 end
 
 -- Whether XADD was refused because the stream's last ID is no smaller than the one to be added; it may lie beyond the
@@ -72,11 +98,51 @@ local function is_passed(reply)
     or string.find(why, 'exhausted the last possible ID', 1, true) ~= nil
 end
 
+-- Write events, {ID, type, data...}, in order; those that stand there already are passed over.  Returns what XADD returned
+-- for the last one, a refusal of its ID included, or its first other refusal; nil for none.
+local function write_events(events, words, publishes)
+  local reply
+  for i = 1, #words, 3 do
+    reply = redis.pcall('XADD', events, 'NOMKSTREAM', words[i], 'type', words[i + 1], 'data', words[i + 2])
+    if is_refusal(reply) then
+      if not is_passed(reply) then return reply end
+    elseif reply and publishes then
+      publish(events, words[i], words[i + 1], words[i + 2])
+    end
+  end
+  return reply
+end
+
 -- Whether an entry of a lane exists.  XCLAIM must not be asked: it drops from the pending entries what does not, and
 -- then nobody knows any more that there was a request without an answer.
 local function exists(requests, entry)
   local found = ask_lane('XRANGE', requests, entry, entry)
   return found ~= nil and #found > 0
+end
+
+-- Make a consumer that is no worker the owner of an entry, which any worker, or one of those it is for, may take at
+-- once.  That raises the delivery count again: it stays as it was, for this is no crash.
+local function give_back(requests, entry, owner, deliveries)
+  redis.call('XCLAIM', requests, GROUP, owner, 0, entry,
+    'IDLE', HANDED_BACK_IDLE_MS, 'RETRYCOUNT', math.max(0, deliveries - 1), 'JUSTID')
+end
+
+-- What XINFO says of our group of a lane; nil: the lane or the group is not there, so that it will be made at 0 and all
+-- is new, or the lane is of another type.
+local function group_of(requests)
+  if redis.call('EXISTS', requests) == 0 then return nil end
+  for _, raw in ipairs(ask_lane('XINFO', 'GROUPS', requests) or {}) do
+    local info = as_table(raw)
+    if info.name == GROUP then return info end
+  end
+end
+
+-- Whether an entry that exists is an orphan: the group has delivered it, and nobody owns it.  Redis delivers nothing
+-- twice: who removes a dead consumer (XGROUP DELCONSUMER) drops what it had, and a group made at `$`, or moved on
+-- (XGROUP SETID), passes over what stands before.
+local function is_orphan(requests, entry, group)
+  return not is_before(group['last-delivered-id'], entry)
+    and #redis.call('XPENDING', requests, GROUP, entry, entry, 1) == 0
 end
 
 -- Bytes of an entry's names and values.
@@ -109,6 +175,17 @@ local function owner_of(events)
     attempt = attempt_of(events, n)
   end
   return entry, lane
+end
+
+-- The server's Unix time in whole ms.
+local function now_ms()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+
+-- Whether the server has stood still, or its clock has jumped, since something was asked for; nil: that does not matter.
+local function is_late(asked_ms, late_ms)
+  return asked_ms ~= nil and now_ms() - asked_ms > late_ms
 end
 
 -- Whether an entry that an events stream names waits in the lane that it names, as a request of this id.

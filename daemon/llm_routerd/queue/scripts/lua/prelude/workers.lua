@@ -1,17 +1,14 @@
--- What the scripts know of the workers; goes before those that ask.
+-- What the scripts know of the workers; before a script goes what it uses.
 -- Each worker writes what the others need to know of it into one hash, with its renewals: a field by its name, with
 -- {"lease_ms":…,"until_ms":…,"models":[…]}.  It counts until then: a lease and a half after it was last heard of, for
 -- what it begins shortly before the next renewal is its own for a lease from then on.
 -- The hash is no declared key: a server whose ACL is older than it refuses the hash, and not the script.
 -- Whoever may write there may write anything.
+
 local MOST_LEASE_MS = 3600000
 
+-- For how long a registration counts.
 local function holds_ms(lease) return math.floor(lease * 3 / 2) end
-
-local function now_ms()
-  local now = redis.call('TIME')
-  return now[1] * 1000 + math.floor(now[2] / 1000)
-end
 
 -- The registrations that count, by worker: {lease in ms, the whole text}; and the names of those that do not.
 local function registrations(registry, now)
@@ -37,6 +34,7 @@ local function longest_lease(workers, own)
   return longest
 end
 
+-- Whether a worker has told that it knows a model.
 local function knows(worker, model)
   local ok, said = pcall(cjson.decode, worker and worker[2] or '')
   if not ok or type(said.models) ~= 'table' then return false end
@@ -46,6 +44,7 @@ local function knows(worker, model)
   return false
 end
 
+-- Whether a living worker other than this one knows a model.
 local function another_knows(workers, consumer, model)
   for name, worker in pairs(workers) do
     if name ~= consumer and knows(worker, model) then return true end

@@ -22,9 +22,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.queue import fitness
-from llm_routerd.queue.describing import SetupError
-from llm_routerd.queue.diagnosis import TlsFiles, certificate_trouble, tls_trouble, wants_tls
+from llm_routerd.queue.connection import fitness
+from llm_routerd.queue.connection.describing import SetupError
+from llm_routerd.queue.connection.diagnosis import TlsFiles, certificate_trouble, tls_trouble, wants_tls
 
 LISTEN_SECONDS = 0.3  # for what a server says before anybody has asked it anything
 _MAX_CLIENTS = "max number of clients"
@@ -36,9 +36,9 @@ _GREETINGS = {
 
 # What it says of the database that was asked for, and the remedy.
 _DATABASES = {
-    "DB index is out of range": "mend it there",
-    "invalid DB index": "mend it there",
-    "SELECT is not allowed in cluster mode": "in cluster mode there is 0 alone: mend it there",
+    "DB index is out of range": "correct it there",
+    "invalid DB index": "correct it there",
+    "SELECT is not allowed in cluster mode": "in cluster mode there is only 0: correct it there",
 }
 
 
@@ -71,7 +71,7 @@ class _Polite(AbstractConnection):
         except ResponseError as error:
             if (remedy := next((told for words, told in _DATABASES.items() if words in str(error)), None)) is None:
                 raise
-            raise SetupError("the server has no database of the number in the Redis URL", remedy) from error
+            raise SetupError("the server has no database with the number in the Redis URL", remedy) from error
         except RedisConnectionError as error:
             # Of its subclasses each says what is wrong: a password, for one.
             if type(error) is not RedisConnectionError or _MAX_CLIENTS in str(error):
@@ -166,7 +166,7 @@ def connection_of(url: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
     """The class of connection that a URL asks for, and what it says to it.
 
     Raises:
-        ValueError: the URL is none; the message may quote it, and so its password.
+        ValueError: the URL is not valid; the message may quote it, and so its password.
     """
     options: dict[str, Any] = dict(parse_url(url))
     return _CLASSES[options.pop("connection_class", Connection)], options

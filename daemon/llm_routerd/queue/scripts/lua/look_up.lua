@@ -1,26 +1,26 @@
 -- Is there a request of this id in a lane?  Looks at a page of it, the newest entries first, and changes nothing.
--- KEYS  1 lane
--- ARGV  1 "+", or "(entry" to go on before that, 2 the id, 3 most entries, 4 after so many bytes the page is over
+-- Keys: requests, the lane.
+-- Arguments: before, "+" or "(entry" to go on before that; request_id; most, of entries; most_bytes, after which the page
+--   is over.
 -- Returns {1 if it was found, where to go on ("": all has been seen), {the ids of those that were looked at...}}
--- Entries are read one by one: a producer may have added large ones, and no more than one of them is copied here.
-local lane, before, id, most_entries, most_bytes = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- May be repeated.  Entries are read one by one: a producer may have added large ones, and no more than one of them is copied here.
 -- Beyond LONGEST JSON is not parsed, and its beginning alone is searched.
-local SEARCHED, LONGEST, LONGEST_ID = 8192, 2097152, 128
+local SEARCHED, LONGEST = 8192, 2097152
 
 -- By what one finds quickly, which may be the id of a tool and not of the request.
 local function is_likely(item)
   local own, data = field(item, 'id'), field(item, 'data')
-  if own or not data then return (own or item[1]) == id end
-  return (string.match(string.sub(data, 1, SEARCHED), '"id"%s*:%s*"([%w._:-]+)"') or item[1]) == id
+  if own or not data then return (own or item[1]) == request_id end
+  return (string.match(string.sub(data, 1, SEARCHED), '"id"%s*:%s*"([%w._:-]+)"') or item[1]) == request_id
 end
 
 -- An id may be written with escapes (`\u0061` for `a`): then it does not stand in the text.
 local function is_it(item)
   local data = field(item, 'data')
   if not data or #data > LONGEST then return is_likely(item) end
-  if field(item, 'id') == id then return true end
-  local may_be = id == item[1] or string.find(data, id, 1, true) or string.find(data, '\\u00[2-7]')
-  return may_be and (data_of(item).id or item[1]) == id
+  if field(item, 'id') == request_id then return true end
+  local may_be = request_id == item[1] or string.find(data, request_id, 1, true) or string.find(data, '\\u00[2-7]')
+  return may_be and (data_of(item).id or item[1]) == request_id
 end
 
 -- What to offer of another request: its id where that is certain, else its entry's.
@@ -33,17 +33,16 @@ local function name_of(item)
       told = string.match(string.sub(data, 1, SEARCHED), '^%s*{%s*"id"%s*:%s*"([^"]+)"')
     end
   end
-  local is_id = type(told) == 'string' and #told <= LONGEST_ID and string.find(told, '^[%w._:-]+$')
-  return is_id and told or item[1]
+  return is_id(told) and told or item[1]
 end
 
 local ids, bytes = {}, 0
-for _ = 1, most_entries do
-  local item = redis.call('XREVRANGE', lane, before, '-', 'COUNT', 1)[1]
+for _ = 1, most do
+  local item = redis.call('XREVRANGE', requests, before, '-', 'COUNT', 1)[1]
   if not item then return {0, '', ids} end
   if is_it(item) then return {1, '', ids} end
   ids[#ids + 1] = name_of(item)
-  for _, part in ipairs(item[2]) do bytes = bytes + #part end
+  bytes = bytes + size_of(item)
   before = '(' .. item[1]
   if bytes > most_bytes then break end
 end

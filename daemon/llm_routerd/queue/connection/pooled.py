@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, NoScriptError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.config.addresses import check_redis_url
 from llm_routerd.errors import BrokerError, ConfigError
-from llm_routerd.queue.bounded_parser import BoundedParser
-from llm_routerd.queue.connection import CONNECT_SECONDS, redirected
-from llm_routerd.queue.handshake import connection_of
+from llm_routerd.queue.connection.bounded_parser import BoundedParser
+from llm_routerd.queue.connection.factory import CONNECT_SECONDS, redirected
+from llm_routerd.queue.connection.handshake import connection_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from redis.exceptions import MovedError
 
-    from llm_routerd.queue.fitness import Needs
-    from llm_routerd.queue.skimmer import Bounds
+    from llm_routerd.queue.connection.fitness import Needs
+    from llm_routerd.queue.connection.skimmer import Bounds
+    from llm_routerd.queue.scripts.binding import Call
 
 T = TypeVar("T")
 
@@ -81,6 +82,16 @@ def bounded(redis: Redis, bounds: Bounds) -> Redis:
     client = Redis.from_pool(ConnectionPool(connection_class=pool.connection_class, **settings))
     client.set_response_callback("XRANGE", cast("Any", lambda reply, **_: reply))
     return client
+
+
+async def run_script(redis: Redis, call: Call) -> Any:
+    """Run a script, which the server is told first where it does not know it."""
+    execute: Callable[..., Awaitable[Any]] = redis.execute_command
+    try:
+        return await execute(*call.command)
+    except NoScriptError:
+        await redis.script_load(call.script.source)
+        return await execute(*call.command)
 
 
 def _reply_goes_on() -> None:

@@ -10,48 +10,25 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
 
-from llm_routerd.client import as_text, check_id, check_stream_id
+from llm_routerd.client.client import as_text, check_id, check_stream_id
 from llm_routerd.protocol.cut import CutBytes, CutList, head_of, parts_of, size_of
-from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import LANES, Lane
-from llm_routerd.queue.connection import RedisError
-from llm_routerd.queue.skimmer import Bounds
+from llm_routerd.queue import scripts
+from llm_routerd.queue.connection import Bounds, RedisError
+from llm_routerd.queue.connection.pooled import run_script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from redis.asyncio import Redis
 
-    from llm_routerd.client import Client
+    from llm_routerd.client.client import Client
     from llm_routerd.protocol.cut import Fields, Part
 
 _LETTERS_PER_READ = 10  # a letter may hold a request of a megabyte
 # Others may write letters, and older versions wrote requests of any length into them.
 _LISTED = Bounds(most_bytes=1_048_576)
 _SHOWN = Bounds(most_bytes=33_554_432)  # more than the daemon writes into one, however it is escaped
-
-# Queue a dead letter's request again, and remove the letter and the error that its old life ended with.
-# KEYS  1 dead letters, 2 lane, 3 events of the request's own id, where it has one
-# ARGV  1 the dead letter's entry, 2 the final event's ID, 3... the original fields
-# Returns {"queued", new entry} | {"missing"} | {"answered"} | {"in_progress"}
-# XADD comes first of the writes: it alone can fail (maxmemory), and then nothing has changed.
-_RETRY = """
-if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return {'missing'} end
-local sealed_with_error = false
-local last = KEYS[3] and redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
-if last then
-  if last[1] ~= ARGV[2] then return {'in_progress'} end
-  local fields = last[2]
-  for i = 1, #fields, 2 do
-    if fields[i] == 'type' then sealed_with_error = fields[i + 1] == 'error' end
-  end
-  if not sealed_with_error then return {'answered'} end
-end
-local entry = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3))
-redis.call('XDEL', KEYS[1], ARGV[1])
-if sealed_with_error then redis.call('DEL', KEYS[3]) end
-return {'queued', entry}
-"""
 
 
 class Verdict(StrEnum):
@@ -153,7 +130,7 @@ class DeadLetters:
         """One letter, if it is there.
 
         Raises:
-            ValueError: `entry` is no stream ID.
+            ValueError: `entry` is not a stream ID.
         """
         check_stream_id(entry)
         return next(iter(await self._read(_SHOWN, entry, entry, 1)), None)
@@ -162,7 +139,7 @@ class DeadLetters:
         """Remove a letter; False: it is not there.
 
         Raises:
-            ValueError: `entry` is no stream ID.
+            ValueError: `entry` is not a stream ID.
         """
         check_stream_id(entry)
         return bool(
@@ -184,12 +161,13 @@ class DeadLetters:
             return Retried(verdict=Verdict.UNREADABLE)
         lane: Lane = next((lane for lane in LANES if lane == letter.about.get("lane")), "normal")
         own_id = _own_id(letter)
-        keys = [self._keys.dead, self._keys.requests(lane), *([self._keys.events(own_id)] if own_id else [])]
-        args: list[str | bytes] = [letter.entry, FINAL_ID, *letter.fields]
-        script = self._client.redis.register_script(_RETRY)
+        requests, streams = self._keys.requests(lane), [self._keys.events(own_id)] if own_id else []
+        call = scripts.retry(
+            letters=self._keys.dead, requests=requests, streams=streams, letter=letter.entry, fields=letter.fields
+        )
         # Where the client is by then: a cluster may name another node.
         reply: list[Any] = await self._client.patiently(
-            lambda: script(keys, args, self._client.redis), stream=" or ".join(keys[1:])
+            lambda: run_script(self._client.redis, call), stream=" or ".join((requests, *streams))
         )
         verdict, *entry = (part.decode() if isinstance(part, bytes) else str(part) for part in reply)
         if verdict != Verdict.QUEUED:

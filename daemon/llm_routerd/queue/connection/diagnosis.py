@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_routerd.queue.describing import SetupError
+from llm_routerd.queue.connection.describing import SetupError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 ANSWER_SECONDS = 0.3  # for what a server says
-_MEND = "mend that in the Redis URL"
+_MEND = "correct that in the Redis URL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +67,11 @@ async def certificate_trouble(context: ssl.SSLContext, files: TlsFiles, host: st
     except ssl.SSLError as error:
         said = error.reason or ""
         if "ALERT_CERTIFICATE_REQUIRED" in said:
-            told = "the server wants a certificate of ours, and the Redis URL names none"
+            told = "the server asks for a client certificate, and the Redis URL names none"
             return SetupError(told, "name it with ssl_certfile and ssl_keyfile there")
         if files.ssl_certfile and "ALERT" in said and ("CERTIFICATE" in said or "UNKNOWN_CA" in said):
             told = "the server does not take the certificate of the Redis URL"
-            return SetupError(told, "mend ssl_certfile there, or on the server")
+            return SetupError(told, "correct ssl_certfile there, or on the server")
     except (OSError, TimeoutError):
         pass
     return None
@@ -146,7 +146,7 @@ def _unreadable(files: TlsFiles) -> SetupError | None:
                 with Path(path).open("rb") as file:
                     file.read(1)
         except NotADirectoryError:
-            return SetupError(f"{option}: {path} is no directory", _MEND)
+            return SetupError(f"{option}: {path} is not a directory", _MEND)
         except OSError as error:
             return SetupError(f"{option}: {path} cannot be read ({error.strerror})", _MEND)
     return None

@@ -26,17 +26,18 @@ from redis.exceptions import (
 )
 
 from llm_routerd.queue import scripts
-from llm_routerd.queue.bounded_parser import BoundedParser, tell_progress
-from llm_routerd.queue.describing import describe, lasts
-from llm_routerd.queue.handshake import connection_of
-from llm_routerd.queue.skimmer import Bounds
+from llm_routerd.queue.connection.bounded_parser import BoundedParser, tell_progress
+from llm_routerd.queue.connection.describing import describe, lasts
+from llm_routerd.queue.connection.handshake import connection_of
+from llm_routerd.queue.connection.skimmer import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from redis.asyncio.connection import AbstractConnection
 
-    from llm_routerd.queue.fitness import Needs
+    from llm_routerd.queue.connection.fitness import Needs
+    from llm_routerd.queue.scripts.binding import Script
 
 CONNECT_SECONDS = 5.0
 MOST_ENTRY_BYTES = 1_048_576
@@ -108,7 +109,7 @@ class ConnectionFactory:
         """Take the next connections to where the slot is, unless ours is a socket of this machine."""
         self._options = self._options | redirected(self._options, error)
 
-    async def connect(self, *, loads: Sequence[scripts.Script] = scripts.ALL) -> AbstractConnection:
+    async def connect(self, *, loads: Sequence[Script[...]] = scripts.ALL) -> AbstractConnection:
         """A connection that stands, has authenticated, and whose server can serve us and knows our scripts.
 
         Args:
@@ -139,7 +140,7 @@ class ConnectionFactory:
         return connection
 
 
-async def _load(connection: AbstractConnection, loads: Sequence[scripts.Script]) -> None:
+async def _load(connection: AbstractConnection, loads: Sequence[Script[...]]) -> None:
     """Have the server know these scripts, in one round trip: a slow link has many a connection made anew.
 
     Raises:

@@ -64,7 +64,7 @@ _PASSWORDS = (
     ),
     (
         re.compile(r"invalid username-password pair|invalid password"),
-        Told("the server does not take the user and password of the Redis URL", "mend them there, or on the server"),
+        Told("the server does not take the user and password of the Redis URL", "correct them there, or on the server"),
     ),
 )
 # What a server says when it takes no writes, or nothing, for now.
@@ -94,9 +94,9 @@ _NOT_NOW = (
 )
 _SILENT = Told(
     "the server takes connections and does not answer",
-    "look whether its process is stopped, swaps, or is busy with one long command",
+    "check whether its process is stopped, is swapping, or is busy with one long command",
 )
-_UNREACHED = Told("no connection came about in time", "look at the address, at the network, and at firewalls")
+_UNREACHED = Told("no connection could be made in time", "look at the address, at the network, and at firewalls")
 # Where it was in a script: `script: 0a1b…, on @user_script:82.` behind it (without a hash in Valkey 9),
 # `user_script:82: ` before it.
 _INNARDS = re.compile(
@@ -158,7 +158,7 @@ def lasts(error: BaseException) -> bool:
 def as_broker_error(error: RedisError, stream: str = "") -> BrokerError:
     """The error for whoever does not know redis-py; `stream`: the key that was to be one, where it is known."""
     if stream and "WRONGTYPE" in str(error):
-        return BrokerError(f"{stream} is no stream but a key of another type", "RENAME or DEL it")
+        return BrokerError(f"{stream} is not a stream but a key of another type", "RENAME or DEL it")
     told = explain(error)
     if isinstance(error, UnsuitableServerError):
         return UnsuitableServerError(told.detail, told.remedy)

@@ -17,7 +17,7 @@ from redis._parsers.hiredis import _AsyncHiredisParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 
-from llm_routerd.queue.skimmer import Bounds, Skimmer
+from llm_routerd.queue.connection.skimmer import Bounds, Skimmer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,22 +3,21 @@
 -- takes nothing any more, also when it is empty.  XSETID would be simpler, and is refused: it does not go below an ID
 -- that was deleted, as each answered request's is.  So the stream goes and comes back, in this one step, with its
 -- groups, their consumers and all that is pending.  What is sound keeps its ID; what lies ahead gets one of now.
--- KEYS  streams
--- ARGV  1 group, 2 how far ahead in ms is too far, 3 the most entries and 4 the most bytes of one to be made anew,
---       5 how many of the keys, the first ones, are lanes
+-- Keys: streams.
+-- Arguments: ahead_ms, how far ahead is too far; most, the entries, and most_bytes, the bytes, of one to be made anew;
+--   lane_count, how many of the streams, the first ones, are lanes.
 -- Returns {{position (from 0), verdict, how many were moved, the last ID}...} of those that run ahead; verdict:
 --   "mended"
 --   "busy": a worker has an entry that lies ahead, or one that was trimmed away.  What is under way under an ID keeps
 --           it, or its answer would be asked for twice; the worker that is given such an entry hands it back first
 --   "large": it would hold up the server too long; it shrinks, or nobody can add to it anyway
 --   "denied": the ACL would refuse a part of it half way
+-- May be repeated after a lost reply: what was mended does not run ahead any more, and is not told again.
 -- Blocked readers find the stream and its group again; some servers tell them that it was gone for a moment.
-local group, most, most_bytes = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local UNPACKED = 7000  -- of what Lua can hand to a command
 local DECODED = 65536  -- longer JSON is not parsed here
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local limit = string.format('%.0f-0', now + ARGV[2])
+local now = now_ms()
+local limit = string.format('%.0f-0', now + ahead_ms)
 
 local function is_ahead(id) return not is_before(id, limit) end
 
@@ -55,7 +54,7 @@ end
 
 -- Whether a worker has an entry that lies ahead.
 local function is_under_way(key)
-  for _, item in ipairs(redis.call('XPENDING', key, group, limit, '+', most)) do
+  for _, item in ipairs(redis.call('XPENDING', key, GROUP, limit, '+', most)) do
     if not is_handed_back(item[2]) then return true end
   end
   return false
@@ -73,7 +72,7 @@ end
 local function obstacle(key, groups, is_lane)
   if is_large(key, groups) then return 'large' end
   for _, each in ipairs(groups) do
-    local is_ours = is_lane and each.name == group
+    local is_ours = is_lane and each.name == GROUP
     if is_ours and is_under_way(key) then return 'busy' end
     each.members = redis.call('XINFO', 'CONSUMERS', key, each.name)
     each.owned = each.pending == 0 and {} or redis.call('XPENDING', key, each.name, '-', '+', each.pending)
@@ -81,8 +80,8 @@ local function obstacle(key, groups, is_lane)
   end
   local commands = {
     {'DEL', key}, {'XADD', key, '*', 'a', 'b'}, {'XTRIM', key, 'MAXLEN', '0'}, {'XDEL', key, '1-0'},
-    {'XGROUP', 'CREATE', key, group, '0'}, {'XGROUP', 'CREATECONSUMER', key, group, 'a'},
-    {'XCLAIM', key, group, 'a', '0', '1-0'},
+    {'XGROUP', 'CREATE', key, GROUP, '0'}, {'XGROUP', 'CREATECONSUMER', key, GROUP, 'a'},
+    {'XCLAIM', key, GROUP, 'a', '0', '1-0'},
   }
   for _, command in ipairs(commands) do
     if redis.acl_check_cmd and not redis.acl_check_cmd(unpack(command)) then return 'denied' end
@@ -100,7 +99,7 @@ end
 local function addressed(fields, id)
   if #fields ~= 2 or fields[1] ~= 'data' then
     local own = field({id, fields}, 'id')
-    if own and #own <= 128 and string.find(own, '^[%w._:-]+$') then return fields end
+    if is_id(own) then return fields end
     return with_field_id(fields, id)
   end
   local rest = string.match(fields[2], '^%s*{(.*)$')
@@ -109,7 +108,7 @@ local function addressed(fields, id)
     local ok, request = pcall(cjson.decode, fields[2])
     if not ok then return with_field_id(fields, id) end
     local own = request.id
-    if type(own) == 'string' and #own <= 128 and string.find(own, '^[%w._:-]+$') then return fields end
+    if is_id(own) then return fields end
     if own ~= nil then return with_field_id(fields, id) end
   end
   -- Of two keys of one name the last counts, so that an id of its own, if it has one, holds.
@@ -179,10 +178,10 @@ local function mend(key, is_lane)
 end
 
 local told = {}
-for i, key in ipairs(KEYS) do
+for i, key in ipairs(streams) do
   if runs_ahead(key) then
     local last = as_table(redis.call('XINFO', 'STREAM', key))['last-generated-id']
-    local verdict, moved = mend(key, i <= tonumber(ARGV[5]))
+    local verdict, moved = mend(key, i <= lane_count)
     told[#told + 1] = {i - 1, verdict, moved, last}
   end
 end

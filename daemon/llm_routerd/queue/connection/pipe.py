@@ -22,8 +22,8 @@ import hiredis
 from msgspec import Struct
 
 from llm_routerd.errors import UnsuitableServerError
-from llm_routerd.queue.bounded_parser import tell_progress
-from llm_routerd.queue.connection import (
+from llm_routerd.queue.connection.bounded_parser import tell_progress
+from llm_routerd.queue.connection.factory import (
     Backoff,
     ConnectionFactory,
     MovedError,
@@ -35,7 +35,7 @@ from llm_routerd.queue.connection import (
     is_unfit,
     lasts,
 )
-from llm_routerd.queue.reach import Reach
+from llm_routerd.queue.connection.reach import Reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-    from llm_routerd.queue.scripts import Script
+    from llm_routerd.queue.scripts.binding import Call
 
 BATCH_SECONDS = 10.0  # longest silence of the server before the connection counts as dead
 BATCH_COMMANDS = 1000
@@ -172,9 +172,9 @@ class Pipe:
         self._wake.set()
         return future
 
-    def run_script(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> asyncio.Future[Any]:
+    def run_script(self, call: Call) -> asyncio.Future[Any]:
         """Run one of our scripts; see `call`."""
-        return self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+        return self.call(*call.command)
 
     async def run(self) -> None:
         """Write batches and read their replies for ever; close the connection when cancelled.

@@ -1,0 +1,176 @@
+"""Whatever must happen at once or not at all: the signatures of the scripts; how each does it stands in `lua/`.
+
+To add one: `lua/NAME.lua`, with a header that tells keys, arguments, returns and what holds after a lost reply; and a
+signature of that name here (and in `ALL`, if it is a worker's).  `binding` says how names get from one to the other.
+What several scripts know is a paragraph of `lua/prelude/`.  It imports `protocol` only.
+"""
+
+# ruff: noqa: PLR0913 - all by name
+
+from typing import Any
+
+from llm_routerd.queue.scripts.binding import ArgumentList, IntText, Key, KeyList, Lanes, script
+
+
+@script
+def take(*, lanes: Lanes, consumer: str, count: int) -> Any:
+    """Take up to so many new requests, the urgent lanes first."""
+
+
+@script
+def claim(
+    *,
+    requests: Key,
+    consumer: str,
+    lease_ms: int,
+    most: int,
+    cursor: str | bytes,
+    from_owner: str,
+    asked_ms: int | None,
+    late_ms: int,
+    registry: str,
+) -> Any:
+    """Take over what was delivered to a worker that has not renewed its lease."""
+
+
+@script
+def find_orphans(*, requests: Key, most: int, cursor: str | bytes) -> Any:
+    """Find the entries of a lane that Redis has delivered and that nobody owns."""
+
+
+@script
+def take_orphans(
+    *,
+    requests: Key,
+    owner: str,
+    asked_ms: int | None,
+    late_ms: int,
+    registry: str,
+    lease_ms: int,
+    seen_for_ms: int,
+    entries: ArgumentList,
+) -> Any:
+    """Take entries of a lane that are orphans still."""
+
+
+@script
+def begin(
+    *,
+    events: Key,
+    lanes: Lanes,
+    consumer: str,
+    entry: str,
+    lane: str,
+    is_new: bool,
+    deliveries: int,
+    ttl_ms: IntText,
+    data: str | bytes,
+    publishes: bool,
+    request_id: str,
+) -> Any:
+    """Begin, or go on with, one request on this worker."""
+
+
+@script
+def write(*, events: Key, publishes: bool, words: ArgumentList) -> Any:
+    """Write several events of one request, in order."""
+
+
+@script
+def commit(
+    *,
+    lanes: Lanes,
+    letters: Key,
+    metrics_stream: Key,
+    streams: KeyList,
+    entry: str,
+    lane: str,
+    consumer: str,
+    is_begun: bool,
+    under_way: str,
+    kind: str,
+    data: str | bytes,
+    ttl_ms: IntText,
+    publishes: bool,
+    events_prefix: str,
+    metrics: bytes,
+    metrics_maxlen: IntText,
+    most_letters: IntText,
+    most_letter_bytes: int,
+    last_words: ArgumentList,
+    letter: ArgumentList,
+) -> Any:
+    """End one request."""
+
+
+@script
+def sealed(*, streams: KeyList) -> Any:
+    """Tell which of these requests have been ended."""
+
+
+@script
+def renew(
+    *,
+    lanes: Lanes,
+    streams: KeyList,
+    consumer: str,
+    ttl_ms: IntText,
+    registry: str,
+    lease_ms: int,
+    models: str | bytes,
+    entries: ArgumentList,
+) -> Any:
+    """Renew the leases of all that a worker has in flight, and register it."""
+
+
+@script
+def hand_back(*, lanes: Lanes, consumer: str, everything: bool, entries: ArgumentList) -> Any:
+    """Hand entries back, so that any worker may take them at once."""
+
+
+@script
+def pass_on(
+    *,
+    requests: Key,
+    consumer: str,
+    entry: str,
+    registry: str,
+    model: str,
+    owner: str,
+    is_complete: bool,
+    asked_ms: int,
+    late_ms: int,
+) -> Any:
+    """Hand an entry back for a worker that knows the model which it asks for."""
+
+
+@script
+def retire(*, lanes: Lanes, leaving: str, silent_ms: int, registry: str) -> Any:
+    """Remove consumers that own nothing."""
+
+
+@script
+def mend(*, streams: KeyList, ahead_ms: int, most: int, most_bytes: int, lane_count: int) -> Any:
+    """Make streams anew whose IDs run ahead of the server's clock."""
+
+
+@script
+def owned(*, streams: KeyList, sought: ArgumentList) -> Any:
+    """Tell which of these events streams belong to entries that are sought."""
+
+
+@script
+def look_up(*, requests: Key, before: str, request_id: str, most: int, most_bytes: int) -> Any:
+    """Look for a request of this id in a lane."""
+
+
+@script
+def retry(*, letters: Key, requests: Key, streams: KeyList, letter: str, fields: ArgumentList) -> Any:
+    """Queue a dead letter's request again."""
+
+
+# Those of a worker.  The others are the client's, and go to a server when it first asks for one.
+ALL = (
+    take, claim, find_orphans, take_orphans, begin, write, commit, sealed, renew, hand_back, pass_on, retire, mend,
+    owned,
+)  # fmt: skip

@@ -1,0 +1,194 @@
+"""What becomes of a request: it is begun, written, and ended, or given back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llm_routerd.protocol.cut import head_of, parts_of
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import GROUP
+from llm_routerd.queue import scripts
+from llm_routerd.queue.connection import Command, ResponseError, is_wrong_type, resolving
+from llm_routerd.queue.deliveries import parse_committed, places_of
+from llm_routerd.queue.member import Member
+from llm_routerd.queue.outbox import Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llm_routerd.protocol.cut import Fields
+    from llm_routerd.protocol.events import AttemptStarted, FinalEvent
+    from llm_routerd.queue.deliveries import BeginVerdict, Committed, Delivery
+    from llm_routerd.queue.scripts.binding import Call
+
+MOST_HISTORY = 500  # events
+HISTORY_PAGE = 32  # others may have written long ones
+MOST_HISTORY_BYTES = 2048  # of one event of it
+
+
+class Settlement(Member):
+    """Writes what happens to requests, and reads what has happened."""
+
+    def transcript(self, request_id: str, *, publish: bool, fenced: Callable[[str], None]) -> Transcript:
+        """The events stream of a request, to be written by this worker."""
+        return Transcript(self.outbox, self.keys.events(request_id), publish=publish, fenced=fenced)
+
+    async def begin(
+        self, delivery: Delivery, transcript: Transcript, event: AttemptStarted, *, publish: bool
+    ) -> BeginVerdict:
+        """Write the first attempt's event if the request is ours and open; the transcript then knows its number."""
+        call = scripts.begin(
+            events=transcript.events_key,
+            lanes=self.keys.lanes,
+            consumer=self.consumer,
+            entry=delivery.entry,
+            lane=delivery.lane,
+            is_new=not delivery.claimed,
+            deliveries=delivery.deliveries,
+            ttl_ms=self.limits.result_ttl_ms,
+            data=orjson.dumps(event.to_wire()),
+            publishes=publish,
+            request_id=transcript.events_key.removeprefix(self.keys.events("")),
+        )
+        reply = await self.run_with_groups(call)
+        verdict: BeginVerdict = reply[0].decode()
+        if verdict == "begun":
+            transcript.begun(int(reply[1]))
+        return verdict
+
+    async def commit(
+        self,
+        delivery: Delivery,
+        event: FinalEvent,
+        *,
+        transcript: Transcript | None,
+        request_ids: Sequence[str],
+        publish: bool = False,
+        metrics: bytes = b"",
+        dead_letter: Sequence[bytes | str] = (),
+    ) -> Committed:
+        """Write the final event to the streams of `request_ids`, acknowledge, delete, account: in one step.
+
+        Args:
+            delivery: the entry.
+            event: the final event.
+            transcript: of a request that was begun here; what it still holds is written before.
+            publish: PUBLISH the event as well.
+            request_ids: usually one; for a request that could not be read its entry ID too; none: no event.
+            metrics: the metrics event, as JSON.
+            dead_letter: flat fields of a dead letter; empty: none.
+        """
+        last_words = [] if transcript is None else transcript.close()
+        data = orjson.dumps(event.to_wire())
+        lane = self.keys.requests(delivery.lane)
+        while True:
+            call = scripts.commit(
+                lanes=self.keys.lanes,
+                # What is not written to is not named either: a right that is missing there is in nobody's way.
+                letters=self.keys.dead if dead_letter else lane,
+                metrics_stream=self.limits.metrics_channel if metrics else lane,
+                streams=[self.keys.events(request_id) for request_id in request_ids],
+                entry=delivery.entry,
+                lane=delivery.lane,
+                consumer=self.consumer,
+                is_begun=transcript is not None,
+                under_way="" if transcript is None else transcript.under_way,
+                kind=event.type,
+                data=data,
+                ttl_ms=self.limits.result_ttl_ms,
+                publishes=publish,
+                events_prefix=self.keys.events(""),
+                metrics=metrics,
+                metrics_maxlen=self.limits.metrics_maxlen,
+                most_letters=self.limits.dead_max_entries,
+                most_letter_bytes=self.limits.dead_max_bytes,
+                last_words=last_words,
+                letter=dead_letter,
+            )
+            reply = await self._after_events(call)
+            if reply[0] != b"gap":
+                return parse_committed(reply)
+
+    def _after_events(self, call: Call) -> asyncio.Future[Any]:
+        """Run a script behind all events that have been handed in so far."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.outbox.send(Command(call.command, resolving(future)))
+        return future
+
+    async def acknowledge(self, delivery: Delivery, request_id: str) -> None:
+        """Be done with a request that somebody else has ended: give its stream a TTL, acknowledge, delete."""
+        lane = self.keys.requests(delivery.lane)
+        await self.pipe.call("PEXPIRE", self.keys.events(request_id), self.limits.result_ttl_ms, "NX")
+        try:
+            await self.pipe.call("XACK", lane, GROUP, delivery.entry)
+            await self.pipe.call("XDEL", lane, delivery.entry)
+        except ResponseError as error:
+            if not is_wrong_type(error):  # then the entry went with the lane
+                raise
+
+    async def hand_back(self, deliveries: Sequence[Delivery]) -> int:
+        """Give entries back so that another worker takes them at once; returns how many were still ours."""
+        if not deliveries:
+            return 0
+        call = scripts.hand_back(
+            lanes=self.keys.lanes, consumer=self.consumer, everything=False, entries=places_of(deliveries)
+        )
+        given: int = await self.pipe.run_script(call)
+        return given
+
+    async def hand_everything_back(self) -> int:
+        """Give back all that this consumer owns, known or not (a claim's reply may be on its way)."""
+        given: int = await self.pipe.run_script(self.hand_everything_back_call())
+        return given
+
+    def hand_everything_back_call(self) -> Call:
+        """What does that, for whoever has a connection of its own."""
+        return scripts.hand_back(lanes=self.keys.lanes, consumer=self.consumer, everything=True, entries=())
+
+    async def final_type(self, request_id: str) -> str | None:
+        """The type of a request's final event, if it has one; a key of another type has none."""
+        try:
+            found = await self.pipe.call("XRANGE", self.keys.events(request_id), FINAL_ID, FINAL_ID)
+        except ResponseError:
+            return None
+        return None if not found else _field(found[0][1], b"type").decode("utf-8", "replace")
+
+    async def history(self, request_id: str) -> list[Any]:
+        """The attempts of a request and what became of them, from its events stream; no text of any answer."""
+        history = []
+        cursor = "-"
+        while True:
+            events = await self.pipe.call("XRANGE", self.keys.events(request_id), cursor, "+", "COUNT", HISTORY_PAGE)
+            for event_id, fields in events:
+                is_told = _field(fields, b"type") in {b"attempt", b"rejected"}
+                if is_told and len(_field(fields, b"data")) <= MOST_HISTORY_BYTES:  # ours are far shorter
+                    history.append({"event": event_id.decode()} | _object(_field(fields, b"data")))
+            if len(events) < HISTORY_PAGE or len(history) >= MOST_HISTORY:
+                return history[:MOST_HISTORY]
+            cursor = "(" + events[-1][0].decode()
+
+    async def emit_metrics(self, metrics: bytes) -> None:
+        """A metrics event outside of a commit."""
+        channel = self.limits.metrics_channel
+        try:
+            await self.pipe.call("XADD", channel, "MAXLEN", "~", self.limits.metrics_maxlen, "*", "data", metrics)
+        finally:
+            await self.pipe.call("PUBLISH", channel, metrics)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """A JSON object; empty where it is none: others may write to events streams."""
+    try:
+        found = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _field(fields: Fields, name: bytes) -> bytes:
+    """The value of one field, or the beginning of a long one; empty where it is not there."""
+    flat = parts_of(fields)
+    return next((head_of(flat[at + 1]) for at in range(0, len(flat) - 1, 2) if flat[at] == name), b"")
