@@ -485,6 +485,16 @@ async def test_operator_may_have_prompts_cut_by_an_ollama_behind_litellm() -> No
 
 
 @on_one_loop
+async def test_ollama_behind_litellm_is_asked_for_no_price() -> None:
+    """Litellm would after each answer, and hold up the loop until that has replied."""
+    async with StandIn() as server:
+        async with backend_for("x", server.url, model="ollama_chat/stand-in", backend="litellm") as backend:
+            for _ in range(2):
+                await tell(backend, ask("[[tokens=5]]"))
+        assert [body["stream"] for body in server.requests] == [True, True]
+
+
+@on_one_loop
 async def test_thinking_is_not_counted_for_anthropic() -> None:
     """It does not count it by itself, and litellm does."""
     async with StandIn() as server, _through_litellm("anthropic", server.url) as backend:

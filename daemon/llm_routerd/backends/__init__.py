@@ -8,7 +8,7 @@
   servers say alike.  `answer_format`, `data_urls`: how a schema or an image is put to them.  `optional_fields`,
   `prompt_cut`, `server_kind`: in what servers are unlike their protocol.
 
-Imports `config` (its values), `protocol`, `accounting`, `logs` and below; nothing of the queue, nothing that runs.
+Imports `config` (its values), `accounting`, `protocol` and below; nothing of the queue, nothing that runs.
 
 Another backend: a module here with a function `make_backends(deployments, transport)`, as `ollama/__init__` has it, and
 a row of the module's name in `config.providers`.  Another server that speaks a protocol we know: a row there alone.

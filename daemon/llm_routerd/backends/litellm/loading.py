@@ -101,16 +101,13 @@ def _load_litellm() -> Any:
     os.environ.update(_ENVIRONMENT)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Its models warn of themselves when they are first used.
+    # A warning of its models would quote what they hold.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"pydantic|litellm")
     _spare_tokenizer()
     litellm: Any = importlib.import_module("litellm")
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
-    litellm.telemetry = False
     litellm.drop_params = True  # a parameter that a provider does not know is left out, not an error
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     mend_litellm(litellm)
     return litellm
 
@@ -126,7 +123,7 @@ def _spare_tokenizer() -> None:
 
 
 class RuleOfThumb:
-    """What litellm uses of a tokenizer, by the rule of `core.estimate`."""
+    """What litellm uses of a tokenizer, by the rule of `accounting.estimate`."""
 
     def encode(self, text: str, **_options: Any) -> range:
         """So many tokens as there may be."""

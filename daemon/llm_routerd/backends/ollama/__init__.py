@@ -1,6 +1,7 @@
 """Ollama's own protocol, `/api/chat`, also of servers that imitate it.
 
-`window` tells how much of a prompt such a server reads; who has no other backend that loads models finds how here.
+The one protocol that tells whether a model is in memory, and can be asked to load it.  `window` finds out how much of a
+prompt such a server reads.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """OpenAI's protocol, `/chat/completions`, and all that is compatible: vLLM, llama.cpp, LM Studio.
 
-Many servers that have no room of their own speak it, so `litellm` reads some answers with `answer` too.
+`answer` reads for `litellm` too, where what lies behind that library is this protocol.
 """
 
 from __future__ import annotations
