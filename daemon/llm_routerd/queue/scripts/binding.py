@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any, Generic, ParamSpec
 
@@ -57,7 +57,7 @@ _KEYS = (Key, Lanes, KeyList)
 _MOST_UNPACKED = 7000
 _NO_CODE = re.compile(r"'(?:\\.|[^'\\])*'|--[^\n]*")
 _WITH_CONSTANTS = re.compile(rf"{_NO_CODE.pattern}|\b(?:{'|'.join(CONSTANTS)})\b")
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(rf"{_NO_CODE.pattern}|(\w+)")  # of the code
 _PARAGRAPH = re.compile(r"\n\n(?=--|local )")
 _DEFINED = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
 
@@ -75,21 +75,33 @@ class Script(Generic[P]):
     Attributes:
         name: of the signature, and of the file.
         names: of the locals that the script has from its signature.
-        body: as it is in the file.
-        source: the whole.
-        sha: of the whole, as EVALSHA takes it.
     """
 
     def __init__(self, name: str, kinds: Mapping[str, Any]) -> None:
         self.name = name
         self.names = tuple(kinds)
-        self.body = _read(name)
-        keys = {name: kind for name, kind in kinds.items() if kind in _KEYS}
-        plain = {name: kind for name, kind in kinds.items() if kind not in (*_KEYS, ArgumentList)}
-        lists = [name for name, kind in kinds.items() if kind is ArgumentList]
+        self._kinds = kinds
+
+    # When they are first asked for: a command line needs one script at the most.
+
+    @cached_property
+    def body(self) -> str:
+        """As it is in the file."""
+        return _read(self.name)
+
+    @cached_property
+    def source(self) -> str:
+        """The whole."""
+        keys = {name: kind for name, kind in self._kinds.items() if kind in _KEYS}
+        plain = {name: kind for name, kind in self._kinds.items() if kind not in (*_KEYS, ArgumentList)}
+        lists = [name for name, kind in self._kinds.items() if kind is ArgumentList]
         bound = "\n".join([*_keys(keys), *_plain(plain), *_lists(lists, 1 + len(plain))])
-        self.source = "\n\n".join([*_needed(self.body), bound, self.body])
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        return "\n\n".join([*_needed(self.body), bound, self.body])
+
+    @cached_property
+    def sha(self) -> str:
+        """Of the whole, as EVALSHA takes it."""
+        return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, *_: P.args, **__: P.kwargs) -> Call:
         """The command with these keys and arguments; all are given by name."""
@@ -132,7 +144,7 @@ def paragraphs() -> Mapping[str, tuple[str, frozenset[str]]]:
 
 
 def _words(source: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(code_of(source)))
+    return frozenset(_WORD.findall(source))
 
 
 def _needed(body: str) -> Iterator[str]:
