@@ -172,15 +172,12 @@ class Caller:
 
     def _make_call(self, deployment: Deployment, *, repair: bool) -> Call:
         request = self._request
-        params = {**deployment.params, **request.params}
-        if deployment.max_tokens is not None:
-            params.setdefault("max_tokens", deployment.max_tokens)
         return Call(
             messages=request.messages + (self._repair if repair else ()),
             schema=None if request.schema is None else request.schema.raw,
             tools=request.tools,
             tool_choice=request.tool_choice,
-            params=params,
+            params=deployment.params_for(request.params),
             connect_seconds=self._within(deployment.connect_timeout),
             traceparent=request.traceparent,
         )

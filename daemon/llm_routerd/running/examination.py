@@ -85,7 +85,7 @@ class Examination:
     async def _says_something(self) -> bool:
         call = Call(
             messages=_MESSAGES,
-            params={**self._deployment.params, "max_tokens": 1},
+            params=self._deployment.params_for({"max_tokens": 1}),
             connect_seconds=self._deployment.connect_timeout,
         )
         try:
