@@ -29,8 +29,8 @@ from msgspec import Struct
 
 from llm_routerd.accounting.exposition import Family, Histogram, render
 from llm_routerd.accounting.gauges import gauge_families
-from llm_routerd.accounting.totals import NOT_ASKED, Answers, Totals, usage_by_deployment
-from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.accounting.totals import Answers, Totals, usage_by_deployment
+from llm_routerd.protocol.codes import Fault
 from llm_routerd.protocol.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Metrics:
     def _count_attempt(self, record: AttemptRecord) -> None:
         name, code = record.deployment, record.code
         self._attempts[name, record.outcome.value, "" if code is None else code.value] += 1
-        if code in NOT_ASKED:
+        if not record.was_asked:
             return
         totals = self._deployments.get(name)
         if totals is None:
@@ -317,11 +317,11 @@ class Metrics:
 
 def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
     """How a request counts by model, as (model, counter); consecutive attempts of one deployment are one turn."""
-    asked = [record for record in finished.attempts if record.code not in NOT_ASKED]
+    asked = [record for record in finished.attempts if record.was_asked]
     for record, following in zip_longest(asked, asked[1:]):
         if following is not None and following.deployment == record.deployment:
             continue
-        if record.outcome is not Outcome.SUCCESS and record.code is not AttemptCode.CANCELLED:
+        if record.code is not None and record.code.traits.fault is not Fault.NOBODY:
             yield record.model, "error" if following is None else "fallback"
     if finished.type == "result" and finished.model_used is not None:
         yield finished.model_used, "success"

@@ -42,9 +42,8 @@ import orjson
 from msgspec import Struct
 
 from llm_routerd.config.tree import Chain
-from llm_routerd.protocol.codes import AttemptCode, ErrorCode
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode, Fault
 from llm_routerd.protocol.outcome import AttemptRecord, Outcome
-from llm_routerd.routing.health import CALLERS_PERHAPS, FAILURES
 
 if TYPE_CHECKING:
     import random
@@ -63,10 +62,7 @@ _FAIR_SHARE: Final = 0.5
 # Timers fire late and clocks are read twice: so close to the deadline, it was the deadline.
 _DEADLINE_SLACK_SECONDS: Final = 0.05
 
-# What is the deployment's own fault may pass by itself, but for what takes a new configuration.
-_MAY_PASS: Final = FAILURES - {AttemptCode.AUTH, AttemptCode.NOT_FOUND}
 _MAX_TENANT: Final = 128  # characters of a tenant's name by which he is told from others
-_CUT_BY_A_DEADLINE: Final = frozenset({AttemptCode.CONNECT, AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT})
 
 
 class Need(Struct, frozen=True, kw_only=True):
@@ -262,13 +258,13 @@ class ChainRun:
         if elapsed_seconds is None or self._was_hasty(turn.deployment, rejection.code, now, elapsed_seconds):
             self._health.abandoned(permit)
         else:
-            self._health.rejected(permit, rejection, now, elapsed_seconds, self._likeness(rejection.code))
+            self._health.rejected(permit, rejection, now, elapsed_seconds, self._likeness(rejection))
         self._notes[turn.deployment.name] = f"{rejection.outcome.value} ({rejection.code.value})"
         if rejection.outcome is Outcome.INVALID and turn.repairs_left > 0:
             turn.repairs_left -= 1
             turn.repair = rejection.reason
             self._repairing = turn
-        elif rejection.retryable and rejection.code in _MAY_PASS and turn.retries_left > 0:
+        elif rejection.retryable and rejection.code.traits.may_pass and turn.retries_left > 0:
             turn.retries_left -= 1
             turn.failures += 1
             turn.not_before = now + (rejection.retry_after_seconds or 0.0) + self._backoff(turn.failures)
@@ -276,14 +272,15 @@ class ChainRun:
             self._turns.remove(turn)
 
     def _was_hasty(self, deployment: Deployment, code: AttemptCode, now: float, elapsed_seconds: float) -> bool:
-        if self._deadline is None or self._deadline - now > _DEADLINE_SLACK_SECONDS or code not in _CUT_BY_A_DEADLINE:
+        bound = code.traits.bound
+        if bound is None or self._deadline is None or self._deadline - now > _DEADLINE_SLACK_SECONDS:
             return False
-        due = deployment.connect_timeout if code is AttemptCode.CONNECT else deployment.timeout
+        due = deployment.connect_timeout if bound == "connect_timeout" else deployment.timeout
         return elapsed_seconds < due * _FAIR_SHARE
 
-    def _likeness(self, code: AttemptCode) -> int | None:
+    def _likeness(self, rejection: Rejection) -> int | None:
         """The messages' hash, where it matters."""
-        if self._messages is None or code not in CALLERS_PERHAPS:
+        if self._messages is None or rejection.fault is not Fault.PERHAPS_CALLER:
             return None
         return hash(orjson.dumps(self._messages))
 

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from llm_routerd.protocol.codes import AttemptCode
-
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Hashable
 
-_UNREACHABLE_AFTER: Final = 2
-_HOPELESS_AFTER: Final = 1
+    from llm_routerd.protocol.codes import AttemptCode
+
 _JITTER: Final = 0.25
 
 
@@ -52,11 +50,7 @@ class CooldownPolicy:
 
     def tolerance(self, code: AttemptCode) -> int:
         """How many failures in a row make a cooldown, the last being of this code."""
-        if code is AttemptCode.CONNECT:
-            return min(_UNREACHABLE_AFTER, self.after)
-        if code in {AttemptCode.AUTH, AttemptCode.NOT_FOUND}:
-            return _HOPELESS_AFTER
-        return self.after
+        return min(code.traits.trips_after or self.after, self.after)
 
     def seconds(self, cooldowns: int) -> float:
         """The length of a cooldown after so many without a success."""

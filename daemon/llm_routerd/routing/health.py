@@ -10,7 +10,7 @@ The rules:
   parameters would take a deployment away from all others.
 - Failures in a row make it cool down: three, or two where nobody answers (`connect`), or one where nothing
   but a new configuration helps (`auth`, `not_found`).
-- A failure that the caller's messages may have caused (`CALLERS_PERHAPS`) is a witness, and only witnesses that
+- A failure that the caller's messages may have caused (`Fault.PERHAPS_CALLER`) is a witness, and only witnesses that
   are unlike each other take a deployment away from everyone: one tenant counts once between two successes.  His
   failures count in full in a circuit of his own, which keeps only him away; there the same messages count once.
   So a tenant whose messages break the model's template shuts out himself, and a server that hangs is left alone
@@ -30,17 +30,18 @@ The rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from msgspec import Struct
 
-from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.codes import Fault
 from llm_routerd.routing.circuit import Circuit, CooldownPolicy, State
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Collection, Mapping
 
+    from llm_routerd.protocol.codes import AttemptCode
     from llm_routerd.protocol.outcome import Rejection
     from llm_routerd.routing.circuit import CircuitChange
 
@@ -49,15 +50,6 @@ _TTFT_WEIGHT: Final = 0.3
 _UNMEASURED_TTFT_SECONDS: Final = 0.05
 _UNLIKE: Final = 2  # tenants whose failures prolong a cooldown of all
 _MAX_TENANTS: Final = 256  # with circuits of their own at one deployment; the oldest is forgotten
-
-_TIMEOUTS: Final = frozenset({AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT, AttemptCode.IDLE_TIMEOUT})
-CALLERS_PERHAPS: Final = _TIMEOUTS | {AttemptCode.UPSTREAM, AttemptCode.TRUNCATED}
-FAILURES: Final = CALLERS_PERHAPS | {
-    AttemptCode.CONNECT,
-    AttemptCode.AUTH,
-    AttemptCode.NOT_FOUND,
-    AttemptCode.RATE_LIMITED,
-}
 
 
 class StateChange(Struct, frozen=True, kw_only=True):
@@ -247,18 +239,18 @@ class Health:
             elapsed_seconds: since it began, not counting its wait for a turn.
             likeness: a hash of what was asked; None: like nothing else.
         """
-        code = rejection.code
-        if code in _TIMEOUTS:
+        if rejection.code.traits.samples_ttft:
             self._sample(permit.entry, elapsed_seconds)
-        if code in {AttemptCode.CANCELLED, AttemptCode.INTERNAL} or (
-            code is AttemptCode.UPSTREAM and not rejection.retryable
-        ):
-            self.abandoned(permit)
-        elif code in FAILURES:
-            permit.entry.in_flight -= 1
-            self._failed(permit, rejection, now, likeness)
-        else:
-            self.succeeded(permit)
+        match rejection.fault:
+            case Fault.DEPLOYMENT | Fault.PERHAPS_CALLER:
+                permit.entry.in_flight -= 1
+                self._failed(permit, rejection, now, likeness)
+            case Fault.ANSWER:
+                self.succeeded(permit)
+            case Fault.CALL | Fault.OURS | Fault.NOBODY:
+                self.abandoned(permit)
+            case fault:
+                assert_never(fault)
 
     def examinable(self, name: str, now: float, tenant: str = "") -> bool:
         """Whether a probe of our own may end a tenant's wait for a deployment; once in each cooldown."""
@@ -314,7 +306,7 @@ class Health:
                 elif permit.is_of_now(circuit):
                     circuit.abandoned(is_probe=is_probe)
             return
-        is_callers = code in CALLERS_PERHAPS
+        is_callers = rejection.fault is Fault.PERHAPS_CALLER
         is_probe = permit.is_probe
         witness = tenant if is_callers else None
         tolerance = self._policy.tolerance(code)
