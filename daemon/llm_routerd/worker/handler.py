@@ -16,6 +16,7 @@ import orjson
 from msgspec.structs import replace
 
 from llm_routerd.accounting.metrics import Finished
+from llm_routerd.accounting.tally import Tally
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
@@ -124,7 +125,7 @@ class Handler:
             await self._refuse(item, self._unknown_model(request), request)
             return
         if verdict == "passed":
-            self.metrics.count_passed_on()
+            self.metrics.count(Tally.PASSED_ON)
         log.info("request_passed_on", id=request.id, entry=item.delivery.entry, verdict=verdict)
 
     def _unknown_model(self, request: Request) -> RequestError:
@@ -222,7 +223,7 @@ class Handler:
         except BaseException:
             booking.falls()
             raise
-        self.metrics.count_dropped_letters(committed.letters_dropped)
+        self.metrics.count(Tally.LETTERS_DROPPED, committed.letters_dropped)
         if committed.verdict == "committed":
             booking.stands()
             return committed
