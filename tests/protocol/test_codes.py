@@ -12,7 +12,7 @@ import pytest
 
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode, Fault
 from llm_routerd.protocol.outcome import AttemptRecord, Outcome, Rejection
-from llm_routerd.routing.circuit import CooldownPolicy
+from llm_routerd.routing.breaker import CooldownPolicy
 
 FAILURES = {Fault.DEPLOYMENT, Fault.PERHAPS_CALLER}
 

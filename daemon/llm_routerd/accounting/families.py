@@ -12,7 +12,7 @@ from llm_routerd.accounting.counters import Counters
 from llm_routerd.accounting.exposition import Family
 from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.accounting.tally import Tally
-from llm_routerd.routing.circuit import State
+from llm_routerd.routing.breaker import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 
     from llm_routerd.config.tree import Config, Deployment
     from llm_routerd.protocol.outcome import Rejection
-    from llm_routerd.routing.health import Health, Permit
+    from llm_routerd.routing.deployment_breaker import Permit
+    from llm_routerd.routing.health import Health
 
 BACKOFF_FIRST_SECONDS: Final = 0.5
 BACKOFF_MAX_SECONDS: Final = 8.0
