@@ -14,7 +14,8 @@ import pytest
 from llm_routerd.protocol.codes import AttemptCode as Code
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.routing.breaker import State
-from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Need, Try
+from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Try
+from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health, StateChange
 from tests.support.routing import HAIKU, LOCAL, cool, rejection, start
 from tests.support.routing import config as tree

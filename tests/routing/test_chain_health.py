@@ -8,7 +8,8 @@ import pytest
 from llm_routerd.config.tree import Config, Deployment
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.outcome import Outcome
-from llm_routerd.routing.chain import Examine, GiveUp, Need, Try
+from llm_routerd.routing.chain import Examine, GiveUp, Try
+from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
 from tests.support.routing import HAIKU, LOCAL, config, cool, rejection, start
 

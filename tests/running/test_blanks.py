@@ -23,7 +23,7 @@ from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Failed,
 from llm_routerd.protocol.outcome import Usage
 from llm_routerd.protocol.parsing import RequestParser
 from llm_routerd.protocol.request import Request
-from llm_routerd.routing.chain import resolve
+from llm_routerd.routing.chains import resolve
 from llm_routerd.routing.health import Health
 from llm_routerd.running.resources import Executor
 from tests.support.calling import PROTOCOLS

@@ -9,7 +9,7 @@ import pytest
 
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.routing.chain import resolve
+from llm_routerd.routing.chains import resolve
 from tests.running.test_run import Sink, executor_of, request, with_local
 from tests.support.eventually import eventually
 from tests.support.fakes import fails, hangs, says, waits_for

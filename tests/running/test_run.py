@@ -16,7 +16,7 @@ from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Failed,
 from llm_routerd.protocol.outcome import ToolCall
 from llm_routerd.protocol.parsing import RequestParser
 from llm_routerd.protocol.request import Request
-from llm_routerd.routing.chain import resolve
+from llm_routerd.routing.chains import resolve
 from tests.support.eventually import eventually
 from tests.support.fakes import USAGE, FakeBackend, babbles, fails, hangs, says, waits_for
 from tests.support.workers import CLOUD, LOCAL, make_config, make_test_executor

@@ -13,7 +13,7 @@ from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import Result
 from llm_routerd.protocol.outcome import AttemptRecord, Usage
 from llm_routerd.routing.breaker import State
-from llm_routerd.routing.chain import resolve
+from llm_routerd.routing.chains import resolve
 from tests.running.test_run import SCHEMA, Sink, request, run
 from tests.support.calling import PROTOCOLS, backend_for, full_server
 from tests.support.eventually import eventually

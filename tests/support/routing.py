@@ -9,7 +9,9 @@ from typing import Any
 from llm_routerd.config.tree import Chain, Config, Deployment
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Rejection
-from llm_routerd.routing.chain import ChainRun, GiveUp, Need, Try, resolve
+from llm_routerd.routing.chain import ChainRun, GiveUp, Try
+from llm_routerd.routing.chains import resolve
+from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
 
 LOCAL = Deployment(name="local", model="ollama/qwen2.5:7b", local=True)

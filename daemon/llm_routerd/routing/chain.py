@@ -41,17 +41,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import orjson
 from msgspec import Struct
 
-from llm_routerd.config.tree import Chain
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode, Fault
 from llm_routerd.protocol.outcome import AttemptRecord, Outcome
+from llm_routerd.routing.chains import with_fallbacks
+from llm_routerd.routing.eligibility import ineligibility
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from llm_routerd.config.tree import Config, Deployment
+    from llm_routerd.config.tree import Chain, Config, Deployment
     from llm_routerd.protocol.outcome import Rejection
     from llm_routerd.routing.deployment_breaker import Permit
+    from llm_routerd.routing.eligibility import Need
     from llm_routerd.routing.health import Health
 
 BACKOFF_FIRST_SECONDS: Final = 0.5
@@ -64,13 +66,6 @@ _FAIR_SHARE: Final = 0.5
 _DEADLINE_SLACK_SECONDS: Final = 0.05
 
 _MAX_TENANT: Final = 128  # characters of a tenant's name by which he is told from others
-
-
-class Need(Struct, frozen=True, kw_only=True):
-    """What a request demands of every deployment that it asks."""
-
-    local_only: bool = False
-    tools: bool = False
 
 
 class Try(Struct, frozen=True, kw_only=True):
@@ -110,25 +105,6 @@ class GiveUp(Struct, frozen=True, kw_only=True):
 
 
 Decision: TypeAlias = Try | Examine | GiveUp
-
-
-def resolve(config: Config, model: str) -> Chain | None:
-    """The chain named `model`, or a chain of the one deployment of that name; None: there is neither."""
-    chain = config.chains.get(model)
-    if chain is None and model in config.deployments:
-        chain = Chain(name=model, deployments=(model,))
-    return chain
-
-
-def ineligibility(deployment: Deployment, need: Need) -> str | None:
-    """Why the request may not ask the deployment, for its user to read; None: it may."""
-    if need.local_only and not deployment.local:
-        return "not local"
-    if deployment.key_missing is not None:
-        return f"no {deployment.key_missing}"
-    if need.tools and not deployment.supports_tools:
-        return "does not support tools"
-    return None
 
 
 class _Turn:
@@ -184,8 +160,7 @@ class ChainRun:
         self._deadline = deadline
         self._rng = rng
         self._chain = chain
-        self._coming: list[Chain] = [chain]
-        self._entered: set[str] = set()
+        self._coming = with_fallbacks(config, chain)
         self._turns: list[_Turn] = []
         self._repairing: _Turn | None = None
         self._asked: set[str] = set()
@@ -213,8 +188,8 @@ class ChainRun:
                 if decision is not None:
                     return decision
                 self._turns.remove(turn)
-            elif self._coming:
-                self._enter(self._coming.pop())
+            elif (chain := next(self._coming, None)) is not None:
+                self._enter(chain)
             elif not self._looked_again:
                 self._looked_again = True
                 self._turns = [turn for name, turn in self._passed_over.items() if name not in self._asked]
@@ -300,11 +275,7 @@ class ChainRun:
         return asking
 
     def _enter(self, chain: Chain) -> None:
-        if chain.name in self._entered:
-            return
-        self._entered.add(chain.name)
         self._chain = chain
-        self._coming += [self._config.chains[name] for name in reversed(chain.fallback)]
         for name in dict.fromkeys(chain.deployments):
             deployment = self._config.deployments[name]
             obstacle = ineligibility(deployment, self._need)

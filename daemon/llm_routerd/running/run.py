@@ -15,7 +15,8 @@ from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Failed, Result
 from llm_routerd.protocol.outcome import Answer, AttemptRecord, Outcome, Rejection, Usage, total_cost
 from llm_routerd.protocol.request import StreamMode
-from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Need, Try
+from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Try
+from llm_routerd.routing.eligibility import Need
 from llm_routerd.running.attempt import Attempt, EventSink
 from llm_routerd.running.clock import Bounds
 from llm_routerd.running.shortage import LONGEST_PAUSE_SECONDS

@@ -23,8 +23,7 @@ from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.request import RequestError, StreamMode
 from llm_routerd.queue.marks import counts_cancellation
 from llm_routerd.queue.passing import pass_on
-from llm_routerd.routing.chain import resolve
-from llm_routerd.routing.unknown_model import unknown_model
+from llm_routerd.routing.chains import resolve, unknown_model
 from llm_routerd.worker.committing import Commitment, Committer
 from llm_routerd.worker.dead_letters import dead_letter
 from llm_routerd.worker.mending import Mending
