@@ -45,6 +45,7 @@ from llm_routerd.protocol.codes import AttemptCode, ErrorCode, Fault
 from llm_routerd.protocol.outcome import AttemptRecord, Outcome
 from llm_routerd.routing.chains import with_fallbacks
 from llm_routerd.routing.eligibility import ineligibility
+from llm_routerd.routing.load import draw
 
 if TYPE_CHECKING:
     import random
@@ -60,7 +61,6 @@ BACKOFF_FIRST_SECONDS: Final = 0.5
 BACKOFF_MAX_SECONDS: Final = 8.0
 LONGEST_WAIT_SECONDS: Final = 60.0
 _WAIT_SHARE: Final = 0.5
-_EXPLORATION: Final = 0.05
 _FAIR_SHARE: Final = 0.5
 # Timers fire late and clocks are read twice: so close to the deadline, it was the deadline.
 _DEADLINE_SLACK_SECONDS: Final = 0.05
@@ -299,11 +299,7 @@ class ChainRun:
             return self._turns[0]
         fewest = min(turn.failures for turn in ready)
         candidates = [turn for turn in ready if turn.failures == fewest]
-        if len(candidates) == 1:
-            return candidates[0]
-        if self._rng.random() < _EXPLORATION:
-            return self._rng.choice(candidates)
-        return min(self._rng.sample(candidates, 2), key=lambda turn: self._health.score(turn.deployment.name))
+        return draw(candidates, lambda turn: self._health.score(turn.deployment.name), self._rng)
 
     def _try(self, turn: _Turn, now: float) -> Try | None:
         """Ask the deployment if it can be asked; None: its turn is over."""
