@@ -14,7 +14,7 @@ import pytest
 from llm_routerd.protocol.codes import AttemptCode as Code
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.routing.breaker import State
-from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Try
+from llm_routerd.routing.chain_run import Ask, ChainRun, Examine, GiveUp
 from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health, StateChange
 from tests.support.routing import HAIKU, LOCAL, cool, rejection, start
@@ -86,7 +86,7 @@ class House:
                 answers = self.fault_of("", self.now) is None
                 run.examined(deployment, answers=answers)
                 self._go_on(run, tenant)
-            case Try(deployment=deployment, wait_seconds=wait):
+            case Ask(deployment=deployment, wait_seconds=wait):
                 fault = None if deployment is HAIKU else self.fault_of(tenant, self.now)
                 self.calls[tenant] += deployment is LOCAL
                 began = self.now + wait

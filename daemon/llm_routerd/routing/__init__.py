@@ -2,7 +2,7 @@
 
 - `chains`: what a request's `model` names, and what that falls back to.
 - `eligibility`: which deployments a request may ask, and which none may.
-- `chain`: one request's way through its chain.
+- `chain_run`: one request's way through its chain.
 - `health`: what all requests share: the breaker and the load of each deployment, by name.
 - `deployment_breaker`: whose fault a failure is, and who is kept away for it; `breaker`: one circuit breaker.
 - `load`: calls in flight, time to first token, and the choice by them.

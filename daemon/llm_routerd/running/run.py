@@ -15,7 +15,7 @@ from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Failed, Result
 from llm_routerd.protocol.outcome import Answer, AttemptRecord, Outcome, Rejection, Usage, total_cost
 from llm_routerd.protocol.request import StreamMode
-from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Try
+from llm_routerd.routing.chain_run import Ask, ChainRun, Examine, GiveUp
 from llm_routerd.routing.eligibility import Need
 from llm_routerd.running.attempt import Attempt, EventSink
 from llm_routerd.running.clock import Bounds
@@ -100,7 +100,7 @@ class RequestRun:
             match decision:
                 case GiveUp():
                     return self._gave_up(decision)
-                case Try():
+                case Ask():
                     tried = await self._try(decision)
                 case _:
                     assert_never(decision)
@@ -118,7 +118,7 @@ class RequestRun:
             answers = False
         self._chain_run.examined(deployment, answers=answers)
 
-    async def _try(self, decision: Try) -> _Try:
+    async def _try(self, decision: Ask) -> _Try:
         """One turn of one deployment, and its verdict told to everyone who keeps account."""
         deployment = decision.deployment
         try:

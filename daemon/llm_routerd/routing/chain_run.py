@@ -30,8 +30,8 @@ The rules:
 - What broke off at the request's own deadline before the deployment had half of the time that its
   configuration gives it says nothing of its health: else three hasty requests would take it away from all
   others.
-- The permits of `Health` never leave this module: each `Try` stands for one, and the one of `answered`,
-  `rejected` and `abandoned` that the executor owes for each `Try` gives it back.
+- The permits of `Health` never leave this module: each `Ask` stands for one, and the one of `answered`,
+  `rejected` and `abandoned` that the executor owes for each `Ask` gives it back.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _DEADLINE_SLACK_SECONDS: Final = 0.05
 _MAX_TENANT: Final = 128  # characters of a tenant's name by which he is told from others
 
 
-class Try(Struct, frozen=True, kw_only=True):
+class Ask(Struct, frozen=True, kw_only=True):
     """Ask this deployment.
 
     Attributes:
@@ -96,7 +96,7 @@ class GiveUp(Struct, frozen=True, kw_only=True):
     Attributes:
         code: `chain_exhausted`, `local_exhausted` or `deadline_exceeded`.
         message: one line that says of each deployment why not.
-        passed: as in `Try`.
+        passed: as in `Ask`.
     """
 
     code: ErrorCode
@@ -104,7 +104,7 @@ class GiveUp(Struct, frozen=True, kw_only=True):
     passed: tuple[AttemptRecord, ...] = ()
 
 
-Decision: TypeAlias = Try | Examine | GiveUp
+Decision: TypeAlias = Ask | Examine | GiveUp
 
 
 class _Turn:
@@ -125,7 +125,7 @@ class _Turn:
 class ChainRun:
     """One request's way through its chain.
 
-    `decide` is called until an answer is accepted or it gives up.  After each `Try` the executor owes one
+    `decide` is called until an answer is accepted or it gives up.  After each `Ask` the executor owes one
     call of `answered`, `rejected` or `abandoned` before it may decide again, also when it was cancelled while
     it waited; after an `Examine`, one of `examined`.
 
@@ -175,16 +175,16 @@ class ChainRun:
         """Whom to ask next.
 
         Raises:
-            RuntimeError: the last `Try` has had no verdict.
+            RuntimeError: the last `Ask` has had no verdict.
         """
         if self._asking is not None:
-            raise RuntimeError("decide() before the verdict on the last Try")
+            raise RuntimeError("decide() before the verdict on the last Ask")
         while True:
             if self._deadline is not None and now >= self._deadline:
                 return self._give_up(ErrorCode.DEADLINE_EXCEEDED)
             turn = self._choose(now)
             if turn is not None:
-                decision = self._try(turn, now)
+                decision = self._ask(turn, now)
                 if decision is not None:
                     return decision
                 self._turns.remove(turn)
@@ -207,22 +207,22 @@ class ChainRun:
             self._turns = [self._passed_over.pop(deployment.name)]
 
     def first_token(self, ttft_seconds: float) -> None:
-        """The first token of the call came, so long after the call itself began; at most once per `Try`."""
+        """The first token of the call came, so long after the call itself began; at most once per `Ask`."""
         if self._asking is not None:
             self._health.first_token(self._asking[1], ttft_seconds)
 
     def answered(self) -> None:
-        """The last `Try` brought the answer."""
+        """The last `Ask` brought the answer."""
         _, permit = self._verdict()
         self._health.succeeded(permit)
 
     def abandoned(self) -> None:
-        """The last `Try` was given up for a reason that has nothing to do with its deployment."""
+        """The last `Ask` was given up for a reason that has nothing to do with its deployment."""
         _, permit = self._verdict()
         self._health.abandoned(permit)
 
     def rejected(self, rejection: Rejection, now: float, elapsed_seconds: float | None) -> None:
-        """The last `Try` came to nothing.
+        """The last `Ask` came to nothing.
 
         Args:
             rejection: why.
@@ -270,7 +270,7 @@ class ChainRun:
 
     def _verdict(self) -> tuple[_Turn, Permit]:
         if self._asking is None:
-            raise RuntimeError("a verdict without a Try")
+            raise RuntimeError("a verdict without an Ask")
         asking, self._asking = self._asking, None
         return asking
 
@@ -301,7 +301,7 @@ class ChainRun:
         candidates = [turn for turn in ready if turn.failures == fewest]
         return draw(candidates, lambda turn: self._health.score(turn.deployment.name), self._rng)
 
-    def _try(self, turn: _Turn, now: float) -> Try | None:
+    def _ask(self, turn: _Turn, now: float) -> Ask | None:
         """Ask the deployment if it can be asked; None: its turn is over."""
         deployment = turn.deployment
         at = max(now, turn.not_before)
@@ -317,7 +317,7 @@ class ChainRun:
         turn.calls += 1
         self._asked.add(deployment.name)
         self._asking = turn, permit
-        return Try(
+        return Ask(
             deployment=deployment,
             wait_seconds=at - now,
             repair=turn.repair,
