@@ -12,7 +12,7 @@ from llm_routerd.config.load import load_config
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Result, Token
 from llm_routerd.router import STREAM_BUFFER, NoAnswerError, Router
-from llm_routerd.routing.unknown_model import unknown_model
+from llm_routerd.routing.chains import unknown_model
 from tests.support.eventually import eventually
 from tests.support.standin import StandIn
 

@@ -25,9 +25,8 @@ from llm_routerd.errors import RouterdError
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Event, Failed, Reasoning, Result, Token
 from llm_routerd.protocol.request import Request, RequestError
-from llm_routerd.routing.chain import resolve
+from llm_routerd.routing.chains import resolve, unknown_model
 from llm_routerd.routing.health import Health
-from llm_routerd.routing.unknown_model import unknown_model
 from llm_routerd.running.ending import Answered, Unanswered, Withdrawn
 from llm_routerd.running.run import Run
 from llm_routerd.wiring import make_parser, make_resources

@@ -10,7 +10,7 @@ from llm_routerd.backends.factory import Backends
 from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.judging.refusal import RefusalDetector
 from llm_routerd.protocol.parsing import RequestParser
-from llm_routerd.routing.usability import without_keys
+from llm_routerd.routing.eligibility import without_keys
 from llm_routerd.running.resources import Resources
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.accounting.metrics import Finished, Metrics
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.outcome import AttemptRecord, Outcome, Usage
-from llm_routerd.routing.circuit import State
+from llm_routerd.routing.breaker import State
 from llm_routerd.routing.health import DeploymentHealth
 from tests.support.accounts import counted, scraped
 

@@ -9,7 +9,7 @@ import pytest
 from llm_routerd.config.tree import RedisConfig
 from llm_routerd.errors import ConfigError
 from llm_routerd.protocol.schema_files import load_schema
-from llm_routerd.routing.chain import Need, ineligibility
+from llm_routerd.routing.eligibility import Need, ineligibility
 from tests.support.configs import error, load, load_builtin
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import pytest
 
 from llm_routerd.protocol.codes import AttemptCode as Code
 from llm_routerd.protocol.codes import ErrorCode
-from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Need, Try
-from llm_routerd.routing.circuit import State
+from llm_routerd.routing.breaker import State
+from llm_routerd.routing.chain_run import Ask, ChainRun, Examine, GiveUp
+from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health, StateChange
 from tests.support.routing import HAIKU, LOCAL, cool, rejection, start
 from tests.support.routing import config as tree
@@ -85,7 +86,7 @@ class House:
                 answers = self.fault_of("", self.now) is None
                 run.examined(deployment, answers=answers)
                 self._go_on(run, tenant)
-            case Try(deployment=deployment, wait_seconds=wait):
+            case Ask(deployment=deployment, wait_seconds=wait):
                 fault = None if deployment is HAIKU else self.fault_of(tenant, self.now)
                 self.calls[tenant] += deployment is LOCAL
                 began = self.now + wait
@@ -238,8 +239,19 @@ def test_tenants_with_failures_of_their_own_are_bounded() -> None:
     health = Health(rng=random.Random(1), cooldown_after=10_000)
     for number in range(1000):
         failed(health, str(number))
-    (entry,) = health._entries.values()
-    assert len(entry.of_tenant) <= 256
+    (record,) = health._records.values()
+    assert record.breaker.tenants <= 256
+
+
+def test_calls_that_fail_together_make_one_cooldown_of_their_tenant() -> None:
+    """Those that were under way before it say nothing of the time after it, whatever the tenant had then."""
+    health = Health(rng=random.Random(1))
+    permits = [health.admit(LOCAL.name, 0.0, "a") for _ in range(9)]
+    for permit in permits:
+        assert permit is not None
+        health.rejected(permit, rejection(Code.TIMEOUT), 1.0, 1.0)
+    assert health.available(LOCAL.name, 1.0, "b")
+    assert 0 < health.cooldown(LOCAL.name, 1.0, "a")[1] <= 5
 
 
 # A probe of our own

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -8,8 +9,11 @@ from hypothesis import strategies as st
 
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Rejection
-from llm_routerd.routing.circuit import State
-from llm_routerd.routing.health import Health, Permit, StateChange
+from llm_routerd.routing.breaker import State
+from llm_routerd.routing.health import Health, StateChange
+
+if TYPE_CHECKING:
+    from llm_routerd.routing.deployment_breaker import Permit
 
 BOX = "box"
 NO_FAILURE = [

@@ -12,7 +12,7 @@ from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Reasoning, Token
 from llm_routerd.protocol.parsing import RequestParser
 from llm_routerd.protocol.request import Request
-from llm_routerd.routing.chain import resolve
+from llm_routerd.routing.chains import resolve
 from llm_routerd.running.ending import Answered, Unanswered, Withdrawn
 from llm_routerd.running.run import Run
 from tests.support.fakes import FakeBackend, says

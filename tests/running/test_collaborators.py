@@ -14,8 +14,8 @@ from llm_routerd.jsonschema.compiled import AnswerSchema
 from llm_routerd.judging import judge as judge_module
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.routing.chain import ChainRun
-from llm_routerd.routing.circuit import State
+from llm_routerd.routing.breaker import State
+from llm_routerd.routing.chain_run import ChainRun
 from llm_routerd.running import caller, faults
 from llm_routerd.running.validation import ValidationProcess
 from tests.running.asking import SCHEMA, Sink, codes, executor_of, request, run, with_local

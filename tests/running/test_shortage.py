@@ -18,7 +18,7 @@ from llm_routerd.backends.faults import fault_before_answer, own_shortage
 from llm_routerd.backends.wire import transport
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode, Lack
-from llm_routerd.routing.circuit import State
+from llm_routerd.routing.breaker import State
 from llm_routerd.running import faults as running_faults
 from llm_routerd.running import shortage
 from llm_routerd.service import limits

@@ -12,7 +12,7 @@ from llm_routerd.protocol.call import Delta, Finish
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import Result
 from llm_routerd.protocol.outcome import Usage
-from llm_routerd.routing.circuit import State
+from llm_routerd.routing.breaker import State
 from tests.running.asking import SCHEMA, Sink, make_run, request, run
 from tests.support.calling import PROTOCOLS, backend_for, full_server
 from tests.support.eventually import eventually

@@ -9,7 +9,9 @@ from typing import Any
 from llm_routerd.config.tree import Chain, Config, Deployment
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Rejection
-from llm_routerd.routing.chain import ChainRun, GiveUp, Need, Try, resolve
+from llm_routerd.routing.chain_run import Ask, ChainRun, GiveUp
+from llm_routerd.routing.chains import resolve
+from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
 
 LOCAL = Deployment(name="local", model="ollama/qwen2.5:7b", local=True)
@@ -39,10 +41,10 @@ class Setting:
     run: ChainRun
     health: Health
 
-    def ask(self, now: float = 0.0) -> Try:
-        """The next `Try`, which must be one."""
+    def ask(self, now: float = 0.0) -> Ask:
+        """The next `Ask`, which must be one."""
         decision = self.run.decide(now)
-        assert isinstance(decision, Try), decision
+        assert isinstance(decision, Ask), decision
         return decision
 
     def end(self, now: float = 0.0) -> GiveUp:
@@ -52,13 +54,13 @@ class Setting:
         return decision
 
     def reject(self, code: AttemptCode = AttemptCode.UPSTREAM, now: float = 0.0, *, after: float | None = None) -> None:
-        """The last `Try` comes to nothing."""
+        """The last `Ask` comes to nothing."""
         self.run.rejected(rejection(code, after=after), now, 0.1)
 
     def asked(self, code: AttemptCode = AttemptCode.UPSTREAM) -> list[str]:
         """Whom the run asks, and how it ends, when everyone fails."""
         names: list[str] = []
-        while isinstance(decision := self.run.decide(0.0), Try):
+        while isinstance(decision := self.run.decide(0.0), Ask):
             names.append(decision.deployment.name)
             self.reject(code)
         assert isinstance(decision, GiveUp), decision

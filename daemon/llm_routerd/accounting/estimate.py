@@ -11,25 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from msgspec.structs import replace
 
-from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Usage
 
 if TYPE_CHECKING:
     from llm_routerd.protocol.call import Call, Finish
+    from llm_routerd.protocol.codes import AttemptCode
 
 CHARS_PER_TOKEN: Final = 4
-# Nothing was generated where one of these came before any text: no server charges for it.
-_REFUSED_UNREAD: Final = frozenset(
-    {
-        AttemptCode.CONNECT,
-        AttemptCode.AUTH,
-        AttemptCode.RATE_LIMITED,
-        AttemptCode.NOT_FOUND,
-        AttemptCode.CONTEXT_WINDOW,
-        AttemptCode.UPSTREAM,
-        AttemptCode.INTERNAL,
-    }
-)
 
 
 def usage_of(call: Call, finish: Finish | None, streamed_chars: int, code: AttemptCode | None) -> Usage | None:
@@ -50,8 +38,10 @@ def usage_of(call: Call, finish: Finish | None, streamed_chars: int, code: Attem
     chars = streamed_chars + (0 if finish is None else _chars_of_finish(finish))
     if told is not None and told.prompt_tokens and not chars:
         return told
-    if finish is None and not chars and (code in _REFUSED_UNREAD or not call.sending.is_under_way):
-        return None
+    if finish is None and not chars:
+        is_free = code is not None and code.traits.is_free_unread
+        if is_free or not call.sending.is_under_way:
+            return None
     estimate = estimated_usage(call, chars)
     if told is None:
         return estimate

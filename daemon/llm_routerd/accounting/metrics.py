@@ -21,28 +21,28 @@ The rules:
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
-from llm_routerd.accounting.exposition import Family, Histogram, render
-from llm_routerd.accounting.gauges import gauge_families
-from llm_routerd.accounting.totals import NOT_ASKED, Answers, Totals, usage_by_deployment
-from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.accounting.counters import Counters
+from llm_routerd.accounting.exposition import render
+from llm_routerd.accounting.families import families
+from llm_routerd.accounting.totals import Totals, usage_by_deployment
+from llm_routerd.protocol.codes import Fault
 from llm_routerd.protocol.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llm_routerd.accounting.gauges import Gauges
+    from llm_routerd.accounting.tally import Tally
     from llm_routerd.protocol.codes import ErrorCode
     from llm_routerd.protocol.outcome import AttemptRecord, Usage
 
 MAX_TENANTS: Final = 1000
-_DURATION_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-_TTFT_BOUNDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Finished(Struct, frozen=True, kw_only=True):
@@ -160,34 +160,11 @@ class Metrics:
         self._max_tenants = max_tenants
         self._models: dict[str, dict[str, int]] = {}
         self._tenants: OrderedDict[str | None, Totals] = OrderedDict()
-        self._deployments: dict[str, Totals] = {}
-        self._answers: dict[str, Answers] = {}
-        self._requests: Counter[tuple[str, str]] = Counter()
-        self._attempts: Counter[tuple[str, str, str]] = Counter()
-        self._fallback_answers: Counter[str] = Counter()
-        self._saved_usd = 0.0
-        self._orphans = 0
-        self._passed_on = 0
-        self._mended = 0
-        self._dropped_letters = 0
-        self._duration = Histogram(_DURATION_BOUNDS)
-        self._ttft = Histogram(_TTFT_BOUNDS)
+        self._counters = Counters()
 
-    def count_dropped_letters(self, number: int) -> None:
-        """So many dead letters went, since there were too many or they took too much room."""
-        self._dropped_letters += number
-
-    def count_orphans(self, number: int) -> None:
-        """So many requests were taken up that nobody owned."""
-        self._orphans += number
-
-    def count_passed_on(self) -> None:
-        """A request was handed back because another worker knows its model."""
-        self._passed_on += 1
-
-    def count_mended(self) -> None:
-        """A stream whose IDs ran ahead of the clock was made anew."""
-        self._mended += 1
+    def count(self, tally: Tally, number: int = 1) -> None:
+        """So often it happened."""
+        self._counters.tallies[tally] += number
 
     def book(self, finished: Finished) -> Booking:
         """Make the metrics event of a request, for a commit that may stand or not: the caller says which it did."""
@@ -197,24 +174,24 @@ class Metrics:
     def settled(self, finished: Finished) -> None:
         """Count a request whose final event stands."""
         self.called(finished.attempts)
-        self._requests[finished.type, "" if finished.code is None else finished.code.value] += 1
+        counters = self._counters
+        counters.requests[finished.type, "" if finished.code is None else finished.code.value] += 1
         if finished.deployment is not None and finished.attempts:
             fell_back = finished.attempts[0].deployment != finished.deployment
-            self._fallback_answers[finished.deployment] += fell_back
-        self._saved_usd += finished.saved_usd
-        self._duration.observe(finished.latency_ms / 1000)
+            counters.fallback_answers[finished.deployment] += fell_back
+        counters.saved_usd += finished.saved_usd
+        counters.duration.observe(finished.latency_ms / 1000)
         if finished.ttft_ms is not None:
-            self._ttft.observe(finished.ttft_ms / 1000)
+            counters.ttft.observe(finished.ttft_ms / 1000)
 
     def called(self, attempts: Sequence[AttemptRecord]) -> None:
         """Count a request's attempts alone: they were made and paid for, whoever has ended the request."""
         for record in attempts:
-            self._count_attempt(record)
+            self._counters.count_attempt(record)
 
     def saved_ms(self, record: AttemptRecord) -> int | None:
         """Estimate of what ending this attempt early has saved; None: its deployment has not answered yet."""
-        answers = self._answers.get(record.deployment)
-        return None if answers is None else answers.saved_ms_after(record.latency_ms)
+        return self._counters.saved_ms(record)
 
     def count_models(self, finished: Finished, step: int) -> None:
         """Count a request by model; a `step` of -1 takes it back."""
@@ -230,7 +207,7 @@ class Metrics:
 
     def render_prometheus(self, gauges: Gauges) -> str:
         """Everything as Prometheus' text exposition format 0.0.4."""
-        return render([*self._counter_families(), *self._histogram_families(), *gauge_families(gauges)])
+        return render(families(self._counters, gauges))
 
     def _tenant(self, tenant_id: str | None) -> Totals:
         tenant = self._tenants.get(tenant_id)
@@ -242,82 +219,14 @@ class Metrics:
             self._tenants.move_to_end(tenant_id)
         return tenant
 
-    def _count_attempt(self, record: AttemptRecord) -> None:
-        name, code = record.deployment, record.code
-        self._attempts[name, record.outcome.value, "" if code is None else code.value] += 1
-        if code in NOT_ASKED:
-            return
-        totals = self._deployments.get(name)
-        if totals is None:
-            totals = self._deployments[name] = Totals()
-        totals.number += 1
-        totals.add(record)
-        answers = self._answers.get(name)
-        if answers is None:
-            answers = self._answers[name] = Answers()
-        if record.early:
-            answers.early_stops += 1
-            answers.saved_ms += answers.saved_ms_after(record.latency_ms) or 0
-        if record.outcome is Outcome.SUCCESS:
-            answers.number += 1
-            answers.total_ms += record.latency_ms
-
-    def _counter_families(self) -> Iterator[Family]:
-        requests = Family("requests_total", "counter", "Requests that have their final event.")
-        for (kind, code), number in self._requests.items():
-            requests.add(number, type=kind, code=code)
-        attempts = Family("attempts_total", "counter", "Turns of deployments, those passed over included.")
-        for (deployment, outcome, code), number in self._attempts.items():
-            attempts.add(number, deployment=deployment, outcome=outcome, code=code)
-        fallbacks = Family("fallback_answers_total", "counter", "Answers after another deployment's turn.")
-        for deployment, number in self._fallback_answers.items():
-            fallbacks.add(number, deployment=deployment)
-        tokens = Family("tokens_total", "counter", "Tokens of all calls, rejected ones included.")
-        costs = Family("cost_usd_total", "counter", "What all calls cost, rejected ones included.")
-        estimates = Family("estimated_calls_total", "counter", "Calls whose tokens are an estimate.")
-        unpriced = Family("unpriced_calls_total", "counter", "Calls whose price is not known.")
-        estimated_costs = Family("estimated_cost_usd_total", "counter", "The part of the cost that is an estimate.")
-        for deployment, totals in self._deployments.items():
-            tokens.add(totals.prompt_tokens, deployment=deployment, kind="prompt")
-            tokens.add(totals.completion_tokens, deployment=deployment, kind="completion")
-            costs.add(totals.cost_usd, deployment=deployment)
-            estimates.add(totals.estimated_calls, deployment=deployment)
-            estimated_costs.add(totals.estimated_cost_usd, deployment=deployment)
-            unpriced.add(totals.unpriced_calls, deployment=deployment)
-        saved = Family("saved_usd_total", "counter", "What local answers would have cost in the cloud.")
-        saved.add(self._saved_usd)
-        stops = Family("early_stops_total", "counter", "Attempts that were ended before their model had finished.")
-        saved_time = Family("early_stops_saved_seconds_total", "counter", "Estimate of the time that this saved.")
-        for deployment, answers in self._answers.items():
-            stops.add(answers.early_stops, deployment=deployment)
-            saved_time.add(answers.saved_ms / 1000, deployment=deployment)
-        orphans = Family("orphans_total", "counter", "Requests that nobody owned any more, and that were taken up.")
-        orphans.add(self._orphans)
-        passed_on = Family("passed_on_total", "counter", "Requests handed back for a worker that knows their model.")
-        passed_on.add(self._passed_on)
-        dropped = Family("dead_letters_dropped_total", "counter", "Dead letters dropped to make room for newer ones.")
-        dropped.add(self._dropped_letters)
-        yield from (requests, attempts, fallbacks, tokens, costs, estimates, estimated_costs, unpriced)
-        yield from (saved, stops, saved_time)
-        mended = Family("streams_mended_total", "counter", "Streams made anew since their IDs ran ahead of the clock.")
-        mended.add(self._mended)
-        yield from (orphans, passed_on, dropped, mended)
-
-    def _histogram_families(self) -> Iterator[Family]:
-        duration = Family("request_duration_seconds", "histogram", "From pick-up to the final event.")
-        duration.add_histogram(self._duration)
-        ttft = Family("time_to_first_token_seconds", "histogram", "From pick-up to the answer's first token.")
-        ttft.add_histogram(self._ttft)
-        yield from (duration, ttft)
-
 
 def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
     """How a request counts by model, as (model, counter); consecutive attempts of one deployment are one turn."""
-    asked = [record for record in finished.attempts if record.code not in NOT_ASKED]
+    asked = [record for record in finished.attempts if record.was_asked]
     for record, following in zip_longest(asked, asked[1:]):
         if following is not None and following.deployment == record.deployment:
             continue
-        if record.outcome is not Outcome.SUCCESS and record.code is not AttemptCode.CANCELLED:
+        if record.code is not None and record.code.traits.fault is not Fault.NOBODY:
             yield record.model, "error" if following is None else "fallback"
     if finished.type == "result" and finished.model_used is not None:
         yield finished.model_used, "success"

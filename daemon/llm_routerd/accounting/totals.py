@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
-from llm_routerd.protocol.codes import AttemptCode
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm_routerd.protocol.outcome import AttemptRecord
-
-NOT_ASKED: Final = frozenset({AttemptCode.COOLDOWN, AttemptCode.BUSY})
 
 
 class Totals:
@@ -76,7 +72,7 @@ def usage_by_deployment(attempts: Sequence[AttemptRecord]) -> dict[str, dict[str
     """What one request took, as the metrics event tells it: a deployment that was not asked is not there."""
     by_name: dict[str, Totals] = {}
     for record in attempts:
-        if record.code not in NOT_ASKED:
+        if record.was_asked:
             totals = by_name.get(record.deployment)
             if totals is None:
                 totals = by_name[record.deployment] = Totals()

@@ -134,12 +134,11 @@ def _fault(opening: str, status: int, error: Any, retry_after: float | None) -> 
         code = AttemptCode.NOT_FOUND
     if known is not None and known.is_callers and code in {AttemptCode.UPSTREAM, AttemptCode.NOT_FOUND}:
         return BackendError(AttemptCode.UPSTREAM, _reason(opening, labels, known), status=status)
-    passing = code is AttemptCode.UPSTREAM and status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    passing = passing or code in {AttemptCode.TIMEOUT, AttemptCode.RATE_LIMITED}
+    may_pass = code.traits.may_pass and (code is not AttemptCode.UPSTREAM or status >= HTTPStatus.INTERNAL_SERVER_ERROR)
     return BackendError(
         code,
         _reason(opening, labels, known),
-        retryable=passing and _NO_QUOTA.isdisjoint(labels),
+        retryable=may_pass and _NO_QUOTA.isdisjoint(labels),
         retry_after_seconds=retry_after,
         status=status,
     )

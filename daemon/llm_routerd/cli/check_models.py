@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from llm_routerd.backends.factory import Backends
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.protocol.call import ProbeReport
-from llm_routerd.routing.usability import deployments_of
+from llm_routerd.routing.chains import deployments_of
 from llm_routerd.service.limits import shortage_of_files
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
-from llm_routerd.protocol.codes import AttemptCode, Lack
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from llm_routerd.protocol.codes import AttemptCode, Fault, Lack
 
 
 class Outcome(StrEnum):
@@ -19,9 +19,6 @@ class Outcome(StrEnum):
     SUCCESS = "success"
     REJECTED = "rejected"
     INVALID = "invalid"
-
-
-_INVALID_CODES = frozenset({AttemptCode.INVALID_JSON, AttemptCode.SCHEMA_VIOLATION})
 
 
 class Rejection(Struct, frozen=True, kw_only=True):
@@ -46,7 +43,12 @@ class Rejection(Struct, frozen=True, kw_only=True):
     @property
     def outcome(self) -> Outcome:
         """`INVALID` for an answer that is not the JSON that was asked for, else `REJECTED`."""
-        return Outcome.INVALID if self.code in _INVALID_CODES else Outcome.REJECTED
+        return Outcome.INVALID if self.code.traits.is_invalid else Outcome.REJECTED
+
+    @property
+    def fault(self) -> Fault:
+        """Whose it is, and so what the attempt shows of its deployment."""
+        return self.code.blames(retryable=self.retryable)
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -113,6 +115,11 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     cost_usd: float | None = 0.0
     early: bool = False
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether the deployment was called at all; it had no place free or cooled down where not."""
+        return self.code is None or self.code.traits.is_asked
 
     @property
     def is_estimated_cost(self) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.call import BackendError, Call
-from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.codes import Fault
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
@@ -94,7 +94,7 @@ class Examination:
                     return True
         except BackendError as error:
             # A server that will not have this call, with which nothing is wrong, is there and thinks.
-            return error.code is AttemptCode.UPSTREAM and not error.retryable
+            return error.code.blames(retryable=error.retryable) is Fault.CALL
         return False
 
     def _done(self, _task: asyncio.Task[bool | None]) -> None:

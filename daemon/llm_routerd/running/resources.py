@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from llm_routerd.routing.usability import deployments_of
+from llm_routerd.routing.chains import deployments_of
 from llm_routerd.running.clock import Clocks
 from llm_routerd.running.examination import Examination
 from llm_routerd.running.shortage import Shortage

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, assert_never
 from llm_routerd.judging.judge import Accepted
 from llm_routerd.protocol.events import AttemptRejected
 from llm_routerd.protocol.outcome import Rejection
-from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Need, Try
+from llm_routerd.routing.chain_run import Ask, ChainRun, Examine, GiveUp
+from llm_routerd.routing.eligibility import Need
 from llm_routerd.running.caller import Caller
 from llm_routerd.running.ending import Answered, Spent, Unanswered, Withdrawn
 from llm_routerd.running.faults import fault
@@ -87,7 +88,7 @@ class Run:
                 case GiveUp():
                     self._ledger.passed_over(decision.passed)
                     return self._ledger.gave_up(decision)
-                case Try(deployment=deployment):
+                case Ask(deployment=deployment):
                     self._ledger.passed_over(decision.passed)
                     turn = await self._try(decision)
                     if turn.verdict is None:
@@ -107,7 +108,7 @@ class Run:
             answers = False
         self._chain_run.examined(deployment, answers=answers)
 
-    async def _try(self, decision: Try) -> Turn:
+    async def _try(self, decision: Ask) -> Turn:
         """One turn of one deployment, and its verdict told to everyone who keeps account."""
         deployment = decision.deployment
         try:

@@ -18,8 +18,8 @@ from llm_routerd.config.load import changes_needing_restart, load_config
 from llm_routerd.errors import BrokerError, ConfigError, RouterdError
 from llm_routerd.logs import get_logger, on_loop_exception, set_up_logs
 from llm_routerd.queue.connection import PipeState
+from llm_routerd.routing.eligibility import unanswerable, without_keys
 from llm_routerd.routing.health import Health, StateChange
-from llm_routerd.routing.usability import unanswerable, without_keys
 from llm_routerd.running.shortage import Shortage
 from llm_routerd.service.embedded import EmbeddedServer, listen_of
 from llm_routerd.service.embedded import state_directory as default_state_directory

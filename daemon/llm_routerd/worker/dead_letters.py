@@ -40,7 +40,7 @@ def dead_letter(
     size, count = extent_of(fields)
     is_whole = size <= most_bytes and count <= MOST_FIELDS
     told = _cut(fields) if isinstance(fields, CutList) or not is_whole else {"fields": _kept(fields)}
-    letter = {
+    letter: dict[str, bytes | str] = {
         "entry": delivery.entry,
         "lane": delivery.lane,
         "id": event.id,

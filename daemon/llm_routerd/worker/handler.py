@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from llm_routerd.accounting.tally import Tally
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed
 from llm_routerd.protocol.request import RequestError
 from llm_routerd.queue.passing import pass_on
-from llm_routerd.routing.chain import resolve
+from llm_routerd.routing.chains import resolve
 from llm_routerd.running.ending import Answered, Spent, Withdrawn
 from llm_routerd.running.run import Run
 from llm_routerd.worker.committing import UNWRITABLE
@@ -151,7 +152,7 @@ class Handler:
         if verdict == "unknown":
             return True
         if verdict == "passed":
-            self._metrics.count_passed_on()
+            self._metrics.count(Tally.PASSED_ON)
         log.info("request_passed_on", id=request.id, entry=item.delivery.entry, verdict=verdict)
         return False
 

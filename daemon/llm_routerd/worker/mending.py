@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from llm_routerd.accounting.tally import Tally
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.connection import ResponseError, describe
 from llm_routerd.queue.mending import ahead_ms, mend
@@ -103,7 +104,7 @@ class Mending:
             if each is None:
                 continue
             if each.verdict == "mended":
-                self._metrics.count_mended()
+                self._metrics.count(Tally.MENDED)
                 log.warning("stream_mended", key=key, moved=each.moved, last_id=each.last_id, why=_WHO)
             elif self._told.get(key) != each.verdict:
                 self._told[key] = each.verdict

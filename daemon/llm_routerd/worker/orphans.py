@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from llm_routerd.accounting.tally import Tally
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.keys import HANDED_BACK, LANES
 from llm_routerd.queue.connection import ResponseError, describe
@@ -109,7 +110,7 @@ class Orphans:
                 lane, entries, seen_for_ms=seen_for_ms, server_ms=server_ms, owner=owner
             )
             if taken:
-                self._metrics.count_orphans(len(taken))
+                self._metrics.count(Tally.ORPHANS, len(taken))
                 log.warning("orphans_taken", lane=lane, count=len(taken))
             return taken
 

@@ -13,6 +13,7 @@ import orjson
 from msgspec.structs import replace
 
 from llm_routerd.accounting.metrics import Finished
+from llm_routerd.accounting.tally import Tally
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.request import StreamMode
@@ -99,7 +100,7 @@ class Settler:
         except BaseException:
             booking.falls()
             raise
-        self._metrics.count_dropped_letters(committed.letters_dropped)
+        self._metrics.count(Tally.LETTERS_DROPPED, committed.letters_dropped)
         if committed.verdict == "committed":
             self._settled(finished)
             return committed

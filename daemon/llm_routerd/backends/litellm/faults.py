@@ -47,7 +47,7 @@ def fault_of(error: Exception, *, begun: bool) -> BackendError:
         return shortage
     for named, code, reason in _ITS_VERDICTS:
         if not kinds.isdisjoint(named):
-            return BackendError(code, reason, retryable=code is AttemptCode.CONNECT)
+            return BackendError(code, reason, retryable=code.traits.may_pass)
     response = next((vars(cause).get("response") for cause in causes if _is(cause, "HTTPStatusError", "httpx")), None)
     if response is not None:
         return faults.fault_of_status(response.status_code, response.headers, _body(response, error))

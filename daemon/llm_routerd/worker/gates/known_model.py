@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llm_routerd.protocol.codes import ErrorCode
-from llm_routerd.routing.chain import resolve
-from llm_routerd.routing.unknown_model import unknown_model
+from llm_routerd.routing.chains import resolve, unknown_model
 from llm_routerd.worker.gates.gate import Refusal
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import pytest
 from llm_routerd.config.tree import Config, Deployment
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.outcome import Outcome
-from llm_routerd.routing.chain import Examine, GiveUp, Need, Try
+from llm_routerd.routing.chain_run import Ask, Examine, GiveUp
+from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
 from tests.support.routing import HAIKU, LOCAL, config, cool, rejection, start
 
@@ -66,9 +67,9 @@ def test_deployment_that_was_passed_over_is_looked_at_again_by_a_fallback() -> N
         assert len(setting.ask().passed) == 1
         setting.reject(AttemptCode.LENGTH)
         decision = setting.run.decide(later)
-        assert isinstance(decision, Try | GiveUp)
+        assert isinstance(decision, Ask | GiveUp)
         assert decision.passed == ()
-        assert (decision.deployment.name if isinstance(decision, Try) else None) == expected
+        assert (decision.deployment.name if isinstance(decision, Ask) else None) == expected
 
 
 def test_deployment_that_was_passed_over_is_looked_at_again_before_the_end() -> None:
@@ -146,7 +147,7 @@ def test_second_verdict_is_a_bug() -> None:
     setting = start(config(LOCAL))
     setting.ask()
     setting.run.answered()
-    with pytest.raises(RuntimeError, match="Try"):
+    with pytest.raises(RuntimeError, match="Ask"):
         setting.run.abandoned()
 
 
@@ -223,8 +224,8 @@ def test_latency_retries_elsewhere_before_it_comes_back() -> None:
     """Two retries are two more calls to each, in rounds."""
     health = Health(rng=random.Random(2), cooldown_after=100)
     setting = start(config(QUICK, SLOW, c={"strategy": "latency", "retries": 2}), health=health)
-    tries: list[Try] = []
-    while isinstance(decision := setting.run.decide(0.0), Try):
+    tries: list[Ask] = []
+    while isinstance(decision := setting.run.decide(0.0), Ask):
         tries.append(decision)
         setting.reject()
     names = [decision.deployment.name for decision in tries]

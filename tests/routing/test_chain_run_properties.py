@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from llm_routerd.config.tree import Chain, Config, Deployment
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Rejection
-from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Need, Try
+from llm_routerd.routing.chain_run import Ask, ChainRun, Examine, GiveUp
+from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
 
 NAMES = ["a", "b", "c", "d", "e"]
@@ -57,7 +58,7 @@ class Requests:
         self.health = Health(rng=self.rng, cooldown_first_seconds=1.0, cooldown_max_seconds=4.0)
         self.now = 0.0
 
-    def one(self, need: Need, time_left: float | None) -> tuple[list[Try], GiveUp]:
+    def one(self, need: Need, time_left: float | None) -> tuple[list[Ask], GiveUp]:
         """A request that nobody answers."""
         deadline = None if time_left is None else self.now + time_left
         run = ChainRun(
@@ -70,7 +71,7 @@ class Requests:
             tenant=self.rng.choice([None, "a", "b"]),
             messages=({"role": "user", "content": self.rng.choice("xyz")},),
         )
-        tries: list[Try] = []
+        tries: list[Ask] = []
         while not isinstance(decision := run.decide(self.now), GiveUp):
             if isinstance(decision, Examine):
                 assert need.local_only
@@ -123,7 +124,7 @@ def test_every_request_ends_within_its_budget_and_asks_only_what_it_may(
             assert decision.deployment.local or not need.local_only
             assert decision.deployment.supports_tools or not need.tools
         assert "\n" not in end.message
-        decisions: list[Try | GiveUp] = [*tries, end]
+        decisions: list[Ask | GiveUp] = [*tries, end]
         passed = [record.deployment for decision in decisions for record in decision.passed]
         assert len(passed) == len(set(passed))
     assert all(state.in_flight == 0 for state in requests.health.states(requests.now).values())

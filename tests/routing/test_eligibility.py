@@ -1,9 +1,14 @@
-"""Which chains are left without anybody who could answer."""
+"""Who may be asked, and which chains are left without anybody who could answer."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from llm_routerd.config.tree import Chain, Config, Deployment
-from llm_routerd.routing.usability import unanswerable, without_keys
+from llm_routerd.routing.eligibility import Need, ineligibility, unanswerable, without_keys
+from tests.support.routing import HAIKU, LOCAL
 
 CONFIG = Config(
     deployments={
@@ -18,6 +23,22 @@ CONFIG = Config(
         "lost": Chain(name="lost", deployments=("a",), fallback=("none",)),
     },
 )
+
+
+@pytest.mark.parametrize(
+    ("deployment", "need", "because"),
+    [
+        (HAIKU, Need(local_only=True), "not local"),
+        (replace(HAIKU, key_missing="ANTHROPIC_API_KEY"), Need(), "no ANTHROPIC_API_KEY"),
+        (replace(LOCAL, supports_tools=False), Need(tools=True), "does not support tools"),
+        (replace(LOCAL, supports_tools=False), Need(local_only=True), None),
+        (LOCAL, Need(local_only=True, tools=True), None),
+        (HAIKU, Need(tools=True), None),
+    ],
+)
+def test_ineligibility_says_why_not(deployment: Deployment, need: Need, because: str | None) -> None:
+    """And nothing where the deployment may be asked."""
+    assert ineligibility(deployment, need) == because
 
 
 def test_chain_is_unanswerable_where_all_that_it_can_reach_are_unusable() -> None:

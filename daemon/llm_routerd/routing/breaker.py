@@ -1,4 +1,16 @@
-"""One circuit breaker: closed to all for a time after failures in a row, and then open to one call, the probe."""
+"""One circuit breaker: lets nobody through for a time after failures in a row, and then one call, the probe.
+
+The rules:
+
+- When the time is over, exactly one call is let through.  Its first token lets all through again, as an answer may take
+  minutes to end; its failure doubles the time, up to a bound; a probe without a verdict leaves its place to the next
+  call.  Only a success makes the doubling forget.
+- A server that says when it wants to be asked again (Retry-After) is left alone until then, at most for the longest
+  cooldown, and needs no probe afterwards: it told us, we did not guess.
+- The verdict on a call that began before the last cooldown says nothing about the time after it.  Else the many calls
+  that a dying server takes along would double its cooldown once each.
+- A probe of our own (`examinable`, `examined`) may end a cooldown, once in each.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +18,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from llm_routerd.protocol.codes import AttemptCode
+from msgspec import Struct
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Hashable
 
-_UNREACHABLE_AFTER: Final = 2
-_HOPELESS_AFTER: Final = 1
+    from llm_routerd.protocol.codes import AttemptCode
+
 _JITTER: Final = 0.25
 
 
@@ -26,8 +38,8 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitChange:
-    """A circuit's state changed.
+class BreakerChange:
+    """A breaker's state changed.
 
     Attributes:
         before, after: never the same.
@@ -43,7 +55,7 @@ class CircuitChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CooldownPolicy:
-    """When circuits open, and for how long; see `Health` for the arguments."""
+    """When breakers trip, and for how long; see `Health` for the arguments."""
 
     rng: random.Random
     after: int
@@ -52,11 +64,7 @@ class CooldownPolicy:
 
     def tolerance(self, code: AttemptCode) -> int:
         """How many failures in a row make a cooldown, the last being of this code."""
-        if code is AttemptCode.CONNECT:
-            return min(_UNREACHABLE_AFTER, self.after)
-        if code in {AttemptCode.AUTH, AttemptCode.NOT_FOUND}:
-            return _HOPELESS_AFTER
-        return self.after
+        return min(code.traits.trips_after or self.after, self.after)
 
     def seconds(self, cooldowns: int) -> float:
         """The length of a cooldown after so many without a success."""
@@ -64,17 +72,29 @@ class CooldownPolicy:
         return longest * self.rng.uniform(1 - _JITTER, 1)
 
 
-class Circuit:
-    """A breaker.  Whether a verdict is of its time, and whether its call was the probe, its user keeps.
+class Pass(Struct, frozen=True, kw_only=True):
+    """One call that a breaker let through.
+
+    Attributes:
+        breaker: which.
+        trips: how often it had tripped by then, so that a verdict from before a cooldown can be told.
+        is_probe: the call is the one that finds out.
+    """
+
+    breaker: Breaker
+    trips: int
+    is_probe: bool = False
+
+
+class Breaker:
+    """A breaker.  Verdicts come with the pass of their call; one from before the last cooldown changes nothing.
 
     Attributes:
         code: the last failure that counted; None: there was none since the last success.
         failures: that counted, in a row.
         cooldowns: without a success between.
-        until: when it may be entered again.
-        tripped: it opens through a probe only; else, if it is closed, at the time that a server has named.
-        since: the number of the last cooldown, by its user's count; verdicts on earlier calls say nothing.
-        examined: a probe of our own has failed in this cooldown.
+        until: when it lets a call through again.
+        tripped: it recovers by a probe only; else, if it cools down, at the time that a server has named.
     """
 
     __slots__ = (
@@ -84,17 +104,17 @@ class Circuit:
         "_probe_out",
         "_row",
         "_state",
+        "_trips",
+        "_was_examined",
         "_witnesses",
         "code",
         "cooldowns",
-        "examined",
         "failures",
-        "since",
         "tripped",
         "until",
     )
 
-    def __init__(self, policy: CooldownPolicy, on_change: Callable[[CircuitChange], object]) -> None:
+    def __init__(self, policy: CooldownPolicy, on_change: Callable[[BreakerChange], object]) -> None:
         self._policy = policy
         self._on_change = on_change
         self._state = State.HEALTHY
@@ -102,13 +122,13 @@ class Circuit:
         self._probe_out = False
         self._asked_until = float("-inf")
         self._row = 0  # of failures since the last cooldown or success
+        self._trips = 0
         self.code: AttemptCode | None = None
         self.failures = 0
         self.cooldowns = 0
         self.until = float("-inf")
         self.tripped = False
-        self.since = 0
-        self.examined = False
+        self._was_examined = False  # by a probe of our own, in this cooldown
 
     def state_at(self, now: float) -> State:
         """As seen by a call that comes now."""
@@ -117,93 +137,114 @@ class Circuit:
         return State.COOLING if self.tripped or now < self.until else State.HEALTHY
 
     def available(self, at: float) -> bool:
-        """Whether a call of the time `at` may enter."""
+        """Whether a call of the time `at` would be let through."""
         return at >= self.until and not self._probe_out
 
     def examinable(self, now: float) -> bool:
         """Whether a probe of our own may tell more: it cools down by our guess and not by its server's wish."""
-        return self.tripped and not self.examined and now >= self._asked_until
+        return self.tripped and not self._was_examined and now >= self._asked_until
 
-    def enter(self) -> bool:
-        """Let one call in; returns whether it is the probe."""
+    def enter(self) -> Pass:
+        """Let one call through, which must be available."""
         if self.tripped:
             self._probe_out = True
             self._note(State.PROBING)
         elif self._state is not State.HEALTHY:
             self._note(State.HEALTHY)  # a Retry-After has run out
-        return self.tripped
+        return Pass(breaker=self, trips=self._trips, is_probe=self.tripped)
 
-    def first_token(self, *, is_probe: bool) -> None:
-        """A call's first token came: it opens the circuit, and forgets nothing yet."""
-        if is_probe and self._probe_out:
-            self._reopen()
+    def unseen(self) -> Pass:
+        """For a call that was under way when this breaker was made."""
+        return Pass(breaker=self, trips=0)
 
-    def succeeded(self, *, is_probe: bool) -> None:
+    def is_of_now(self, passed: Pass) -> bool:
+        """Whether the call began after the last cooldown."""
+        return passed.trips == self._trips
+
+    def first_token(self, passed: Pass) -> None:
+        """A call's first token came: if it was the probe, all may come again, and nothing is forgotten yet."""
+        if self.is_of_now(passed) and passed.is_probe and self._probe_out:
+            self._recover()
+
+    def succeeded(self, passed: Pass) -> None:
         """A call was answered."""
-        self._witnesses.clear()
-        self.failures = self.cooldowns = self._row = 0
-        self.code = None
-        self.first_token(is_probe=is_probe)
+        if self.is_of_now(passed):
+            self._forget()
+            self.first_token(passed)
 
-    def abandoned(self, *, is_probe: bool) -> None:
+    def abandoned(self, passed: Pass) -> None:
         """A call showed nothing."""
-        if is_probe and self._probe_out:
+        if self.is_of_now(passed) and passed.is_probe and self._probe_out:
             self._probe_out = False
             self._note(State.COOLING, code=self.code)
 
-    def recovered(self) -> None:
-        """A probe of our own was answered."""
-        self.succeeded(is_probe=False)
-        self._reopen()
+    def examined(self, *, answers: bool) -> None:
+        """A probe of our own was answered, or was not."""
+        if not answers:
+            self._was_examined = True
+        elif self.tripped:
+            self._forget()
+            self._recover()
 
-    def told_to_wait(self, code: AttemptCode, seconds: float, now: float, *, is_probe: bool) -> None:
+    def told_to_wait(self, passed: Pass, code: AttemptCode, seconds: float, now: float) -> None:
         """The server said when it wants to be asked again."""
-        if is_probe:
+        if not self.is_of_now(passed):
+            return
+        if passed.is_probe:
             self._probe_out = False
         self.code = code
         seconds = min(seconds, self._policy.max_seconds)
         self._asked_until = max(self._asked_until, now + seconds)
         self._cool(now, seconds)
 
-    def failed(
-        self, code: AttemptCode, now: float, *, is_probe: bool, tolerance: int, witness: Hashable = None
-    ) -> bool:
-        """A call failed; returns whether the circuit cools down for it.
+    def failed(self, passed: Pass, code: AttemptCode, now: float, *, tolerance: int, witness: Hashable = None) -> bool:
+        """A call failed; returns whether the breaker trips for it.
 
         Args:
+            passed: the call's.
             code: how.
             now: when.
-            is_probe: the call was the probe.
             tolerance: so many failures in a row, since the last cooldown, make another one.
             witness: what may have caused it other than the deployment; the same one counts once, until a success or a
                 cooldown.  None: the deployment itself.
         """
+        if not self.is_of_now(passed):
+            return False
         if witness is not None:
             if witness in self._witnesses:
-                self.abandoned(is_probe=is_probe)
+                self.abandoned(passed)
                 return False
             self._witnesses.add(witness)
-        if is_probe:
+        if passed.is_probe:
             self._probe_out = False
         self.code = code
         self.failures += 1
         self._row += 1
         if self._row < tolerance:
             return False
+        self._trip(now)
+        return True
+
+    def _trip(self, now: float) -> None:
         self._row = 0
         self._witnesses.clear()
         seconds = self._policy.seconds(self.cooldowns)
         self.cooldowns += 1
+        self._trips += 1
         self.tripped = True
-        self.examined = False
+        self._was_examined = False
         self._cool(now, seconds)
-        return True
 
     def _cool(self, now: float, seconds: float) -> None:
         self.until = max(self.until, now + seconds)
         self._note(State.COOLING, code=self.code, cooldown_seconds=seconds)
 
-    def _reopen(self) -> None:
+    def _forget(self) -> None:
+        self._witnesses.clear()
+        self.failures = self.cooldowns = self._row = 0
+        self.code = None
+
+    def _recover(self) -> None:
         self.tripped = self._probe_out = False
         self.until = self._asked_until
         self._note(State.HEALTHY)
@@ -211,4 +252,4 @@ class Circuit:
     def _note(self, after: State, *, code: AttemptCode | None = None, cooldown_seconds: float = 0.0) -> None:
         before, self._state = self._state, after
         if before is not after:
-            self._on_change(CircuitChange(before=before, after=after, code=code, cooldown_seconds=cooldown_seconds))
+            self._on_change(BreakerChange(before=before, after=after, code=code, cooldown_seconds=cooldown_seconds))

@@ -5,10 +5,10 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from llm_routerd.config.tree import Chain, Deployment
+from llm_routerd.config.tree import Deployment
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.outcome import Rejection
-from llm_routerd.routing.chain import Need, ineligibility, resolve
+from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
 from tests.support.routing import HAIKU, LOCAL, SONNET, config, start
 
@@ -33,42 +33,7 @@ RETRIED = [
 ]
 
 
-# Names
-
-
-def test_unknown_model_resolves_to_nothing() -> None:
-    """The caller turns it into `unknown_model`."""
-    assert resolve(config(LOCAL), "http://example.org") is None
-
-
-def test_name_of_a_deployment_resolves_to_a_chain_of_it_alone() -> None:
-    """Without retries and fallbacks."""
-    assert resolve(config(LOCAL, HAIKU), "haiku") == Chain(name="haiku", deployments=("haiku",))
-
-
-def test_chain_wins_over_a_deployment_of_the_same_name() -> None:
-    """As `local` is both in the built-in configuration."""
-    tree = config(LOCAL, HAIKU, local={"deployments": ("haiku",)})
-    assert resolve(tree, "local") is tree.chains["local"]
-
-
 # What may be asked
-
-
-@pytest.mark.parametrize(
-    ("deployment", "need", "because"),
-    [
-        (HAIKU, Need(local_only=True), "not local"),
-        (replace(HAIKU, key_missing="ANTHROPIC_API_KEY"), Need(), "no ANTHROPIC_API_KEY"),
-        (replace(LOCAL, supports_tools=False), Need(tools=True), "does not support tools"),
-        (replace(LOCAL, supports_tools=False), Need(local_only=True), None),
-        (LOCAL, Need(local_only=True, tools=True), None),
-        (HAIKU, Need(tools=True), None),
-    ],
-)
-def test_ineligibility_says_why_not(deployment: Deployment, need: Need, because: str | None) -> None:
-    """And nothing where the deployment may be asked."""
-    assert ineligibility(deployment, need) == because
 
 
 def test_disabled_deployments_are_passed_over_without_a_record() -> None:

@@ -30,8 +30,8 @@ The rules:
 - What broke off at the request's own deadline before the deployment had half of the time that its
   configuration gives it says nothing of its health: else three hasty requests would take it away from all
   others.
-- The permits of `Health` never leave this module: each `Try` stands for one, and the one of `answered`,
-  `rejected` and `abandoned` that the executor owes for each `Try` gives it back.
+- The permits of `Health` never leave this module: each `Ask` stands for one, and the one of `answered`,
+  `rejected` and `abandoned` that the executor owes for each `Ask` gives it back.
 """
 
 from __future__ import annotations
@@ -41,42 +41,34 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import orjson
 from msgspec import Struct
 
-from llm_routerd.config.tree import Chain
-from llm_routerd.protocol.codes import AttemptCode, ErrorCode
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode, Fault
 from llm_routerd.protocol.outcome import AttemptRecord, Outcome
-from llm_routerd.routing.health import CALLERS_PERHAPS, FAILURES
+from llm_routerd.routing.chains import with_fallbacks
+from llm_routerd.routing.eligibility import ineligibility
+from llm_routerd.routing.load import draw
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from llm_routerd.config.tree import Config, Deployment
+    from llm_routerd.config.tree import Chain, Config, Deployment
     from llm_routerd.protocol.outcome import Rejection
-    from llm_routerd.routing.health import Health, Permit
+    from llm_routerd.routing.deployment_breaker import Permit
+    from llm_routerd.routing.eligibility import Need
+    from llm_routerd.routing.health import Health
 
 BACKOFF_FIRST_SECONDS: Final = 0.5
 BACKOFF_MAX_SECONDS: Final = 8.0
 LONGEST_WAIT_SECONDS: Final = 60.0
 _WAIT_SHARE: Final = 0.5
-_EXPLORATION: Final = 0.05
 _FAIR_SHARE: Final = 0.5
 # Timers fire late and clocks are read twice: so close to the deadline, it was the deadline.
 _DEADLINE_SLACK_SECONDS: Final = 0.05
 
-# What is the deployment's own fault may pass by itself, but for what takes a new configuration.
-_MAY_PASS: Final = FAILURES - {AttemptCode.AUTH, AttemptCode.NOT_FOUND}
 _MAX_TENANT: Final = 128  # characters of a tenant's name by which he is told from others
-_CUT_BY_A_DEADLINE: Final = frozenset({AttemptCode.CONNECT, AttemptCode.TIMEOUT, AttemptCode.FIRST_TOKEN_TIMEOUT})
 
 
-class Need(Struct, frozen=True, kw_only=True):
-    """What a request demands of every deployment that it asks."""
-
-    local_only: bool = False
-    tools: bool = False
-
-
-class Try(Struct, frozen=True, kw_only=True):
+class Ask(Struct, frozen=True, kw_only=True):
     """Ask this deployment.
 
     Attributes:
@@ -104,7 +96,7 @@ class GiveUp(Struct, frozen=True, kw_only=True):
     Attributes:
         code: `chain_exhausted`, `local_exhausted` or `deadline_exceeded`.
         message: one line that says of each deployment why not.
-        passed: as in `Try`.
+        passed: as in `Ask`.
     """
 
     code: ErrorCode
@@ -112,26 +104,7 @@ class GiveUp(Struct, frozen=True, kw_only=True):
     passed: tuple[AttemptRecord, ...] = ()
 
 
-Decision: TypeAlias = Try | Examine | GiveUp
-
-
-def resolve(config: Config, model: str) -> Chain | None:
-    """The chain named `model`, or a chain of the one deployment of that name; None: there is neither."""
-    chain = config.chains.get(model)
-    if chain is None and model in config.deployments:
-        chain = Chain(name=model, deployments=(model,))
-    return chain
-
-
-def ineligibility(deployment: Deployment, need: Need) -> str | None:
-    """Why the request may not ask the deployment, for its user to read; None: it may."""
-    if need.local_only and not deployment.local:
-        return "not local"
-    if deployment.key_missing is not None:
-        return f"no {deployment.key_missing}"
-    if need.tools and not deployment.supports_tools:
-        return "does not support tools"
-    return None
+Decision: TypeAlias = Ask | Examine | GiveUp
 
 
 class _Turn:
@@ -152,7 +125,7 @@ class _Turn:
 class ChainRun:
     """One request's way through its chain.
 
-    `decide` is called until an answer is accepted or it gives up.  After each `Try` the executor owes one
+    `decide` is called until an answer is accepted or it gives up.  After each `Ask` the executor owes one
     call of `answered`, `rejected` or `abandoned` before it may decide again, also when it was cancelled while
     it waited; after an `Examine`, one of `examined`.
 
@@ -187,8 +160,7 @@ class ChainRun:
         self._deadline = deadline
         self._rng = rng
         self._chain = chain
-        self._coming: list[Chain] = [chain]
-        self._entered: set[str] = set()
+        self._coming = with_fallbacks(config, chain)
         self._turns: list[_Turn] = []
         self._repairing: _Turn | None = None
         self._asked: set[str] = set()
@@ -203,21 +175,21 @@ class ChainRun:
         """Whom to ask next.
 
         Raises:
-            RuntimeError: the last `Try` has had no verdict.
+            RuntimeError: the last `Ask` has had no verdict.
         """
         if self._asking is not None:
-            raise RuntimeError("decide() before the verdict on the last Try")
+            raise RuntimeError("decide() before the verdict on the last Ask")
         while True:
             if self._deadline is not None and now >= self._deadline:
                 return self._give_up(ErrorCode.DEADLINE_EXCEEDED)
             turn = self._choose(now)
             if turn is not None:
-                decision = self._try(turn, now)
+                decision = self._ask(turn, now)
                 if decision is not None:
                     return decision
                 self._turns.remove(turn)
-            elif self._coming:
-                self._enter(self._coming.pop())
+            elif (chain := next(self._coming, None)) is not None:
+                self._enter(chain)
             elif not self._looked_again:
                 self._looked_again = True
                 self._turns = [turn for name, turn in self._passed_over.items() if name not in self._asked]
@@ -235,22 +207,22 @@ class ChainRun:
             self._turns = [self._passed_over.pop(deployment.name)]
 
     def first_token(self, ttft_seconds: float) -> None:
-        """The first token of the call came, so long after the call itself began; at most once per `Try`."""
+        """The first token of the call came, so long after the call itself began; at most once per `Ask`."""
         if self._asking is not None:
             self._health.first_token(self._asking[1], ttft_seconds)
 
     def answered(self) -> None:
-        """The last `Try` brought the answer."""
+        """The last `Ask` brought the answer."""
         _, permit = self._verdict()
         self._health.succeeded(permit)
 
     def abandoned(self) -> None:
-        """The last `Try` was given up for a reason that has nothing to do with its deployment."""
+        """The last `Ask` was given up for a reason that has nothing to do with its deployment."""
         _, permit = self._verdict()
         self._health.abandoned(permit)
 
     def rejected(self, rejection: Rejection, now: float, elapsed_seconds: float | None) -> None:
-        """The last `Try` came to nothing.
+        """The last `Ask` came to nothing.
 
         Args:
             rejection: why.
@@ -262,13 +234,13 @@ class ChainRun:
         if elapsed_seconds is None or self._was_hasty(turn.deployment, rejection.code, now, elapsed_seconds):
             self._health.abandoned(permit)
         else:
-            self._health.rejected(permit, rejection, now, elapsed_seconds, self._likeness(rejection.code))
+            self._health.rejected(permit, rejection, now, elapsed_seconds, self._likeness(rejection))
         self._notes[turn.deployment.name] = f"{rejection.outcome.value} ({rejection.code.value})"
         if rejection.outcome is Outcome.INVALID and turn.repairs_left > 0:
             turn.repairs_left -= 1
             turn.repair = rejection.reason
             self._repairing = turn
-        elif rejection.retryable and rejection.code in _MAY_PASS and turn.retries_left > 0:
+        elif rejection.retryable and rejection.code.traits.may_pass and turn.retries_left > 0:
             turn.retries_left -= 1
             turn.failures += 1
             turn.not_before = now + (rejection.retry_after_seconds or 0.0) + self._backoff(turn.failures)
@@ -276,14 +248,15 @@ class ChainRun:
             self._turns.remove(turn)
 
     def _was_hasty(self, deployment: Deployment, code: AttemptCode, now: float, elapsed_seconds: float) -> bool:
-        if self._deadline is None or self._deadline - now > _DEADLINE_SLACK_SECONDS or code not in _CUT_BY_A_DEADLINE:
+        bound = code.traits.bound
+        if bound is None or self._deadline is None or self._deadline - now > _DEADLINE_SLACK_SECONDS:
             return False
-        due = deployment.connect_timeout if code is AttemptCode.CONNECT else deployment.timeout
+        due = deployment.connect_timeout if bound == "connect_timeout" else deployment.timeout
         return elapsed_seconds < due * _FAIR_SHARE
 
-    def _likeness(self, code: AttemptCode) -> int | None:
+    def _likeness(self, rejection: Rejection) -> int | None:
         """The messages' hash, where it matters."""
-        if self._messages is None or code not in CALLERS_PERHAPS:
+        if self._messages is None or rejection.fault is not Fault.PERHAPS_CALLER:
             return None
         return hash(orjson.dumps(self._messages))
 
@@ -297,16 +270,12 @@ class ChainRun:
 
     def _verdict(self) -> tuple[_Turn, Permit]:
         if self._asking is None:
-            raise RuntimeError("a verdict without a Try")
+            raise RuntimeError("a verdict without an Ask")
         asking, self._asking = self._asking, None
         return asking
 
     def _enter(self, chain: Chain) -> None:
-        if chain.name in self._entered:
-            return
-        self._entered.add(chain.name)
         self._chain = chain
-        self._coming += [self._config.chains[name] for name in reversed(chain.fallback)]
         for name in dict.fromkeys(chain.deployments):
             deployment = self._config.deployments[name]
             obstacle = ineligibility(deployment, self._need)
@@ -330,13 +299,9 @@ class ChainRun:
             return self._turns[0]
         fewest = min(turn.failures for turn in ready)
         candidates = [turn for turn in ready if turn.failures == fewest]
-        if len(candidates) == 1:
-            return candidates[0]
-        if self._rng.random() < _EXPLORATION:
-            return self._rng.choice(candidates)
-        return min(self._rng.sample(candidates, 2), key=lambda turn: self._health.score(turn.deployment.name))
+        return draw(candidates, lambda turn: self._health.score(turn.deployment.name), self._rng)
 
-    def _try(self, turn: _Turn, now: float) -> Try | None:
+    def _ask(self, turn: _Turn, now: float) -> Ask | None:
         """Ask the deployment if it can be asked; None: its turn is over."""
         deployment = turn.deployment
         at = max(now, turn.not_before)
@@ -352,7 +317,7 @@ class ChainRun:
         turn.calls += 1
         self._asked.add(deployment.name)
         self._asking = turn, permit
-        return Try(
+        return Ask(
             deployment=deployment,
             wait_seconds=at - now,
             repair=turn.repair,

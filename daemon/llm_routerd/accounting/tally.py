@@ -1,0 +1,14 @@
+"""What is merely counted as it happens."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Tally(Enum):
+    """A counter that is shown from 0 on: its name for Prometheus, without the project's prefix, and its help text."""
+
+    ORPHANS = "orphans_total", "Requests that nobody owned any more, and that were taken up."
+    PASSED_ON = "passed_on_total", "Requests handed back for a worker that knows their model."
+    LETTERS_DROPPED = "dead_letters_dropped_total", "Dead letters dropped to make room for newer ones."
+    MENDED = "streams_mended_total", "Streams made anew since their IDs ran ahead of the clock."
