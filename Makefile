@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines-installed
 
-.PHONY: help demo test test-engines lint chaos bench lock install uninstall clean
+.PHONY: help demo test test-engines lint schemas chaos bench lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
 	@echo "make test       the whole test suite"
 	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
 	@echo "make lint       ruff, mypy, import rules"
+	@echo "make schemas    schemas/ anew, from the types that they describe"
 	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
 	@echo "make bench      the benchmark against the floor and a task queue"
 	@echo "make install    put the service where systemd finds it (as root; DESTDIR and PREFIX are honoured)"
@@ -43,6 +44,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+schemas: $(STAMP)
+	$(BIN)/python -m llm_routerd.cli.schemas
 
 # The main job on an embedded default; DEMO="--fast" leaves the pauses out, DEMO="--stand-in" asks no Ollama.
 demo: $(STAMP)

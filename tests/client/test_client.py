@@ -306,10 +306,10 @@ async def test_follow_and_submit_survive_restart() -> None:
 
 def test_event_tells_whose_answer_a_result_is() -> None:
     """Only a result does; one of an older daemon, or a stranger's, tells nothing."""
-    assert ClientEvent(FINAL_ID, "result", {"attempt": 2}).answer_attempt == 2
-    assert ClientEvent(FINAL_ID, "result", {"attempt": "2"}).answer_attempt is None
-    assert ClientEvent(FINAL_ID, "result", {}).answer_attempt is None
-    assert ClientEvent(FINAL_ID, "error", {"attempt": 2}).answer_attempt is None
+    assert event_of((FINAL_ID, {"type": "result", "data": '{"attempt": 2}'})).answer_attempt == 2
+    assert event_of((FINAL_ID, {"type": "result", "data": '{"attempt": "2"}'})).answer_attempt is None
+    assert event_of((FINAL_ID, {"type": "result", "data": "{}"})).answer_attempt is None
+    assert event_of((FINAL_ID, {"type": "error", "data": '{"attempt": 2}'})).answer_attempt is None
 
 
 _LARGE = {"a": 2**64, "b": [-(2**63) - 1, 1], "c": {"d": 10**30}}

@@ -28,14 +28,13 @@ from llm_routerd.judging.leaked_calls import UNSURE, leaked_calls
 from llm_routerd.judging.thinking import ThinkSplitter, drop_unopened_thinking
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.numbers import carries_numbers
-from llm_routerd.protocol.outcome import Answer, Outcome, Rejection, Usage
+from llm_routerd.protocol.outcome import Answer, Outcome, Rejection, ToolCall, Usage
 from llm_routerd.protocol.request import StreamMode
 
 if TYPE_CHECKING:
     from llm_routerd.jsonschema.shape import Shape
     from llm_routerd.judging.refusal import RefusalDetector, RefusalWatch
     from llm_routerd.protocol.call import Finish
-    from llm_routerd.protocol.outcome import ToolCall
 
 MAX_ANSWER_CHARS = 4_194_304
 """Longest text of one attempt, thinking included; beyond it the stream is taken to be endless."""
@@ -330,7 +329,7 @@ class Judge:
             arguments = call.arguments if call.arguments.strip() else "{}"
             if not isinstance(_parse(arguments), dict):
                 return _invalid_json("the arguments of a tool call are no JSON object")
-            whole_calls.append(replace(call, arguments=arguments))
+            whole_calls.append(ToolCall.of(id=call.id, name=call.name, arguments=arguments))
         return _answer(text, text, finish, tuple(whole_calls))
 
     def _judge_text(self, finish: Finish, *, validate: bool) -> Answer | Rejection:

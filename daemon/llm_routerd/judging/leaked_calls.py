@@ -123,7 +123,7 @@ def _call(value: Any, number: int, tool_names: AbstractSet[str]) -> ToolCall | N
     if not isinstance(arguments, dict):
         return None
     call_id = value.get("id")
-    return ToolCall(
+    return ToolCall.of(
         id=call_id if isinstance(call_id, str) and call_id else f"call_{number}",
         name=name,
         arguments=orjson.dumps(arguments).decode() if written is None else written,

@@ -10,6 +10,7 @@ import orjson
 from llm_routerd.protocol.cut import head_of, parts_of
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES, Keys, Lane, is_handed_back
+from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group, is_wrong_type
 from llm_routerd.queue.deliveries import (
@@ -87,7 +88,7 @@ class Broker:
             (transcript.events_key, *self.keys.lanes),
             (
                 GROUP, self.consumer, delivery.entry, delivery.lane, "claimed" if delivery.claimed else "new",
-                delivery.deliveries, self.limits.result_ttl_ms, orjson.dumps(event.to_wire()), "1" if publish else "",
+                delivery.deliveries, self.limits.result_ttl_ms, encode(event), "1" if publish else "",
                 transcript.events_key.removeprefix(self.keys.events("")),
             ),
         )  # fmt: skip
@@ -125,7 +126,7 @@ class Broker:
             *self.keys.lanes, self.keys.dead if dead_letter else lane, self.limits.metrics_channel if metrics else lane,
             *(self.keys.events(request_id) for request_id in request_ids),
         ]  # fmt: skip
-        data = orjson.dumps(event.to_wire())
+        data = encode(event)
         while True:
             args = (
                 GROUP, delivery.entry, event.type, data, self.limits.result_ttl_ms, "1" if publish else "",

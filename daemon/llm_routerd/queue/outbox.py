@@ -22,6 +22,7 @@ import orjson
 
 from llm_routerd.protocol.cut import head_of, parts_of
 from llm_routerd.protocol.events import FINAL_PART
+from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError
 from llm_routerd.queue.pipe import Command
@@ -109,7 +110,7 @@ class Transcript:
     def event(self, event: ProgressEvent) -> None:
         """An event of the running attempt that is not text."""
         self._growing = None
-        self._append(event.type, orjson.dumps(event.to_wire()))
+        self._append(event.type, encode(event))
 
     def text(self, kind: str, text: str) -> None:
         """Text of the running attempt; `kind` is `token` or `reasoning`."""

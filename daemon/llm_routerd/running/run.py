@@ -6,14 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any, assert_never
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from llm_routerd.judging.judge import Accepted, Judge
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.call import Call
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Failed, Result
-from llm_routerd.protocol.outcome import Answer, AttemptRecord, Outcome, Rejection, Usage, total_cost
+from llm_routerd.protocol.outcome import Answer, AttemptRecord, Outcome, Rejection, Usage, told, total_cost
 from llm_routerd.protocol.request import StreamMode
 from llm_routerd.routing.chain import ChainRun, Examine, GiveUp, Need, Try
 from llm_routerd.running.attempt import Attempt, EventSink
@@ -148,7 +147,9 @@ class RequestRun:
             AttemptRejected(
                 deployment=deployment.name,
                 model=deployment.model,
-                rejection=rejection,
+                outcome=rejection.outcome,
+                code=rejection.code,
+                reason=rejection.reason,
                 latency_ms=_ms(elapsed_seconds),
             )
         )
@@ -298,19 +299,20 @@ class RequestRun:
     def _answered(self, deployment: Deployment, tried: _Try, answer: Answer, queue_ms: int | None) -> Ending:
         request, records = self._request, tuple(self._records)
         usage = tried.usage or Usage()
-        if answer.usage is not usage:
-            answer = replace(answer, usage=usage)
         now = self._loop.time()
         ttft_ms = None
         if tried.ttft_seconds is not None:
             ttft_ms = _ms(now - self._began - tried.elapsed_seconds + tried.ttft_seconds)
         cost = total_cost(records)
         event = Result(
-            id=request.id,
-            answer=answer,
+            request_id=request.id,
+            content=answer.content,
+            raw_text=answer.raw_text,
+            finish_reason=answer.finish_reason,
+            tool_calls=answer.tool_calls,
             model_used=deployment.model,
             deployment=deployment.name,
-            attempts=records,
+            attempts=told(records),
             usage=usage,
             cost_usd=cost,
             attempt=self._attempts,
@@ -338,10 +340,10 @@ class RequestRun:
         records = tuple(self._records)
         request = self._request
         event = Failed(
-            id=request.id,
+            request_id=request.id,
             code=decision.code,
             message=decision.message,
-            attempts=records,
+            attempts=told(records),
             metadata=request.metadata,
         )
         return Ending(

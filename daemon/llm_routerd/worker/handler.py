@@ -12,7 +12,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-import orjson
 from msgspec.structs import replace
 
 from llm_routerd.accounting.metrics import Finished
@@ -20,6 +19,7 @@ from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.request import RequestError, StreamMode
+from llm_routerd.protocol.wire import encode
 from llm_routerd.queue.marks import counts_cancellation
 from llm_routerd.queue.passing import pass_on
 from llm_routerd.routing.chain import resolve
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llm_routerd.accounting.metrics import Metrics
+    from llm_routerd.protocol.outcome import AttemptRecord
     from llm_routerd.protocol.parsing import RequestParser
     from llm_routerd.protocol.request import Request
     from llm_routerd.queue.broker import Broker
@@ -136,7 +137,7 @@ class Handler:
         delivery = item.delivery
         if request is not None and await self._has_ended(item, request):
             return
-        event = Failed(id=error.id or delivery.entry, code=error.code, message=error.message, metadata=error.metadata)
+        event = Failed.of(error, instead=delivery.entry)
         if error.code is ErrorCode.REQUEST_TOO_LARGE:
             letter = await asyncio.to_thread(self.dead_letter, delivery, event)  # hashes all of it
         else:
@@ -157,7 +158,7 @@ class Handler:
             return False
         await self.broker.acknowledge(item.delivery, request.id)
         if final_type == "cancelled":
-            event = Failed(id=request.id, code=ErrorCode.UNKNOWN_MODEL, message="")
+            event = Failed(request_id=request.id, code=ErrorCode.UNKNOWN_MODEL, message="")
             await self.account_cancelled(item, self.finished(event, item, request=request))
         log.info("request_withdrawn", id=request.id, entry=item.delivery.entry, why="sealed")
         return True
@@ -166,7 +167,7 @@ class Handler:
         """A request that has brought down its worker time and again is not tried once more."""
         delivery = item.delivery
         event = Failed(
-            id=request.id,
+            request_id=request.id,
             code=ErrorCode.POISONED,
             message=f"{delivery.deliveries - 1} workers died while they had this request",
             metadata=request.metadata,
@@ -184,7 +185,7 @@ class Handler:
 
     async def give_up(self, item: InFlight, what: str = "a fault in llm-routerd") -> None:
         """End a request on which this program has failed, or Redis, with no model asked."""
-        event = Failed(id=item.request_id, code=ErrorCode.INTERNAL, message=f"{what}; its log has more")
+        event = Failed(request_id=item.request_id, code=ErrorCode.INTERNAL, message=f"{what}; its log has more")
         await self.end(
             item,
             event,
@@ -215,7 +216,7 @@ class Handler:
                     transcript=transcript,
                     request_ids=tuple(request_ids),
                     publish=publish,
-                    metrics=orjson.dumps(booking.event),
+                    metrics=encode(booking.event),
                     dead_letter=dead_letter,
                 )
             )
@@ -241,7 +242,7 @@ class Handler:
         no_answer = replace(finished, code=None, model_used=None, deployment=None, usage=None, ttft_ms=None)
         booking = self.metrics.book(replace(no_answer, type="cancelled", saved_usd=0.0))
         booking.stands()
-        await self._committer.tell_metrics(orjson.dumps(booking.event))
+        await self._committer.tell_metrics(encode(booking.event))
 
     def finished(
         self,
@@ -250,11 +251,12 @@ class Handler:
         *,
         request: Request | None = None,
         ending: Ending | None = None,
+        records: Sequence[AttemptRecord] = (),
     ) -> Finished:
-        """What the metrics event tells of a request."""
+        """What the metrics event tells of a request; `records`: its attempts, where it has no `ending`."""
         answered = event if isinstance(event, Result) else None
         return Finished(
-            id=event.id,
+            id=event.request_id,
             chain="" if request is None else request.model,
             type=event.type,
             timestamp=time.time(),
@@ -270,7 +272,7 @@ class Handler:
             ttft_ms=None if ending is None else ending.ttft_ms,
             cost_usd=0.0 if ending is None else ending.cost_usd,
             saved_usd=0.0 if ending is None else ending.saved_usd,
-            attempts=event.attempts,
+            attempts=tuple(records) if ending is None else ending.records,
             local_only=request is not None and request.local_only,
             stream=request is not None and request.stream is not StreamMode.OFF,
         )

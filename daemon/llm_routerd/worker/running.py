@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.protocol.outcome import total_cost
+from llm_routerd.protocol.outcome import told, total_cost
 from llm_routerd.worker.committing import UNWRITABLE
 from llm_routerd.worker.sink import QueueSink
 
@@ -125,17 +125,17 @@ class Running:
         """There is no events stream for this request, so only a dead letter can tell."""
         delivery, handler = self._item.delivery, self._handler
         event = Failed(
-            id=self._request.id,
+            request_id=self._request.id,
             code=ErrorCode.INVALID_REQUEST,
             message=message,
-            attempts=tuple(self._records),
+            attempts=told(self._records),
             metadata=self._request.metadata,
         )
         await handler.end(
             self._item,
             event,
             request_ids=request_ids,
-            metrics=handler.finished(event, self._item, request=self._request),
+            metrics=handler.finished(event, self._item, request=self._request, records=self._records),
             dead_letter=handler.dead_letter(delivery, event),
         )
 
@@ -154,5 +154,5 @@ class Running:
         self._handler.metrics.called(self._finished())
 
     def _finished(self) -> Finished:
-        event = Failed(id=self._request.id, code=ErrorCode.INTERNAL, message="", attempts=tuple(self._records))
-        return self._handler.finished(event, self._item, request=self._request)
+        event = Failed(request_id=self._request.id, code=ErrorCode.INTERNAL, message="")
+        return self._handler.finished(event, self._item, request=self._request, records=self._records)

@@ -73,18 +73,18 @@ class Trimmed:
     async def _end(self, delivery: Delivery, found: Found) -> None:
         handler = self._handler
         request_id = found.ids.get((delivery.lane, delivery.entry))
-        event = Failed(id=request_id or delivery.entry, code=ErrorCode.INTERNAL, message=MESSAGE)
+        event = Failed(request_id=request_id or delivery.entry, code=ErrorCode.INTERNAL, message=MESSAGE)
         history = () if request_id is None else await handler.broker.history(request_id)
-        item = InFlight(delivery, handler.broker.keys.events(event.id), event.id)
+        item = InFlight(delivery, handler.broker.keys.events(event.request_id), event.request_id)
         committed = await handler.end(
             item,
             event,
-            request_ids=(event.id,),
+            request_ids=(event.request_id,),
             publish=True,  # whether that was asked for is not known any more
             metrics=replace(handler.finished(event, item), queue_ms=None),
             dead_letter=handler.dead_letter(delivery, event, history),
         )
-        told = log.bind(entry=delivery.entry, lane=delivery.lane, id=event.id, verdict=committed.verdict)
+        told = log.bind(entry=delivery.entry, lane=delivery.lane, id=event.request_id, verdict=committed.verdict)
         if request_id is None:
             # The id is the entry's own, and all is well; or the producer gave one, and waits in vain.
             told.warning("trimmed_request_ended_under_its_entry", why=found.why_not or "no events stream names it")
