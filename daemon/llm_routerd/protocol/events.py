@@ -61,8 +61,8 @@ class StreamEvent(Struct, frozen=True, dict=True):
     @property
     def raw(self) -> bytes | str:
         """The JSON text of its `data`, as it was written."""
-        text: bytes | str = self.__dict__.get("raw") or encode(self)
-        return text
+        text: bytes | str | None = self.__dict__.get("raw")
+        return encode(self) if text is None else text
 
     @property
     def data(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ _SUCCESS = AttemptSummary(
 _USAGE = Usage(prompt_tokens=31, completion_tokens=9)
 _UNKNOWN = "$: unknown property `promt`; did you mean `prompt`?"
 
-_EVENTS: tuple[StreamEvent, ...] = (
+SHOWN: tuple[StreamEvent, ...] = (
     AttemptStarted(
         deployment="local", model=_LOCAL, delivery=1, consumer="cupboard-1", entry="1700000000000-0", lane="normal"
     ),
@@ -87,7 +87,7 @@ _EVENTS: tuple[StreamEvent, ...] = (
     ),
     Cancelled(request_id="invoice-4711", reason="the user closed the page"),
 )
-EVENTS = {each.type: [to_builtins(other) for other in _EVENTS if other.type == each.type] for each in _EVENTS}
+EVENTS = {each.type: [to_builtins(other) for other in SHOWN if other.type == each.type] for each in SHOWN}
 
 METRICS_EVENTS = [
     to_builtins(
@@ -182,7 +182,7 @@ DEAD_LETTERS = [
             deliveries="4",
             consumer="cupboard-2",
             at_ms="1700000200123",
-            data=Submitted(fields={"data": '{"prompt": "…"}'}, history=[{"event": "1-0", **to_builtins(_EVENTS[0])}]),
+            data=Submitted(fields={"data": '{"prompt": "…"}'}, history=[{"event": "1-0", **to_builtins(SHOWN[0])}]),
         )
     ),
 ]

@@ -25,9 +25,9 @@ from llm_routerd.protocol.request import Request, RequestError, StreamMode
 from llm_routerd.protocol.schema_files import load_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from llm_routerd.jsonschema.compiled import SchemaCache
+    from llm_routerd.jsonschema.compiled import AnswerSchema, SchemaCache
     from llm_routerd.protocol.cut import Fields
 
 _STREAM_MODES = {
@@ -40,7 +40,6 @@ _STREAM_MODES = {
 _MAX_DEPTH = 100
 # An oversized entry is still parsed for its id and metadata up to here; beyond, that would hold up everybody else.
 _MOST_READ_FOR_ID = 4
-_TUPLES = frozenset({"messages", "tools"})
 _DATA_URLS = {"url": "data:image/png;base64,…", "file_data": "data:application/pdf;base64,…"}
 _SCALARS = ("boolean", "integer", "number")
 _MASK = "\0"
@@ -96,6 +95,13 @@ class RequestParser:
         self._form = _Form(request_schema["properties"])
         self._max_request_bytes = max_request_bytes
         self._schemas = schemas
+        self._makers: dict[str, Callable[[Any], Any]] = {
+            **dict.fromkeys(self._form.integers, int),
+            "messages": tuple,
+            "schema": self._compiled,
+            "stream": _STREAM_MODES.__getitem__,
+            "tools": tuple,
+        }
 
     def parse(self, entry_id: str, fields: Mapping[bytes, bytes] | Fields) -> Request | RequestError:
         """Parse one entry.
@@ -171,28 +177,29 @@ class RequestParser:
     # ------------------------------------------------------------------ making the request
 
     def _build(self, entry_id: str, document: dict[str, Any]) -> Request:
-        """The request: its properties as they are, but for those of another form than on the wire."""
-        document.setdefault("id", entry_id)
-        if "prompt" in document:
-            document["messages"] = [{"role": "user", "content": document.pop("prompt")}]
-        if "schema" in document:
-            schema = document["schema"] = self._schemas.get(document["schema"])
-            if isinstance(schema, SchemaProblem):
-                raise _FaultError(f"$.schema{schema.message.removeprefix('$')}", ErrorCode.INVALID_SCHEMA)
-        if "stream" in document:
-            document["stream"] = _STREAM_MODES[document["stream"]]
-        params = document.get("params", {})
-        for values in (document, params):
-            for name in self._form.integers & values.keys():
-                values[name] = int(values[name])
-        if "detect_refusal" in params:
-            document["detect_refusal"] = params.pop("detect_refusal")
-        for name in _TUPLES & document.keys():
-            document[name] = tuple(document[name])
-        request = Request(**document)
+        """The request: its properties as they are, but for those that have another form than on the wire."""
+        given: dict[str, Any] = {"id": entry_id}
+        for name, value in document.items():
+            make = self._makers.get(name)
+            given[name] = value if make is None else make(value)
+        prompt = given.pop("prompt", None)
+        if prompt is not None:
+            given["messages"] = ({"role": "user", "content": prompt},)
+        if "params" in given:
+            params = given["params"]
+            for name in self._form.integers & params.keys():
+                params[name] = int(params[name])
+            given["detect_refusal"] = params.pop("detect_refusal", True)
+        request = Request(**given)
         if request.tool_choice is not None:
             _check_tool_choice(request)
         return request
+
+    def _compiled(self, schema: Any) -> AnswerSchema:
+        found = self._schemas.get(schema)
+        if isinstance(found, SchemaProblem):
+            raise _FaultError(f"$.schema{found.message.removeprefix('$')}", ErrorCode.INVALID_SCHEMA)
+        return found
 
     # ------------------------------------------------------------------ telling what is wrong
 
