@@ -11,6 +11,7 @@ import llm_routerd
 from llm_routerd.config.load import load_config
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Result, Token
+from llm_routerd.protocol.request import Request
 from llm_routerd.router import STREAM_BUFFER, NoAnswerError, Router
 from llm_routerd.routing.unknown_model import unknown_model
 from tests.support.eventually import eventually
@@ -130,7 +131,8 @@ async def test_unknown_model_is_told_in_the_daemons_words(tmp_path: Path) -> Non
     async with Router(config_for("http://127.0.0.1:9", tmp_path)) as router:
         with pytest.raises(NoAnswerError) as caught:
             await router.route(prompt="x", model="defalt")
-        assert caught.value.failure.message == unknown_model(router.config, "defalt")
+        request = Request(id="r", messages=(), model="defalt")
+        assert caught.value.failure.message == unknown_model(router.config, request).message
         assert "did you mean 'default'?" in caught.value.failure.message
 
 

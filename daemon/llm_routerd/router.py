@@ -140,8 +140,7 @@ class Router:
             return Failed.of(parsed)
         chain = resolve(self.config, parsed.model)
         if chain is None:
-            message = unknown_model(self.config, parsed.model)
-            return Failed(request_id=parsed.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=parsed.metadata)
+            return Failed.of(unknown_model(self.config, parsed))
         left = parsed.seconds_left(time.time() * 1000)
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         return _Prepared(request=parsed, chain=chain, deadline=deadline)

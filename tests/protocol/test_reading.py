@@ -51,7 +51,8 @@ def test_property_of_another_version_is_passed_over() -> None:
 
 def test_result_without_the_attempt_is_read() -> None:
     """Daemons of before told none."""
-    told = {name: value for name, value in SHOWN[6].data.items() if name != "attempt"}
+    (shown,) = [event for event in SHOWN if isinstance(event, Result)]
+    told = {name: value for name, value in shown.data.items() if name != "attempt"}
     result = read_event(FINAL_ID, "result", orjson.dumps(told))
     assert isinstance(result, Result)
     assert (result.answer_attempt, result.answer.content) == (None, {"amount": 12.5})

@@ -18,10 +18,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from llm_routerd.protocol.cut import head_of, parts_of
-from llm_routerd.protocol.events import FINAL_PART
+from llm_routerd.protocol.events import FINAL_PART, Token
 from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError
@@ -198,7 +196,7 @@ class Transcript:
                 args += (pending.event_id, pending.kind, payload)
             else:
                 chars += len(payload)
-                args += (pending.event_id, pending.kind, orjson.dumps({"text": payload}))
+                args += (pending.event_id, pending.kind, encode(Token(payload)))  # thoughts look the same
         return args, chars
 
     def _answered(self, chars: int, reply: Any) -> None:

@@ -122,15 +122,11 @@ class Handler:
             is_complete=self.broker.knows_others(),
         )
         if verdict == "unknown":
-            await self._refuse(item, self._unknown_model(request), request)
+            await self._refuse(item, unknown_model(self.executor.config, request), request)
             return
         if verdict == "passed":
             self.metrics.count_passed_on()
         log.info("request_passed_on", id=request.id, entry=item.delivery.entry, verdict=verdict)
-
-    def _unknown_model(self, request: Request) -> RequestError:
-        message = unknown_model(self.executor.config, request.model)
-        return RequestError(id=request.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=request.metadata)
 
     async def _refuse(self, item: InFlight, error: RequestError, request: Request | None = None) -> None:
         """Answer an entry that is no request, and keep a copy of it; what asks for no known model may have been one."""
