@@ -492,6 +492,13 @@ def test_metadata_comes_back_with_its_integers_as_they_were(fields: str, is_soun
     assert json.loads(encode(event))["metadata"] == LARGE
 
 
+@pytest.mark.parametrize("data", ["{", "7", '"\xff"', "[" * 5000])
+def test_metadata_beside_data_that_is_no_request_comes_back(data: str) -> None:
+    """Both forms at once are refused, whatever the one holds; what the other says goes back."""
+    error = refused(parse("data", data.encode("latin-1"), "metadata", json.dumps(LARGE)))
+    assert error.metadata == LARGE
+
+
 @given(
     st.dictionaries(
         st.text(max_size=3),

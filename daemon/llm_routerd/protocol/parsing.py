@@ -8,6 +8,7 @@ path and what was expected, with the nearest valid name of a mistyped property, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
@@ -256,7 +257,9 @@ def _parse_json(value: bytes, path: str) -> Any:
 def _exact_metadata(flat: Sequence[bytes]) -> Any:
     """The metadata of an entry once more, with its numbers as they were written: it is returned untouched."""
     found = {flat[index]: flat[index + 1] for index in range(0, len(flat), 2)}
-    document = msgspec.json.decode(found.get(b"data", b"null"))
+    document = None
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # then the other form tells it
+        document = msgspec.json.decode(found.get(b"data", b"null"))
     metadata = document.get("metadata") if isinstance(document, dict) else None
     return metadata if metadata is not None else msgspec.json.decode(found[b"metadata"])
 
