@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines-installed
 NODE_CLIENT := examples/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-engines test-examples lint lint-ruff lint-types lint-imports docs chaos bench release lock install uninstall clean
+.PHONY: help demo test test-engines test-examples lint lint-ruff lint-types lint-imports docs schemas chaos bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-examples  the programs of examples/ in the languages that are here (fetches node-redis where npm is)"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make docs       the documentation of the Python surface, into build/docs"
+	@echo "make schemas    schemas/ anew, from the types that they describe"
 	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
 	@echo "make bench      the benchmark against the floor and a task queue"
 	@echo "make release    build what is committed into dist/, twice and the same, and run the demo from the wheel"
@@ -64,6 +65,9 @@ lint-imports: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -W error::UserWarning docs/render.py build/docs
+
+schemas: $(STAMP)
+	$(BIN)/python -m llm_routerd.cli.schemas
 
 # The main job on an embedded default; DEMO="--fast" leaves the pauses out, DEMO="--stand-in" asks no Ollama.
 demo: $(STAMP)

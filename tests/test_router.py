@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.config.tree import Config
     from llm_routerd.protocol.events import Event
+    from llm_routerd.protocol.request import RequestFields
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
@@ -52,7 +53,7 @@ async def test_route_gives_the_result_that_the_daemon_would_write(tmp_path: Path
         assert isinstance(result.answer.content["n"], int)
         assert (result.deployment, result.metadata, result.tenant_id) == ("local", {"k": 2**70}, "kid")
         assert result.usage.completion_tokens > 0
-        assert result.to_wire()["attempts"][0]["outcome"] == "success"
+        assert result.data["attempts"][0]["outcome"] == "success"
 
 
 async def test_stream_yields_the_events_of_the_protocol_and_ends_with_the_result(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ async def azip(numbers: Iterable[int], events: AsyncIterable[Event]) -> AsyncIte
     ],
 )
 async def test_no_answer_is_one_exception_with_the_protocols_error(
-    tmp_path: Path, request_: dict[str, object], code: ErrorCode
+    tmp_path: Path, request_: RequestFields, code: ErrorCode
 ) -> None:
     """What would be a final `error` is a `NoAnswerError` that carries it."""
     async with StandIn() as server, Router(config_for(server.url, tmp_path)) as router:

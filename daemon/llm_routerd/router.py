@@ -8,7 +8,6 @@ async with Router() as router:
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import time
@@ -16,15 +15,13 @@ import uuid
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
-
-import orjson
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from llm_routerd.config.load import load_config
 from llm_routerd.errors import RouterdError
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Event, Failed, Reasoning, Result, Token
-from llm_routerd.protocol.request import Request, RequestError
+from llm_routerd.protocol.request import Request, RequestError, as_json
 from llm_routerd.routing.chains import resolve, unknown_model
 from llm_routerd.routing.health import Health
 from llm_routerd.running.ending import Answered, Unanswered, Withdrawn
@@ -32,9 +29,10 @@ from llm_routerd.running.run import Run
 from llm_routerd.wiring import make_parser, make_resources
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 
     from llm_routerd.config.tree import Chain, Config
+    from llm_routerd.protocol.request import RequestFields
     from llm_routerd.running.resources import Resources
 
 STREAM_BUFFER = 256  # events that a slow reader may lag behind before the model is made to wait
@@ -82,8 +80,8 @@ class Router:
             await self._resources.aclose()
             self._resources = None
 
-    async def route(self, **request: Any) -> Result:
-        """Answer one request; the arguments are the properties of a request, as in the protocol.
+    async def route(self, **request: Unpack[RequestFields]) -> Result:
+        """Answer one request; the arguments are its properties, as in the protocol.
 
         Cancelling it closes the connection to the model.
 
@@ -99,7 +97,7 @@ class Router:
         return final
 
     @asynccontextmanager
-    async def stream(self, **request: Any) -> AsyncGenerator[AsyncIterable[Event], None]:
+    async def stream(self, **request: Unpack[RequestFields]) -> AsyncGenerator[AsyncIterable[Event], None]:
         """Answer one request and yield its events, the last one a `Result` or a `Failed`.
 
             async with router.stream(prompt="…") as events:
@@ -125,7 +123,7 @@ class Router:
             events.put(await self._run(prepared, events))
         except Exception as error:  # the reader must not wait for ever for what a bug has ended
             message = f"{type(error).__name__} in llm-routerd"
-            events.put(Failed(id=prepared.request.id, code=ErrorCode.INTERNAL, message=message))
+            events.put(Failed(request_id=prepared.request.id, code=ErrorCode.INTERNAL, message=message))
             raise
 
     async def _run(self, prepared: _Prepared, sink: _Silent) -> Result | Failed:
@@ -140,24 +138,18 @@ class Router:
                 raise RuntimeError("a sink that accepts every attempt cannot withdraw one")
 
     def _prepare(self, document: dict[str, Any]) -> _Prepared | Failed:
-        parsed = self._parser.parse(str(uuid.uuid4()), _as_entry(document))
+        given = {name: value for name, value in document.items() if value is not None}
+        parsed = self._parser.parse(str(uuid.uuid4()), [b"data", as_json(given)])
         if isinstance(parsed, RequestError):
-            return Failed(id=parsed.id or "", code=parsed.code, message=parsed.message, metadata=parsed.metadata)
+            return Failed.of(parsed)
         chain = resolve(self.config, parsed.model)
         if chain is None:
             message = unknown_model(self.config, parsed.model)
-            return Failed(id=parsed.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=parsed.metadata)
+            error = RequestError(id=parsed.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=parsed.metadata)
+            return Failed.of(error)
         left = parsed.seconds_left(time.time() * 1000)
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         return _Prepared(request=parsed, chain=chain, deadline=deadline)
-
-
-def _as_entry(document: dict[str, Any]) -> Sequence[bytes]:
-    given = {name: value for name, value in document.items() if value is not None}
-    try:
-        return [b"data", orjson.dumps(given)]
-    except TypeError:  # an integer beyond 64 bits, which metadata may hold; or what is no JSON
-        return [b"data", json.dumps(given).encode()]
 
 
 class _Silent:

@@ -25,7 +25,7 @@ from tests.support.processes import ROOT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llm_routerd.client import ClientEvent
+    from llm_routerd.client import ClientEvent, Params
 
 pytestmark = pytest.mark.engines
 
@@ -43,7 +43,7 @@ _PATIENCE = "timeout = 60\nidle_timeout = 60\nstream_timeout = 60"
 # One sentence; a model that finds no end of it is cut off.
 _SENTENCE: dict[str, Any] = {"temperature": 0, "max_tokens": 40, "stop": ["\n", "."]}
 # So much that it would take long: who stops early is seen to.
-_LONG: dict[str, Any] = {"temperature": 0, "max_tokens": 1500}
+_LONG: Params = {"temperature": 0, "max_tokens": 1500}
 _FAULTS_OF_MODELS = {"length", "refusal", "invalid_json", "schema_violation", "truncated", "no_tool_call"}
 
 

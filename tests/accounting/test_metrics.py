@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-from importlib.resources import files
 from typing import Any
 
 import jsonschema
@@ -14,9 +13,11 @@ from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.accounting.metrics import Finished, Metrics
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.outcome import AttemptRecord, Outcome, Usage
+from llm_routerd.protocol.schema_files import load_schema
 from llm_routerd.routing.breaker import State
 from llm_routerd.routing.health import DeploymentHealth
 from tests.support.accounts import counted, scraped
+from tests.support.schemas import closed
 
 USAGE = Usage(prompt_tokens=10, completion_tokens=4, cached_tokens=3)
 TIMED_OUT = AttemptRecord(
@@ -90,7 +91,7 @@ def snapshot(*attempts: AttemptRecord, **changes: Any) -> dict[str, dict[str, in
 @pytest.mark.parametrize("finished", [ANSWERED, FAILED, CANCELLED], ids=lambda finished: finished.type)
 def test_event_satisfies_its_schema(finished: Finished) -> None:
     """Whatever the request's end."""
-    schema = json.loads(files("llm_routerd").joinpath("schemas/metrics.schema.json").read_bytes())
+    schema = closed(load_schema("metrics"))
     event = json.loads(json.dumps(counted(Metrics(), finished)))
     jsonschema.Draft202012Validator(schema).validate(event)
 
@@ -229,7 +230,7 @@ def test_request_that_is_booked_is_not_counted_until_it_stands() -> None:
     """Its event tells it; a scrape does not, before its final event stands."""
     metrics = Metrics()
     booking = metrics.book(ANSWERED)
-    assert booking.event["metrics_snapshot"]["anthropic/h"]["success"] == 1
+    assert booking.event.metrics_snapshot["anthropic/h"]["success"] == 1
     assert not any(name.startswith(("requests_total", "attempts_total")) for name in scraped(metrics))
     metrics.settled(ANSWERED)
     assert scraped(metrics)['requests_total{type="result",code=""}'] == 1

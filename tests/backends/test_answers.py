@@ -165,7 +165,7 @@ def test_openai_tool_calls_show_progress() -> None:
         DONE,
     )
     assert deltas == [Delta(), Delta()]
-    assert finish.tool_calls == (ToolCall(id="a", name="f", arguments='{"x":1}'),)
+    assert finish.tool_calls == (ToolCall.of(id="a", name="f", arguments='{"x":1}'),)
     assert finish.finish_reason == "tool_calls"
 
 
@@ -234,8 +234,8 @@ def test_anthropic_blocks_are_told_apart() -> None:
     )
     assert deltas == [Delta("", "hm"), Delta("ab", ""), Delta(), Delta()]
     assert finish.tool_calls == (
-        ToolCall(id="t1", name="f", arguments='{"x":1}'),
-        ToolCall(id="t2", name="g", arguments='{"y":2}'),
+        ToolCall.of(id="t1", name="f", arguments='{"x":1}'),
+        ToolCall.of(id="t2", name="g", arguments='{"y":2}'),
     )
     assert finish.finish_reason == "tool_calls"
     assert finish.usage == Usage(prompt_tokens=5, completion_tokens=9)
@@ -275,7 +275,7 @@ def test_anthropic_answer_that_is_not_streamed_is_accepted() -> None:
     document = {"type": "message", "content": blocks, "stop_reason": "tool_use", "usage": {"input_tokens": 1}}
     _, finish = _read(AnthropicAnswer(), orjson.dumps(document))
     assert (finish.text, finish.reasoning) == ("a", "hm")
-    assert finish.tool_calls == (ToolCall(id="t", name="f", arguments='{"x":1}'),)
+    assert finish.tool_calls == (ToolCall.of(id="t", name="f", arguments='{"x":1}'),)
 
 
 def _message(**message: Any) -> dict[str, Any]:
@@ -316,7 +316,7 @@ def test_ollama_thinking_and_tools_are_told_apart() -> None:
     )
     assert deltas == [Delta("", "hm"), Delta("a"), Delta()]
     assert finish.tool_calls == (
-        ToolCall(id="call_0", name="f", arguments='{"x":"ü"}'),
-        ToolCall(id="given", name="f", arguments='{"x":"ü"}'),
+        ToolCall.of(id="call_0", name="f", arguments='{"x":"ü"}'),
+        ToolCall.of(id="given", name="f", arguments='{"x":"ü"}'),
     )
     assert (finish.finish_reason, finish.usage) == ("tool_calls", None)

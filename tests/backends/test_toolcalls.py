@@ -120,4 +120,4 @@ def test_missing_arguments_are_an_empty_object() -> None:
     assert not assembler
     assembler.add(_delta("f", "", index=0, call_id="a"))
     assert assembler
-    assert assembler.complete() == (ToolCall(id="a", name="f", arguments="{}"),)
+    assert assembler.complete() == (ToolCall.of(id="a", name="f", arguments="{}"),)

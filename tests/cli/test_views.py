@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.views import JsonView, LiveView, PlainView, choose_view, exit_of
-from llm_routerd.client import ClientEvent
+from llm_routerd.client.events import event_of
 from llm_routerd.protocol.events import FINAL_ID
+
+if TYPE_CHECKING:
+    from llm_routerd.client import ClientEvent
 
 
 def event(event_id: str, type_: str, **data: Any) -> ClientEvent:
     """An event as it comes from the client."""
-    return ClientEvent(event_id, type_, data)
+    return event_of((event_id, {"type": type_, "data": json.dumps(data)}))
 
 
 def result(content: Any, raw_text: str | None = None, **data: Any) -> ClientEvent:

@@ -14,8 +14,9 @@ from redis.asyncio import Redis
 from llm_routerd.client import Client, ClientEvent, RequestFields
 from llm_routerd.client.events import event_of
 from llm_routerd.errors import BrokerError
-from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.events import FINAL_ID, Result, Token
 from llm_routerd.queue.connection import pooled
+from tests.support.queue import result, started
 from tests.support.servers import running_valkey
 
 if TYPE_CHECKING:
@@ -117,6 +118,21 @@ async def test_follow_yields_everything_and_ends(client: Client) -> None:
     assert [event.data["text"] for event in events[1:3]] == ["bl", "ue"]
     assert [event.is_final for event in events] == [False, False, False, True]
     assert [event.attempt for event in events[:3]] == [1, 1, 1]
+
+
+async def test_events_are_those_of_the_library(client: Client) -> None:
+    """Equal to what was written, typed, and each with its place."""
+    written = [started(), Token("do"), result("r")]
+    for event, place in zip(written, ("1-0", "1-1", FINAL_ID), strict=True):
+        await write(client, "r", place, event.type, event.data)
+    events = await read_all(client, "r")
+    assert events == written
+    assert [event.stream_id for event in events] == ["1-0", "1-1", FINAL_ID]
+    match await client.result("r"):
+        case Result(answer=answer):
+            assert answer.content == "done"
+        case other:
+            pytest.fail(f"no result: {other}")
 
 
 async def test_follow_resumes_after_last_id(client: Client) -> None:
@@ -306,10 +322,10 @@ async def test_follow_and_submit_survive_restart() -> None:
 
 def test_event_tells_whose_answer_a_result_is() -> None:
     """Only a result does; one of an older daemon, or a stranger's, tells nothing."""
-    assert ClientEvent(FINAL_ID, "result", {"attempt": 2}).answer_attempt == 2
-    assert ClientEvent(FINAL_ID, "result", {"attempt": "2"}).answer_attempt is None
-    assert ClientEvent(FINAL_ID, "result", {}).answer_attempt is None
-    assert ClientEvent(FINAL_ID, "error", {"attempt": 2}).answer_attempt is None
+    assert event_of((FINAL_ID, {"type": "result", "data": '{"attempt": 2}'})).answer_attempt == 2
+    assert event_of((FINAL_ID, {"type": "result", "data": '{"attempt": "2"}'})).answer_attempt is None
+    assert event_of((FINAL_ID, {"type": "result", "data": "{}"})).answer_attempt is None
+    assert event_of((FINAL_ID, {"type": "error", "data": '{"attempt": 2}'})).answer_attempt is None
 
 
 _LARGE = {"a": 2**64, "b": [-(2**63) - 1, 1], "c": {"d": 10**30}}

@@ -121,7 +121,7 @@ def test_structured_refusal_is_a_refusal_whatever_the_text(finish: Finish) -> No
 @pytest.mark.parametrize("judge", [text_judge(), json_judge(), text_judge(has_tools=True)])
 def test_answer_cut_off_at_its_limit_is_rejected(judge: Judge) -> None:
     """`length` has its own code, also where the JSON happens to be complete."""
-    calls = (ToolCall(id="1", name="f", arguments="{}"),)
+    calls = (ToolCall.of(id="1", name="f", arguments="{}"),)
     assert code_of(judge.finish(stop('{"n": 2}', finish_reason="length", tool_calls=calls))) is AttemptCode.LENGTH
 
 
@@ -333,13 +333,13 @@ def test_all_text_is_shown_exactly_once(mode: StreamMode, size: int, text: str) 
 
 # Tools
 
-CALL = ToolCall(id="1", name="look", arguments='{"at": "moon"}')
+CALL = ToolCall.of(id="1", name="look", arguments='{"at": "moon"}')
 
 
 @pytest.mark.parametrize("arguments", ["[]", "1", "{", '{"a": 1} x', '{"a": "\\ud800"}', "\ud800"])
 def test_arguments_that_are_no_json_object_are_invalid(arguments: str) -> None:
     """Arguments must be the text of an object."""
-    call = ToolCall(id="1", name="look", arguments=arguments)
+    call = ToolCall.of(id="1", name="look", arguments=arguments)
     assert code_of(text_judge(has_tools=True).finish(stop(tool_calls=(call,)))) is AttemptCode.INVALID_JSON
 
 
@@ -355,7 +355,7 @@ def test_call_of_a_tool_that_was_not_offered_is_invalid() -> None:
 @pytest.mark.parametrize("make", [text_judge, json_judge])
 def test_calls_are_an_answer_whatever_the_text(make: Any) -> None:
     """Prose beside calls is judged neither as JSON nor as a refusal; no arguments mean an empty object."""
-    bare = ToolCall(id="2", name="look", arguments="")
+    bare = ToolCall.of(id="2", name="look", arguments="")
     judge = make(StreamMode.PROBE, has_tools=True)
     shown, verdict = run(
         judge, "I can't help with that myself. ", stop(tool_calls=(CALL, bare), finish_reason="tool_calls")

@@ -17,6 +17,7 @@ from llm_routerd.protocol.cut import MOST_FIELDS, CutBytes, CutList
 from llm_routerd.protocol.events import Failed
 from llm_routerd.protocol.parsing import RequestParser
 from llm_routerd.protocol.request import Request, RequestError, StreamMode
+from llm_routerd.protocol.wire import encode
 
 ENTRY = "1700000000000-0"
 LIMIT = 50_000
@@ -487,8 +488,15 @@ def test_metadata_comes_back_with_its_integers_as_they_were(fields: str, is_soun
     }[fields]
     parsed = parse(*entry)
     assert parsed.metadata == LARGE
-    event = Failed(id="x", code=ErrorCode.INTERNAL, message="", metadata=parsed.metadata)
-    assert json.loads(orjson.dumps(event.to_wire()))["metadata"] == LARGE
+    event = Failed(request_id="x", code=ErrorCode.INTERNAL, message="", metadata=parsed.metadata)
+    assert json.loads(encode(event))["metadata"] == LARGE
+
+
+@pytest.mark.parametrize("data", ["{", "7", '"\xff"', "[" * 5000])
+def test_metadata_beside_data_that_is_no_request_comes_back(data: str) -> None:
+    """Both forms at once are refused, whatever the one holds; what the other says goes back."""
+    error = refused(parse("data", data.encode("latin-1"), "metadata", json.dumps(LARGE)))
+    assert error.metadata == LARGE
 
 
 @given(
@@ -505,8 +513,8 @@ def test_metadata_comes_back_with_its_integers_as_they_were(fields: str, is_soun
 def test_any_metadata_comes_back_untouched(metadata: dict[str, Any]) -> None:
     """Whatever JSON it is."""
     parsed = accepted(parse("data", json.dumps({"prompt": "x", "metadata": metadata})))
-    event = Failed(id="x", code=ErrorCode.INTERNAL, message="", metadata=parsed.metadata)
-    assert json.loads(orjson.dumps(event.to_wire()))["metadata"] == metadata
+    event = Failed(request_id="x", code=ErrorCode.INTERNAL, message="", metadata=parsed.metadata)
+    assert json.loads(encode(event))["metadata"] == metadata
 
 
 def test_entry_that_is_cut_is_refused_under_what_is_left_of_its_address() -> None:

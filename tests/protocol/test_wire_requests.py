@@ -35,7 +35,7 @@ def calls_tool(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Fin
     """A call of the tool."""
 
     async def script() -> AsyncGenerator[Delta | Finish, None]:
-        call = ToolCall(id="c1", name="weather", arguments='{"city":"Oslo"}')
+        call = ToolCall.of(id="c1", name="weather", arguments='{"city":"Oslo"}')
         yield Finish(finish_reason="tool_calls", usage=USAGE, tool_calls=(call,))
 
     return script()

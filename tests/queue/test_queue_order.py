@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +10,8 @@ import pytest
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import FINAL_ID, AttemptRejected
 from llm_routerd.protocol.keys import HANDED_BACK
-from llm_routerd.protocol.outcome import Rejection
+from llm_routerd.protocol.outcome import Outcome
+from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
 from tests.support.eventually import eventually
 from tests.support.queue import (
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 REJECTED = AttemptRejected(
     deployment="local",
     model="ollama/tiny",
-    rejection=Rejection(code=AttemptCode.UPSTREAM, reason="scripted"),
+    outcome=Outcome.REJECTED,
+    code=AttemptCode.UPSTREAM,
+    reason="scripted",
     latency_ms=1,
 )
 
@@ -113,7 +115,7 @@ async def test_further_attempt_of_a_number_that_another_worker_has_begun_is_none
         delivery = await take_one(broker_url, broker)
         transcript = broker.transcript("r1", publish=False, fenced=fences.append)
         await broker.begin(delivery, transcript, started(), publish=False)
-        other = {"type": "attempt", "data": json.dumps(started("w2", 2).to_wire())}
+        other = {"type": "attempt", "data": encode(started("w2", 2))}
         await client.xadd("llm:events:r1", other, id="2-0")
         transcript.event(REJECTED)
         assert not await transcript.next_attempt(started())

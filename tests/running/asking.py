@@ -48,7 +48,7 @@ class Sink:
 
     def emit(self, event: Token | Reasoning | AttemptRejected) -> None:
         """Keep it."""
-        told = event.rejection.code.value if isinstance(event, AttemptRejected) else event.text
+        told = event.code.value if isinstance(event, AttemptRejected) else event.text
         self.seen.append((event.type, told))
 
     @property

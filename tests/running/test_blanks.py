@@ -133,13 +133,14 @@ async def test_value_of_any_kind_may_be_followed_by_blanks(schema: Any, text: st
 async def test_tokens_are_estimated_and_said_to_be(mode: Any) -> None:
     """Four characters to a token, of prompt, schema and answer, since the server will never count them."""
     local = Model(VALUE, then=" ")
-    result = result_of(await ask_local(local, request(schema=SCHEMA, stream=mode)))
+    ending = await ask_local(local, request(schema=SCHEMA, stream=mode))
+    result = result_of(ending)
     completion = -(-len(result.answer.raw_text) // 4)
     assert completion > len(VALUE) // 4
     usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": completion}
-    assert result.to_wire()["usage"] == {**usage, "total_tokens": PROMPT_TOKENS + completion, "estimated": True}
+    assert result.data["usage"] == {**usage, "total_tokens": PROMPT_TOKENS + completion, "estimated": True}
     assert result.answer.usage == result.usage
-    assert result.attempts[0].usage == result.usage
+    assert ending.spent.attempts[0].usage == result.usage
 
 
 async def test_estimated_tokens_cost_what_others_do() -> None:
@@ -187,7 +188,7 @@ async def test_few_blanks_and_an_end_are_an_ordinary_answer(count: int, mode: An
     local = Model(VALUE, then=" ", times=count)
     result = result_of(await ask_local(local, request(schema=SCHEMA, stream=mode)))
     assert (result.answer.raw_text, result.usage) == (VALUE + " " * count, USAGE)
-    assert "estimated" not in result.to_wire()["usage"]
+    assert "estimated" not in result.data["usage"]
 
 
 async def test_many_blanks_that_come_with_the_end_are_an_ordinary_answer() -> None:
@@ -347,7 +348,7 @@ async def test_connection_is_closed_and_the_model_stops(protocol: str, mode: Any
         assert server.calls == 1
     result = result_of(ending)
     assert result.answer.content == {"n": 12345678}
-    wire = result.to_wire()["usage"]
+    wire = result.data["usage"]
     assert wire["estimated"] is True
     assert wire["prompt_tokens"] == PROMPT_TOKENS
     assert wire["completion_tokens"] >= len(VALUE) / 4

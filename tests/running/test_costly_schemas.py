@@ -53,7 +53,7 @@ async def test_calls_that_nobody_asked_for_do_not_bring_it_onto_the_loop(asked: 
 
     async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
         yield Delta(ANSWER)
-        call = ToolCall(id="c1", name="weather", arguments="{}")
+        call = ToolCall.of(id="c1", name="weather", arguments="{}")
         yield Finish(finish_reason="tool_calls", usage=USAGE, tool_calls=(call,))
 
     executor, _, _ = executor_of(script)

@@ -225,7 +225,7 @@ async def test_tools_reach_the_backend_and_calls_come_back_in_openai_form() -> N
 
     def calls(name: str) -> Any:
         async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
-            call = ToolCall(id="c1", name=name, arguments='{"city":"Oslo"}')
+            call = ToolCall.of(id="c1", name=name, arguments='{"city":"Oslo"}')
             yield Finish(finish_reason="tool_calls", usage=USAGE, tool_calls=(call,))
 
         return script
@@ -234,7 +234,7 @@ async def test_tools_reach_the_backend_and_calls_come_back_in_openai_form() -> N
     ending = await run(executor, request(tools=[TOOL], tool_choice="auto"))
     assert codes(ending) == ["invalid_json", None]
     assert (local.calls[0].tools, local.calls[0].tool_choice) == ((TOOL,), "auto")
-    assert ending.event.to_wire()["tool_calls"] == [
+    assert ending.event.data["tool_calls"] == [
         {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
     ]
 
@@ -368,7 +368,7 @@ OTHER_TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"
 
 def calls(*names: str, text: str = "", finish_reason: str = "tool_calls") -> Any:
     """A model that calls these tools."""
-    made = tuple(ToolCall(id=f"c{number}", name=name, arguments="{}") for number, name in enumerate(names))
+    made = tuple(ToolCall.of(id=f"c{number}", name=name, arguments="{}") for number, name in enumerate(names))
 
     async def script(_backend: FakeBackend, _call: Call) -> AsyncGenerator[Delta | Finish, None]:
         if text:

@@ -65,7 +65,7 @@ async def test_answer_whose_server_did_not_count_is_estimated_and_says_so(told: 
     assert isinstance(ending.event, Result)
     assert ending.event.usage == ending.event.answer.usage == expected
     assert ending.spent.cost_usd == pytest.approx(expected.prompt_tokens * 0.01 + expected.completion_tokens)
-    assert ending.event.to_wire().get("cost_estimated", False) == expected.estimated
+    assert ending.event.data.get("cost_estimated", False) == expected.estimated
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ async def test_cost_of_a_call_without_a_known_price_is_unknown_and_not_nothing()
     executor = make_test_resources(config, {"cloud": FakeBackend(counts(usage))})
     ending = await run(executor, request(), Sink())
     assert isinstance(ending.event, Result)
-    assert ending.event.to_wire()["cost_usd"] is None
+    assert ending.event.data["cost_usd"] is None
     assert ending.spent.cost_usd is None
     assert ending.spent.attempts[0].cost_usd is None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.accounting.gauges import Gauges
+from llm_routerd.protocol.wire import encode
 
 if TYPE_CHECKING:
     from llm_routerd.accounting.metrics import Finished, Metrics
@@ -12,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def counted(metrics: Metrics, finished: Finished) -> dict[str, Any]:
-    """The metrics event of a request whose final event stands."""
+    """The metrics event of a request whose final event stands, as it is written."""
     booking = metrics.book(finished)
     metrics.settled(finished)
-    return booking.event
+    event: dict[str, Any] = json.loads(encode(booking.event))
+    return event
 
 
 def scraped(metrics: Metrics, gauges: Gauges | None = None) -> dict[str, float]:

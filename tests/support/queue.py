@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import AttemptStarted, Failed, Result
 from llm_routerd.protocol.keys import Keys, Lane
-from llm_routerd.protocol.outcome import Answer, Usage
+from llm_routerd.protocol.outcome import Usage
 from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.connection import ConnectionFactory, Pipe
 from llm_routerd.queue.deliveries import Delivery, Limits
@@ -106,11 +106,15 @@ def started(consumer: str = "w1", delivery: int = 1) -> AttemptStarted:
 def result(request_id: str, text: str = "done") -> Result:
     """An answer."""
     return Result(
-        id=request_id,
-        answer=Answer(content=text, raw_text=text, finish_reason="stop"),
+        request_id=request_id,
+        content=text,
+        raw_text=text,
+        finish_reason="stop",
+        tool_calls=(),
         model_used="ollama/tiny",
         deployment="local",
         attempts=(),
+        attempt=1,
         usage=Usage(prompt_tokens=1, completion_tokens=2),
         cost_usd=0.0,
         latency_ms=1,
@@ -124,7 +128,7 @@ def result(request_id: str, text: str = "done") -> Result:
 
 def failure(request_id: str, code: ErrorCode = ErrorCode.INVALID_REQUEST) -> Failed:
     """An error."""
-    return Failed(id=request_id, code=code, message="bad")
+    return Failed(request_id=request_id, code=code, message="bad")
 
 
 async def add(client: Any, lane: Lane = "normal", **fields: str) -> str:

@@ -37,3 +37,15 @@ def ladder(length: int, rung: Callable[[dict[str, str]], Any]) -> dict[str, Any]
     """Definitions of which each one refers to the next."""
     steps = {f"s{index}": rung({"$ref": f"#/$defs/s{index + 1}"}) for index in range(length)}
     return {"$ref": "#/$defs/s0", "$defs": {**steps, f"s{length}": {"type": "integer"}}}
+
+
+def closed(schema: Any) -> Any:
+    """The same schema, of objects that hold nothing but what it names: for what we write, which is open to others."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {word: inner if word == "examples" else closed(inner) for word, inner in schema.items()}
+    is_object = isinstance(found.get("properties"), dict) and "required" in found and found.get("type") == "object"
+    # An item of a dead letter's history is told by its id alone.
+    return {"additionalProperties": False, **found} if is_object and found["required"] != ["event"] else found

@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from llm_routerd.client import check_stream_id
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.schema_files import load_schema
+from tests.support.schemas import closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +74,7 @@ def cancellation(request_id: str) -> dict[str, str]:
 
 @cache
 def _validator(name: str) -> Draft202012Validator:
-    return Draft202012Validator(load_schema(name), format_checker=Draft202012Validator.FORMAT_CHECKER)
+    return Draft202012Validator(closed(load_schema(name)), format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 
 def check(name: str, value: Any) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 from dataclasses import replace
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -17,9 +16,11 @@ from llm_routerd.accounting.gauges import Gauges
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.main import main
 from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.schema_files import load_schema
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says
 from tests.support.queue import LIMITS, add, failure, open_broker, open_client, take_one
+from tests.support.schemas import closed
 from tests.support.workers import DAEMON, make_config, run_worker
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ async def test_letter_of_a_request_that_is_too_long_has_its_beginning(broker_url
         assert told["cut"]["values"] == {
             name: {"bytes": len(value), "sha256": hashlib.sha256(value.encode()).hexdigest()}
         }
-        schema = json.loads(files("llm_routerd.schemas").joinpath("dead-letter.schema.json").read_text())
-        jsonschema.validate({**letter, "data": told}, schema)
+        jsonschema.validate({**letter, "data": told}, closed(load_schema("dead-letter")))
         ((_, final),) = await client.xrange("llm:events:big", FINAL_ID, FINAL_ID)
         assert json.loads(final["data"])["code"] == "request_too_large"
 

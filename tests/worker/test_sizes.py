@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -15,12 +14,14 @@ from msgspec.structs import replace
 from llm_routerd.protocol.cut import CutList
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP
+from llm_routerd.protocol.schema_files import load_schema
 from llm_routerd.queue import reader
 from llm_routerd.queue.connection import pipe
 from tests.support.endings import final_of, nothing_left
 from tests.support.fakes import FakeBackend, says
 from tests.support.proxy import open_proxy
 from tests.support.queue import add, open_broker, open_client, open_reader
+from tests.support.schemas import closed
 from tests.support.servers import running_valkey
 from tests.support.workers import DAEMON, make_config, make_test_admission, run_worker
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 # The tests' workers take 65,536 bytes, and a reply of more than four times as many is skimmed.
 BIG = 400_000
-SCHEMA = json.loads(files("llm_routerd.schemas").joinpath("dead-letter.schema.json").read_text())
+SCHEMA = closed(load_schema("dead-letter"))
 
 
 def text(number: int) -> str:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
@@ -32,7 +32,8 @@ from llm_routerd.accounting.exposition import render
 from llm_routerd.accounting.families import families
 from llm_routerd.accounting.totals import Totals, usage_by_deployment
 from llm_routerd.protocol.codes import Fault
-from llm_routerd.protocol.outcome import Outcome
+from llm_routerd.protocol.metrics_event import EarlyStop, MetricsEvent, ModelCounts
+from llm_routerd.protocol.outcome import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,7 +90,7 @@ class Booking:
     if they stood.  One that does not is taken back; only Prometheus' counters wait for the certainty.
 
     Attributes:
-        event: as `schemas/metrics.schema.json` has it.
+        event: what is told of it.
     """
 
     __slots__ = ("_finished", "_metrics", "_tenant", "event")
@@ -111,46 +112,48 @@ class Booking:
             self._tenant.add(record, -1)
         self._metrics.count_models(self._finished, -1)
 
-    def _make_event(self) -> dict[str, Any]:
-        finished, tenant = self._finished, self._tenant
-        return {
-            "id": finished.id,
-            "tenant_id": finished.tenant_id,
-            "context": finished.context,
-            "chain": finished.chain,
-            "type": finished.type,
-            "code": None if finished.code is None else finished.code.value,
-            "model_used": finished.model_used or "none",
-            "deployment": finished.deployment,
-            "latency_ms": finished.latency_ms,
-            "queue_ms": finished.queue_ms,
-            "ttft_ms": finished.ttft_ms,
-            "attempts": [_told(record) for record in finished.attempts],
-            "usage": None if finished.usage is None else finished.usage.to_wire(),
-            "cost_usd": finished.cost_usd,
-            "cost_estimated": any(record.is_estimated_cost for record in finished.attempts),
-            "saved_usd": finished.saved_usd,
-            "usage_by_deployment": usage_by_deployment(finished.attempts),
-            "tenant_totals": {"requests": tenant.number, **tenant.to_wire()},
-            "early_stops": self._early_stops(),
-            "local_only": finished.local_only,
-            "stream": finished.stream,
-            "consumer": finished.consumer,
-            "metrics_snapshot": self._metrics.snapshot(),
-            "timestamp": finished.timestamp,
-        }
+    def _make_event(self) -> MetricsEvent:
+        finished = self._finished
+        return MetricsEvent(
+            id=finished.id,
+            tenant_id=finished.tenant_id,
+            context=finished.context,
+            chain=finished.chain,
+            type=finished.type,
+            code=finished.code,
+            model_used=finished.model_used or "none",
+            deployment=finished.deployment,
+            latency_ms=finished.latency_ms,
+            queue_ms=finished.queue_ms,
+            ttft_ms=finished.ttft_ms,
+            attempts=told(finished.attempts, is_quotable=False),
+            usage=finished.usage,
+            cost_usd=finished.cost_usd,
+            cost_estimated=any(record.is_estimated_cost for record in finished.attempts),
+            saved_usd=finished.saved_usd,
+            usage_by_deployment=usage_by_deployment(finished.attempts),
+            tenant_totals=self._tenant.of_tenant(),
+            early_stops=self._early_stops(),
+            local_only=finished.local_only,
+            stream=finished.stream,
+            consumer=finished.consumer,
+            metrics_snapshot=self._metrics.snapshot(),
+            timestamp=finished.timestamp,
+        )
 
-    def _early_stops(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "deployment": record.deployment,
-                "code": None if record.code is None else record.code.value,
-                "after_ms": record.latency_ms,
-                "saved_ms": self._metrics.saved_ms(record),
-            }
-            for record in self._finished.attempts
-            if record.early
-        ]
+    def _early_stops(self) -> tuple[EarlyStop, ...]:
+        return tuple(
+            [
+                EarlyStop(
+                    deployment=record.deployment,
+                    code=record.code,
+                    after_ms=record.latency_ms,
+                    saved_ms=self._metrics.saved_ms(record),
+                )
+                for record in self._finished.attempts
+                if record.early and record.code is not None
+            ]
+        )
 
 
 class Metrics:
@@ -158,7 +161,7 @@ class Metrics:
 
     def __init__(self, *, max_tenants: int = MAX_TENANTS) -> None:
         self._max_tenants = max_tenants
-        self._models: dict[str, dict[str, int]] = {}
+        self._models: dict[str, ModelCounts] = {}
         self._tenants: OrderedDict[str | None, Totals] = OrderedDict()
         self._counters = Counters()
 
@@ -201,7 +204,7 @@ class Metrics:
                 counts = self._models[model] = {"success": 0, "fallback": 0, "error": 0}
             counts[kind] += step
 
-    def snapshot(self) -> dict[str, dict[str, int]]:
+    def snapshot(self) -> dict[str, ModelCounts]:
         """The counters by model, as they are now."""
         return {model: counts.copy() for model, counts in self._models.items()}
 
@@ -220,7 +223,7 @@ class Metrics:
         return tenant
 
 
-def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
+def _by_model(finished: Finished) -> Iterator[tuple[str, Literal["success", "fallback", "error"]]]:
     """How a request counts by model, as (model, counter); consecutive attempts of one deployment are one turn."""
     asked = [record for record in finished.attempts if record.was_asked]
     for record, following in zip_longest(asked, asked[1:]):
@@ -230,11 +233,3 @@ def _by_model(finished: Finished) -> Iterator[tuple[str, str]]:
             yield record.model, "error" if following is None else "fallback"
     if finished.type == "result" and finished.model_used is not None:
         yield finished.model_used, "success"
-
-
-def _told(record: AttemptRecord) -> dict[str, Any]:
-    """An attempt as the metrics tell it: why an answer is not the JSON asked for may quote it, and stays out."""
-    told = record.to_wire()
-    if record.outcome is Outcome.INVALID:
-        told["reason"] = told["code"]
-    return told

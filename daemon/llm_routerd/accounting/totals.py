@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llm_routerd.protocol.metrics_event import DeploymentUsage, TenantTotals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,15 +43,28 @@ class Totals:
         elif cost:
             self.cost_usd = max(0.0, self.cost_usd + step * cost)
 
-    def to_wire(self) -> dict[str, Any]:
-        """Tokens and cost, as the metrics event tells them."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "cost_usd": self.cost_usd,
-            "estimated_calls": self.estimated_calls,
-            "unpriced_calls": self.unpriced_calls,
-        }
+    def of_deployment(self) -> DeploymentUsage:
+        """As the metrics event tells them of a deployment."""
+        return DeploymentUsage(
+            calls=self.number,
+            total_tokens=self.prompt_tokens + self.completion_tokens,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cost_usd=self.cost_usd,
+            estimated_calls=self.estimated_calls,
+            unpriced_calls=self.unpriced_calls,
+        )
+
+    def of_tenant(self) -> TenantTotals:
+        """As the metrics event tells them of a tenant."""
+        return TenantTotals(
+            requests=self.number,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cost_usd=self.cost_usd,
+            estimated_calls=self.estimated_calls,
+            unpriced_calls=self.unpriced_calls,
+        )
 
 
 class Answers:
@@ -68,7 +83,7 @@ class Answers:
         return max(0, round(self.total_ms / self.number) - after_ms) if self.number else None
 
 
-def usage_by_deployment(attempts: Sequence[AttemptRecord]) -> dict[str, dict[str, Any]]:
+def usage_by_deployment(attempts: Sequence[AttemptRecord]) -> dict[str, DeploymentUsage]:
     """What one request took, as the metrics event tells it: a deployment that was not asked is not there."""
     by_name: dict[str, Totals] = {}
     for record in attempts:
@@ -78,11 +93,4 @@ def usage_by_deployment(attempts: Sequence[AttemptRecord]) -> dict[str, dict[str
                 totals = by_name[record.deployment] = Totals()
             totals.number += 1
             totals.add(record)
-    return {
-        name: {
-            "calls": totals.number,
-            "total_tokens": totals.prompt_tokens + totals.completion_tokens,
-            **totals.to_wire(),
-        }
-        for name, totals in by_name.items()
-    }
+    return {name: totals.of_deployment() for name, totals in by_name.items()}

@@ -86,7 +86,7 @@ class ToolCallAssembler:
         if not all(partial.name for partial in self._partials):
             raise ToolCallError("a tool call has no name")
         return tuple(
-            ToolCall(
+            ToolCall.of(
                 id=partial.id or f"call_{number}",
                 name=partial.name,
                 arguments=_joined("".join(partial.arguments)) or "{}",

@@ -8,7 +8,7 @@ import sys
 import uuid
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from llm_routerd.client import Client
+    from llm_routerd.client import Client, Params
 
 # The daemon's own word on a deadline that has passed is better than ours, so it gets the time to say it.
 _GRACE_SECONDS = 2.0
@@ -51,7 +51,7 @@ def build_request(arguments: argparse.Namespace) -> RequestFields:
     if arguments.schema is not None:
         request["schema"] = _read_schema(arguments.schema)
     if arguments.param:
-        request["params"] = dict(map(_read_param, arguments.param))
+        request["params"] = cast("Params", dict(map(_read_param, arguments.param)))  # whoever is wrong is told so
     if arguments.tenant is not None:
         request["tenant_id"] = arguments.tenant
     if arguments.context is not None:
@@ -60,7 +60,7 @@ def build_request(arguments: argparse.Namespace) -> RequestFields:
         request["local_only"] = True
     stream = arguments.stream or ("probe" if _shows_tokens(arguments) else "off")
     if stream != "off":
-        request["stream"] = stream
+        request["stream"] = "live" if stream == "live" else "probe"
     try:
         orjson.dumps(request)
     except TypeError as error:  # e.g. an argument that is not UTF-8; the message quotes nothing

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from llm_routerd.client.client import (
-    Client,
-    ClientEvent,
-    LaneState,
-    RequestFields,
-    Sighting,
-    UnknownRequestError,
-    as_text,
-    check_id,
-    check_stream_id,
+from llm_routerd.client.client import Client
+from llm_routerd.client.events import as_text, check_id, check_stream_id
+from llm_routerd.client.lane_state import LaneState
+from llm_routerd.client.look_up import Sighting
+from llm_routerd.errors import UnknownRequestError
+from llm_routerd.protocol.events import (
+    AttemptRejected,
+    AttemptStarted,
+    Cancelled,
+    Failed,
+    Reasoning,
+    Result,
+    Token,
 )
+from llm_routerd.protocol.reading import SeenEvent, UnknownEvent
+from llm_routerd.protocol.request import Params, RequestFields
+
+ClientEvent = SeenEvent
 
 __all__ = [
+    "AttemptRejected",
+    "AttemptStarted",
+    "Cancelled",
     "Client",
     "ClientEvent",
+    "Failed",
     "LaneState",
+    "Params",
+    "Reasoning",
     "RequestFields",
+    "Result",
     "Sighting",
+    "Token",
+    "UnknownEvent",
     "UnknownRequestError",
     "as_text",
     "check_id",

@@ -3,7 +3,13 @@
     async with Client("redis://127.0.0.1:6379/0") as client:
         request_id = await client.submit(prompt="Why is the sky blue?", stream=True)
         async for event in client.follow(request_id):
-            print(event.type, event.data)
+            match event:
+                case Token(text=text):
+                    print(text, end="")
+                case Result():
+                    print(event.answer.content)
+
+The events are those of the library (`llm_routerd.protocol.events`), with their place in the stream.
 
 Redis may go away meanwhile: everything here is idempotent (a request has an id, an event an explicit stream
 ID), so it is repeated until it succeeds or the client's patience is over.
@@ -17,9 +23,8 @@ from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
-import orjson
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
     MovedError,
@@ -30,9 +35,6 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.client.events import (
-    ClientEvent,
-    as_json,
-    as_text,
     check_id,
     check_stream_id,
     entries_of,
@@ -41,8 +43,11 @@ from llm_routerd.client.events import (
 from llm_routerd.client.lane_state import LaneState, look_at
 from llm_routerd.client.look_up import LaneSearch, Sighting
 from llm_routerd.errors import BrokerError, NotAllowedError, UnknownRequestError
-from llm_routerd.protocol.events import FINAL_ID, FINAL_PART
+from llm_routerd.protocol.events import FINAL_ID, FINAL_PART, Cancelled
 from llm_routerd.protocol.keys import LANES, Keys, Lane
+from llm_routerd.protocol.reading import as_end, read_event
+from llm_routerd.protocol.request import as_json
+from llm_routerd.protocol.wire import encode
 from llm_routerd.queue.connection import Backoff, as_broker_error, fitness, is_passed, is_unfit, lasts, pooled
 
 if TYPE_CHECKING:
@@ -50,19 +55,9 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from llm_routerd.protocol.reading import SeenEnd, SeenEvent
+    from llm_routerd.protocol.request import RequestFields
     from llm_routerd.queue.connection import Bounds, Greeting
-
-__all__ = [
-    "Client",
-    "ClientEvent",
-    "LaneState",
-    "RequestFields",
-    "Sighting",
-    "UnknownRequestError",
-    "as_text",
-    "check_id",
-    "check_stream_id",
-]
 
 T = TypeVar("T")
 
@@ -81,28 +76,6 @@ class _Sealing(Enum):
     DONE = auto()
     LATE = auto()  # another one stands
     ABSENT = auto()  # there are no events, and there were to be some
-
-
-class RequestFields(TypedDict, total=False):
-    """The properties of a request, as in `schemas/request.schema.json`."""
-
-    id: str
-    prompt: str
-    messages: list[dict[str, Any]]
-    model: str
-    schema: dict[str, Any] | bool
-    stream: bool | str
-    tools: list[dict[str, Any]]
-    tool_choice: str | dict[str, Any]
-    params: dict[str, Any]
-    tenant_id: str
-    context: str
-    metadata: dict[str, Any]
-    timeout_ms: int
-    deadline_ms: int
-    local_only: bool
-    publish: bool
-    traceparent: str
 
 
 class Client:
@@ -173,8 +146,8 @@ class Client:
         await self.patiently(lambda: self.redis.xadd(key, {"data": data}), on_trouble, stream=key)
         return request_id
 
-    async def follow(self, request_id: str, last_id: str = "0-0") -> AsyncGenerator[ClientEvent, None]:
-        """Yield the events after `last_id` as they come; ends after the final one.
+    async def follow(self, request_id: str, last_id: str = "0-0") -> AsyncGenerator[SeenEvent, None]:
+        """Yield the events after `last_id` as they come; ends after the final one.  An event knows its `stream_id`.
 
         It waits without end for a request that nobody answers, or whose events have expired.
 
@@ -187,12 +160,12 @@ class Client:
             return
         while True:
             for event in await self.patiently(partial(self._read, key, position), stream=key):
-                position = event.id
+                position = event.stream_id
                 yield event
                 if event.is_final:
                     return
 
-    async def result(self, request_id: str, timeout_seconds: float | None = None) -> ClientEvent:
+    async def result(self, request_id: str, timeout_seconds: float | None = None) -> SeenEnd:
         """Wait for the final event, whichever of `result`, `error` and `cancelled` it is.
 
         Raises:
@@ -200,21 +173,21 @@ class Client:
         """
         async with asyncio.timeout(timeout_seconds):
             async for event in self.follow(request_id, _BEFORE_FINAL):
-                return event
+                return as_end(event)
         raise AssertionError("a stream ends with its final event")
 
-    async def final(self, request_id: str) -> ClientEvent | None:
+    async def final(self, request_id: str) -> SeenEnd | None:
         """The final event if there is one by now."""
         key = self.keys.events(check_id(request_id))
         entries = await self.patiently(lambda: self.redis.xrange(key, FINAL_ID, FINAL_ID), stream=key)
-        return next(map(event_of, entries or ()), None)
+        return next((as_end(event_of(entry)) for entry in entries or ()), None)
 
     async def cancel(
         self, request_id: str, reason: str = "cancelled by the client", *, anyway: bool = False
-    ) -> ClientEvent:
+    ) -> SeenEnd:
         """Cancel a request wherever it is, and return the final event that stands now.
 
-        Its type tells who won the race: `cancelled`, or the `result` or `error` that was there before.
+        It tells who won the race: a `Cancelled`, or the `Result` or `Failed` that was there before.
         Only what exists is cancelled: what has events, or stands in a lane all the while.  Where there are no events,
         the lanes are looked through, their newest 100,000 entries: half a second for 50,000.  `anyway` does not look,
         and a request of that id that is submitted within the next hour is dead on arrival.
@@ -224,12 +197,12 @@ class Client:
             NotAllowedError: this user may submit and follow, and not cancel.
         """
         key = self.keys.events(check_id(request_id))
-        data = orjson.dumps({"id": request_id, "reason": reason})
+        data = encode(Cancelled(request_id=request_id, reason=reason))
         must_exist, sighting = True, None
         for _ in range(_CANCEL_TRIES):
             sealing = await self.patiently(partial(self._seal, key, data, must_exist=must_exist), stream=key)
             if sealing is _Sealing.DONE:
-                return ClientEvent(FINAL_ID, "cancelled", {"id": request_id, "reason": reason})
+                return as_end(read_event(FINAL_ID, Cancelled.type, data))
             if sealing is _Sealing.LATE:
                 if final := await self.final(request_id):
                     return final
@@ -359,7 +332,7 @@ class Client:
         """
         return pooled.bounded(self.redis, bounds)
 
-    async def _read(self, key: str, position: str) -> list[ClientEvent]:
+    async def _read(self, key: str, position: str) -> list[SeenEvent]:
         reply = await self.redis.xread({key: position}, count=_EVENTS_PER_READ, block=self._block_ms)
         streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
         return [event_of(entry) for entries in streams for entry in entries_of(entries)]
@@ -374,7 +347,7 @@ class Client:
     async def _seal(self, key: str, data: bytes, *, must_exist: bool) -> _Sealing:
         """Write the final event.  What makes a key bounds it in the same round trip, so no stray one is left behind."""
         pipe = self.redis.pipeline(transaction=False)
-        pipe.xadd(key, {"type": "cancelled", "data": data}, id=FINAL_ID, nomkstream=must_exist)
+        pipe.xadd(key, {"type": Cancelled.type, "data": data}, id=FINAL_ID, nomkstream=must_exist)
         if not must_exist:
             pipe.expire(key, _STRAY_SECONDS, nx=True)
         added, *expire = await pipe.execute(raise_on_error=False)

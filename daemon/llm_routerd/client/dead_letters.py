@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
 
-from llm_routerd.client.client import as_text, check_id, check_stream_id
+from llm_routerd.client.events import as_text, check_id, check_stream_id
 from llm_routerd.protocol.cut import CutBytes, CutList, head_of, parts_of, size_of
 from llm_routerd.protocol.keys import LANES, Lane
 from llm_routerd.queue import scripts

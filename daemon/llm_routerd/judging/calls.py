@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from llm_routerd.judging.verdicts import INVALID_UNICODE, invalid_json, is_encodable, parse
 from llm_routerd.protocol.codes import AttemptCode
-from llm_routerd.protocol.outcome import Rejection
+from llm_routerd.protocol.outcome import Rejection, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Set as AbstractSet
 
-    from llm_routerd.protocol.outcome import ToolCall
 
 NONE_SENT = Rejection(
     code=AttemptCode.UPSTREAM, reason="the server promises calls of tools and sends none", retryable=True
@@ -52,5 +49,5 @@ def judge_calls(
         arguments = call.arguments if call.arguments.strip() else "{}"
         if not isinstance(parse(arguments), dict):
             return invalid_json("the arguments of a tool call are not a JSON object")
-        whole_calls.append(replace(call, arguments=arguments))
+        whole_calls.append(ToolCall.of(id=call.id, name=call.name, arguments=arguments))
     return tuple(whole_calls)

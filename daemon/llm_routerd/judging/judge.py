@@ -42,14 +42,13 @@ from llm_routerd.judging.verdicts import (
     judge_json,
 )
 from llm_routerd.protocol.codes import AttemptCode
-from llm_routerd.protocol.outcome import Answer, Outcome, Rejection
+from llm_routerd.protocol.outcome import Answer, Outcome, Rejection, ToolCall
 from llm_routerd.protocol.request import StreamMode
 
 if TYPE_CHECKING:
     from llm_routerd.jsonschema.compiled import AnswerSchema
     from llm_routerd.judging.refusal import RefusalDetector, RefusalWatch
     from llm_routerd.protocol.call import Finish
-    from llm_routerd.protocol.outcome import ToolCall
 
 MAX_ANSWER_CHARS = 4_194_304
 """Longest text of one attempt, thinking included; beyond it the stream is taken to be endless."""

@@ -128,7 +128,7 @@ def _call(value: Any, number: int, tool_names: AbstractSet[str]) -> ToolCall | s
         except orjson.JSONEncodeError:  # nested deeper than it writes
             return UNSURE
     call_id = value.get("id")
-    return ToolCall(
+    return ToolCall.of(
         id=call_id if isinstance(call_id, str) and call_id else f"call_{number}",
         name=name,
         arguments=written,

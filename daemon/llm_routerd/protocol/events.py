@@ -1,170 +1,253 @@
 """What happens to a request, as values: the events of the protocol.
 
-The same events are written to `P:events:<id>` by the daemon and yielded by the library.
+The same events are written to `P:events:<id>` by the daemon, read from there by the client, and yielded by the library.
 IDs are explicit, `<attempt>-<seq>`; the final event always has `FINAL_ID`, the largest first part that survives
 a JavaScript number.  Redis refuses an ID that is not larger than the last one, and that is what makes
 "exactly one final event" true.
+
+A further event is a class here and a line in `Event`: its schema and its reader follow from that.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, field
 
-from llm_routerd.protocol.numbers import writable
-
-if TYPE_CHECKING:
-    from llm_routerd.protocol.codes import ErrorCode
-    from llm_routerd.protocol.outcome import Answer, AttemptRecord, Rejection, Usage
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode
+from llm_routerd.protocol.keys import Lane
+from llm_routerd.protocol.outcome import Answer, AttemptSummary, Outcome, ToolCall, Usage
+from llm_routerd.protocol.request import RequestError
+from llm_routerd.protocol.wire import (
+    ID_PATTERN,
+    STREAM_ID_PATTERN,
+    AsGiven,
+    DeploymentName,
+    ModelName,
+    QueueMs,
+    RequestId,
+    encode,
+    said,
+)
 
 FINAL_PART = 2**53 - 1
 FINAL_ID = f"{FINAL_PART}-0"
 
-
-class AttemptStarted(Struct, frozen=True, kw_only=True):
-    """One call to one deployment begins; whatever an earlier attempt showed is superseded.
-
-    `begin.lua` adds `entry` and `lane`, the stream entry that the request came from, to a request's first attempt and
-    to the first for another entry that takes its place.
-    """
-
-    type: ClassVar[str] = "attempt"
-
-    deployment: str
-    model: str
-    delivery: int = 1
-    consumer: str = ""
-
-    def to_wire(self) -> dict[str, Any]:
-        """The event's `data`."""
-        return {
-            "deployment": self.deployment,
-            "model": self.model,
-            "delivery": self.delivery,
-            "consumer": self.consumer,
-        }
+Attempts = Annotated[tuple[AttemptSummary, ...], said("Every attempt in order, passed-over deployments included.")]
+Metadata = Annotated[dict[str, Any] | None, said("As the request gave it; null where it gave none.")]
 
 
-class Token(Struct, frozen=True):
-    """Text of the answer, one or more model tokens."""
+class StreamEvent(Struct, frozen=True, dict=True):
+    """What every event tells beside its own fields: its place in an events stream, and what was written there."""
 
-    type: ClassVar[str] = "token"
+    ends: ClassVar[bool] = False  # whether it is a request's last
 
-    text: str
+    @property
+    def type(self) -> str:
+        """As in the entry's field `type`."""
+        raise NotImplementedError
 
-    def to_wire(self) -> dict[str, Any]:
-        """The event's `data`."""
-        return {"text": self.text}
+    @property
+    def stream_id(self) -> str:
+        """Its ID in the events stream, which `Client.follow` goes on from; "" where it was not read from one."""
+        return str(self.__dict__.get("stream_id", ""))
+
+    @property
+    def id(self) -> str:
+        """`stream_id`; of an event that was not read from a stream the request's id, if it tells one."""
+        return self.stream_id or str(getattr(self, "request_id", ""))
+
+    @property
+    def raw(self) -> bytes | str:
+        """The JSON text of its `data`, as it was written."""
+        text: bytes | str | None = self.__dict__.get("raw")
+        return encode(self) if text is None else text
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Its `data` as it was written, unknown properties included; empty where that is no JSON object."""
+        if "data" not in self.__dict__:
+            try:
+                data = msgspec.json.decode(self.raw)
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                data = None
+            self.__dict__["data"] = data if isinstance(data, dict) else {}
+        found: dict[str, Any] = self.__dict__["data"]
+        return found
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is the request's last event."""
+        return self.stream_id == FINAL_ID if self.stream_id else self.ends
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that it belongs to; 0: untold.  Of an end without an answer the protocol's largest number."""
+        return int(self.stream_id.partition("-")[0] or 0)
+
+    @property
+    def answer_attempt(self) -> int | None:
+        """The attempt whose text a `result` is: whoever has shown another's drops it.  None: it is none, or untold."""
+        attempt = self.data.get("attempt") if self.type == "result" else None
+        return attempt if isinstance(attempt, int) else None
 
 
-class Reasoning(Struct, frozen=True):
-    """Text of a thinking model, never part of the answer."""
+class AttemptStarted(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """A call to one deployment begins; what an earlier attempt showed is superseded.  ID `n-0`."""
 
-    type: ClassVar[str] = "reasoning"
+    type: ClassVar[Literal["attempt"]] = "attempt"
 
-    text: str
-
-    def to_wire(self) -> dict[str, Any]:
-        """The event's `data`."""
-        return {"text": self.text}
-
-
-class AttemptRejected(Struct, frozen=True, kw_only=True):
-    """The attempt is no answer: whoever showed its tokens drops them."""
-
-    type: ClassVar[str] = "rejected"
-
-    deployment: str
-    model: str
-    rejection: Rejection
-    latency_ms: int
-
-    def to_wire(self) -> dict[str, Any]:
-        """The event's `data`."""
-        return {
-            "deployment": self.deployment,
-            "model": self.model,
-            "outcome": self.rejection.outcome.value,
-            "code": self.rejection.code.value,
-            "reason": self.rejection.reason,
-            "latency_ms": self.latency_ms,
-        }
+    deployment: DeploymentName
+    model: ModelName
+    delivery: Annotated[
+        int, said("How often Redis has handed the request to a worker, this time included.", minimum=1)
+    ] = field(default_factory=lambda: 1)
+    consumer: Annotated[str, said("The worker.")] = field(default_factory=str)
+    # These two are added by `begin.lua`.
+    entry: Annotated[
+        str | None,
+        said(
+            "On the first attempt, and on the first for another entry of the same id: the request's ID in its requests "
+            "stream.",
+            pattern=STREAM_ID_PATTERN,
+        ),
+    ] = None
+    lane: Annotated[Lane | None, said("Where `entry` is given: the requests stream that it came from.")] = None
 
 
-class Result(Struct, frozen=True, kw_only=True):
-    """The answer.  Times are in milliseconds; `usage` is the answering call's, `cost_usd` that of all attempts.
+class Token(StreamEvent, frozen=True):
+    """Text of the answer: one or more model tokens, in order.  ID `n-k`."""
 
-    `cost_usd` None: it is not known.  `cost_estimated`: a part of it is an estimate.
-    `attempt`: whose text this is; text of any other is to be dropped.
-    """
+    type: ClassVar[Literal["token"]] = "token"
+
+    text: Annotated[str, said("Never empty.", minLength=1)]
+
+
+class Reasoning(StreamEvent, frozen=True):
+    """Text of a thinking model, never part of the answer.  ID `n-k`."""
+
+    type: ClassVar[Literal["reasoning"]] = "reasoning"
+
+    text: Annotated[str, said("Never empty.", minLength=1)]
+
+
+class AttemptRejected(StreamEvent, frozen=True, kw_only=True):
+    """The attempt is no answer.  Whoever showed its tokens drops them.  ID `n-k`."""
+
+    type: ClassVar[Literal["rejected"]] = "rejected"
+
+    deployment: DeploymentName
+    model: ModelName
+    outcome: Annotated[
+        Outcome,
+        said(
+            "`invalid`: an answer came, and it was not the JSON that was asked for.",
+            enum=[Outcome.REJECTED.value, Outcome.INVALID.value],
+        ),
+    ]
+    code: Annotated[AttemptCode, said("Why.")]
+    reason: Annotated[str, said("One line; holds no prompt, no answer and no key.")]
+    latency_ms: Annotated[int, said("From the attempt's start to its end.", minimum=0)]
+
+
+class Result(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer: a final event.  ID `9007199254740991-0`."""
 
     type: ClassVar[Literal["result"]] = "result"
+    ends: ClassVar[bool] = True
 
-    id: str
-    answer: Answer
-    model_used: str
-    deployment: str
-    attempts: tuple[AttemptRecord, ...]
-    usage: Usage
-    cost_usd: float | None
-    latency_ms: int
-    ttft_ms: int | None
-    queue_ms: int | None
-    tenant_id: str | None
-    context: str | None
-    metadata: Any
-    cost_estimated: bool = False
-    attempt: int = 1
+    request_id: RequestId = field(name="id")
+    content: Annotated[Any, said("The parsed JSON where the request gave a schema, else the text.")]
+    raw_text: Annotated[str, said("The answer as text, without the model's thinking.")]
+    model_used: ModelName
+    deployment: DeploymentName
+    finish_reason: Annotated[str, said("Why the model ended: `stop`, or `tool_calls`.")]
+    tool_calls: Annotated[
+        tuple[ToolCall, ...], said("The functions that the model wants called; acted on only from here.")
+    ]
+    usage: Annotated[Usage, said("Of the call that answered.")]
+    cost_usd: Annotated[
+        float | None,
+        said("Of all attempts together; 0 for local ones, null where one has a price that is not known.", minimum=0),
+    ]
+    latency_ms: Annotated[int, said("From pick-up to this event.", minimum=0)]
+    ttft_ms: Annotated[
+        int | None, said("From pick-up to the answer's first token; null where it is not known.", minimum=0)
+    ]
+    queue_ms: QueueMs
+    attempts: Attempts
+    attempt: Annotated[
+        int,
+        said(
+            "The attempt whose text is the answer, the first part of its events' IDs. Whoever shows another attempt's "
+            "text drops it.",
+            minimum=1,
+        ),
+    ] = field(default_factory=int)
+    tenant_id: AsGiven
+    context: AsGiven
+    metadata: Metadata
+    cost_estimated: Annotated[
+        bool,
+        said(
+            "There where a part of `cost_usd` is an estimate: a call was ended early, timed out, or its backend did "
+            "not count.",
+            const=True,
+        ),
+    ] = False
 
-    def to_wire(self) -> dict[str, Any]:
-        """The event's `data`."""
-        wire = {
-            "id": self.id,
-            "content": self.answer.content,
-            "raw_text": self.answer.raw_text,
-            "model_used": self.model_used,
-            "deployment": self.deployment,
-            "finish_reason": self.answer.finish_reason,
-            "tool_calls": [call.to_wire() for call in self.answer.tool_calls],
-            "usage": self.usage.to_wire(),
-            "cost_usd": self.cost_usd,
-            "latency_ms": self.latency_ms,
-            "ttft_ms": self.ttft_ms,
-            "queue_ms": self.queue_ms,
-            "attempts": [record.to_wire() for record in self.attempts],
-            "attempt": self.attempt,
-            "tenant_id": self.tenant_id,
-            "context": self.context,
-            "metadata": writable(self.metadata),
-        }
-        if self.cost_estimated:
-            wire["cost_estimated"] = True
-        return wire
+    @property
+    def answer(self) -> Answer:
+        """What the model said, as one value."""
+        return Answer(
+            content=self.content,
+            raw_text=self.raw_text,
+            finish_reason=self.finish_reason,
+            tool_calls=self.tool_calls,
+            usage=self.usage,
+        )
+
+    @property
+    def answer_attempt(self) -> int | None:
+        """The attempt whose text it is; None: untold, as by a daemon of before."""
+        return self.attempt or None
 
 
-class Failed(Struct, frozen=True, kw_only=True):
-    """There is no answer: the protocol's final `error`."""
+class Failed(StreamEvent, frozen=True, kw_only=True):
+    """There is no answer: a final event.  ID `9007199254740991-0`."""
 
     type: ClassVar[Literal["error"]] = "error"
+    ends: ClassVar[bool] = True
 
-    id: str
-    code: ErrorCode
-    message: str
-    attempts: tuple[AttemptRecord, ...] = ()
-    metadata: Any = None
+    request_id: Annotated[
+        str, said("The request's id; its entry ID where no valid id could be read.", pattern=ID_PATTERN)
+    ] = field(name="id")
+    code: Annotated[ErrorCode, said("Why.")]
+    message: Annotated[str, said("For a person: for a malformed request the JSON path and what was expected.")]
+    attempts: Attempts = ()
+    metadata: Metadata = None
 
-    def to_wire(self) -> dict[str, Any]:
-        """The event's `data`."""
-        return {
-            "id": self.id,
-            "code": self.code.value,
-            "message": self.message,
-            "attempts": [record.to_wire() for record in self.attempts],
-            "metadata": writable(self.metadata),
-        }
+    @classmethod
+    def of(cls, error: RequestError, *, instead: str = "") -> Failed:
+        """The end of what is no request; `instead`: its id, where it has none of its own."""
+        return cls(request_id=error.id or instead, code=error.code, message=error.message, metadata=error.metadata)
+
+
+class Cancelled(StreamEvent, frozen=True, kw_only=True):
+    """Somebody cancelled the request: a final event, which anyone who may write the events stream adds.
+
+    ID `9007199254740991-0`.
+    """
+
+    type: ClassVar[Literal["cancelled"]] = "cancelled"
+    ends: ClassVar[bool] = True
+
+    request_id: RequestId = field(name="id", default="")
+    reason: Annotated[str, said("Free text.")] = ""
 
 
 ProgressEvent = AttemptStarted | Token | Reasoning | AttemptRejected
 FinalEvent = Result | Failed
 Event = ProgressEvent | FinalEvent
+StandingEvent = Event | Cancelled  # what may stand in an events stream

@@ -2,7 +2,8 @@
 
 Integers beyond 64 bits become floats in orjson, as in JavaScript, and come out as other numbers; so do integers
 that are written with a fraction or an exponent and have more digits than a float keeps.  An answer that holds one
-is not passed on: a wrong number that is told as valid is worse than none.
+is not passed on: a wrong number that is told as valid is worse than none.  (msgspec keeps integers of any size, and so
+metadata is read and written with it.)
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from llm_routerd.jsonschema.values import levels
 
@@ -22,21 +21,6 @@ _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 _LONGEST_INTEGER = 20  # characters of the smallest and of the largest
 _LARGEST_EXACT = 2**53
 _INEXACT = "a number with more digits than are kept"
-
-
-class ExactObject(dict[str, Any]):
-    """A JSON object with integers of any size, which orjson neither reads nor writes as they are."""
-
-
-def exact_object(text: bytes, name: str | None = None) -> ExactObject:
-    """A JSON object that orjson has read already, or its property `name`, which is one, without a number changed."""
-    value = json.loads(text.decode())
-    return ExactObject(value if name is None else value[name])
-
-
-def writable(value: Any) -> Any:
-    """The same value, so that `orjson.dumps` writes it as it was read."""
-    return orjson.Fragment(json.dumps(value, ensure_ascii=False)) if type(value) is ExactObject else value
 
 
 def exact_decoder(object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> json.JSONDecoder:

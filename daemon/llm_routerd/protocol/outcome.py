@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Struct, field
+from msgspec.structs import force_setattr
+
+from llm_routerd.protocol.codes import AttemptCode, Lack
+from llm_routerd.protocol.wire import DeploymentName, ModelName, said
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from llm_routerd.protocol.codes import AttemptCode, Fault, Lack
+    from llm_routerd.protocol.codes import Fault
 
 
 class Outcome(StrEnum):
@@ -51,23 +55,27 @@ class Rejection(Struct, frozen=True, kw_only=True):
         return self.code.blames(retryable=self.retryable)
 
 
-class Usage(Struct, frozen=True, kw_only=True):
-    """Tokens of one call as its backend counted them; the optional ones only where it told.
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Tokens as the backend counted them."""
 
-    `estimated`: the backend did not tell (all of) it, and the rest was counted from characters.
-    `prompt_tokens` includes `cached_tokens`, `completion_tokens` includes `reasoning_tokens` (OpenAI's sense).
-    """
+    prompt_tokens: Annotated[int, said("Of the request, cached ones included.", minimum=0)] = field(default_factory=int)
+    completion_tokens: Annotated[int, said("Of the answer, reasoning included.", minimum=0)] = field(
+        default_factory=int
+    )
+    total_tokens: Annotated[int, said("Both together.", minimum=0)] = field(default_factory=int)
+    cached_tokens: Annotated[
+        int | None, said("Of the prompt, those that the provider had cached; only where it told.", minimum=0)
+    ] = None
+    reasoning_tokens: Annotated[
+        int | None, said("Of the completion, those of thinking; only where the backend told.", minimum=0)
+    ] = None
+    estimated: Annotated[
+        bool,
+        said("The backend did not count all of it: the rest was estimated from the length of the texts.", const=True),
+    ] = False
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    estimated: bool = False
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
+    def __post_init__(self) -> None:  # the sum, whatever is given
+        force_setattr(self, "total_tokens", self.prompt_tokens + self.completion_tokens)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -78,30 +86,30 @@ class Usage(Struct, frozen=True, kw_only=True):
             estimated=self.estimated or other.estimated,
         )
 
-    def to_wire(self) -> dict[str, int | bool]:
-        """The `usage` object of a result."""
-        wire: dict[str, int | bool] = {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.total_tokens,
-        }
-        if self.cached_tokens is not None:
-            wire["cached_tokens"] = self.cached_tokens
-        if self.reasoning_tokens is not None:
-            wire["reasoning_tokens"] = self.reasoning_tokens
-        if self.estimated:
-            wire["estimated"] = True
-        return wire
-
 
 def _add_optional(a: int | None, b: int | None) -> int | None:
     return None if a is None and b is None else (a or 0) + (b or 0)
 
 
-class AttemptRecord(Struct, frozen=True, kw_only=True):
-    """One line of a request's `attempts`: what became of one deployment's turn.
+class AttemptSummary(Struct, frozen=True, kw_only=True):
+    """What became of one deployment's turn.
 
     A deployment that was passed over because it cools down has a line too (`code` = `cooldown`, no latency).
+    """
+
+    definition: ClassVar[str] = "attempt"  # its name in the schemas
+
+    model: ModelName
+    deployment: DeploymentName
+    outcome: Annotated[Outcome, said("`invalid`: an answer came, and it was not the JSON that was asked for.")]
+    code: Annotated[AttemptCode | None, said("Why it was rejected; null for a success.")]
+    reason: Annotated[str | None, said("One line; holds no prompt, no answer and no key.")]
+    latency_ms: Annotated[int, said("From its start to its end.", minimum=0)]
+
+
+class AttemptRecord(Struct, frozen=True, kw_only=True):
+    """What is kept of an attempt: what its summary tells, and what it took.
+
     `cost_usd` is None where the call has a price that is not known.
     """
 
@@ -126,16 +134,25 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
         """Whether it costs something, and how much is an estimate."""
         return bool(self.cost_usd) and self.usage is not None and self.usage.estimated
 
-    def to_wire(self) -> dict[str, Any]:
-        """The object in `attempts` of a final event and of a metrics event."""
-        return {
-            "model": self.model,
-            "deployment": self.deployment,
-            "outcome": self.outcome.value,
-            "code": None if self.code is None else self.code.value,
-            "reason": self.reason,
-            "latency_ms": self.latency_ms,
-        }
+
+def told(records: Iterable[AttemptRecord], *, is_quotable: bool = True) -> tuple[AttemptSummary, ...]:
+    """The `attempts` of a final event; not `is_quotable`: of a metrics event.
+
+    Why an answer is not the JSON that was asked for may quote it: there, the code stands in its place.
+    """
+    return tuple(
+        [
+            AttemptSummary(
+                model=record.model,
+                deployment=record.deployment,
+                outcome=record.outcome,
+                code=record.code,
+                reason=record.reason if is_quotable or record.outcome is not Outcome.INVALID else record.code,
+                latency_ms=record.latency_ms,
+            )
+            for record in records
+        ]
+    )
 
 
 def total_cost(records: Iterable[AttemptRecord]) -> float | None:
@@ -148,20 +165,34 @@ def total_cost(records: Iterable[AttemptRecord]) -> float | None:
     return total
 
 
+class CalledFunction(Struct, frozen=True, kw_only=True):
+    """What to call."""
+
+    name: Annotated[str, said("As offered in `tools`.")]
+    arguments: Annotated[str, said("A JSON object as text.")]
+
+
 class ToolCall(Struct, frozen=True, kw_only=True):
-    """A function call of the model; `arguments` is the JSON text, as OpenAI has it."""
+    """A function call of the model, in OpenAI's form."""
 
-    id: str
-    name: str
-    arguments: str
+    id: Annotated[str, said("Unique within the answer.")]
+    type: Annotated[Literal["function"], said("Always `function`.")] = "function"
+    function: Annotated[CalledFunction, said("What to call.")]
 
-    def to_wire(self) -> dict[str, Any]:
-        """The OpenAI form."""
-        return {
-            "id": self.id,
-            "type": "function",
-            "function": {"name": self.name, "arguments": self.arguments},
-        }
+    @classmethod
+    def of(cls, *, id: str, name: str, arguments: str) -> ToolCall:  # noqa: A002 - OpenAI's word
+        """The call of a function; `arguments` is the JSON text."""
+        return cls(id=id, function=CalledFunction(name=name, arguments=arguments))
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return self.function.name
+
+    @property
+    def arguments(self) -> str:
+        """The JSON text."""
+        return self.function.arguments
 
 
 class Answer(Struct, frozen=True, kw_only=True):

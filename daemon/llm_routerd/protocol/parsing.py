@@ -8,10 +8,12 @@ path and what was expected, with the nearest valid name of a mistyped property, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
 import jsonschema_rs
+import msgspec
 import orjson
 
 from llm_routerd.jsonschema.compiled import SchemaProblem, quote
@@ -19,15 +21,15 @@ from llm_routerd.jsonschema.path import json_path, printable, way_to
 from llm_routerd.jsonschema.values import depth_of
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.cut import MOST_FIELDS, CutList, extent_of
-from llm_routerd.protocol.numbers import ExactObject, exact_object, holds_inexact
+from llm_routerd.protocol.numbers import holds_inexact
 from llm_routerd.protocol.reply_address import reply_address
 from llm_routerd.protocol.request import Request, RequestError, StreamMode
 from llm_routerd.protocol.schema_files import load_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from llm_routerd.jsonschema.compiled import SchemaCache
+    from llm_routerd.jsonschema.compiled import AnswerSchema, SchemaCache
     from llm_routerd.protocol.cut import Fields
 
 _STREAM_MODES = {
@@ -36,21 +38,12 @@ _STREAM_MODES = {
     "probe": StreamMode.PROBE,
     "live": StreamMode.LIVE,
 }
-# In the form of one field per property these are taken as they are; all others are JSON.
-_STRINGS = frozenset({"id", "prompt", "model", "tenant_id", "context", "traceparent"})
-# For people at a shell: these values need no JSON quotes.
-_BARE_WORDS = {
-    "stream": frozenset({"probe", "live"}),
-    "tool_choice": frozenset({"none", "auto", "required"}),
-}
-_INTEGERS = frozenset({"top_k", "max_tokens", "seed"})
 # Deeper values could be read, but not be written again into an event or a call to a model.
 _MAX_DEPTH = 100
 # An oversized entry is still parsed for its id and metadata up to here; beyond, that would hold up everybody else.
 _MOST_READ_FOR_ID = 4
-# Messages, schemas and tools may hold what nobody else should see: never quoted, however short.
-_QUOTED = frozenset({"stream", "params", "timeout_ms", "deadline_ms", "local_only", "publish", "tool_choice"})
 _DATA_URLS = {"url": "data:image/png;base64,…", "file_data": "data:application/pdf;base64,…"}
+_SCALARS = ("boolean", "integer", "number")
 _MASK = "\0"
 
 
@@ -60,6 +53,32 @@ class _FaultError(Exception):
     def __init__(self, message: str, code: ErrorCode = ErrorCode.INVALID_REQUEST) -> None:
         super().__init__(message)
         self.code = code
+
+
+class _Form:
+    """What the schema says of the properties of a request, as the parser asks for it.
+
+    Attributes:
+        names, params: the properties, and those of `params`.
+        strings: in the form of one field per property these are taken as they are; all others are JSON.
+        words: for people at a shell, values that need no JSON quotes, by property.
+        integers: JSON Schema takes 5.0 for one; models do not.
+        quoted: those whose value may be told.  Messages, schemas and tools may hold what nobody else should see, and
+            names and labels too: never quoted, however short.
+    """
+
+    def __init__(self, properties: dict[str, Any]) -> None:
+        self.names = tuple(properties)
+        self.params = tuple(properties["params"]["properties"])
+        typed = {**properties["params"]["properties"], **properties}
+        self.strings = frozenset(name for name, each in properties.items() if each.get("type") == "string")
+        choices = {name: each.get("then", each).get("enum", ()) for name, each in properties.items()}
+        self.words = {
+            name: frozenset(word for word in choice if isinstance(word, str)) for name, choice in choices.items()
+        }
+        self.integers = frozenset(name for name, each in typed.items() if each.get("type") == "integer")
+        scalars = frozenset(name for name, each in properties.items() if "enum" in each or each.get("type") in _SCALARS)
+        self.quoted = scalars | {"params", "tool_choice"}
 
 
 class RequestParser:
@@ -75,10 +94,16 @@ class RequestParser:
         self._validator = jsonschema_rs.Draft202012Validator(
             request_schema, offline=True, mask=_MASK, pattern_options=jsonschema_rs.RegexOptions()
         )
-        self._properties = tuple(request_schema["properties"])
-        self._params = tuple(request_schema["properties"]["params"]["properties"])
+        self._form = _Form(request_schema["properties"])
         self._max_request_bytes = max_request_bytes
         self._schemas = schemas
+        self._makers: dict[str, Callable[[Any], Any]] = {
+            **dict.fromkeys(self._form.integers, int),
+            "messages": tuple,
+            "schema": self._compiled,
+            "stream": _STREAM_MODES.__getitem__,
+            "tools": tuple,
+        }
 
     def parse(self, entry_id: str, fields: Mapping[bytes, bytes] | Fields) -> Request | RequestError:
         """Parse one entry.
@@ -132,50 +157,51 @@ class RequestParser:
             path = json_path((name,))
             if name == "data":
                 raise _FaultError("$: expected either the one field `data`, or one field per property, not both")
-            if name not in self._properties:
+            if name not in self._form.names:
                 raise _FaultError(f"$: {self._unknown(name)}")
             if name in document:
                 raise _FaultError(f"{path}: this field is given twice")
-            document[name] = _read_field(name, value, path)
-            if name not in _STRINGS:
+            document[name] = self._read_field(name, value, path)
+            if name not in self._form.strings:
                 openings += value.count(b"{") + value.count(b"[")
         return document, openings
+
+    def _read_field(self, name: str, value: bytes, path: str) -> Any:
+        if name in self._form.strings:
+            try:
+                return value.decode()
+            except UnicodeDecodeError as error:
+                raise _FaultError(f"{path}: expected UTF-8, got other bytes at position {error.start}") from None
+        if value.isalpha() and (word := value.decode("ascii", "replace")) in self._form.words[name]:
+            return word
+        return _parse_json(value, path)
 
     # ------------------------------------------------------------------ making the request
 
     def _build(self, entry_id: str, document: dict[str, Any]) -> Request:
-        get = document.get
-        schema = self._schemas.get(document["schema"]) if "schema" in document else None
-        if isinstance(schema, SchemaProblem):
-            raise _FaultError(f"$.schema{schema.message.removeprefix('$')}", ErrorCode.INVALID_SCHEMA)
-        prompt = get("prompt")
-        params = get("params") or {}
-        detect_refusal = params.pop("detect_refusal", True)
-        for name in _INTEGERS & params.keys():
-            params[name] = int(params[name])  # JSON Schema takes 5.0 for an integer; models do not
-        timeout_ms, deadline_ms = get("timeout_ms"), get("deadline_ms")
-        request = Request(
-            id=get("id", entry_id),
-            messages=tuple(get("messages", ())) if prompt is None else ({"role": "user", "content": prompt},),
-            model=get("model", "default"),
-            schema=schema,
-            stream=_STREAM_MODES[get("stream", False)],
-            tools=tuple(get("tools", ())),
-            tool_choice=get("tool_choice"),
-            params=params,
-            tenant_id=get("tenant_id"),
-            context=get("context"),
-            metadata=get("metadata"),
-            timeout_ms=None if timeout_ms is None else int(timeout_ms),
-            deadline_ms=None if deadline_ms is None else int(deadline_ms),
-            local_only=get("local_only", False),
-            publish=get("publish", False),
-            detect_refusal=detect_refusal,
-            traceparent=get("traceparent"),
-        )
+        """The request: its properties as they are, but for those that have another form than on the wire."""
+        given: dict[str, Any] = {"id": entry_id}
+        for name, value in document.items():
+            make = self._makers.get(name)
+            given[name] = value if make is None else make(value)
+        prompt = given.pop("prompt", None)
+        if prompt is not None:
+            given["messages"] = ({"role": "user", "content": prompt},)
+        if "params" in given:
+            params = given["params"]
+            for name in self._form.integers & params.keys():
+                params[name] = int(params[name])
+            given["detect_refusal"] = params.pop("detect_refusal", True)
+        request = Request(**given)
         if request.tool_choice is not None:
             _check_tool_choice(request)
         return request
+
+    def _compiled(self, schema: Any) -> AnswerSchema:
+        found = self._schemas.get(schema)
+        if isinstance(found, SchemaProblem):
+            raise _FaultError(f"$.schema{found.message.removeprefix('$')}", ErrorCode.INVALID_SCHEMA)
+        return found
 
     # ------------------------------------------------------------------ telling what is wrong
 
@@ -190,7 +216,7 @@ class RequestParser:
     def _explain(self, document: dict[str, Any]) -> str:
         """What is wrong with a document that the schema refuses."""
         for name in document:
-            if name not in self._properties:
+            if name not in self._form.names:
                 return f"$: {self._unknown(name)}"
         if "prompt" in document and "messages" in document:
             return "$: expected exactly one of `prompt` and `messages`, got both"
@@ -199,18 +225,18 @@ class RequestParser:
         params = document.get("params")
         if isinstance(params, dict):
             for name in params:
-                if name not in self._params:
-                    return f"$.params: {_unknown(name, self._params)}"
+                if name not in self._form.params:
+                    return f"$.params: {_unknown(name, self._form.params)}"
         try:
             self._validator.validate(document)
         except jsonschema_rs.ValidationError as error:
-            return _describe(error, document)
+            return _describe(error, document, self._form.quoted)
         return "$: not a request"  # pragma: no cover - the same validator on the same document
 
     def _unknown(self, name: str) -> str:
-        if name in self._params:
+        if name in self._form.params:
             return f"unknown property `{name}`; did you mean `{name}` within `params`?"
-        return _unknown(name, self._properties)
+        return _unknown(name, self._form.names)
 
 
 def _check_tool_choice(request: Request) -> None:
@@ -229,25 +255,14 @@ def _parse_json(value: bytes, path: str) -> Any:
         raise _FaultError(f"{path}: expected JSON in UTF-8: {error}") from None
 
 
-def _read_field(name: str, value: bytes, path: str) -> Any:
-    if name in _STRINGS:
-        try:
-            return value.decode()
-        except UnicodeDecodeError as error:
-            raise _FaultError(f"{path}: expected UTF-8, got other bytes at position {error.start}") from None
-    words = _BARE_WORDS.get(name)
-    if words is not None and value.isalpha() and value.decode("ascii", "replace") in words:
-        return value.decode("ascii")
-    return _parse_json(value, path)
-
-
-def _exact_metadata(flat: Sequence[bytes]) -> ExactObject:
+def _exact_metadata(flat: Sequence[bytes]) -> Any:
     """The metadata of an entry once more, with its numbers as they were written: it is returned untouched."""
     found = {flat[index]: flat[index + 1] for index in range(0, len(flat), 2)}
-    data = found.get(b"data")
-    if data is not None and (orjson.loads(data) or {}).get("metadata") is not None:
-        return exact_object(data, "metadata")
-    return exact_object(found[b"metadata"])
+    document = None
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # then the other form tells it
+        document = msgspec.json.decode(found.get(b"data", b"null"))
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    return metadata if metadata is not None else msgspec.json.decode(found[b"metadata"])
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
@@ -256,9 +271,9 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown property `{shown}`" + (f"; did you mean `{near[0]}`?" if near else "")
 
 
-def _describe(error: jsonschema_rs.ValidationError, document: Any) -> str:
+def _describe(error: jsonschema_rs.ValidationError, document: Any, quoted: frozenset[str]) -> str:
     path, value = way_to(document, error.instance_path)
-    shown = quote(value) if path and path[0] in _QUOTED else f"this {_kind_of(value).split()[-1]}"
+    shown = quote(value) if path and path[0] in quoted else f"this {_kind_of(value).split()[-1]}"
     match error.kind:
         case jsonschema_rs.ValidationErrorKind.Type(types=types):
             told = f"expected {' or '.join(types)}, got {_kind_of(value)}"

@@ -18,10 +18,9 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from llm_routerd.protocol.cut import head_of, parts_of
-from llm_routerd.protocol.events import FINAL_PART
+from llm_routerd.protocol.events import FINAL_PART, Token
+from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import Command, ResponseError
 
@@ -108,7 +107,7 @@ class Transcript:
     def event(self, event: ProgressEvent) -> None:
         """An event of the running attempt that is not text."""
         self._growing = None
-        self._append(event.type, orjson.dumps(event.to_wire()))
+        self._append(event.type, encode(event))
 
     def text(self, kind: str, text: str) -> None:
         """Text of the running attempt; `kind` is `token` or `reasoning`."""
@@ -196,7 +195,7 @@ class Transcript:
                 args += (pending.event_id, pending.kind, payload)
             else:
                 chars += len(payload)
-                args += (pending.event_id, pending.kind, orjson.dumps({"text": payload}))
+                args += (pending.event_id, pending.kind, encode(Token(payload)))  # thoughts look the same
         return args, chars
 
     def _answered(self, chars: int, reply: Any) -> None:

@@ -10,6 +10,7 @@ import orjson
 from llm_routerd.protocol.cut import head_of, parts_of
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP
+from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import Command, ResponseError, is_wrong_type, resolving
 from llm_routerd.queue.deliveries import parse_committed, places_of
@@ -49,7 +50,7 @@ class Settlement(Member):
             is_new=not delivery.claimed,
             deliveries=delivery.deliveries,
             ttl_ms=self.limits.result_ttl_ms,
-            data=orjson.dumps(event.to_wire()),
+            data=encode(event),
             publishes=publish,
             request_id=transcript.events_key.removeprefix(self.keys.events("")),
         )
@@ -82,7 +83,7 @@ class Settlement(Member):
             dead_letter: flat fields of a dead letter; empty: none.
         """
         last_words = [] if transcript is None else transcript.close()
-        data = orjson.dumps(event.to_wire())
+        data = encode(event)
         lane = self.keys.requests(delivery.lane)
         while True:
             call = scripts.commit(

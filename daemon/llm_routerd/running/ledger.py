@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from msgspec.structs import replace
-
 from llm_routerd.protocol.events import Failed, Result
-from llm_routerd.protocol.outcome import AttemptRecord, Outcome, Rejection, Usage, total_cost
+from llm_routerd.protocol.outcome import AttemptRecord, Outcome, Rejection, Usage, told, total_cost
 from llm_routerd.running.ending import Answered, Spent, Unanswered
 from llm_routerd.running.faults import fault
 
@@ -88,18 +86,19 @@ class Ledger:
         """The answer of `deployment` ends it."""
         request, records, now = self._request, tuple(self._records), self._now()
         usage, answer = turn.usage or Usage(), accepted.answer
-        if answer.usage is not usage:
-            answer = replace(answer, usage=usage)
         ttft_ms = None
         if turn.ttft_seconds is not None:
             ttft_ms = as_ms(now - self._began - turn.elapsed_seconds + turn.ttft_seconds)
         cost = total_cost(records)
         event = Result(
-            id=request.id,
-            answer=answer,
+            request_id=request.id,
+            content=answer.content,
+            raw_text=answer.raw_text,
+            finish_reason=answer.finish_reason,
+            tool_calls=answer.tool_calls,
             model_used=deployment.model,
             deployment=deployment.name,
-            attempts=records,
+            attempts=told(records),
             usage=usage,
             cost_usd=cost,
             attempt=attempt,
@@ -123,10 +122,10 @@ class Ledger:
         """Nobody is left to ask."""
         request, records = self._request, tuple(self._records)
         event = Failed(
-            id=request.id,
+            request_id=request.id,
             code=decision.code,
             message=decision.message,
-            attempts=records,
+            attempts=told(records),
             metadata=request.metadata,
         )
         latency_ms = as_ms(self._now() - self._began)

@@ -137,7 +137,9 @@ class Run:
             AttemptRejected(
                 deployment=deployment.name,
                 model=deployment.model,
-                rejection=rejection,
+                outcome=rejection.outcome,
+                code=rejection.code,
+                reason=rejection.reason,
                 latency_ms=as_ms(elapsed_seconds),
             )
         )

@@ -155,14 +155,18 @@ class Committer:
         event = commitment.event
         if not isinstance(event, Failed):
             event = Failed(
-                id=event.id, code=ErrorCode.INTERNAL, message=_REFUSED, attempts=event.attempts, metadata=event.metadata
+                request_id=event.request_id,
+                code=ErrorCode.INTERNAL,
+                message=_REFUSED,
+                attempts=event.attempts,
+                metadata=event.metadata,
             )
             yield replace(less, event=event, dead_letter=self._make_letter(commitment.delivery, event))
         yield self.without_event(less, event.code, event.message)
 
     def without_event(self, commitment: Commitment, code: ErrorCode, message: str = UNWRITABLE) -> Commitment:
         """The ending that has a dead letter in the place of its event."""
-        event = Failed(id=commitment.event.id, code=code, message=message)
+        event = Failed(request_id=commitment.event.request_id, code=code, message=message)
         letter = self._make_letter(commitment.delivery, event)
         return replace(commitment, event=event, request_ids=(), transcript=None, dead_letter=letter)
 

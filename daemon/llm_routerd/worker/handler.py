@@ -19,6 +19,7 @@ from llm_routerd.accounting.tally import Tally
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed
+from llm_routerd.protocol.outcome import told
 from llm_routerd.protocol.request import RequestError
 from llm_routerd.queue.passing import pass_on
 from llm_routerd.routing.chains import resolve
@@ -103,8 +104,8 @@ class Handler:
 
     async def give_up(self, item: InFlight, what: str = "a fault in llm-routerd") -> None:
         """End a request on which this program has failed, or Redis, with no model asked."""
-        event = Failed(id=item.request_id, code=ErrorCode.INTERNAL, message=f"{what}; its log has more")
-        await self._settler.settle(item, Buried(event=event, streams=(event.id,)))
+        event = Failed(request_id=item.request_id, code=ErrorCode.INTERNAL, message=f"{what}; its log has more")
+        await self._settler.settle(item, Buried(event=event, streams=(event.request_id,)))
 
     async def _ending_of(self, item: InFlight, admission: Admission) -> Ending | None:
         """None: another worker has it now, or will."""
@@ -122,13 +123,13 @@ class Handler:
     def _refused(self, item: InFlight, error: RequestError) -> Ending:
         """An entry that is no request is answered under whatever id it has, and its own."""
         entry = item.delivery.entry
-        event = Failed(id=error.id or entry, code=error.code, message=error.message, metadata=error.metadata)
+        event = Failed(request_id=error.id or entry, code=error.code, message=error.message, metadata=error.metadata)
         log.info("request_refused", entry=entry, code=error.code.value)
-        return Buried(event=event, streams=tuple(dict.fromkeys((event.id, entry))))
+        return Buried(event=event, streams=tuple(dict.fromkeys((event.request_id, entry))))
 
     async def _refuse(self, item: InFlight, request: Request, refusal: Refusal) -> Ending:
         delivery = item.delivery
-        event = Failed(id=request.id, code=refusal.code, message=refusal.message, metadata=request.metadata)
+        event = Failed(request_id=request.id, code=refusal.code, message=refusal.message, metadata=request.metadata)
         if not refusal.was_begun:
             ended = await self._ended_before(item, request)
             if ended is not None:
@@ -245,10 +246,10 @@ def _counted_on(ending: Answered | Unanswered, attempt: int) -> Ending:
 def _unwritable(request: Request, message: str, spent: Spent, streams: tuple[str, ...] = ()) -> Buried:
     """There is no events stream for this request, so only a dead letter can tell."""
     event = Failed(
-        id=request.id,
+        request_id=request.id,
         code=ErrorCode.INVALID_REQUEST,
         message=message,
-        attempts=spent.attempts,
+        attempts=told(spent.attempts),
         metadata=request.metadata,
     )
     return Buried(event=event, streams=streams, spent=Spent.on(spent.attempts))

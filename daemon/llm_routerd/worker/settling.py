@@ -9,7 +9,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import orjson
 from msgspec.structs import replace
 
 from llm_routerd.accounting.metrics import Finished
@@ -17,6 +16,7 @@ from llm_routerd.accounting.tally import Tally
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.request import StreamMode
+from llm_routerd.protocol.wire import encode
 from llm_routerd.queue.marks import counts_cancellation
 from llm_routerd.running.ending import Withdrawn
 from llm_routerd.worker.committing import Commitment, Committer
@@ -92,11 +92,11 @@ class Settler:
     async def _commit(self, item: InFlight, ending: Answered | Unanswered | Buried) -> Committed:
         item.is_ending = True
         event, spent = ending.event, ending.spent
-        finished = self._finished(item, event.id, event.type, spent, event)
+        finished = self._finished(item, event.request_id, event.type, spent, event)
         commitment = await self._commitment(item, ending)
         booking = self._metrics.book(finished)
         try:
-            committed = await self._committer.commit(replace(commitment, metrics=orjson.dumps(booking.event)))
+            committed = await self._committer.commit(replace(commitment, metrics=encode(booking.event)))
         except BaseException:
             booking.falls()
             raise
@@ -106,7 +106,7 @@ class Settler:
             return committed
         booking.falls()
         if committed.sealed_by == "cancelled":  # in the last moment
-            await self._account_cancelled(item, event.id, spent)
+            await self._account_cancelled(item, event.request_id, spent)
         else:  # another worker's answer stands, and that worker has counted it
             self._called(spent.attempts)
         return committed
@@ -118,7 +118,7 @@ class Settler:
             return Commitment(
                 delivery=item.delivery,
                 event=event,
-                request_ids=(event.id,),
+                request_ids=(event.request_id,),
                 transcript=item.transcript,
                 publish=publish,
             )
@@ -142,7 +142,7 @@ class Settler:
         finished = self._finished(item, request_id, "cancelled", replace(spent, ttft_ms=None, saved_usd=0.0))
         booking = self._metrics.book(finished)
         self._settled(finished)
-        await self._committer.tell_metrics(orjson.dumps(booking.event))
+        await self._committer.tell_metrics(encode(booking.event))
 
     def _settled(self, finished: Finished) -> None:
         for observer in self._observers:

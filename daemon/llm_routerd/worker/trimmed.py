@@ -74,14 +74,14 @@ class Trimmed:
 
     async def _end(self, delivery: Delivery, found: Found) -> None:
         request_id = found.ids.get((delivery.lane, delivery.entry))
-        event = Failed(id=request_id or delivery.entry, code=ErrorCode.INTERNAL, message=MESSAGE)
+        event = Failed(request_id=request_id or delivery.entry, code=ErrorCode.INTERNAL, message=MESSAGE)
         history = () if request_id is None else await self._broker.history(request_id)
-        item = InFlight(delivery, self._broker.keys.events(event.id), event.id)
+        item = InFlight(delivery, self._broker.keys.events(event.request_id), event.request_id)
         # Whether it was to be published is not known any more.
-        ending = Buried(event=event, streams=(event.id,), publish=True, history=history)
+        ending = Buried(event=event, streams=(event.request_id,), publish=True, history=history)
         committed = await self._settler.settle(item, ending)
         verdict = None if committed is None else committed.verdict
-        told = log.bind(entry=delivery.entry, lane=delivery.lane, id=event.id, verdict=verdict)
+        told = log.bind(entry=delivery.entry, lane=delivery.lane, id=event.request_id, verdict=verdict)
         if request_id is None:
             # The id is the entry's own, and all is well; or the producer gave one, and waits in vain.
             told.warning("trimmed_request_ended_under_its_entry", why=found.why_not or "no events stream names it")

@@ -1,0 +1,235 @@
+"""What the schemas of the protocol show as examples, made of the types where they are ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, to_builtins
+from msgspec.structs import asdict
+
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode
+from llm_routerd.protocol.dead_letter import Base64, DeadLetter, Submitted
+from llm_routerd.protocol.events import (
+    AttemptRejected,
+    AttemptStarted,
+    Cancelled,
+    Failed,
+    Reasoning,
+    Result,
+    StreamEvent,
+    Token,
+)
+from llm_routerd.protocol.metrics_event import DeploymentUsage, EarlyStop, MetricsEvent, TenantTotals
+from llm_routerd.protocol.outcome import AttemptSummary, Outcome, Usage
+
+if TYPE_CHECKING:
+    from llm_routerd.protocol.request import RequestFields
+
+_LOCAL, _HAIKU = "ollama/qwen2.5:7b", "anthropic/claude-haiku-4-5-20251001"
+_REASON = '$.amount: "12.50" is not of type "number"'
+
+_INVALID = AttemptSummary(
+    model=_LOCAL,
+    deployment="local",
+    outcome=Outcome.INVALID,
+    code=AttemptCode.SCHEMA_VIOLATION,
+    reason=_REASON,
+    latency_ms=431,
+)
+_SUCCESS = AttemptSummary(
+    model=_HAIKU, deployment="haiku", outcome=Outcome.SUCCESS, code=None, reason=None, latency_ms=812
+)
+_USAGE = Usage(prompt_tokens=31, completion_tokens=9)
+_UNKNOWN = "$: unknown property `promt`; did you mean `prompt`?"
+
+SHOWN: tuple[StreamEvent, ...] = (
+    AttemptStarted(
+        deployment="local", model=_LOCAL, delivery=1, consumer="cupboard-1", entry="1700000000000-0", lane="normal"
+    ),
+    AttemptStarted(deployment="haiku", model=_HAIKU, delivery=1, consumer="cupboard-1"),
+    Token("The sky"),
+    Token(" is blue"),
+    Reasoning("The user asks about Rayleigh scattering."),
+    AttemptRejected(
+        deployment="local",
+        model=_LOCAL,
+        outcome=Outcome.INVALID,
+        code=AttemptCode.SCHEMA_VIOLATION,
+        reason=_REASON,
+        latency_ms=431,
+    ),
+    Result(
+        request_id="invoice-4711",
+        content={"amount": 12.5},
+        raw_text='{"amount": 12.5}',
+        model_used=_HAIKU,
+        deployment="haiku",
+        finish_reason="stop",
+        tool_calls=(),
+        usage=_USAGE,
+        cost_usd=7.6e-05,
+        latency_ms=1251,
+        ttft_ms=902,
+        queue_ms=4,
+        attempts=(_INVALID, _SUCCESS),
+        attempt=2,
+        tenant_id="accounts",
+        context="invoices",
+        metadata={"row": 12},
+    ),
+    Failed(request_id="1700000000000-0", code=ErrorCode.INVALID_REQUEST, message=_UNKNOWN),
+    Failed(
+        request_id="invoice-4711",
+        code=ErrorCode.LOCAL_EXHAUSTED,
+        message="no local deployment gave an acceptable answer",
+        attempts=(_INVALID,),
+        metadata={"row": 12},
+    ),
+    Cancelled(request_id="invoice-4711", reason="the user closed the page"),
+)
+EVENTS = {each.type: [to_builtins(other) for other in SHOWN if other.type == each.type] for each in SHOWN}
+
+METRICS_EVENTS = [
+    to_builtins(
+        MetricsEvent(
+            id="invoice-4711",
+            tenant_id="accounts",
+            context="invoices",
+            chain="default",
+            type="result",
+            code=None,
+            model_used=_HAIKU,
+            deployment="haiku",
+            latency_ms=1251,
+            queue_ms=4,
+            ttft_ms=902,
+            attempts=(_INVALID, _SUCCESS),
+            usage=_USAGE,
+            cost_usd=7.6e-05,
+            cost_estimated=False,
+            saved_usd=0,
+            usage_by_deployment={
+                "local": DeploymentUsage(
+                    calls=1,
+                    total_tokens=38,
+                    prompt_tokens=30,
+                    completion_tokens=8,
+                    cost_usd=0,
+                    estimated_calls=1,
+                    unpriced_calls=0,
+                ),
+                "haiku": DeploymentUsage(
+                    calls=1,
+                    total_tokens=40,
+                    prompt_tokens=31,
+                    completion_tokens=9,
+                    cost_usd=7.6e-05,
+                    estimated_calls=0,
+                    unpriced_calls=0,
+                ),
+            },
+            tenant_totals=TenantTotals(
+                requests=17,
+                prompt_tokens=910,
+                completion_tokens=204,
+                cost_usd=0.0011,
+                estimated_calls=3,
+                unpriced_calls=0,
+            ),
+            early_stops=(
+                EarlyStop(deployment="local", code=AttemptCode.SCHEMA_VIOLATION, after_ms=310, saved_ms=2140),
+            ),
+            local_only=False,
+            stream=True,
+            consumer="cupboard-1",
+            metrics_snapshot={
+                _LOCAL: {"success": 14, "fallback": 3, "error": 0},
+                _HAIKU: {"success": 3, "fallback": 0, "error": 0},
+            },
+            timestamp=1700000001.25,
+        )
+    )
+]
+
+
+def _shown(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        name: to_builtins(value) if isinstance(value, Struct) else str(value) for name, value in asdict(letter).items()
+    }
+
+
+DEAD_LETTERS = [
+    _shown(
+        DeadLetter(
+            entry="1700000000000-0",
+            lane="normal",
+            id="1700000000000-0",
+            reason=ErrorCode.INVALID_REQUEST,
+            message=_UNKNOWN,
+            deliveries="1",
+            consumer="cupboard-1",
+            at_ms="1700000000123",
+            data=Submitted(fields={"promt": "Why is the sky blue?", "context": Base64("/w==")}, history=[]),
+        )
+    ),
+    _shown(
+        DeadLetter(
+            entry="1700000000000-1",
+            lane="low",
+            id="invoice-4711",
+            reason=ErrorCode.POISONED,
+            message="delivered 4 times",
+            deliveries="4",
+            consumer="cupboard-2",
+            at_ms="1700000200123",
+            data=Submitted(fields={"data": '{"prompt": "…"}'}, history=[{"event": "1-0", **to_builtins(SHOWN[0])}]),
+        )
+    ),
+]
+
+_WEATHER = {"type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
+REQUESTS: list[RequestFields] = [
+    {"prompt": "Why is the sky blue?"},
+    {
+        "prompt": "Why is the sky blue?",
+        "stream": True,
+        "model": "local",
+        "params": {"temperature": 0.2, "stop": ["\n\n"]},
+    },
+    {
+        "id": "invoice-4711",
+        "messages": [
+            {"role": "system", "content": "Extract the amount."},
+            {"role": "user", "content": [{"type": "text", "text": "Total due: 12.50 EUR"}]},
+        ],
+        "schema": {
+            "type": "object",
+            "properties": {"amount": {"type": "number"}},
+            "required": ["amount"],
+            "additionalProperties": False,
+        },
+        "tenant_id": "accounts",
+        "context": "invoices",
+        "metadata": {"row": 12},
+        "timeout_ms": 60000,
+        "local_only": True,
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "How warm is it in Oslo?"},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "call_0", **_WEATHER}]},
+            {"role": "tool", "tool_call_id": "call_0", "content": "-3 C"},
+        ],
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "weather",
+                    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+                },
+            }
+        ],
+        "tool_choice": "auto",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    },
+]
