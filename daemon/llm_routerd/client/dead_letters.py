@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from llm_routerd.client.client import Client
     from llm_routerd.protocol.cut import Fields, Part
 
+scripts.retry.put_together()
+
 _LETTERS_PER_READ = 10  # a letter may hold a request of a megabyte
 # Others may write letters, and older versions wrote requests of any length into them.
 _LISTED = Bounds(most_bytes=1_048_576)

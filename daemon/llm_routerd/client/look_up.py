@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from llm_routerd.protocol.keys import Keys
 
+scripts.look_up.put_together()
+
 MOST_ENTRIES = 100_000  # of all lanes together
 _PAGE_ENTRIES = 500  # some milliseconds, in which the server does nothing else
 _PAGE_BYTES = 2**20

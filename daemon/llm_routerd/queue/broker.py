@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from llm_routerd.queue import scripts
 from llm_routerd.queue.intake import OWN_PENDING, Intake
 from llm_routerd.queue.lease import Lease
 from llm_routerd.queue.settle import Settlement
+
+for _script in scripts.ALL:
+    _script.put_together()
 
 
 class Broker(Intake, Lease, Settlement):

@@ -82,7 +82,11 @@ class Script(Generic[P]):
         self.names = tuple(kinds)
         self._kinds = kinds
 
-    # When they are first asked for: a command line needs one script at the most.
+    # Each when it is first asked for, or put together: a command line needs one script at the most.
+
+    def put_together(self) -> None:
+        """Read the files now: a worker has no time for that on its event loop."""
+        _ = self.sha
 
     @cached_property
     def body(self) -> str:
