@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from llm_routerd.config.tree import Chain, Config, Deployment
 from llm_routerd.routing.eligibility import Need, ineligibility, unanswerable, without_keys
