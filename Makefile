@@ -48,8 +48,7 @@ test-examples: $(STAMP) $(if $(shell command -v npm),$(NODE_CLIENT))
 	EXAMPLES_REQUIRED="$(EXAMPLES)" $(BIN)/python -m pytest -n 2 tests/examples
 
 $(NODE_CLIENT): examples/node/package-lock.json
-	npm ci --prefix examples/node --no-audit --no-fund --loglevel=error
-	@touch $@
+	npm ci --prefix examples/node --no-audit --no-fund --loglevel=error && touch $@ || echo "without node-redis"
 
 lint: lint-ruff lint-types lint-imports
 
