@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines-installed
 NODE_CLIENT := examples/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-engines test-examples lint lint-ruff lint-types lint-imports docs schemas chaos bench release lock install uninstall clean
+.PHONY: help demo test test-chaos test-engines test-examples lint lint-ruff lint-types lint-imports docs schemas chaos bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
-	@echo "make test       the whole test suite"
+	@echo "make test       the test suite; what is slow are stages of their own, as below"
+	@echo "make test-chaos  a short storm: workers, Redis and the embedded server are killed while requests run"
 	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
 	@echo "make test-examples  the programs of examples/ in the languages that are here (fetches node-redis where npm is)"
 	@echo "make lint       ruff, mypy, import rules"
@@ -38,7 +39,11 @@ $(ENGINES): $(STAMP) requirements-engines.lock
 
 # Three on two cores: half of the time is waiting.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not engines"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not engines" --ignore=tests/chaos --ignore=tests/examples
+
+# What waits more than it works, and takes as long as all the rest: a stage of its own.
+test-chaos: $(STAMP)
+	$(BIN)/python -m pytest -n 2 tests/chaos
 
 test-engines: $(ENGINES)
 	$(BIN)/python -m pytest -m engines tests/acceptance
