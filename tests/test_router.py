@@ -13,8 +13,8 @@ from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Result, Token
 from llm_routerd.router import STREAM_BUFFER, NoAnswerError, Router
 from llm_routerd.routing.chains import unknown_model
+from tests.standin.server import StandIn
 from tests.support.eventually import eventually
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable

@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.client import Client
+from tests.standin.server import StandIn
 from tests.support.daemons import page, producer, running_daemon, write_config
 from tests.support.eventually import eventually
 from tests.support.processes import free_port
 from tests.support.queue import events_of, open_client
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llm_routerd.cli.exits import Exit
+from tests.standin.server import StandIn
 from tests.support.daemons import kill_server, producer, running_daemon, write_config
 from tests.support.eventually import eventually
 from tests.support.processes import DaemonProcess, free_port
 from tests.support.queue import events_of, open_client
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from tests.standin.server import StandIn
 from tests.support.daemons import page, producer, running_daemon, write_config
 from tests.support.processes import free_port
 from tests.support.queue import open_client
 from tests.support.servers import ValkeyProcess
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 
+from tests.standin.server import StandIn
 from tests.support.daemons import producer, running_daemon, write_config
 from tests.support.queue import open_client
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from llm_routerd.client import Client

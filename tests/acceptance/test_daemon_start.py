@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.standin.server import StandIn
 from tests.support.daemons import ServiceManager, page, producer, running_daemon, write_config
 from tests.support.eventually import eventually
 from tests.support.processes import DaemonProcess, free_port
 from tests.support.queue import open_client
 from tests.support.servers import ValkeyProcess
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from pathlib import Path

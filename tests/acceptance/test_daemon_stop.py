@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.standin.server import StandIn
 from tests.support.daemons import ServiceManager, producer, running_daemon, write_config
 from tests.support.eventually import eventually
 from tests.support.queue import events_of, open_client
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from pathlib import Path

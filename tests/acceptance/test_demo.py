@@ -16,8 +16,8 @@ from redis.exceptions import ResponseError
 from tests.demo.redis_cli import RedisCli, as_shown
 from tests.demo.screen import pretty_json
 from tests.demo.stage import find_model
+from tests.standin.server import StandIn
 from tests.support.processes import ROOT, StandInProcess
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,7 @@ from tests.support.engines import llama_server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MAKE_MODEL = Path(__file__).parent.parent / "support" / "make_tiny_gguf.py"
+_MAKE_MODEL = Path(__file__).with_name("make_tiny_gguf.py")
 
 pytestmark = pytest.mark.engines
 

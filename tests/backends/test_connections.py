@@ -13,10 +13,10 @@ from llm_routerd.backends.wire import transport as transport_module
 from llm_routerd.backends.wire.transport import Transport
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode
+from tests.backends.recordings import read_request
+from tests.standin.server import StandIn
+from tests.standin.wire import wire_of
 from tests.support.calling import PROTOCOLS, ask, backend_for, deployment_of, tell
-from tests.support.recordings import read_request
-from tests.support.standin import StandIn
-from tests.support.standin_wire import wire_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,9 +10,9 @@ import pytest
 
 from llm_routerd.protocol.call import BackendError, Delta
 from llm_routerd.protocol.codes import AttemptCode as Code
+from tests.backends.faulty import FAULTS, FaultyServer
 from tests.support.calling import KEY, PROTOCOLS, ask, backend_for, tell
 from tests.support.eventually import eventually
-from tests.support.faulty import FAULTS, FaultyServer
 
 # Fault: its code, whether the same deployment may be asked again, how long it asked to be left alone.
 EXPECTED: dict[str, tuple[Code, bool, float | None]] = {

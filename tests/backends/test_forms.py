@@ -14,8 +14,7 @@ from llm_routerd.backends.anthropic.answer import AnthropicAnswer
 from llm_routerd.backends.ollama.answer import OllamaAnswer
 from llm_routerd.backends.openai.answer import OpenAIAnswer
 from llm_routerd.protocol.codes import AttemptCode as Code
-from tests.support.calling import PROTOCOLS, ask, backend_for
-from tests.support.forms import (
+from tests.backends.forms import (
     DONE,
     Said,
     Verdict,
@@ -29,7 +28,8 @@ from tests.support.forms import (
     read,
     stream_of,
 )
-from tests.support.recordings import ReplayServer
+from tests.backends.recordings import ReplayServer
+from tests.support.calling import PROTOCOLS, ask, backend_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

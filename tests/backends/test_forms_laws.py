@@ -20,9 +20,9 @@ from msgspec.structs import replace
 from llm_routerd.backends.anthropic.answer import AnthropicAnswer
 from llm_routerd.backends.ollama.answer import OllamaAnswer
 from llm_routerd.backends.openai.answer import OpenAIAnswer
+from tests.backends.forms import judge_of, read
 from tests.backends.test_forms import NOT_WHOLE, WHOLE
 from tests.support.calling import PROTOCOLS
-from tests.support.forms import judge_of, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,16 +11,16 @@ import pytest_asyncio
 
 from llm_routerd.backends.litellm.loading import LitellmModule
 from llm_routerd.protocol.codes import AttemptCode as Code
+from tests.backends.forms import DONE, Said, called, chunk, events, judge_of, pieces_of
+from tests.backends.recordings import ReplayServer
 from tests.backends.test_forms import NOT_WHOLE, WHOLE
 from tests.backends.test_optional_fields import EVERYTHING, Picky, if_sent, unknown_parameter
 from tests.support.calling import ask, backend_for
-from tests.support.forms import DONE, Said, called, chunk, events, judge_of, pieces_of
-from tests.support.recordings import ReplayServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.support.forms import Verdict
+    from tests.backends.forms import Verdict
 
 # Its pydantic models warn of themselves, which pytest would make errors of in the middle of litellm; and its clients
 # live as long as the event loop that they were made on.

@@ -24,11 +24,11 @@ from llm_routerd.backends.litellm.loading import LitellmModule
 from llm_routerd.backends.litellm.request import call_arguments
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode as Code
+from tests.backends.faulty import FaultyServer
+from tests.backends.recordings import ReplayServer
+from tests.standin.server import StandIn
 from tests.support.calling import KEY, ask, backend_for, deployment_of, tell
 from tests.support.eventually import eventually
-from tests.support.faulty import FaultyServer
-from tests.support.recordings import ReplayServer
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -290,7 +290,7 @@ def test_other_streams_go_on_while_litellm_is_loaded_and_first_called(provider: 
 import asyncio, time
 from llm_routerd.backends.factory import Backends
 from tests.support.calling import ask, deployment_of, tell
-from tests.support.standin import StandIn
+from tests.standin.server import StandIn
 
 async def main():
     gaps, last = [0.0], time.process_time()

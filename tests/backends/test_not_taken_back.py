@@ -12,7 +12,7 @@ from llm_routerd.backends.anthropic.answer import AnthropicAnswer
 from llm_routerd.backends.ollama.answer import OllamaAnswer
 from llm_routerd.backends.openai.answer import OpenAIAnswer
 from llm_routerd.protocol.call import BackendError, Finish
-from tests.support.forms import DONE, chunk, events, lines
+from tests.backends.forms import DONE, chunk, events, lines
 
 CALL = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
 

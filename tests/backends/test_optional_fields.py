@@ -13,8 +13,8 @@ from aiohttp import web
 from llm_routerd.backends.optional_fields import OPTIONAL_FIELDS, refused_field
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode as Code
+from tests.backends.forms import Said, stream_of
 from tests.support.calling import ask, backend_for, tell
-from tests.support.forms import Said, stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

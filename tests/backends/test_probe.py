@@ -12,10 +12,10 @@ from aiohttp.test_utils import TestServer
 
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode
+from tests.backends.faulty import FaultyServer
+from tests.backends.recordings import LLAMA_SERVER, OLLAMA, ReplayServer, recording
+from tests.standin.server import StandIn
 from tests.support.calling import KEY, PROTOCOLS, ask, backend_for, tell
-from tests.support.faulty import FaultyServer
-from tests.support.recordings import LLAMA_SERVER, OLLAMA, ReplayServer, recording
-from tests.support.standin import StandIn
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

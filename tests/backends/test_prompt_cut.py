@@ -13,9 +13,9 @@ from llm_routerd.backends.ollama.request import chat_body
 from llm_routerd.backends.ollama.window import windows_of
 from llm_routerd.backends.prompt_cut import _guesses, looks_cut, may_be_cut, takes_truncate
 from llm_routerd.protocol.call import BackendError, Call
+from tests.backends.recordings import ReplayServer
+from tests.standin.server import StandIn
 from tests.support.calling import ask, backend_for, call_to, deployment_of, tell
-from tests.support.recordings import ReplayServer
-from tests.support.standin import StandIn
 
 WINDOW = 1_000
 MARKER = "xyzzy"

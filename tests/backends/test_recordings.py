@@ -13,8 +13,8 @@ from llm_routerd.backends.openai.answer import OpenAIAnswer
 from llm_routerd.protocol.call import BackendError, Finish
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Usage
+from tests.backends.recordings import LLAMA_SERVER, OLLAMA, ReplayServer, recording
 from tests.support.calling import ask, backend_for, tell
-from tests.support.recordings import LLAMA_SERVER, OLLAMA, ReplayServer, recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ from llm_routerd.backends.wire.transport import Transport
 from llm_routerd.errors import ConfigError
 from llm_routerd.protocol.call import BackendError, Call
 from llm_routerd.protocol.codes import AttemptCode
+from tests.standin.server import StandIn
 from tests.support.calling import PROTOCOLS, ask, backend_for, call_to, deployment_of, tell
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from yarl import URL

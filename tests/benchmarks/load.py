@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from tests.benchmarks import peer
 from tests.benchmarks.systems import JSON_ANSWER, LONG_TOKENS, OPEN_TOKENS, SHORT_TOKENS, TRICKLE_TOKENS
 from tests.benchmarks.wire import BEFORE_FINAL, FINAL_ID, Request, events_key
-from tests.support.standin_script import some_words
+from tests.standin.script import some_words
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

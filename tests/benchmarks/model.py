@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from tests.support import standin
+from tests.standin import server as standin
 
 PLACEHOLDER = "@" * 17
 _MARK = PLACEHOLDER.encode()
@@ -18,7 +18,7 @@ def _stamp(data: bytes) -> bytes:
 
 
 def main() -> None:
-    """Serve as `tests.support.standin` does."""
+    """Serve as `tests.standin.server` does."""
     as_chunk = standin._chunk
     standin._chunk = lambda data: as_chunk(_stamp(data))  # called once per token, at the moment of its write
     standin.main()

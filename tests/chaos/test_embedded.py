@@ -8,10 +8,10 @@ import random
 from typing import TYPE_CHECKING
 
 from llm_routerd.protocol.events import FINAL_ID
+from tests.standin.server import StandIn
 from tests.support.daemons import kill_server, producer, running_daemon, write_config
 from tests.support.processes import free_port
 from tests.support.queue import events_of, open_client
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from pathlib import Path

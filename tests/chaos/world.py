@@ -186,7 +186,7 @@ class World:
 
     def _start_models(self) -> None:
         models = [f"{name}-{slot}" for name in ("first", "second") for slot in range(WORKERS)]
-        command = [sys.executable, "-m", "tests.support.standin", "--log", str(self.calls_path)]
+        command = [sys.executable, "-m", "tests.standin", "--log", str(self.calls_path)]
         self._models = subprocess.Popen(
             command + [word for model in models for word in ("--model", model)],
             cwd=_ROOT,

@@ -12,7 +12,7 @@ from llm_routerd.cli.main import main
 from llm_routerd.client import Client
 from llm_routerd.config.addresses import shown_url
 from llm_routerd.errors import BrokerError
-from tests.support.configs import error, load
+from tests.config.configs import error, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

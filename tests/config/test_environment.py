@@ -10,7 +10,7 @@ from llm_routerd.config.tree import RedisConfig
 from llm_routerd.errors import ConfigError
 from llm_routerd.protocol.schema_files import load_schema
 from llm_routerd.routing.eligibility import Need, ineligibility
-from tests.support.configs import error, load, load_builtin
+from tests.config.configs import error, load, load_builtin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

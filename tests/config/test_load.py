@@ -25,7 +25,7 @@ from llm_routerd.config.tree import (
 )
 from llm_routerd.errors import ConfigError
 from llm_routerd.protocol.schema_files import load_schema
-from tests.support.configs import error, load, load_builtin
+from tests.config.configs import error, load, load_builtin
 
 if TYPE_CHECKING:
     from collections.abc import Callable

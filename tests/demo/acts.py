@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from llm_routerd.protocol.events import FINAL_ID
 from tests.demo.redis_cli import RedisCli
 from tests.demo.stage import CARELESS_ANSWER, CARELESS_MODEL, STANDIN_MODEL
-from tests.support.standin_script import tokens_of
+from tests.standin.script import tokens_of
 
 if TYPE_CHECKING:
     from llm_routerd.client import ClientEvent, RequestFields

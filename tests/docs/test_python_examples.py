@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.standin.server import StandIn
 from tests.support.daemons import running_daemon, write_config
 from tests.support.processes import ROOT
 from tests.support.servers import running_valkey
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llm_routerd.protocol.events import FINAL_ID
+from tests.standin.server import StandIn
 from tests.support.daemons import producer, running_daemon, write_config
 from tests.support.processes import ROOT
 from tests.support.proxy import open_proxy
 from tests.support.queue import open_client
 from tests.support.servers import ValkeyProcess, running_valkey
-from tests.support.standin import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -17,8 +17,8 @@ from llm_routerd.routing.breaker import State
 from llm_routerd.routing.chain_run import Ask, ChainRun, Examine, GiveUp
 from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health, StateChange
-from tests.support.routing import HAIKU, LOCAL, cool, rejection, start
-from tests.support.routing import config as tree
+from tests.routing.routes import HAIKU, LOCAL, cool, rejection, start
+from tests.routing.routes import config as tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.outcome import Rejection
 from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
-from tests.support.routing import HAIKU, LOCAL, SONNET, config, start
+from tests.routing.routes import HAIKU, LOCAL, SONNET, config, start
 
 NEVER_RETRIED = [
     AttemptCode.AUTH,

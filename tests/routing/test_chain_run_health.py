@@ -11,7 +11,7 @@ from llm_routerd.protocol.outcome import Outcome
 from llm_routerd.routing.chain_run import Ask, Examine, GiveUp
 from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
-from tests.support.routing import HAIKU, LOCAL, config, cool, rejection, start
+from tests.routing.routes import HAIKU, LOCAL, config, cool, rejection, start
 
 # Cooldown
 

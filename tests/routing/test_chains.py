@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from llm_routerd.config.tree import Chain
 from llm_routerd.routing.chains import deployments_of, resolve, unknown_model, with_fallbacks
-from tests.support.routing import HAIKU, LOCAL, SONNET, config
+from tests.routing.routes import HAIKU, LOCAL, SONNET, config
 
 
 def test_unknown_model_resolves_to_nothing() -> None:

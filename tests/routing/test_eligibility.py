@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from llm_routerd.config.tree import Chain, Config, Deployment
 from llm_routerd.routing.eligibility import Need, ineligibility, unanswerable, without_keys
-from tests.support.routing import HAIKU, LOCAL
+from tests.routing.routes import HAIKU, LOCAL
 
 CONFIG = Config(
     deployments={

@@ -23,11 +23,11 @@ from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.outcome import Usage
 from llm_routerd.routing.health import Health
 from llm_routerd.running.resources import Resources
+from tests.backends.forms import Said, pieces_of
 from tests.running.asking import Sink, codes, run
 from tests.running.asking import request as make_request
 from tests.support.calling import PROTOCOLS
 from tests.support.fakes import USAGE, FakeBackend, babbles, says
-from tests.support.forms import Said, pieces_of
 from tests.support.workers import CLOUD, LOCAL, make_config, make_test_resources
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from llm_routerd.running import faults as running_faults
 from llm_routerd.running import shortage
 from llm_routerd.service import limits
 from tests.running.asking import Sink, codes, executor_of, request, run, with_local
+from tests.standin.server import StandIn
 from tests.support.calling import ask, backend_for, deployment_of, tell
 from tests.support.eventually import eventually
 from tests.support.fakes import fails, says
-from tests.support.standin import StandIn
 from tests.support.workers import DAEMON, make_config
 
 if TYPE_CHECKING:

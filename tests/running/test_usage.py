@@ -14,10 +14,10 @@ from llm_routerd.protocol.events import Result
 from llm_routerd.protocol.outcome import Usage
 from llm_routerd.routing.breaker import State
 from tests.running.asking import SCHEMA, Sink, make_run, request, run
+from tests.standin.server import StandIn
 from tests.support.calling import PROTOCOLS, backend_for, full_server
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, fails, hangs, says
-from tests.support.standin import StandIn
 from tests.support.workers import CLOUD, make_config, make_test_resources
 
 if TYPE_CHECKING:

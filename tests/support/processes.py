@@ -186,7 +186,7 @@ class StandInProcess(ChildProcess):
 
     def __init__(self, models: Mapping[str, str]) -> None:
         words = [word for name, directives in models.items() for word in ("--model", f"{name}={directives}")]
-        super().__init__("-m", "tests.support.standin", *words)
+        super().__init__("-m", "tests.standin", *words)
         self.url = ""
 
     async def __aenter__(self) -> Self:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from tests.support.standin_script import instance_of
+from tests.standin.script import instance_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tests.support.standin_script import Script
+    from tests.standin.script import Script
 
 
 def last_user_text(messages: Iterable[dict[str, Any]]) -> str:

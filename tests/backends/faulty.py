@@ -12,13 +12,13 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from tests.support.recordings import read_request
-from tests.support.standin_wire import error_body, wire_of
+from tests.backends.recordings import read_request
+from tests.standin.wire import error_body, wire_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tests.support.standin_wire import Wire
+    from tests.standin.wire import Wire
 
 LONG = 10 * 1024 * 1024
 _ERRORS = {

@@ -14,10 +14,10 @@ import orjson
 import pytest
 
 from llm_routerd.protocol.call import BackendError
+from tests.standin.script import REFUSAL, instance_of, script_for
+from tests.standin.server import StandIn
 from tests.support.calling import PROTOCOLS, ask, backend_for, tell
 from tests.support.eventually import eventually
-from tests.support.standin import StandIn
-from tests.support.standin_script import REFUSAL, instance_of, script_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,7 +121,7 @@ async def test_it_runs_as_a_process_and_says_what_it_is(tmp_path: Path) -> None:
     """Its first line holds its address; its log survives it; SIGTERM ends it."""
     log = tmp_path / "calls.jsonl"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.support.standin", "--port", "0", "--log", str(log)),
+        *(sys.executable, "-m", "tests.standin", "--port", "0", "--log", str(log)),
         *("--model", "qwen2.5:7b", "--model", "slow=delay_ms=1"),
         stdout=asyncio.subprocess.PIPE,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-_ROOT = Path(__file__).parent.parent / "recordings"
+_ROOT = Path(__file__).parent / "recorded"
 OLLAMA = "ollama-0.33.0-rc2"
 LLAMA_SERVER = "llama-server-0.7.0"
 

@@ -3,9 +3,9 @@
 In a test: `async with StandIn({"stand-in": "", "slow": "delay_ms=50"}) as server:` and then `server.url`.
 As a process, from the repository's root:
 
-    python -m tests.support.standin --port 0 --model stand-in --model slow='delay_ms=50' --log calls.jsonl
+    python -m tests.standin --port 0 --model stand-in --model slow='delay_ms=50' --log calls.jsonl
 
-prints one JSON line with its `url` first.  What a model says is in `standin_script`: directives in the message, or
+prints one JSON line with its `url` first.  What a model says is in `script`: directives in the message, or
 per model.  `GET /log` and the JSONL file tell of each call: `id`, `model`, `start`, `first`, `end` (Unix seconds),
 `tokens` written, and `how` it ended: `finished`, `failed` (an HTTP error), `error` (one in the stream), `cut`,
 `client_disconnected`, or null while it runs.
@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, cast
 import orjson
 import uvloop
 
-from tests.support.standin_request import (
+from tests.standin.request import (
     last_user_text,
     limit_of,
     schema_in_words,
@@ -35,13 +35,13 @@ from tests.support.standin_request import (
     tool_calls_of,
     words_read,
 )
-from tests.support.standin_script import REFUSAL, Script, answer_tokens, script_for, tokens_of
-from tests.support.standin_wire import error_body, wire_of
+from tests.standin.script import REFUSAL, Script, answer_tokens, script_for, tokens_of
+from tests.standin.wire import error_body, wire_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tests.support.standin_wire import Wire
+    from tests.standin.wire import Wire
 
 _PROTOCOLS = {
     "/api/chat": "ollama",
@@ -421,7 +421,3 @@ def main() -> None:
     parser.add_argument("--log", type=Path, help="JSONL of the calls, one line at the end of each")
     options = parser.parse_args()
     uvloop.run(_serve(options))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m tests.standin`: see `server`."""
+
+from tests.standin.server import main
+
+main()
