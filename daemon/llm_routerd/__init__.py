@@ -1,6 +1,6 @@
 """A daemon that takes LLM requests from a Redis stream and answers them local-first.
 
-`Router` is the same router in-process; `llm_routerd.client.client.Client` speaks to the daemon.
+`Router` is the same router in-process; `llm_routerd.client.Client` speaks to the daemon.
 """
 
 from __future__ import annotations

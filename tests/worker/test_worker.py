@@ -346,6 +346,31 @@ async def test_bug_in_handling_ends_that_request_and_no_other(broker_url: str, m
         await nothing_left(client)
 
 
+@pytest.mark.parametrize(
+    ("request_", "bug", "code"),
+    [({"model": "nobody"}, False, "unknown_model"), ({}, True, "internal")],
+    ids=["refused", "given up"],
+)
+async def test_end_of_a_request_that_was_not_run_is_published_as_well(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any], bug: bool, code: str
+) -> None:
+    """Whoever only listens does not wait for ever."""
+
+    async def badly(_run: Run) -> Any:
+        raise ZeroDivisionError
+
+    if bug:
+        monkeypatch.setattr(Run, "until_done", badly)
+    async with open_client(broker_url) as client, run_worker(broker_url, {}), client.pubsub() as pubsub:
+        await pubsub.subscribe("llm:events:asked")
+        await add(client, id="asked", publish="true", **request_)
+        async with asyncio.timeout(10):
+            while (message := await pubsub.get_message(ignore_subscribe_messages=True, timeout=1)) is None:
+                pass
+        published = json.loads(message["data"])
+        assert (published["type"], published["data"]["code"]) == ("error", code)
+
+
 async def test_cancelled_request_accounts_for_what_it_has_cost(broker_url: str) -> None:
     """The rejected attempt was paid for, and the one that the cancellation ended is told as `cancelled`."""
     first, second = FakeBackend(says("I cannot help with that.")), FakeBackend(hangs("word "))

@@ -1,4 +1,10 @@
-"""The producers' side of the queue: adds requests, follows and cancels them; needs neither the daemon nor a backend."""
+"""The producers' side of the queue: adds requests, follows and cancels them; needs neither the daemon nor a backend.
+
+`client` is the client; `events` reads an events stream, `look_up` and `lane_state` look into the lanes; `dead_letters`,
+a door of its own, is for operators.  Imports `queue`, `protocol` and below.
+
+Another thing to ask of a queue: a method of `Client`, in a module of its own where it is more than one command.
+"""
 
 from __future__ import annotations
 

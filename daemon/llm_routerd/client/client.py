@@ -189,8 +189,8 @@ class Client:
 
         It tells who won the race: a `Cancelled`, or the `Result` or `Failed` that was there before.
         Only what exists is cancelled: what has events, or stands in a lane all the while.  Where there are no events,
-        the lanes are looked through, their newest 100,000 entries: half a second for 50,000.  `anyway` does not look,
-        and a request of that id that is submitted within the next hour is dead on arrival.
+        the lanes are looked through, their newest 100,000 entries: tenths of a second for 50,000.  `anyway` does not
+        look, and a request of that id that is submitted within the next hour is dead on arrival.
 
         Raises:
             UnknownRequestError: nothing is known of it, and nothing was written.

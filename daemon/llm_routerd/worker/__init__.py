@@ -3,8 +3,8 @@
 `worker` starts up, reads and drains; `intake` gives each delivery a task; `handler` walks it: `admission` (with the
 `gates`), `running.Run`, `settling`; `leases`, `orphans`, `trimmed` and `mending` see to what the walk may meet.
 
-Three words for one thing: a *delivery* is what Redis has handed over; what is *in flight* is the record of a delivery
-that this worker is busy with; a *run* is that request asking its chain, of which each *attempt* is one call.
+Words for stages of one thing: a *delivery* is what Redis has handed over; what is *in flight* is the record of a
+delivery that this worker is busy with; a *run* is that request asking its chain, of which each *attempt* is one call.
 
 Knows neither HTTP nor a backend.  To add a gate on requests: a function in a file of `gates/`, and a line in `GATES`.
 To add an observer of what has become of requests: a file with an `Observer`, and a line in `Worker._furnish`.

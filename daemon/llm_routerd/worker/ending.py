@@ -20,7 +20,7 @@ class Buried(Struct, frozen=True, kw_only=True):
     Attributes:
         event: the final event.
         streams: the ids under which it is told; empty: the dead letter alone tells.
-        publish: PUBLISH the event as well.
+        publish: PUBLISH the event as well, though nothing is known of the request; else as that asks for.
         history: what its events stream tells of attempts.
         spent: on it, here.
     """

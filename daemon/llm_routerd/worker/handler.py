@@ -138,7 +138,7 @@ class Handler:
             return Buried(event=event, streams=tuple(dict.fromkeys((request.id, delivery.entry))))
         log.warning("request_poisoned", id=request.id, entry=delivery.entry, deliveries=delivery.deliveries)
         history = await self._broker.history(request.id)
-        return Buried(event=event, streams=(request.id,), publish=request.publish, history=history)
+        return Buried(event=event, streams=(request.id,), history=history)
 
     async def _is_unknown_everywhere(self, item: InFlight, request: Request) -> bool:
         """Pass a request on whose model this worker does not know, and another may; true: none does."""

@@ -113,8 +113,8 @@ class Settler:
 
     async def _commitment(self, item: InFlight, ending: Answered | Unanswered | Buried) -> Commitment:
         event = ending.event
+        publish = item.request is not None and item.request.publish
         if not isinstance(ending, Buried):
-            publish = item.request is not None and item.request.publish
             return Commitment(
                 delivery=item.delivery,
                 event=event,
@@ -130,7 +130,7 @@ class Settler:
             delivery=item.delivery,
             event=event,
             request_ids=ending.streams,
-            publish=ending.publish,
+            publish=publish or ending.publish,
             dead_letter=letter,
         )
 
