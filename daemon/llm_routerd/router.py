@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from llm_routerd.config.load import load_config
 from llm_routerd.errors import RouterdError
 from llm_routerd.protocol.codes import ErrorCode
-from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Event, Failed, Reasoning, Result, Token
+from llm_routerd.protocol.events import Event, Failed, Result
 from llm_routerd.protocol.request import Request, RequestError, as_json
 from llm_routerd.routing.chains import resolve, unknown_model
 from llm_routerd.routing.health import Health
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 
     from llm_routerd.config.tree import Chain, Config
+    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted
     from llm_routerd.protocol.request import RequestFields
     from llm_routerd.running.resources import Resources
 
@@ -165,7 +166,7 @@ class _Silent:
         del event
         return True
 
-    def emit(self, event: Token | Reasoning | AttemptRejected) -> None:
+    def emit(self, event: AttemptEvent) -> None:
         """Nothing is shown."""
 
     async def room(self) -> None:
@@ -201,7 +202,7 @@ class _Events(_Silent):
         self.put(event)
         return True
 
-    def emit(self, event: Token | Reasoning | AttemptRejected) -> None:
+    def emit(self, event: AttemptEvent) -> None:
         """Show it."""
         self.put(event)
 

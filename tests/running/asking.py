@@ -9,7 +9,7 @@ import orjson
 from msgspec.structs import replace
 
 from llm_routerd.jsonschema.compiled import SchemaCache
-from llm_routerd.protocol.events import AttemptRejected, AttemptStarted, Reasoning, Token
+from llm_routerd.protocol.events import AttemptRejected
 from llm_routerd.protocol.parsing import RequestParser
 from llm_routerd.protocol.request import Request
 from llm_routerd.routing.chains import resolve
@@ -20,6 +20,7 @@ from tests.support.workers import CLOUD, LOCAL, make_config, make_test_resources
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Config
+    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted
     from llm_routerd.running.attempt import EventSink
     from llm_routerd.running.resources import Resources
 
@@ -46,7 +47,7 @@ class Sink:
         self.seen.append(("attempt", event.deployment))
         return self.is_ours
 
-    def emit(self, event: Token | Reasoning | AttemptRejected) -> None:
+    def emit(self, event: AttemptEvent) -> None:
         """Keep it."""
         told = event.code.value if isinstance(event, AttemptRejected) else event.text
         self.seen.append((event.type, told))

@@ -5,7 +5,7 @@ IDs are explicit, `<attempt>-<seq>`; the final event always has `FINAL_ID`, the 
 a JavaScript number.  Redis refuses an ID that is not larger than the last one, and that is what makes
 "exactly one final event" true.
 
-A further event is a class here and a line in `Event`: its schema and its reader follow from that.
+A further event is a class here and a word in one of the unions at the end: its schema and its reader follow from that.
 """
 
 from __future__ import annotations
@@ -247,7 +247,8 @@ class Cancelled(StreamEvent, frozen=True, kw_only=True):
     reason: Annotated[str, said("Free text.")] = ""
 
 
-ProgressEvent = AttemptStarted | Token | Reasoning | AttemptRejected
+AttemptEvent = Token | Reasoning | AttemptRejected  # what a sink is given while an attempt runs
+ProgressEvent = AttemptStarted | AttemptEvent
 FinalEvent = Result | Failed
 Event = ProgressEvent | FinalEvent
 StandingEvent = Event | Cancelled  # what may stand in an events stream

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.jsonschema.compiled import AnswerSchema
     from llm_routerd.protocol.call import Call
-    from llm_routerd.protocol.events import AttemptRejected, AttemptStarted
+    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted
     from llm_routerd.protocol.outcome import Usage
     from llm_routerd.running.clock import AttemptClock
 
@@ -34,7 +34,7 @@ class EventSink(Protocol):
         """A call is about to be made; False: do not make it, the request is no longer ours."""
         ...
 
-    def emit(self, event: Token | Reasoning | AttemptRejected) -> None:
+    def emit(self, event: AttemptEvent) -> None:
         """An event of the running attempt.  Never blocks."""
         ...
 

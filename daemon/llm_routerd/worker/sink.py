@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from llm_routerd.protocol.events import AttemptRejected, Reasoning, Token
+from llm_routerd.protocol.events import Reasoning, Token
 
 if TYPE_CHECKING:
-    from llm_routerd.protocol.events import AttemptStarted
+    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted
     from llm_routerd.queue.deliveries import BeginVerdict, Delivery
     from llm_routerd.queue.outbox import Transcript
 
@@ -44,12 +44,12 @@ class QueueSink:
         self.verdict = await self._broker.begin(self._delivery, self._transcript, event, publish=self._publish)
         return self.begun
 
-    def emit(self, event: Token | Reasoning | AttemptRejected) -> None:
+    def emit(self, event: AttemptEvent) -> None:
         """An event of the running attempt; neighbouring text becomes one."""
-        if isinstance(event, AttemptRejected):
-            self._transcript.event(event)
-        else:
+        if isinstance(event, (Token, Reasoning)):
             self._transcript.text(event.type, event.text)
+        else:
+            self._transcript.event(event)
 
     @property
     def has_room(self) -> bool:
