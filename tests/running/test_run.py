@@ -17,14 +17,12 @@ from llm_routerd.running.ending import Withdrawn
 from tests.running.asking import SCHEMA, TOOL, Sink, codes, executor_of, make_run, request, run, with_local
 from tests.support.eventually import eventually
 from tests.support.fakes import USAGE, FakeBackend, babbles, fails, hangs, says, waits_for
-from tests.support.workers import CLOUD, LOCAL, make_config
+from tests.support.workers import CLOUD, LOCAL, make_config, make_test_resources
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from llm_routerd.protocol.call import Call
-else:
-    pass
 
 
 @pytest.mark.parametrize(
@@ -218,6 +216,22 @@ async def test_repair_sends_the_validation_error_back() -> None:
     assert [message["role"] for message in repair] == ["user", "assistant", "user"]
     assert "$.n" in repair[2]["content"]
     assert local.calls[1].schema == SCHEMA
+
+
+async def test_repair_quotes_the_deployments_own_answer() -> None:
+    """Also where another deployment was asked between the call that broke off and its retry."""
+
+    def script(name: str) -> tuple[Any, ...]:
+        return says(f'{{"n": "of {name}"}}'), fails(AttemptCode.UPSTREAM, retryable=True), says('{"n": 7}')
+
+    models = {name: FakeBackend(*script(name)) for name in ("local", "cloud")}
+    config = make_config(strategy="latency", repair=1, retries=1)
+    resources = make_test_resources(config, models)
+    ending = await run(resources, request(schema=SCHEMA))
+    await resources.aclose()
+    assert codes(ending) == ["schema_violation", "upstream", "schema_violation", "upstream", None]
+    for name, model in models.items():
+        assert all(call.messages[1]["content"] == f'{{"n": "of {name}"}}' for call in model.calls[1:]), name
 
 
 async def test_tools_reach_the_backend_and_calls_come_back_in_openai_form() -> None:
