@@ -14,8 +14,10 @@ from llm_routerd.client import Client
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP, LANES
+from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.deliveries import Backlog
 from llm_routerd.running.run import Run
+from llm_routerd.worker.leases import TICKS_PER_LEASE
 from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
@@ -324,6 +326,29 @@ async def test_request_that_kills_its_workers_is_buried(broker_url: str) -> None
             assert (letter["reason"], letter["deliveries"]) == ("poisoned", "4")
             assert [each["event"] for each in json.loads(letter["data"])["history"]] == ["1-0"]
             assert model.calls == []
+
+
+async def test_poisoned_request_that_is_cancelled_meanwhile_is_done_with_at_once(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is being written from the moment on at which it is refused: nobody has to take it over once more."""
+    looks = []
+
+    async def history(broker: Broker, request_id: str) -> list[Any]:
+        looks.append(request_id)
+        await broker.pipe.call("XADD", broker.keys.events(request_id), FINAL_ID, "type", "cancelled", "data", "{}")
+        await asyncio.sleep(2 * DAEMON.lease_seconds / TICKS_PER_LEASE)  # until somebody has seen that
+        return []
+
+    monkeypatch.setattr(Broker, "history", history)
+    async with open_client(valkey_url) as client:
+        await client.xgroup_create("llm:requests", GROUP, "0", mkstream=True)
+        entry = await add(client)
+        await client.xreadgroup(GROUP, "gone", {"llm:requests": ">"})
+        await client.xclaim("llm:requests", GROUP, "gone", 0, [entry], retrycount=3, idle=5000, justid=True)
+        async with run_worker(valkey_url, {}):
+            await nothing_left(client)
+    assert looks == [entry]
 
 
 async def test_bug_in_handling_ends_that_request_and_no_other(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ class Worker:
         for connections in self._connections:
             connections.most_entry_bytes = config.daemon.max_request_bytes
         self.broker.limits = replace(self.broker.limits, result_ttl_ms=_limits(config).result_ttl_ms)
-        self._introduce(models_of(config))
+        self._introduce(() if self._stopping.is_set() else models_of(config))
 
     @property
     def resources(self) -> Resources:
