@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
     from llm_routerd.protocol.request import Request
     from llm_routerd.running.attempt import EventSink
-    from llm_routerd.running.resources import Resources, Slots
+    from llm_routerd.running.resources import Resources
+    from llm_routerd.running.slots import Slots
 
 
 class Turn(Struct):
