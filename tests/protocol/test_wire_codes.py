@@ -76,7 +76,7 @@ _ATTEMPTS: dict[str, Any] = {
     "schema_violation": says('{"n": "x"}'),
 }  # fmt: skip
 _ATTEMPTS_ELSEWHERE = {
-    "busy",  # tests/executor: test_place_that_does_not_come_free_in_time_is_no_call_and_no_failure
+    "busy",  # tests/running: test_place_that_does_not_come_free_in_time_is_no_call_and_no_failure
     "cooldown",  # test_cooling_deployment_is_passed_over_and_said_to_be
     "cancelled",  # of the protocol; a cancelled request ends in no event that lists attempts, so nobody writes it
 }

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """Is told what became of requests, once that is certain."""
+    """Is told what became of requests, once that is certain.  Returns at once and raises nothing: the end stands."""
 
     def settled(self, finished: Finished) -> None:
         """The end of a request stands, and this worker accounts for it."""
