@@ -146,8 +146,7 @@ class Router:
         chain = resolve(self.config, parsed.model)
         if chain is None:
             message = unknown_model(self.config, parsed.model)
-            error = RequestError(id=parsed.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=parsed.metadata)
-            return Failed.of(error)
+            return Failed(request_id=parsed.id, code=ErrorCode.UNKNOWN_MODEL, message=message, metadata=parsed.metadata)
         left = parsed.seconds_left(time.time() * 1000)
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         return _Prepared(request=parsed, chain=chain, deadline=deadline)

@@ -124,7 +124,7 @@ async def test_cancelling_while_connecting_leaves_nothing(protocol: str, seconds
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_empty_answer_is_a_finish_without_text(protocol: str) -> None:
-    """Whether nothing is an answer is for the executor to judge."""
+    """Whether nothing is an answer is for `judging` to say."""
     async with FaultyServer("empty-answer", protocol) as server, backend_for(protocol, server.url) as backend:
         told = await tell(backend, ask())
         assert (told.text, told.finish.finish_reason) == ("", "stop")

@@ -275,7 +275,7 @@ def test_probe_holds_no_more_than_its_limit() -> None:
 
 
 def test_release_ends_the_holding() -> None:
-    """The executor's timer gets everything held, and from then on text passes."""
+    """The attempt's timer gets everything held, and from then on text passes."""
     judge = text_judge(StreamMode.PROBE)
     judge.feed("I am ")
     assert judge.release() == Released("I am ", "")

@@ -98,10 +98,10 @@ def codes(ending: Answered | Unanswered) -> list[str | None]:
     return [None if record.code is None else record.code.value for record in ending.spent.attempts]
 
 
-def executor_of(
+def resources_of(
     *local: Any, cloud: Any = None, config: Config | None = None
 ) -> tuple[Resources, FakeBackend, FakeBackend]:
-    """An executor whose local model plays these scripts, and the cloud one answers."""
+    """Resources whose local model plays these scripts, and the cloud one answers."""
     one, other = FakeBackend(*local), FakeBackend(cloud or says("from the cloud"))
     return make_test_resources(config or make_config(), {"local": one, "cloud": other}), one, other
 

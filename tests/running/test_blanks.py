@@ -146,8 +146,8 @@ async def test_tokens_are_estimated_and_said_to_be(mode: Any) -> None:
 async def test_estimated_tokens_cost_what_others_do() -> None:
     """At a deployment that has a price; what a local answer saved is counted from them too."""
     priced = replace(config_of(), chains={"default": Chain(name="default", deployments=("cloud",))})
-    executor = make_test_resources(priced, {"cloud": Model(VALUE, then="\n")})
-    ending = await run(executor, request(schema=SCHEMA))
+    resources = make_test_resources(priced, {"cloud": Model(VALUE, then="\n")})
+    ending = await run(resources, request(schema=SCHEMA))
     usage = result_of(ending).usage
     assert usage.estimated
     cost = usage.prompt_tokens * 1.0 + usage.completion_tokens * 3.0
@@ -241,9 +241,9 @@ async def test_whole_value_that_breaks_the_schema_is_no_answer() -> None:
     ):  # fmt: skip
         local = Model(text, then="\n")
         config = replace(config_of(), chains={"default": Chain(name="default", deployments=("local",))})
-        executor = make_test_resources(config, {"local": local})
-        ending = await run(executor, request(schema=schema))
-        await executor.aclose()
+        resources = make_test_resources(config, {"local": local})
+        ending = await run(resources, request(schema=schema))
+        await resources.aclose()
         assert isinstance(ending.event, Failed)
         assert set(codes(ending)) == {"schema_violation"}
         assert local.running == 0
@@ -301,7 +301,7 @@ class EndlessServer:
 
 @asynccontextmanager
 async def executor_on(protocol: str, url: str) -> AsyncIterator[Resources]:
-    """An executor with one priced deployment of this protocol."""
+    """Resources with one priced deployment of this protocol."""
     deployment = Deployment(
         name="it",
         model=f"{protocol}/stand-in",
@@ -313,7 +313,7 @@ async def executor_on(protocol: str, url: str) -> AsyncIterator[Resources]:
     )
     deployments = {"it": deployment}
     rng = random.Random(1)
-    executor = Resources(
+    resources = Resources(
         Config(deployments=deployments, chains={"default": Chain(name="default", deployments=("it",))}),
         backends=Backends(deployments),
         health=Health(rng=rng),
@@ -322,9 +322,9 @@ async def executor_on(protocol: str, url: str) -> AsyncIterator[Resources]:
         rng=rng,
     )
     try:
-        yield executor
+        yield resources
     finally:
-        await executor.aclose()
+        await resources.aclose()
 
 
 def _pieces(protocol: str, *texts: str) -> list[bytes]:
@@ -341,8 +341,8 @@ def _text_piece(protocol: str, text: str) -> bytes:
 async def test_connection_is_closed_and_the_model_stops(protocol: str, mode: Any) -> None:
     """The server sees that its client has left as soon as the value is taken; its tokens are estimated and cost."""
     server = EndlessServer(_pieces(protocol, '{"n": 123', "45678}"), _text_piece(protocol, "\n"))
-    async with server, executor_on(protocol, server.url) as executor:
-        ending = await run(executor, request(schema=SCHEMA, stream=mode))
+    async with server, executor_on(protocol, server.url) as resources:
+        ending = await run(resources, request(schema=SCHEMA, stream=mode))
         async with asyncio.timeout(2):
             await server.left.wait()
         assert server.calls == 1
@@ -360,8 +360,8 @@ async def test_words_after_the_value_are_no_answer_over_a_connection_either(prot
     """And the connection is closed as well."""
     pieces = [*_pieces(protocol, VALUE, "\n \n"), _text_piece(protocol, "That is all.")]
     server = EndlessServer(pieces, _text_piece(protocol, "\n"))
-    async with server, executor_on(protocol, server.url) as executor:
-        ending = await run(executor, request(schema=SCHEMA))
+    async with server, executor_on(protocol, server.url) as resources:
+        ending = await run(resources, request(schema=SCHEMA))
         async with asyncio.timeout(2):
             await server.left.wait()
     assert set(codes(ending)) == {"invalid_json"}
@@ -371,8 +371,8 @@ async def test_words_after_the_value_are_no_answer_over_a_connection_either(prot
 async def test_few_blanks_and_an_end_over_a_connection(protocol: str) -> None:
     """An ordinary answer, all of it."""
     pieces = pieces_of(protocol, Said(text=(VALUE, *"\n \n")))
-    async with EndlessServer(pieces, None) as server, executor_on(protocol, server.url) as executor:
-        result = result_of(await run(executor, request(schema=SCHEMA)))
+    async with EndlessServer(pieces, None) as server, executor_on(protocol, server.url) as resources:
+        result = result_of(await run(resources, request(schema=SCHEMA)))
     assert (result.answer.content, result.answer.raw_text) == ({"n": 12345678}, f"{VALUE}\n \n")
 
 

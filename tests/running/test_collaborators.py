@@ -18,7 +18,7 @@ from llm_routerd.routing.breaker import State
 from llm_routerd.routing.chain_run import ChainRun
 from llm_routerd.running import caller, faults
 from llm_routerd.running.validation import ValidationProcess
-from tests.running.asking import SCHEMA, Sink, codes, executor_of, request, run, with_local
+from tests.running.asking import SCHEMA, Sink, codes, request, resources_of, run, with_local
 from tests.support.fakes import USAGE, FakeBackend, says
 
 if TYPE_CHECKING:
@@ -68,16 +68,16 @@ PLACES: dict[str, tuple[Any, str]] = {
 async def test_fault_in_a_collaborator_costs_one_attempt(place: str, kind: Any, nth: int, stream: bool) -> None:
     """The next deployment answers, the account has both, no deployment's name suffers."""
     holder, name = PLACES[place]
-    executor, local, _ = executor_of(says('{"n":', " 1", "}"), cloud=says('{"n":', " 2", "}"))
+    resources, local, _ = resources_of(says('{"n":', " 1", "}"), cloud=says('{"n":', " 2", "}"))
     asked = request(schema=SCHEMA, stream="live" if stream else False)
     breaks, raised = once(getattr(holder, name), fault(kind), nth)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(holder, name, breaks)
-        ending = await run(executor, asked)
+        ending = await run(resources, asked)
     assert isinstance(ending.event, Result), ending.event
     assert codes(ending) == ["internal", None] if raised else [None]
     assert local.running == 0
-    await executor.aclose()
+    await resources.aclose()
 
 
 @pytest.mark.parametrize("place", sorted(PLACES))
@@ -86,19 +86,19 @@ async def test_fault_is_one_attempt_internal_and_one_traceback(
 ) -> None:
     """It is in the account with its code, in the log once, and says nothing of the prompt."""
     holder, name = PLACES[place]
-    executor, _, _ = executor_of(says('{"n":', " 1", "}"), cloud=says('{"n":', " 2", "}"))
+    resources, _, _ = resources_of(says('{"n":', " 1", "}"), cloud=says('{"n":', " 2", "}"))
     breaks, _ = once(getattr(holder, name), KeyError("a secret of the prompt"))
     monkeypatch.setattr(holder, name, breaks)
     sink = Sink()
-    ending = await run(executor, request(schema=SCHEMA, stream="live"), sink)
+    ending = await run(resources, request(schema=SCHEMA, stream="live"), sink)
     assert codes(ending) == ["internal", None]
     assert ("rejected", "internal") in sink.seen
     assert ending.spent.attempts[0].reason == "a fault in llm-routerd (KeyError); its log has more"
     assert [line["event"] for line in logged] == ["attempt_failed"]
     assert isinstance(logged[0]["exc_info"], KeyError)
-    health = executor.health.states(0.0)["local"]
+    health = resources.health.states(0.0)["local"]
     assert (health.state, health.failures, health.in_flight) == (State.HEALTHY, 0, 0)
-    await executor.aclose()
+    await resources.aclose()
 
 
 @pytest.fixture
@@ -114,19 +114,19 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return lines
 
 
-async def _answer_of(executor: Resources, asked: Request) -> list[str | None]:
-    ending = await run(executor, asked)
-    await executor.aclose()
+async def _answer_of(resources: Resources, asked: Request) -> list[str | None]:
+    ending = await run(resources, asked)
+    await resources.aclose()
     return codes(ending)
 
 
 async def test_what_was_paid_before_the_fault_is_in_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model answered and was paid; that its answer could not be judged does not make it cheaper."""
-    executor, _, _ = executor_of(says('{"n": 1}'), cloud=says('{"n": 2}'))
-    monkeypatch.setattr(executor.pricing, "cost_usd", lambda deployment, usage: 0.25 if deployment.local else 1.0)
+    resources, _, _ = resources_of(says('{"n": 1}'), cloud=says('{"n": 2}'))
+    monkeypatch.setattr(resources.pricing, "cost_usd", lambda deployment, usage: 0.25 if deployment.local else 1.0)
     breaks, _ = once(AnswerSchema.validate, KeyError("1"))
     monkeypatch.setattr(AnswerSchema, "validate", breaks)
-    ending = await run(executor, request(schema=SCHEMA))
+    ending = await run(resources, request(schema=SCHEMA))
     assert [(record.usage, record.cost_usd) for record in ending.spent.attempts] == [(USAGE, 0.25), (USAGE, 1.0)]
     assert ending.spent.cost_usd == 1.25
 
@@ -136,35 +136,35 @@ async def test_validation_process_that_breaks_costs_its_attempt(monkeypatch: pyt
     breaks, _ = once(ValidationProcess.validate, RuntimeError("it has ended"))
     monkeypatch.setattr(ValidationProcess, "validate", breaks)
     monkeypatch.setattr("llm_routerd.running.attempt.LIGHT_STEPS", -1)
-    executor, _, _ = executor_of(says('{"n": 1}'), cloud=says('{"n": 2}'))
-    ending = await run(executor, request(schema=SCHEMA), seconds=20)
+    resources, _, _ = resources_of(says('{"n": 1}'), cloud=says('{"n": 2}'))
+    ending = await run(resources, request(schema=SCHEMA), seconds=20)
     assert codes(ending) == ["internal", None]
-    await executor.aclose()
+    await resources.aclose()
 
 
 async def test_model_whose_loading_breaks_costs_its_turn() -> None:
     """Asking whether a model is loaded, and loading it, may break too; nothing was called then."""
-    executor, local, _ = executor_of(says("hi"), config=with_local(backend="ollama"))
+    resources, local, _ = resources_of(says("hi"), config=with_local(backend="ollama"))
 
     async def breaks() -> None:
         raise KeyError("models")
 
     local.loaded, local.on_warm = False, breaks
-    assert await _answer_of(executor, request()) == ["internal", None]
+    assert await _answer_of(resources, request()) == ["internal", None]
     assert local.calls == []
 
 
 async def test_probe_of_our_own_that_breaks_is_one_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A `local_only` request ends as it would without the probe."""
-    executor, _, _ = executor_of(says("hi"))
+    resources, _, _ = resources_of(says("hi"))
 
     async def breaks(**_named: Any) -> bool:
         raise KeyError("1")
 
-    monkeypatch.setattr(executor.examinations["local"], "answers", breaks)
-    monkeypatch.setattr(executor.health, "admit", lambda *_a: None)
-    monkeypatch.setattr(executor.health, "examinable", lambda *_a: True)
-    ending = await run(executor, request(local_only=True))
+    monkeypatch.setattr(resources.examinations["local"], "answers", breaks)
+    monkeypatch.setattr(resources.health, "admit", lambda *_a: None)
+    monkeypatch.setattr(resources.health, "examinable", lambda *_a: True)
+    ending = await run(resources, request(local_only=True))
     assert isinstance(ending.event, Failed)
     assert ending.event.code is ErrorCode.LOCAL_EXHAUSTED
 
@@ -177,15 +177,15 @@ async def test_price_that_cannot_be_worked_out_costs_no_answer(monkeypatch: pyte
 
     monkeypatch.setattr(Pricing, "cost_usd", breaks)
     monkeypatch.setattr(Pricing, "saved_usd", breaks)
-    executor, _, _ = executor_of(says("hi"))
-    assert await _answer_of(executor, request()) == [None]
+    resources, _, _ = resources_of(says("hi"))
+    assert await _answer_of(resources, request()) == [None]
 
 
 async def test_digit_named_property_is_told_and_the_chain_goes_on() -> None:
     """The local model is wrong under a name of digits: a rejected answer as any other."""
     schema = {"type": "object", "additionalProperties": {"pattern": "^[a-z]$"}}
-    executor, _, _ = executor_of(says('{"1": "X"}'), cloud=says('{"1":"x"}'))
-    ending = await run(executor, request(schema=schema))
+    resources, _, _ = resources_of(says('{"1": "X"}'), cloud=says('{"1":"x"}'))
+    ending = await run(resources, request(schema=schema))
     assert isinstance(ending.event, Result)
     assert ending.event.answer.content == {"1": "x"}
     assert [record.reason for record in ending.spent.attempts] == ['$.1: "X" does not match "^[a-z]$"', None]

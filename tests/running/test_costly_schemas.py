@@ -10,7 +10,7 @@ from llm_routerd.protocol.call import Delta, Finish
 from llm_routerd.protocol.events import Result
 from llm_routerd.protocol.outcome import ToolCall
 from llm_routerd.running.validation import ValidationProcess
-from tests.running.asking import TOOL, codes, executor_of, request, run
+from tests.running.asking import TOOL, codes, request, resources_of, run
 from tests.support.fakes import USAGE, says
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 async def test_calls_written_into_the_text_are_not_held_to_it(asked: list[Any]) -> None:
     """However costly the schema is: calls of tools are an answer."""
     text = f'<tool_call>{{"name": "weather", "arguments": {{"city": "{"x" * 20_000}"}}}}</tool_call>'
-    executor, _, _ = executor_of(says(text))
-    ending = await run(executor, request(schema=COSTLY, tools=[TOOL]))
+    resources, _, _ = resources_of(says(text))
+    ending = await run(resources, request(schema=COSTLY, tools=[TOOL]))
     assert codes(ending) == [None]
     assert isinstance(ending.event, Result)
     assert [call.name for call in ending.event.answer.tool_calls] == ["weather"]
@@ -56,6 +56,6 @@ async def test_calls_that_nobody_asked_for_do_not_bring_it_onto_the_loop(asked: 
         call = ToolCall.of(id="c1", name="weather", arguments="{}")
         yield Finish(finish_reason="tool_calls", usage=USAGE, tool_calls=(call,))
 
-    executor, _, _ = executor_of(script)
-    assert codes(await run(executor, request(schema=COSTLY))) == [None]
+    resources, _, _ = resources_of(script)
+    assert codes(await run(resources, request(schema=COSTLY))) == [None]
     assert asked == [[299] * 5_000]

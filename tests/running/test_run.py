@@ -14,17 +14,15 @@ from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.outcome import ToolCall
 from llm_routerd.running.ending import Withdrawn
-from tests.running.asking import SCHEMA, TOOL, Sink, codes, executor_of, make_run, request, run, with_local
+from tests.running.asking import SCHEMA, TOOL, Sink, codes, make_run, request, resources_of, run, with_local
 from tests.support.eventually import eventually
 from tests.support.fakes import USAGE, FakeBackend, babbles, fails, hangs, says, waits_for
-from tests.support.workers import CLOUD, LOCAL, make_config
+from tests.support.workers import CLOUD, LOCAL, make_config, make_test_resources
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from llm_routerd.protocol.call import Call
-else:
-    pass
 
 
 @pytest.mark.parametrize(
@@ -43,8 +41,8 @@ async def test_each_bound_has_its_code_and_the_chain_goes_on(
     script: Any, stream: bool, changes: dict[str, float], code: str
 ) -> None:
     """First token, gap and total are bounded apart; the model's connection closes; the next one answers."""
-    executor, local, _ = executor_of(script, config=with_local(**changes))
-    ending = await run(executor, request(stream=stream))
+    resources, local, _ = resources_of(script, config=with_local(**changes))
+    ending = await run(resources, request(stream=stream))
     assert codes(ending) == [code, None]
     assert (local.running, local.closed) == (0, 1)
 
@@ -53,11 +51,11 @@ async def test_place_that_does_not_come_free_in_time_is_no_call_and_no_failure()
     """`queue_timeout`: the request goes on to the next deployment, and the local one keeps its good name."""
     gate = asyncio.Event()
     config = with_local(concurrency=1, queue_timeout=0.1)
-    executor, local, _ = executor_of(waits_for(gate), config=config)
-    first = asyncio.create_task(run(executor, request()))
+    resources, local, _ = resources_of(waits_for(gate), config=config)
+    first = asyncio.create_task(run(resources, request()))
     await eventually(lambda: local.running == 1)
     sink = Sink()
-    second = await run(executor, request(), sink)
+    second = await run(resources, request(), sink)
     assert codes(second) == ["busy", None]
     assert "queue_timeout" in (second.spent.attempts[0].reason or "")
     assert [kind for kind, _ in sink.seen] == ["attempt"]
@@ -69,15 +67,15 @@ async def test_place_that_does_not_come_free_in_time_is_no_call_and_no_failure()
 async def test_waiting_for_a_place_does_not_eat_the_models_own_time() -> None:
     """The clock of the attempt starts with the call."""
     config = with_local(concurrency=1, queue_timeout=2.0, timeout=0.4)
-    executor, _, _ = executor_of(says("a", "b", delay=0.12), config=config)
-    endings = await asyncio.gather(*(run(executor, request()) for _ in range(3)))
+    resources, _, _ = resources_of(says("a", "b", delay=0.12), config=config)
+    endings = await asyncio.gather(*(run(resources, request()) for _ in range(3)))
     assert [codes(ending) for ending in endings] == [[None]] * 3
 
 
 async def test_cold_model_is_loaded_before_the_clock_starts() -> None:
     """`cold_start = "wait"`: the load has its own bound, and is shared by all who wait."""
     config = with_local(backend="ollama", timeout=0.2)
-    executor, local, _ = executor_of(says("hi"), config=config)
+    resources, local, _ = resources_of(says("hi"), config=config)
     local.loaded, loads = False, []
 
     async def load() -> None:
@@ -85,7 +83,7 @@ async def test_cold_model_is_loaded_before_the_clock_starts() -> None:
         await asyncio.sleep(0.4)
 
     local.on_warm = load
-    endings = await asyncio.gather(*(run(executor, request()) for _ in range(3)))
+    endings = await asyncio.gather(*(run(resources, request()) for _ in range(3)))
     assert [codes(ending) for ending in endings] == [[None]] * 3
     assert len(loads) == 1
 
@@ -93,30 +91,30 @@ async def test_cold_model_is_loaded_before_the_clock_starts() -> None:
 async def test_cold_model_is_skipped_and_loaded_meanwhile_where_so_configured() -> None:
     """`cold_start = "skip"`: this request goes on, the next one finds the model warm."""
     config = with_local(backend="ollama", cold_start="skip")
-    executor, local, cloud = executor_of(says("hi"), config=config)
+    resources, local, cloud = resources_of(says("hi"), config=config)
     local.loaded = False
-    first = await run(executor, request())
+    first = await run(resources, request())
     assert codes(first) == ["cooldown", None]
     assert len(cloud.calls) == 1
     await eventually(lambda: local.loaded is True)
-    assert codes(await run(executor, request())) == [None]
+    assert codes(await run(resources, request())) == [None]
 
 
 async def test_model_that_cannot_be_loaded_is_passed_over_in_bounded_time() -> None:
     """`load_timeout` bounds the wait."""
     config = with_local(backend="ollama", load_timeout=0.1)
-    executor, local, _ = executor_of(says("hi"), config=config)
+    resources, local, _ = resources_of(says("hi"), config=config)
     local.loaded = False
     local.on_warm = asyncio.Event().wait  # type: ignore[assignment]  # its result does not matter
-    ending = await run(executor, request())
+    ending = await run(resources, request())
     assert codes(ending) == ["timeout", None]
     assert local.calls == []
 
 
 async def test_deadline_ends_the_request_and_says_so() -> None:
     """Whatever is under way, the request's own deadline is final."""
-    executor, local, cloud = executor_of(hangs(), cloud=hangs())
-    ending = await run(executor, request(), seconds=0.2)
+    resources, local, cloud = resources_of(hangs(), cloud=hangs())
+    ending = await run(resources, request(), seconds=0.2)
     assert isinstance(ending.event, Failed)
     assert ending.event.code is ErrorCode.DEADLINE_EXCEEDED
     assert (local.running, cloud.running, len(cloud.calls)) == (0, 0, 0)
@@ -124,9 +122,9 @@ async def test_deadline_ends_the_request_and_says_so() -> None:
 
 async def test_prose_where_json_is_due_ends_the_attempt_at_the_first_word() -> None:
     """The model is not listened to any longer than it takes to know."""
-    executor, local, cloud = executor_of(babbles("Sure! Here is "), cloud=says('{"n": 1}'))
+    resources, local, cloud = resources_of(babbles("Sure! Here is "), cloud=says('{"n": 1}'))
     sink = Sink()
-    ending = await run(executor, request(schema=SCHEMA, stream=True), sink)
+    ending = await run(resources, request(schema=SCHEMA, stream=True), sink)
     assert codes(ending) == ["invalid_json", None]
     assert ending.spent.attempts[0].early
     assert local.running == 0
@@ -150,17 +148,17 @@ async def test_answer_that_cannot_become_valid_is_ended_at_that_token(text: str,
         yield Delta(text)
         await asyncio.Event().wait()
 
-    executor, local, _ = executor_of(never_ends, cloud=says('{"n": 1}'))
-    ending = await run(executor, request(schema=SCHEMA))
+    resources, local, _ = resources_of(never_ends, cloud=says('{"n": 1}'))
+    ending = await run(resources, request(schema=SCHEMA))
     assert codes(ending) == [code, None]
     assert local.running == 0
 
 
 async def test_live_tokens_are_followed_by_a_rejection_and_the_next_attempts_text() -> None:
     """Whoever showed the first attempt's tokens is told to drop them."""
-    executor, _, _ = executor_of(fails(AttemptCode.TRUNCATED, after=("half an ",)))
+    resources, _, _ = resources_of(fails(AttemptCode.TRUNCATED, after=("half an ",)))
     sink = Sink()
-    await run(executor, request(stream="live"), sink)
+    await run(resources, request(stream="live"), sink)
     assert sink.seen == [
         ("attempt", "local"),
         ("token", "half an "),
@@ -178,9 +176,9 @@ async def test_probe_holds_the_opening_no_longer_than_its_time() -> None:
         await asyncio.sleep(0.8)
         yield Finish(finish_reason="stop", usage=USAGE, text=" see.")
 
-    executor, _, _ = executor_of(slow)
+    resources, _, _ = resources_of(slow)
     sink = Sink()
-    task = asyncio.create_task(run(executor, request(stream=True), sink))
+    task = asyncio.create_task(run(resources, request(stream=True), sink))
     began = asyncio.get_running_loop().time()
     await eventually(lambda: ("token", "I") in sink.seen)
     assert 0.3 < asyncio.get_running_loop().time() - began < 0.75
@@ -192,32 +190,48 @@ async def test_probe_holds_the_opening_no_longer_than_its_time() -> None:
 async def test_refusal_is_passed_over_unless_the_request_says_not_to_look() -> None:
     """A refusal is no answer; who wants it all the same switches the detection off."""
     refusal = "I'm sorry, but I can't help with that."
-    executor, _, _ = executor_of(says(refusal))
-    assert codes(await run(executor, request())) == ["refusal", None]
-    ending = await run(executor, request(params={"detect_refusal": False}))
+    resources, _, _ = resources_of(says(refusal))
+    assert codes(await run(resources, request())) == ["refusal", None]
+    ending = await run(resources, request(params={"detect_refusal": False}))
     assert isinstance(ending.event, Result)
     assert ending.event.answer.content == refusal
 
 
 async def test_retry_comes_back_to_the_same_deployment() -> None:
     """`retries`: once more after a failure that may pass."""
-    executor, local, cloud = executor_of(
+    resources, local, cloud = resources_of(
         fails(AttemptCode.UPSTREAM, retryable=True), says("second try"), config=make_config(retries=1)
     )
-    assert codes(await run(executor, request())) == ["upstream", None]
+    assert codes(await run(resources, request())) == ["upstream", None]
     assert (len(local.calls), len(cloud.calls)) == (2, 0)
 
 
 async def test_repair_sends_the_validation_error_back() -> None:
     """`repair`: the same deployment sees its answer and what is wrong with it."""
-    executor, local, _ = executor_of(says('{"n": "x"}'), says('{"n": 7}'), config=make_config(repair=1))
-    ending = await run(executor, request(schema=SCHEMA))
+    resources, local, _ = resources_of(says('{"n": "x"}'), says('{"n": 7}'), config=make_config(repair=1))
+    ending = await run(resources, request(schema=SCHEMA))
     assert isinstance(ending.event, Result)
     assert ending.event.answer.content == {"n": 7}
     repair = local.calls[1].messages
     assert [message["role"] for message in repair] == ["user", "assistant", "user"]
     assert "$.n" in repair[2]["content"]
     assert local.calls[1].schema == SCHEMA
+
+
+async def test_repair_quotes_the_deployments_own_answer() -> None:
+    """Also where another deployment was asked between the call that broke off and its retry."""
+
+    def script(name: str) -> tuple[Any, ...]:
+        return says(f'{{"n": "of {name}"}}'), fails(AttemptCode.UPSTREAM, retryable=True), says('{"n": 7}')
+
+    models = {name: FakeBackend(*script(name)) for name in ("local", "cloud")}
+    config = make_config(strategy="latency", repair=1, retries=1)
+    resources = make_test_resources(config, models)
+    ending = await run(resources, request(schema=SCHEMA))
+    await resources.aclose()
+    assert codes(ending) == ["schema_violation", "upstream", "schema_violation", "upstream", None]
+    for name, model in models.items():
+        assert all(call.messages[1]["content"] == f'{{"n": "of {name}"}}' for call in model.calls[1:]), name
 
 
 async def test_tools_reach_the_backend_and_calls_come_back_in_openai_form() -> None:
@@ -230,8 +244,8 @@ async def test_tools_reach_the_backend_and_calls_come_back_in_openai_form() -> N
 
         return script
 
-    executor, local, _ = executor_of(calls("rm"), cloud=calls("weather"))
-    ending = await run(executor, request(tools=[TOOL], tool_choice="auto"))
+    resources, local, _ = resources_of(calls("rm"), cloud=calls("weather"))
+    ending = await run(resources, request(tools=[TOOL], tool_choice="auto"))
     assert codes(ending) == ["invalid_json", None]
     assert (local.calls[0].tools, local.calls[0].tool_choice) == ((TOOL,), "auto")
     assert ending.event.data["tool_calls"] == [
@@ -241,8 +255,8 @@ async def test_tools_reach_the_backend_and_calls_come_back_in_openai_form() -> N
 
 async def test_deployment_known_not_to_support_tools_is_passed_over() -> None:
     """`supports_tools = false` costs no call."""
-    executor, local, _ = executor_of(says("x"), config=with_local(supports_tools=False))
-    assert codes(await run(executor, request(tools=[TOOL]))) == [None]
+    resources, local, _ = resources_of(says("x"), config=with_local(supports_tools=False))
+    assert codes(await run(resources, request(tools=[TOOL]))) == [None]
     assert local.calls == []
 
 
@@ -255,9 +269,9 @@ async def test_reasoning_is_shown_apart_and_never_part_of_the_answer() -> None:
         yield Delta(" see</think>Yes")
         yield Finish(finish_reason="stop", usage=USAGE, text=".")
 
-    executor, _, _ = executor_of(thinks)
+    resources, _, _ = resources_of(thinks)
     sink = Sink()
-    ending = await run(executor, request(stream="live"), sink)
+    ending = await run(resources, request(stream="live"), sink)
     assert isinstance(ending.event, Result)
     assert ending.event.answer.raw_text == "Yes."
     assert "".join(text for kind, text in sink.seen if kind == "reasoning") == "hm let me see"
@@ -267,17 +281,17 @@ async def test_reasoning_is_shown_apart_and_never_part_of_the_answer() -> None:
 async def test_params_of_the_deployment_are_sent_and_a_requests_own_win() -> None:
     """The configuration's `params` and `max_tokens` are defaults."""
     config = with_local(params={"temperature": 0.1, "top_p": 0.5}, max_tokens=99)
-    executor, local, _ = executor_of(says("x"), config=config)
-    await run(executor, request(params={"temperature": 0.9}))
+    resources, local, _ = resources_of(says("x"), config=config)
+    await run(resources, request(params={"temperature": 0.9}))
     assert local.calls[0].params == {"temperature": 0.9, "top_p": 0.5, "max_tokens": 99}
 
 
 async def test_sink_without_room_holds_the_model_and_not_its_clock() -> None:
     """Redis being slow pushes back on the reader of the model, and is not the model's fault."""
-    executor, local, _ = executor_of(says("a", "b", "c"), config=with_local(idle_timeout=0.1, stream_timeout=0.2))
+    resources, local, _ = resources_of(says("a", "b", "c"), config=with_local(idle_timeout=0.1, stream_timeout=0.2))
     sink = Sink()
     sink.open.clear()
-    task = asyncio.create_task(run(executor, request(stream="live"), sink))
+    task = asyncio.create_task(run(resources, request(stream="live"), sink))
     await asyncio.sleep(0.5)
     assert [text for kind, text in sink.seen if kind == "token"] == ["a"]
     sink.open.set()
@@ -287,23 +301,23 @@ async def test_sink_without_room_holds_the_model_and_not_its_clock() -> None:
 
 async def test_request_that_is_no_longer_ours_makes_no_call() -> None:
     """The sink says no: nothing is spent, and nobody is blamed."""
-    executor, local, _ = executor_of(says("x"))
+    resources, local, _ = resources_of(says("x"))
     sink = Sink()
     sink.is_ours = False
-    assert isinstance(await make_run(executor, request(), sink).until_done(), Withdrawn)
+    assert isinstance(await make_run(resources, request(), sink).until_done(), Withdrawn)
     assert local.calls == []
 
 
 async def test_cancelled_request_closes_the_model_and_frees_its_place() -> None:
     """Nobody generates for nobody."""
-    executor, local, _ = executor_of(hangs("x"), says("next"), config=with_local(concurrency=1))
-    task = asyncio.create_task(run(executor, request()))
+    resources, local, _ = resources_of(hangs("x"), says("next"), config=with_local(concurrency=1))
+    task = asyncio.create_task(run(resources, request()))
     await eventually(lambda: local.running == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert local.running == 0
-    assert codes(await run(executor, request())) == [None]
+    assert codes(await run(resources, request())) == [None]
 
 
 async def test_cost_counts_rejected_attempts_and_savings_only_local_answers() -> None:
@@ -311,10 +325,10 @@ async def test_cost_counts_rejected_attempts_and_savings_only_local_answers() ->
     config = make_config()
     priced = replace(CLOUD, input_usd_per_mtok=1_000_000.0, output_usd_per_mtok=2_000_000.0)
     config = replace(config, deployments={"local": LOCAL, "cloud": priced})
-    executor, _, _ = executor_of(says("fine"), says("I cannot help with that."), config=config)
-    saved = await run(executor, request())
+    resources, _, _ = resources_of(says("fine"), says("I cannot help with that."), config=config)
+    saved = await run(resources, request())
     assert (saved.spent.cost_usd, saved.spent.saved_usd) == (0.0, 10 * 1.0 + 5 * 2.0)
-    paid = await run(executor, request())
+    paid = await run(resources, request())
     assert (paid.spent.cost_usd, paid.spent.saved_usd) == (20.0, 0.0)
 
 
@@ -322,7 +336,7 @@ async def test_costly_validation_does_not_hold_up_the_event_loop() -> None:
     """A large answer under a costly schema is judged in another process; other requests do not wait for it."""
     schema = {"type": "array", "items": {"anyOf": [{"const": number} for number in range(300)]}}
     text = "[" + ",".join(["299"] * 60_000) + "]"
-    executor, _, _ = executor_of(says(text))
+    resources, _, _ = resources_of(says(text))
     lags: list[float] = []
 
     async def watch() -> None:
@@ -333,10 +347,10 @@ async def test_costly_validation_does_not_hold_up_the_event_loop() -> None:
             lags.append(loop.time() - before - 0.005)
 
     watching = asyncio.create_task(watch())
-    ending = await run(executor, request(schema=schema))
-    bad = await run(executor, request(schema={**schema, "maxItems": 10}))
+    ending = await run(resources, request(schema=schema))
+    bad = await run(resources, request(schema={**schema, "maxItems": 10}))
     watching.cancel()
-    await executor.aclose()
+    await resources.aclose()
     assert isinstance(ending.event, Result)
     assert len(ending.event.answer.content) == 60_000
     assert codes(bad)[0] == "schema_violation"
@@ -353,9 +367,9 @@ async def test_thinking_without_end_is_ended_as_text_is(at_once: bool) -> None:
             yield Delta("", piece)
         yield Finish(finish_reason="stop", text="42", reasoning=piece * 200 if at_once else "")
 
-    executor, local, _ = executor_of(thinks)
+    resources, local, _ = resources_of(thinks)
     sink = Sink()
-    ending = await run(executor, request(stream="live"), sink)
+    ending = await run(resources, request(stream="live"), sink)
     assert codes(ending) == ["length", None]
     assert ending.spent.attempts[0].reason == "an endless stream"
     assert sum(len(text) for kind, text in sink.seen if kind == "reasoning") <= MAX_ANSWER_CHARS
@@ -405,8 +419,8 @@ async def test_answer_without_the_call_that_was_demanded_is_none(
     choice: Any, script: Any, code: str | None, stream: Any
 ) -> None:
     """`tool_choice` that demands a call is not answered by text, or by a call of another tool."""
-    executor, _, _ = executor_of(script, cloud=calls("weather"))
-    ending = await run(executor, request(tools=[TOOL, OTHER_TOOL], tool_choice=choice, stream=stream))
+    resources, _, _ = resources_of(script, cloud=calls("weather"))
+    ending = await run(resources, request(tools=[TOOL, OTHER_TOOL], tool_choice=choice, stream=stream))
     assert codes(ending) == ([None] if code is None else [code, None])
     assert isinstance(ending.event, Result)
 
@@ -415,18 +429,18 @@ async def test_answer_without_the_call_that_was_demanded_is_none(
 async def test_json_that_was_asked_for_beside_a_call_is_no_call(text: str) -> None:
     """A schema says what text must be, and not that text will do; no repair is asked for either."""
     config = make_config(repair=1)
-    executor, local, _ = executor_of(says(text), cloud=calls("weather"), config=config)
-    ending = await run(executor, request(tools=[TOOL], tool_choice="required", schema=SCHEMA))
+    resources, local, _ = resources_of(says(text), cloud=calls("weather"), config=config)
+    ending = await run(resources, request(tools=[TOOL], tool_choice="required", schema=SCHEMA))
     assert codes(ending) == ["no_tool_call", None]
     assert len(local.calls) == 1
 
 
 async def test_calls_that_were_forbidden_are_not_the_answer() -> None:
     """`tool_choice` "none": a model that calls all the same has only its text to be judged by."""
-    executor, _, _ = executor_of(calls("weather", text="It is warm."))
-    ending = await run(executor, request(tools=[TOOL], tool_choice="none"))
+    resources, _, _ = resources_of(calls("weather", text="It is warm."))
+    ending = await run(resources, request(tools=[TOOL], tool_choice="none"))
     assert isinstance(ending.event, Result)
     assert (ending.event.answer.content, ending.event.answer.tool_calls) == ("It is warm.", ())
     assert ending.event.answer.finish_reason == "stop"
-    executor, _, _ = executor_of(calls("weather"))
-    assert codes(await run(executor, request(tools=[TOOL], tool_choice="none"))) == ["upstream", None]
+    resources, _, _ = resources_of(calls("weather"))
+    assert codes(await run(resources, request(tools=[TOOL], tool_choice="none"))) == ["upstream", None]

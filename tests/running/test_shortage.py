@@ -22,7 +22,7 @@ from llm_routerd.routing.breaker import State
 from llm_routerd.running import faults as running_faults
 from llm_routerd.running import shortage
 from llm_routerd.service import limits
-from tests.running.asking import Sink, codes, executor_of, request, run, with_local
+from tests.running.asking import Sink, codes, request, resources_of, run, with_local
 from tests.standin.server import StandIn
 from tests.support.calling import ask, backend_for, deployment_of, tell
 from tests.support.eventually import eventually
@@ -49,7 +49,7 @@ class Log:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
-    """What the executor and the limits log."""
+    """What `running` and the limits log."""
     kept = Log()
     for module in (limits, running_faults, shortage):
         monkeypatch.setattr(module, "log", kept)
@@ -58,28 +58,28 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
 
 async def test_call_waits_for_what_we_lack_and_is_one_attempt(log: Log) -> None:
     """No attempt is lost, no other deployment is paid, and the log has a beginning and an end of it."""
-    executor, local, cloud = executor_of(SHORT, SHORT, SHORT, says("hi"))
+    resources, local, cloud = resources_of(SHORT, SHORT, SHORT, says("hi"))
     sink = Sink()
-    ending = await run(executor, request(), sink)
+    ending = await run(resources, request(), sink)
     assert codes(ending) == [None]
     assert [kind for kind, _ in sink.seen] == ["attempt"]
     assert (len(local.calls), cloud.calls) == (4, [])
     assert log.events == ["no_call_possible", "calls_possible_again"]
-    await executor.aclose()
+    await resources.aclose()
 
 
 async def test_waiting_ends_with_the_requests_deadline_and_no_breaker_trips(log: Log) -> None:
     """The deployments keep their good names, and nobody else is asked: that would not end the shortage."""
-    executor, local, cloud = executor_of(SHORT, cloud=says("hi"), config=with_local(timeout=60.0))
+    resources, local, cloud = resources_of(SHORT, cloud=says("hi"), config=with_local(timeout=60.0))
     for _ in range(4):
-        ending = await run(executor, request(), seconds=0.2)
+        ending = await run(resources, request(), seconds=0.2)
         assert codes(ending)[0] == "internal"
-    health = executor.health.states(0.0)["local"]
+    health = resources.health.states(0.0)["local"]
     assert (health.state, health.failures, health.in_flight) == (State.HEALTHY, 0, 0)
     assert len(local.calls) > 4
     assert cloud.calls == []
     assert log.events.count("no_call_possible") == log.events.count("calls_possible_again") == 4
-    await executor.aclose()
+    await resources.aclose()
 
 
 @pytest.mark.parametrize("bound", ["timeout", "queue_timeout"])
@@ -89,18 +89,18 @@ async def test_no_bound_of_the_deployment_ends_the_waiting(
     """Without a deadline it takes as long as it takes, for the call and for those that wait for its place."""
     monkeypatch.setattr(shortage, "LONGEST_PAUSE_SECONDS", 0.1)
     local = with_local(concurrency=1, **{bound: 0.2})
-    executor, _, cloud = executor_of(*[SHORT] * 7, says("hi"), config=local)
-    endings = await asyncio.gather(*(run(executor, request()) for _ in range(3)))
+    resources, _, cloud = resources_of(*[SHORT] * 7, says("hi"), config=local)
+    endings = await asyncio.gather(*(run(resources, request()) for _ in range(3)))
     assert [codes(ending) for ending in endings] == [[None]] * 3
     assert cloud.calls == []
     assert log.events == ["no_call_possible", "calls_possible_again"]
-    await executor.aclose()
+    await resources.aclose()
 
 
 async def test_loading_a_model_waits_as_well(log: Log) -> None:
     """It is a call too, and comes first."""
     config = with_local(backend="ollama")
-    executor, local, cloud = executor_of(says("hi"), config=config)
+    resources, local, cloud = resources_of(says("hi"), config=config)
     local.loaded = False
     tries: list[None] = []
 
@@ -110,22 +110,22 @@ async def test_loading_a_model_waits_as_well(log: Log) -> None:
             raise BackendError(AttemptCode.INTERNAL, "scripted", retryable=True, lack=Lack.RESOURCES)
 
     local.on_warm = load
-    assert codes(await run(executor, request())) == [None]
+    assert codes(await run(resources, request())) == [None]
     assert (len(tries), cloud.calls) == (3, [])
     assert log.events == ["no_call_possible", "calls_possible_again"]
-    await executor.aclose()
+    await resources.aclose()
 
 
 async def test_shortage_of_many_calls_is_told_once(log: Log) -> None:
     """One line when it begins, one when no call waits any more; also where callers leave."""
-    executor, _, _ = executor_of(*[SHORT] * 40, says("hi"))
-    tasks = [asyncio.create_task(run(executor, request())) for _ in range(20)]
+    resources, _, _ = resources_of(*[SHORT] * 40, says("hi"))
+    tasks = [asyncio.create_task(run(resources, request())) for _ in range(20)]
     await eventually(lambda: "no_call_possible" in log.events)
     for task in tasks[:5]:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert log.events == ["no_call_possible", "calls_possible_again"]
-    await executor.aclose()
+    await resources.aclose()
 
 
 async def test_more_calls_than_sockets_are_all_answered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,12 +142,12 @@ async def test_more_calls_than_sockets_are_all_answered(monkeypatch: pytest.Monk
     monkeypatch.setattr(transport, "_new_socket", scarce)
     monkeypatch.setattr(shortage, "LONGEST_PAUSE_SECONDS", 0.1)
     async with StandIn({"stand-in": "delay_ms=5 tokens=3"}) as server, backend_for("openai", server.url) as backend:
-        executor, _, cloud = executor_of(says("never"), config=with_local(timeout=20.0))
-        monkeypatch.setattr(executor.backends, "backends", {"local": backend, "cloud": cloud})
-        endings = await asyncio.gather(*(run(executor, request()) for _ in range(30)))
+        resources, _, cloud = resources_of(says("never"), config=with_local(timeout=20.0))
+        monkeypatch.setattr(resources.backends, "backends", {"local": backend, "cloud": cloud})
+        endings = await asyncio.gather(*(run(resources, request()) for _ in range(30)))
         assert [codes(ending) for ending in endings] == [[None]] * 30
-        assert executor.health.states(0.0)["local"].state is State.HEALTHY
-        await executor.aclose()
+        assert resources.health.states(0.0)["local"].state is State.HEALTHY
+        await resources.aclose()
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL])
@@ -259,28 +259,28 @@ async def test_without_a_resolver_the_next_deployment_is_asked_and_no_breaker_tr
     """It may be at an IP address.  A name that does not exist is the deployment's own fault."""
     config = with_local(**{"connect_timeout": 0.3, "timeout": 5.0, bound: 0.2})
     async with backend_for("openai", "http://models.invalid:9") as backend:
-        executor, _, cloud = executor_of(says("never"), config=config)
-        monkeypatch.setattr(executor.backends, "backends", {"local": backend, "cloud": cloud})
-        monkeypatch.setattr(executor.loop, "getaddrinfo", resolver)
-        endings = [await run(executor, request(tenant_id=f"t{number}")) for number in range(3)]
+        resources, _, cloud = resources_of(says("never"), config=config)
+        monkeypatch.setattr(resources.backends, "backends", {"local": backend, "cloud": cloud})
+        monkeypatch.setattr(resources.loop, "getaddrinfo", resolver)
+        endings = [await run(resources, request(tenant_id=f"t{number}")) for number in range(3)]
         assert [codes(ending)[-1] for ending in endings] == [None] * 3
         assert {codes(ending)[0] for ending in endings} <= {code, "cooldown"}
         assert codes(endings[0])[0] == code
-        assert executor.health.states(executor.loop.time())["local"].state is state
-        assert executor.shortage.why is None
+        assert resources.health.states(resources.loop.time())["local"].state is state
+        assert resources.shortage.why is None
         assert log.events == (["no_way_to_deployment"] if code == "internal" else [])
-        await executor.aclose()
+        await resources.aclose()
 
 
 async def test_way_that_is_found_again_is_told(log: Log) -> None:
     """Once, as its loss was."""
     lost = fails(AttemptCode.INTERNAL, retryable=True, lack=Lack.ROUTE)
-    executor, _, cloud = executor_of(lost, lost, says("hi"))
-    assert codes(await run(executor, request())) == [None]
-    assert codes(await run(executor, request())) == [None]
+    resources, _, cloud = resources_of(lost, lost, says("hi"))
+    assert codes(await run(resources, request())) == [None]
+    assert codes(await run(resources, request())) == [None]
     assert cloud.calls == []
     assert log.events == ["no_way_to_deployment", "way_to_deployment_found"]
-    await executor.aclose()
+    await resources.aclose()
 
 
 def test_look_up_that_fails_for_want_of_files_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:

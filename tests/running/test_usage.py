@@ -60,8 +60,8 @@ def counts(usage: Usage | None) -> Any:
 )
 async def test_answer_whose_server_did_not_count_is_estimated_and_says_so(told: Usage | None, expected: Usage) -> None:
     """Never 0 tokens and no cost for a model that costs."""
-    executor = make_test_resources(priced(), {"cloud": FakeBackend(counts(told))})
-    ending = await run(executor, request(prompt=PROMPT))
+    resources = make_test_resources(priced(), {"cloud": FakeBackend(counts(told))})
+    ending = await run(resources, request(prompt=PROMPT))
     assert isinstance(ending.event, Result)
     assert ending.event.usage == ending.event.answer.usage == expected
     assert ending.spent.cost_usd == pytest.approx(expected.prompt_tokens * 0.01 + expected.completion_tokens)
@@ -84,8 +84,8 @@ async def test_attempt_that_did_not_end_by_itself_has_an_estimated_cost(
 ) -> None:
     """A provider charges for what it has read and written."""
     config = priced(timeout=0.4, idle_timeout=0.2)
-    executor = make_test_resources(config, {"cloud": FakeBackend(script)})
-    ending = await run(executor, request(prompt=PROMPT, **properties))
+    resources = make_test_resources(config, {"cloud": FakeBackend(script)})
+    ending = await run(resources, request(prompt=PROMPT, **properties))
     (record,) = ending.spent.attempts
     assert record.code is not None
     assert record.code.value == code
@@ -100,9 +100,9 @@ async def test_attempt_that_did_not_end_by_itself_has_an_estimated_cost(
 async def test_cancelled_attempt_has_an_estimated_cost() -> None:
     """Whoever leaves pays for what was made until then."""
     model = FakeBackend(hangs("a" * 40))
-    executor = make_test_resources(priced(), {"cloud": model})
+    resources = make_test_resources(priced(), {"cloud": model})
     sink = Sink()
-    leaving = make_run(executor, request(prompt=PROMPT, stream="live"), sink)
+    leaving = make_run(resources, request(prompt=PROMPT, stream="live"), sink)
     task = asyncio.create_task(leaving.until_done())
     await eventually(lambda: ("token", "a" * 40) in sink.seen)
     task.cancel()
@@ -115,8 +115,8 @@ async def test_cancelled_attempt_has_an_estimated_cost() -> None:
 @pytest.mark.parametrize("code", [AttemptCode.CONNECT, AttemptCode.AUTH, AttemptCode.UPSTREAM])
 async def test_call_that_was_refused_unread_has_no_usage_and_no_cost(code: AttemptCode) -> None:
     """Nobody charges for an answer of 401 or 503."""
-    executor = make_test_resources(priced(), {"cloud": FakeBackend(fails(code))})
-    (record,) = (await run(executor, request(prompt=PROMPT))).spent.attempts
+    resources = make_test_resources(priced(), {"cloud": FakeBackend(fails(code))})
+    (record,) = (await run(resources, request(prompt=PROMPT))).spent.attempts
     assert (record.usage, record.cost_usd) == (None, 0.0)
 
 
@@ -128,8 +128,8 @@ async def test_thinking_tools_and_schema_are_part_of_the_estimate() -> None:
         yield Delta('{"n":1}')
         yield Finish(finish_reason="stop")
 
-    executor = make_test_resources(priced(), {"cloud": FakeBackend(thinks)})
-    (record,) = (await run(executor, request(prompt=PROMPT, schema=SCHEMA))).spent.attempts
+    resources = make_test_resources(priced(), {"cloud": FakeBackend(thinks)})
+    (record,) = (await run(resources, request(prompt=PROMPT, schema=SCHEMA))).spent.attempts
     assert record.usage is not None
     assert record.usage.prompt_tokens > 120
     assert record.usage.completion_tokens == 12
@@ -139,8 +139,8 @@ async def test_cost_of_a_call_without_a_known_price_is_unknown_and_not_nothing()
     """In the result, in the metrics, in the sums; what is known is summed, and what it leaves out is counted."""
     usage = Usage(prompt_tokens=90, completion_tokens=12)
     config = priced(input_usd_per_mtok=None, output_usd_per_mtok=None)
-    executor = make_test_resources(config, {"cloud": FakeBackend(counts(usage))})
-    ending = await run(executor, request(), Sink())
+    resources = make_test_resources(config, {"cloud": FakeBackend(counts(usage))})
+    ending = await run(resources, request(), Sink())
     assert isinstance(ending.event, Result)
     assert ending.event.data["cost_usd"] is None
     assert ending.spent.cost_usd is None
@@ -169,9 +169,9 @@ async def test_call_that_never_left_costs_nothing_and_is_no_timeout_of_the_model
     config = priced(timeout=0.2 if seconds is None else 5.0, connect_timeout=5.0)
     with full_server() as url:
         async with backend_for(protocol, url) as backend:
-            executor = make_test_resources(config, {})
-            monkeypatch.setattr(executor.backends, "backends", {"cloud": backend})
-            (record,) = (await run(executor, request(prompt=PROMPT, stream=stream), seconds=seconds)).spent.attempts
+            resources = make_test_resources(config, {})
+            monkeypatch.setattr(resources.backends, "backends", {"cloud": backend})
+            (record,) = (await run(resources, request(prompt=PROMPT, stream=stream), seconds=seconds)).spent.attempts
     assert record.code is AttemptCode.CONNECT
     assert (record.usage, record.cost_usd) == (None, 0.0)
 
@@ -180,10 +180,10 @@ async def test_cancelled_call_that_never_left_costs_nothing(monkeypatch: pytest.
     """Whoever leaves before anything was sent owes nothing."""
     with full_server() as url:
         async with backend_for("openai", url) as backend:
-            executor = make_test_resources(priced(), {})
-            monkeypatch.setattr(executor.backends, "backends", {"cloud": backend})
+            resources = make_test_resources(priced(), {})
+            monkeypatch.setattr(resources.backends, "backends", {"cloud": backend})
             sink = Sink()
-            leaving = make_run(executor, request(prompt=PROMPT), sink)
+            leaving = make_run(resources, request(prompt=PROMPT), sink)
             task = asyncio.create_task(leaving.until_done())
             await eventually(lambda: sink.seen)
             await asyncio.sleep(0.05)
@@ -198,13 +198,13 @@ async def test_call_that_was_sent_and_not_answered_has_an_estimated_cost(
     protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a new connection, and on one that had served another call."""
-    executor = make_test_resources(priced(timeout=0.2), {})
+    resources = make_test_resources(priced(timeout=0.2), {})
     async with StandIn({"stand-in": "tokens=1"}) as server, backend_for(protocol, server.url) as backend:
-        monkeypatch.setattr(executor.backends, "backends", {"cloud": backend})
-        assert isinstance((await run(executor, request(prompt=PROMPT))).event, Result)
+        monkeypatch.setattr(resources.backends, "backends", {"cloud": backend})
+        assert isinstance((await run(resources, request(prompt=PROMPT))).event, Result)
         server.models["stand-in"] = "first_ms=5000"
         for _ in range(2):
-            (record,) = (await run(executor, request(prompt=PROMPT))).spent.attempts
+            (record,) = (await run(resources, request(prompt=PROMPT))).spent.attempts
             assert record.code is AttemptCode.TIMEOUT
             assert record.usage is not None
             assert record.usage.estimated
@@ -220,24 +220,24 @@ async def test_import_of_litellm_is_not_the_models_time() -> None:
         await asyncio.sleep(0.3)
 
     model.on_warm = load
-    executor = make_test_resources(priced(backend="litellm", timeout=0.15, cold_start="skip"), {"cloud": model})
-    endings = await asyncio.gather(*(run(executor, request(prompt=PROMPT)) for _ in range(3)))
-    endings.append(await run(executor, request(prompt=PROMPT)))
+    resources = make_test_resources(priced(backend="litellm", timeout=0.15, cold_start="skip"), {"cloud": model})
+    endings = await asyncio.gather(*(run(resources, request(prompt=PROMPT)) for _ in range(3)))
+    endings.append(await run(resources, request(prompt=PROMPT)))
     records = [record for ending in endings for record in ending.spent.attempts]
     assert [record.code for record in records] == [None] * 4
     assert max(record.latency_ms for record in records) < 150
     assert len(imports) == 1
-    await executor.aclose()
+    await resources.aclose()
 
 
 async def test_deadline_that_comes_during_the_import_is_no_verdict_and_costs_nothing() -> None:
     """Nobody has been called."""
     model = FakeBackend(says("hi"))
     model.on_warm = asyncio.Event().wait  # type: ignore[assignment]  # its result does not matter
-    executor = make_test_resources(priced(backend="litellm"), {"cloud": model})
+    resources = make_test_resources(priced(backend="litellm"), {"cloud": model})
     for _ in range(3):
-        ending = await run(executor, request(prompt=PROMPT), seconds=0.05)
+        ending = await run(resources, request(prompt=PROMPT), seconds=0.05)
         assert [(record.usage, record.cost_usd) for record in ending.spent.attempts] == [(None, 0.0)]
-    health = executor.health.states(executor.loop.time())["cloud"]
+    health = resources.health.states(resources.loop.time())["cloud"]
     assert (health.state, health.failures, model.calls) == (State.HEALTHY, 0, [])
-    await executor.aclose()
+    await resources.aclose()

@@ -42,7 +42,7 @@ def make_config(url: str = "", daemon: DaemonConfig = DAEMON, **chain: Any) -> C
 
 
 def make_test_resources(config: Config, backends: Mapping[str, FakeBackend], *, consumer: str = "") -> Resources:
-    """An executor on fake models; a deployment without one is not to be called."""
+    """The resources of a configuration on fake models; a deployment without one is not to be called."""
     rng = random.Random(1)
     everyone = {name: backends.get(name, FakeBackend()) for name in config.deployments}
     return Resources(

@@ -91,10 +91,10 @@ class World:
         self.model = FakeBackend(hangs())
         config = replace(make_config(url, LONG), metrics=MetricsConfig(listen="127.0.0.1:0"))
 
-        def executor(config: Any, **named: Any) -> Any:
+        def resources(config: Any, **named: Any) -> Any:
             return make_test_resources(config, {"local": self.model}, consumer=named["consumer"])
 
-        monkeypatch.setattr(daemon_module, "make_resources", executor)
+        monkeypatch.setattr(daemon_module, "make_resources", resources)
         monkeypatch.setattr(daemon_module, "calm_garbage_collector", lambda: None)
         self.failures: list[float] = []
         clock = asyncio.get_running_loop().time

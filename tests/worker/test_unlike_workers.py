@@ -196,3 +196,17 @@ async def test_reload_tells_the_others_soon(valkey_url: str) -> None:
         async with asyncio.timeout(5):
             while "new" not in json.loads(await client.hget("llm:workers", "w1"))["models"]:  # noqa: ASYNC110 - Redis
                 await asyncio.sleep(0.02)
+
+
+async def test_reload_while_it_drains_promises_nothing(valkey_url: str) -> None:
+    """Who is about to leave takes no requests any more, whatever its configuration knows."""
+    model, go_on = FakeBackend(), asyncio.Event()
+    model.scripts[:] = [waits_for(go_on, "hi")]
+    new = make_new()
+    async with open_client(valkey_url) as client, run_worker(valkey_url, {"local": model}) as worker:
+        await add(client)
+        await eventually(lambda: model.calls)
+        worker.stop()
+        worker.reload(new, make_test_admission(new, {}))
+        assert worker.broker.models == ()
+        go_on.set()

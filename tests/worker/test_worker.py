@@ -14,8 +14,11 @@ from llm_routerd.client import Client
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP, LANES
+from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.deliveries import Backlog
 from llm_routerd.running.run import Run
+from llm_routerd.worker.leases import TICKS_PER_LEASE
+from llm_routerd.worker.request_log import RequestLog
 from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
@@ -326,6 +329,29 @@ async def test_request_that_kills_its_workers_is_buried(broker_url: str) -> None
             assert model.calls == []
 
 
+async def test_poisoned_request_that_is_cancelled_meanwhile_is_done_with_at_once(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is being written from the moment on at which it is refused: nobody has to take it over once more."""
+    looks = []
+
+    async def history(broker: Broker, request_id: str) -> list[Any]:
+        looks.append(request_id)
+        await broker.pipe.call("XADD", broker.keys.events(request_id), FINAL_ID, "type", "cancelled", "data", "{}")
+        await asyncio.sleep(2 * DAEMON.lease_seconds / TICKS_PER_LEASE)  # until somebody has seen that
+        return []
+
+    monkeypatch.setattr(Broker, "history", history)
+    async with open_client(valkey_url) as client:
+        await client.xgroup_create("llm:requests", GROUP, "0", mkstream=True)
+        entry = await add(client)
+        await client.xreadgroup(GROUP, "gone", {"llm:requests": ">"})
+        await client.xclaim("llm:requests", GROUP, "gone", 0, [entry], retrycount=3, idle=5000, justid=True)
+        async with run_worker(valkey_url, {}):
+            await nothing_left(client)
+    assert looks == [entry]
+
+
 async def test_bug_in_handling_ends_that_request_and_no_other(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of ours is a final `internal`, a line in the log, and not the end of the daemon."""
     async with (
@@ -369,6 +395,23 @@ async def test_end_of_a_request_that_was_not_run_is_published_as_well(
                 pass
         published = json.loads(message["data"])
         assert (published["type"], published["data"]["code"]) == ("error", code)
+
+
+async def test_observer_that_fails_is_in_nobodys_way(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer stands and is counted once, whoever cannot bear to hear of it."""
+
+    def fails_to_hear(_log: RequestLog, _finished: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(RequestLog, "settled", fails_to_hear)
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, {"local": FakeBackend(says("hi"))}) as worker,
+    ):
+        assert (await final_of(client, await add(client)))[0] == "result"
+        await nothing_left(client)
+        assert await client.xlen("llm:dead") == 0
+        assert scraped_of(worker)['requests_total{type="result",code=""}'] == 1
 
 
 async def test_cancelled_request_accounts_for_what_it_has_cost(broker_url: str) -> None:

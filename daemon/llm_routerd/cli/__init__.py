@@ -1,7 +1,10 @@
-"""The command line: `main` reads it, and each command is a module with `run(arguments) -> Exit`.
+"""The command line: a module with a `run(arguments)` per command, and what they share.
 
-`settings` finds configuration and Redis, `exits` are the exit codes, `terminal` is what may be printed; `views` and
-`watch` show a request, `check_*` and `findings` are parts of `check`.  `schemas` writes `schemas/` (`make schemas`).
+- `main` has the arguments of all of them, and what each does about errors; it imports a command when that is asked for.
+- `exits`, `terminal`, `settings`: how one ends, speaks, and learns of the queue.  `views` and `watch` show a request's
+  events, `unknown` says what may have been meant.  `findings` and the `check_*` modules are steps of `check`.
+- `schemas` is no command: `make schemas` runs it.
 
-Another command: a module here, and a row in `main.build_parser`, with what it takes.
+The top floor: it may import anything, and nothing imports it.  What a producer may want as well belongs to `client`.
+Another command: a module of its name here, and a row in `main`.
 """

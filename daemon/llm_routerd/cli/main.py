@@ -81,7 +81,7 @@ def _tell(error: RouterdError) -> Exit:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; `module` names the module of `llm_routerd.cli` that runs a subcommand."""
+    """The whole command line; a subcommand is run by the module of its name."""
     parser = argparse.ArgumentParser(
         prog="llm-routerd",
         description="Takes LLM requests from a Redis stream and answers them local-first.",
@@ -94,19 +94,19 @@ def build_parser() -> argparse.ArgumentParser:
     common = _common_options()
     # Not `required`: that would refuse a bare `--version`.
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, module, add, summary in (
-        ("serve", "serve", _add_serve, "run the daemon"),
-        ("submit", "submit", _add_submit, "submit a request and show its answer"),
-        ("follow", "follow", _add_follow, "show what happens to a request, from any point on"),
-        ("cancel", "cancel", _add_cancel, "cancel a request, queued or running"),
-        ("check", "check", _add_json, "check configuration, Redis and models"),
-        ("dead", "dead", _add_dead, "look at dead letters, retry or drop them"),
-        ("version", "version", _add_nothing, "print the version"),
+    for name, add, summary in (
+        ("serve", _add_serve, "run the daemon"),
+        ("submit", _add_submit, "submit a request and show its answer"),
+        ("follow", _add_follow, "show what happens to a request, from any point on"),
+        ("cancel", _add_cancel, "cancel a request, queued or running"),
+        ("check", _add_json, "check configuration, Redis and models"),
+        ("dead", _add_dead, "look at dead letters, retry or drop them"),
+        ("version", _add_nothing, "print the version"),
     ):
         command = commands.add_parser(
             name, help=summary, description=f"{summary.capitalize()}.", parents=[common], allow_abbrev=False
         )
-        command.set_defaults(module=module)
+        command.set_defaults(module=name)
         add(command)
     parser.set_defaults(module="usage", parser=parser)
     return parser

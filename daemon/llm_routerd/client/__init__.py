@@ -1,9 +1,10 @@
 """The producers' side of the queue: adds requests, follows and cancels them; needs neither the daemon nor a backend.
 
-`client` is the client; `events` reads an events stream, `look_up` and `lane_state` look into the lanes; `dead_letters`,
-a door of its own, is for operators.  Imports `queue`, `protocol` and below.
+`client` is the client.  `events` and `look_up` are parts of it, `lane_state` and `dead_letters` what operators look at.
+Producers import what is named here; `cli` and the tests also `dead_letters`.
 
-Another thing to ask of a queue: a method of `Client`, in a module of its own where it is more than one command.
+Imports `queue.connection`, `queue.scripts`, `protocol` and `errors`.  Another question to Redis: a method of `Client`,
+which goes through `patiently`, and so may be repeated.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What is promised on the wire: requests, events, codes, keys; and the call that is made of a request.
 
-Pure: no event loop, no network, no clock.  Imports `jsonschema` only, since a request holds a compiled schema.
+Pure: no event loop, no network, no clock.  Imports `errors`, and `jsonschema`, since a request holds a
+compiled schema.
 
 The types are the wire: a Struct is encoded as it is, and `schemas/` is made of the types by `make schemas`.
 

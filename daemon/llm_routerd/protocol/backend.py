@@ -1,4 +1,4 @@
-"""What the executor may rely on of every backend, whatever wire protocol it speaks."""
+"""What may be relied on in every backend, whatever wire protocol it speaks."""
 
 from __future__ import annotations
 

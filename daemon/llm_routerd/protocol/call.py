@@ -95,7 +95,7 @@ class ProbeReport(Struct, frozen=True, kw_only=True):
 
 
 class BackendError(RouterdError):
-    """One call to one model failed.  Raised by a backend only, turned into a rejected attempt by the executor.
+    """One call to one model failed.  Raised by a backend only, turned into a rejected attempt by `running`.
 
     Attributes:
         code: the code of the rejected attempt, as in the protocol.

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.protocol.cut import HEAD_BYTES, head_of, parts_of
+from llm_routerd.protocol.wire import ID_PATTERN
 
 if TYPE_CHECKING:
     from llm_routerd.protocol.cut import Fields, Part
 
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID = re.compile(ID_PATTERN)
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]:,]', re.DOTALL)
 
 

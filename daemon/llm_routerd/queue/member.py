@@ -30,7 +30,6 @@ class Member:
         lane_types: which lanes can be served.
         models: that a request may name here, as the other workers are told.
         on_registration: called with each renewal: why they cannot be told; None: they can.
-        knows_others: whether every living worker has been able to tell of itself.
     """
 
     def __init__(self, pipe: Pipe, keys: Keys, *, consumer: str, limits: Limits) -> None:
@@ -42,7 +41,6 @@ class Member:
         self.lane_types = LaneTypes(keys)
         self.models: Sequence[str] = ()
         self.on_registration: Callable[[str | None], object] = lambda _why: None
-        self.knows_others: Callable[[], bool] = lambda: True
 
     async def create_groups(self) -> None:
         """Create the consumer groups that are missing; notes which lanes are none."""

@@ -31,7 +31,7 @@ The rules:
   configuration gives it says nothing of its health: else three hasty requests would take it away from all
   others.
 - The permits of `Health` never leave this module: each `Ask` stands for one, and the one of `answered`,
-  `rejected` and `abandoned` that the executor owes for each `Ask` gives it back.
+  `rejected` and `abandoned` that its driver owes for each `Ask` gives it back.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     Attributes:
         deployment: to be called once.
         wait_seconds: to be waited before the call; 0 for most.
-        repair: the validation error of the answer before, to be sent along; None: an ordinary call.
+        repair: why its last answer was invalid, to be sent along; None: an ordinary call.
         passed: what was passed over on the way here, to go into `attempts` before this one.
     """
 
@@ -125,7 +125,7 @@ class _Turn:
 class ChainRun:
     """One request's way through its chain.
 
-    `decide` is called until an answer is accepted or it gives up.  After each `Ask` the executor owes one
+    `decide` is called until an answer is accepted or it gives up.  After each `Ask` its driver owes one
     call of `answered`, `rejected` or `abandoned` before it may decide again, also when it was cancelled while
     it waited; after an `Examine`, one of `examined`.
 

@@ -21,11 +21,16 @@ def resolve(config: Config, model: str) -> Chain | None:
     return chain
 
 
+def names(config: Config) -> tuple[str, ...]:
+    """What a request may give as its `model`: chains, and deployments."""
+    return tuple(dict.fromkeys((*config.chains, *config.deployments)))
+
+
 def unknown_model(config: Config, model: str) -> str:
     """The message for a request that names neither a chain nor a deployment."""
-    names = list(dict.fromkeys((*config.chains, *config.deployments)))
-    near = get_close_matches(model, names, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+    known = names(config)
+    near = get_close_matches(model, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
     return f"$.model: no chain or deployment has this name; {hint}"
 
 

@@ -4,9 +4,11 @@
 loaded model, and an `attempt`, one call that is judged while it streams under a `clock`; `ledger` keeps the records.
 `resources` holds what all requests under one configuration share.
 
-Imports the values of `config`, `routing`, `judging`, `accounting` and below.  Knows neither Redis nor a backend's code,
-only Protocols: `attempt.EventSink` and `protocol.backend.Backend`.  Doors: `run`, `resources`, `ending`, `shortage`.
+Around a call: `slots` and `warmth` are its place and its loaded model, `examination` a probe of our own, `shortage`
+what this process lacks, `validation` a process for what would take long.  What comes of all: `ending`.
 
-What a call is to heed of a request goes into `caller._make_call`; what may end an attempt early, into `attempt` (text)
-or `clock` (time); what all requests share and a reload renews, into `resources`.
+Imports `accounting`, `routing`, `judging`, `protocol` and the values of `config`.  Knows neither Redis nor a backend's
+code, only Protocols: `attempt.EventSink` and `protocol.backend.Backend`.
+Another sink is a class with the methods of `EventSink`.  What all requests share is an attribute of `Resources`, and
+what bounds a call, one of `clock.Bounds`.
 """

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
     from llm_routerd.protocol.request import Request
     from llm_routerd.running.attempt import EventSink
-    from llm_routerd.running.resources import Resources, Slots
+    from llm_routerd.running.resources import Resources
+    from llm_routerd.running.slots import Slots
 
 
 class Turn(Struct):
@@ -68,7 +69,7 @@ class Caller:
         self._deliveries = deliveries
         self._on_first_token = on_first_token
         self._loop = resources.loop
-        self._repair: tuple[dict[str, Any], ...] = ()
+        self._invalid: dict[str, str] = {}  # by deployment: the last answer that was not the JSON asked for
         self._attempt: Attempt | None = None  # the call under way
         self.attempts = 0  # that were begun here
 
@@ -82,8 +83,8 @@ class Caller:
             return None
         return _turn_of(self._attempt, Rejection(code=AttemptCode.CANCELLED, reason="cancelled"))
 
-    async def take_turn(self, deployment: Deployment, *, repair: bool) -> Turn:
-        """Wait for a place and a loaded model, then call; with `repair` the last invalid answer is to be mended."""
+    async def take_turn(self, deployment: Deployment, *, repair: str | None = None) -> Turn:
+        """Wait for a place and a loaded model, then call; `repair`: why its last answer was invalid, to be mended."""
         resources, name = self._resources, deployment.name
         slots = resources.slots[name]
         if not await self._got_place(slots, deployment):
@@ -101,7 +102,7 @@ class Caller:
             if not await self._sink.begin(started):
                 return Turn(None, called=False)
             self.attempts += 1
-            turn = await self._when_able(deployment, lambda: self._call(deployment, repair=repair))
+            turn = await self._when_able(deployment, lambda: self._call(deployment, repair))
             if turn.ttft_seconds is not None:
                 warmth.answered()
             return turn
@@ -129,13 +130,13 @@ class Caller:
             deployment.name, ask, deadline=self._deadline, route_seconds=deployment.connect_timeout
         )
 
-    async def _call(self, deployment: Deployment, *, repair: bool) -> Turn:
+    async def _call(self, deployment: Deployment, repair: str | None) -> Turn:
         """Call, and judge what comes; whatever goes wrong in that costs this attempt and not the request."""
         began = self._loop.time()
         attempt: Attempt | None = None
         verdict: Accepted | Rejection
         try:
-            self._attempt = attempt = self._make_attempt(deployment, repair=repair)
+            self._attempt = attempt = self._make_attempt(deployment, repair)
             verdict = await attempt.run()
         except Exception as error:  # noqa: BLE001 - see `fault`
             verdict = fault(self._request.id, deployment, error)
@@ -143,10 +144,10 @@ class Caller:
         if attempt is None:
             return Turn(verdict, called=True, elapsed_seconds=self._loop.time() - began)
         if isinstance(verdict, Rejection) and verdict.outcome is Outcome.INVALID:
-            self._repair = _repair_messages(attempt.text, verdict)
+            self._invalid[deployment.name] = attempt.text
         return _turn_of(attempt, verdict)
 
-    def _make_attempt(self, deployment: Deployment, *, repair: bool) -> Attempt:
+    def _make_attempt(self, deployment: Deployment, repair: str | None) -> Attempt:
         resources, request = self._resources, self._request
         mode = request.stream
         offered = request.offered_tools if request.tools else None
@@ -161,7 +162,7 @@ class Caller:
         bounds = Bounds.of(deployment, streams=mode is not StreamMode.OFF, deadline=self._deadline)
         return Attempt(
             backend=resources.backends.get(deployment.name),
-            call=self._make_call(deployment, repair=repair),
+            call=self._make_call(deployment, repair),
             judge=judge,
             sink=self._sink,
             clock=resources.clocks.clock(bounds),
@@ -170,10 +171,11 @@ class Caller:
             validation=resources.validation,
         )
 
-    def _make_call(self, deployment: Deployment, *, repair: bool) -> Call:
+    def _make_call(self, deployment: Deployment, repair: str | None) -> Call:
         request = self._request
+        more = () if repair is None else _repair_messages(self._invalid[deployment.name], repair)
         return Call(
-            messages=request.messages + (self._repair if repair else ()),
+            messages=request.messages + more,
             schema=None if request.schema is None else request.schema.raw,
             tools=request.tools,
             tool_choice=request.tool_choice,
@@ -198,10 +200,9 @@ def _turn_of(attempt: Attempt, verdict: Accepted | Rejection) -> Turn:
     )
 
 
-def _repair_messages(text: str, rejection: Rejection) -> tuple[dict[str, Any], ...]:
+def _repair_messages(text: str, reason: str) -> tuple[dict[str, Any], ...]:
     """What is added to the conversation to have an invalid answer mended."""
     demand = (
-        f"That answer was not accepted: {rejection.reason}. "
-        "Answer again, with JSON that satisfies the schema, and nothing else."
+        f"That answer was not accepted: {reason}. Answer again, with JSON that satisfies the schema, and nothing else."
     )
     return ({"role": "assistant", "content": text}, {"role": "user", "content": demand})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.call import BackendError, Call
@@ -16,28 +16,19 @@ from llm_routerd.protocol.codes import Fault
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.protocol.outcome import Rejection
     from llm_routerd.running.attempt import ModelStream
+    from llm_routerd.running.slots import Slots
+    from llm_routerd.running.warmth import Warmth
 
 log = get_logger()
 
 _MESSAGES = ({"role": "user", "content": "Hello"},)
 
 
-class _Slots(Protocol):
-    async def acquire(self, seconds: float) -> bool: ...
-
-    def release(self) -> None: ...
-
-
-class _Warmth(Protocol):
-    async def ready(self, *, wait_seconds: float | None) -> Rejection | None: ...
-
-
 class Examination:
     """The probe of one deployment.  Several requests that want to know at once share one."""
 
-    def __init__(self, deployment: Deployment, backend: ModelStream, slots: _Slots, warmth: _Warmth) -> None:
+    def __init__(self, deployment: Deployment, backend: ModelStream, slots: Slots, warmth: Warmth) -> None:
         self._deployment = deployment
         self._backend = backend
         self._slots = slots

@@ -9,6 +9,7 @@ from llm_routerd.routing.chains import deployments_of
 from llm_routerd.running.clock import Clocks
 from llm_routerd.running.examination import Examination
 from llm_routerd.running.shortage import Shortage
+from llm_routerd.running.slots import Slots
 from llm_routerd.running.validation import ValidationProcess
 from llm_routerd.running.warmth import Warmth
 
@@ -53,27 +54,6 @@ class Pricing(Protocol):
     def saved_usd(self, deployments: Iterable[Deployment], usage: Usage, *, spent_usd: float = 0.0) -> float:
         """What the same tokens would have cost at the first cloud deployment of these, less what was spent."""
         ...
-
-
-class Slots:
-    """The calls that one deployment takes at once; more wait in turn."""
-
-    def __init__(self, limit: int) -> None:
-        self._semaphore = asyncio.Semaphore(limit)
-
-    async def acquire(self, seconds: float) -> bool:
-        """Wait for a place; False: none became free in time."""
-        if not self._semaphore.locked():
-            return await self._semaphore.acquire()  # does not wait
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._semaphore.acquire()
-        except TimeoutError:
-            return False
-
-    def release(self) -> None:
-        """Give the place to the next."""
-        self._semaphore.release()
 
 
 class Resources:

@@ -90,7 +90,7 @@ class Run:
                     return self._ledger.gave_up(decision)
                 case Ask(deployment=deployment):
                     self._ledger.passed_over(decision.passed)
-                    turn = await self._try(decision)
+                    turn = await self._ask(decision)
                     if turn.verdict is None:
                         return Withdrawn(spent=self.spent())
                     if isinstance(turn.verdict, Accepted):
@@ -108,13 +108,13 @@ class Run:
             answers = False
         self._chain_run.examined(deployment, answers=answers)
 
-    async def _try(self, decision: Ask) -> Turn:
+    async def _ask(self, decision: Ask) -> Turn:
         """One turn of one deployment, and its verdict told to everyone who keeps account."""
         deployment = decision.deployment
         try:
             if decision.wait_seconds:
                 await asyncio.sleep(decision.wait_seconds)
-            turn = await self._caller.take_turn(deployment, repair=decision.repair is not None)
+            turn = await self._caller.take_turn(deployment, repair=decision.repair)
         except BaseException:
             self._chain_run.abandoned()
             if (broken_off := self._caller.broken_off()) is not None:

@@ -2,5 +2,5 @@
 
 `daemon` is the process; `health_http` its page, `notify` its words to systemd, `embedded` the Valkey that it may bring
 along (`memory`: how large that may grow), `limits` and `garbage` what it asks of the system and of Python.
-Imports everything but the command line; nothing imports it but that.  To add a page: a line in `health_http`.
+It may import everything but the command line, the router and the client.  To add a page: a line in `health_http`.
 """

@@ -23,7 +23,7 @@ from llm_routerd.protocol.outcome import told
 from llm_routerd.protocol.request import RequestError
 from llm_routerd.queue.passing import pass_on
 from llm_routerd.routing.chains import resolve
-from llm_routerd.running.ending import Answered, Spent, Withdrawn
+from llm_routerd.running.ending import Answered, Withdrawn
 from llm_routerd.running.run import Run
 from llm_routerd.worker.committing import UNWRITABLE
 from llm_routerd.worker.ending import Buried, Cancelled
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.request import Request
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import BeginVerdict
-    from llm_routerd.running.ending import Unanswered
+    from llm_routerd.running.ending import Spent, Unanswered
     from llm_routerd.running.resources import Resources
     from llm_routerd.worker.admission import Admission
     from llm_routerd.worker.clock import ServerClock
@@ -121,24 +121,21 @@ class Handler:
         return await self._refuse(item, request, refusal)
 
     def _refused(self, item: InFlight, error: RequestError) -> Ending:
-        """An entry that is no request is answered under whatever id it has, and its own."""
+        """An entry that is no request, or may be none, is answered under whatever id it has, and its own."""
         entry = item.delivery.entry
-        event = Failed(request_id=error.id or entry, code=error.code, message=error.message, metadata=error.metadata)
+        event = Failed.of(error, instead=entry)
         log.info("request_refused", entry=entry, code=error.code.value)
         return Buried(event=event, streams=tuple(dict.fromkeys((event.request_id, entry))))
 
     async def _refuse(self, item: InFlight, request: Request, refusal: Refusal) -> Ending:
+        item.is_ending = True
         delivery = item.delivery
-        event = Failed(request_id=request.id, code=refusal.code, message=refusal.message, metadata=request.metadata)
+        error = RequestError(id=request.id, code=refusal.code, message=refusal.message, metadata=request.metadata)
         if not refusal.was_begun:
-            ended = await self._ended_before(item, request)
-            if ended is not None:
-                return ended
-            log.info("request_refused", entry=delivery.entry, code=refusal.code.value)
-            return Buried(event=event, streams=tuple(dict.fromkeys((request.id, delivery.entry))))
+            return await self._ended_before(item, request) or self._refused(item, error)
         log.warning("request_poisoned", id=request.id, entry=delivery.entry, deliveries=delivery.deliveries)
         history = await self._broker.history(request.id)
-        return Buried(event=event, streams=(request.id,), history=history)
+        return Buried(event=Failed.of(error), streams=(request.id,), history=history)
 
     async def _is_unknown_everywhere(self, item: InFlight, request: Request) -> bool:
         """Pass a request on whose model this worker does not know, and another may; true: none does."""
@@ -185,7 +182,7 @@ class Handler:
         try:
             ending = await run.until_done()
         except asyncio.CancelledError:
-            if not item.is_cancelled_by_us():
+            if not item.absorbs_cancellation():
                 raise
             transcript.abandon()
             return await self._stopped(item, request, run.spent())
@@ -252,4 +249,4 @@ def _unwritable(request: Request, message: str, spent: Spent, streams: tuple[str
         attempts=told(spent.attempts),
         metadata=request.metadata,
     )
-    return Buried(event=event, streams=streams, spent=Spent.on(spent.attempts))
+    return Buried(event=event, streams=streams, spent=spent)

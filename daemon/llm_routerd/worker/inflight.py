@@ -60,8 +60,8 @@ class InFlight(Struct, eq=False):
         if asyncio.current_task() is not self.task:  # else this very task has found it out, and goes on to say so
             self.stop("sealed" if why == "sealed" else "lost")
 
-    def is_cancelled_by_us(self) -> bool:
-        """Whether a CancelledError in its task is the one of `stop`, which is hereby over."""
+    def absorbs_cancellation(self) -> bool:
+        """Take a CancelledError in its task for the one of `stop`: the task goes on; False: it is somebody else's."""
         task = asyncio.current_task()
         return self.stopped is not None and task is not None and task.uncancel() <= 0
 

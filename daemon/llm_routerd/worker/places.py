@@ -58,8 +58,10 @@ class Places:
     def reading(self) -> Iterator[None]:
         """New requests are read, or waited for."""
         self._reading_since = self._loop.time()
-        yield
-        self._reading_since = None
+        try:
+            yield
+        finally:
+            self._reading_since = None
 
     def is_idle(self) -> bool:
         """Whether the reader waits: a read that finds new requests does not take so long."""

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from llm_routerd.accounting.metrics import Finished
 from llm_routerd.accounting.tally import Tally
+from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.request import StreamMode
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
     from llm_routerd.worker.ending import Ending
     from llm_routerd.worker.inflight import InFlight
 
+log = get_logger()
+
 
 class Observer(Protocol):
-    """Is told what became of requests, once that is certain."""
+    """Is told what became of requests, once that is certain.  Returns at once and raises nothing: the end stands."""
 
     def settled(self, finished: Finished) -> None:
         """The end of a request stands, and this worker accounts for it."""
@@ -145,12 +148,18 @@ class Settler:
         await self._committer.tell_metrics(encode(booking.event))
 
     def _settled(self, finished: Finished) -> None:
-        for observer in self._observers:
-            observer.settled(finished)
+        self._tell(lambda observer: observer.settled(finished))
 
     def _called(self, attempts: Sequence[AttemptRecord]) -> None:
+        self._tell(lambda observer: observer.called(attempts))
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        """Tell every observer; one that fails is in nobody's way, for what it is told of stands."""
         for observer in self._observers:
-            observer.called(attempts)
+            try:
+                tell(observer)
+            except Exception:
+                log.exception("observer_failed", observer=type(observer).__name__)
 
     def _finished(
         self,

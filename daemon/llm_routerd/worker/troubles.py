@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
+from llm_routerd.queue.connection import ResponseError, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ class Troubles:
         self._on_change = on_change
         self._lanes: dict[Lane, str] = {}  # those whose keys are of another type, and of which
         self._refusals: dict[str, str] = {}  # what Redis refuses us, and why
+        self._done_without: set[str] = set()
         self._reading: str | None = None
 
     def first(self, shortage: str | None) -> str:
@@ -57,6 +59,17 @@ class Troubles:
             self._refusals[what] = why
             log.error(what, why=why)
         self._on_change()
+
+    def done_without(self, what: str, why: str | None) -> None:
+        """Redis refuses us something that is no trouble, in words that may quote users and keys; None: it does not."""
+        if (why is None) == (what not in self._done_without):
+            return
+        if why is None:
+            self._done_without.remove(what)
+            log.info("redis_allows_again", what=what)
+        else:
+            self._done_without.add(what)
+            log.warning(what, why=describe(ResponseError(why)))
 
     def lane(self, lane: Lane, other: str | None) -> None:
         """A lane's key is of another type; None: it is a lane again."""

@@ -18,6 +18,7 @@ from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.connection import ConnectionFactory, Needs, Pipe, PipeState, ResponseError, describe
 from llm_routerd.queue.deliveries import Limits
 from llm_routerd.queue.reader import Reader
+from llm_routerd.routing.chains import names
 from llm_routerd.worker.abandoning import abandon
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
@@ -27,7 +28,6 @@ from llm_routerd.worker.leases import TICKS_PER_LEASE, Leases
 from llm_routerd.worker.mending import Mending
 from llm_routerd.worker.orphans import Orphans
 from llm_routerd.worker.places import Places
-from llm_routerd.worker.registration import Told, models_of
 from llm_routerd.worker.request_log import RequestLog
 from llm_routerd.worker.settling import Settler
 from llm_routerd.worker.supervisor import Supervisor, TaskFailed, first_of
@@ -124,7 +124,7 @@ class Worker:
         self.broker = Broker(self.pipe, Keys(config.redis.prefix), consumer=consumer, limits=_limits(config))
         self._troubles = Troubles(self.broker.keys, self._tell)
         self.broker.lane_types.on_change = self._troubles.lane
-        self.broker.on_registration = Told("worker_not_registered")
+        self.broker.on_registration = partial(self._troubles.done_without, "worker_not_registered")
         self._reader = Reader(reader, self.broker)
 
     def _furnish(self, config: Config, admission: Admission, rng: random.Random) -> None:
@@ -187,7 +187,7 @@ class Worker:
         for connections in self._connections:
             connections.most_entry_bytes = config.daemon.max_request_bytes
         self.broker.limits = replace(self.broker.limits, result_ttl_ms=_limits(config).result_ttl_ms)
-        self._introduce(models_of(config))
+        self._introduce(() if self._stopping.is_set() else names(config))
 
     @property
     def resources(self) -> Resources:
