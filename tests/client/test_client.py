@@ -344,7 +344,9 @@ async def test_metadata_is_returned_untouched(client: Client) -> None:
         assert [event.data for event in await read_all(client, request_id)] == [final.data]
 
 
-@pytest.mark.parametrize("metadata", [{"a": object()}, {"a": 2**64, "b": object()}])
+@pytest.mark.parametrize(
+    "metadata", [{"a": b"x", "b": 2**70}, {"a": {1}, "b": 2**70}, {"a": object()}, {"a": 2**64, "b": object()}]
+)
 async def test_metadata_that_is_not_json_is_refused(client: Client, metadata: dict[str, Any]) -> None:
     """Large integers or not."""
     with pytest.raises(TypeError):

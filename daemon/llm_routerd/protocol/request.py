@@ -6,6 +6,7 @@ A further property is a line in `RequestFields`, which the schema and every call
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
@@ -13,7 +14,7 @@ import orjson
 from msgspec import Struct, field
 
 from llm_routerd.protocol.numbers import holds_inexact
-from llm_routerd.protocol.wire import ID_PATTERN, encode, keywords, said
+from llm_routerd.protocol.wire import ID_PATTERN, keywords, said
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -165,7 +166,9 @@ def as_json(request: Mapping[str, Any]) -> bytes:
     except TypeError:  # it takes no integer beyond 64 bits; and knows better than msgspec what is no JSON
         if not holds_inexact(request.get("metadata")):
             raise
-        return encode(request)
+        # Not msgspec, which takes bytes, sets and dates for JSON.
+        metadata = json.dumps(request["metadata"], ensure_ascii=False, separators=(",", ":"))
+        return orjson.dumps({**request, "metadata": orjson.Fragment(metadata)})
 
 
 class StreamMode(StrEnum):
