@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from llm_routerd.jsonschema.compiled import AnswerSchema
+    from llm_routerd.protocol.backend import Backend
     from llm_routerd.protocol.call import Call
     from llm_routerd.protocol.events import AttemptEvent, AttemptStarted
     from llm_routerd.protocol.outcome import Usage
@@ -48,14 +49,6 @@ class EventSink(Protocol):
         ...
 
 
-class ModelStream(Protocol):
-    """The part of a backend that an attempt needs."""
-
-    def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
-        """Ask the model; see `llm_routerd.protocol.backend.Backend`."""
-        ...
-
-
 class Attempt:
     """One call, judged while it streams.
 
@@ -73,7 +66,7 @@ class Attempt:
     def __init__(
         self,
         *,
-        backend: ModelStream,
+        backend: Backend,
         call: Call,
         judge: Judge,
         sink: EventSink,

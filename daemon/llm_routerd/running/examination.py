@@ -16,7 +16,7 @@ from llm_routerd.protocol.codes import Fault
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.running.attempt import ModelStream
+    from llm_routerd.protocol.backend import Backend
     from llm_routerd.running.slots import Slots
     from llm_routerd.running.warmth import Warmth
 
@@ -28,7 +28,7 @@ _MESSAGES = ({"role": "user", "content": "Hello"},)
 class Examination:
     """The probe of one deployment.  Several requests that want to know at once share one."""
 
-    def __init__(self, deployment: Deployment, backend: ModelStream, slots: Slots, warmth: Warmth) -> None:
+    def __init__(self, deployment: Deployment, backend: Backend, slots: Slots, warmth: Warmth) -> None:
         self._deployment = deployment
         self._backend = backend
         self._slots = slots

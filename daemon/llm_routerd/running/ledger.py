@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.outcome import AttemptRecord, Outcome, Rejection, Usage, told, total_cost
@@ -17,18 +17,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.request import Request
     from llm_routerd.routing.chain_run import GiveUp
     from llm_routerd.running.caller import Turn
-
-
-class Prices(Protocol):
-    """What calls cost."""
-
-    def cost_usd(self, deployment: Deployment, usage: Usage) -> float | None:
-        """Of one call; None: not known."""
-        ...
-
-    def saved_usd(self, chain: Chain, usage: Usage, *, spent_usd: float) -> float:
-        """By a local answer, against the first cloud deployment of the chain."""
-        ...
+    from llm_routerd.running.resources import Resources
 
 
 class Ledger:
@@ -37,14 +26,14 @@ class Ledger:
     Args:
         request: whose.
         chain: whom it asks.
-        prices: of calls.
+        resources: that know what calls cost.
         now: the time in seconds, of any clock.
     """
 
-    def __init__(self, request: Request, chain: Chain, prices: Prices, now: Callable[[], float]) -> None:
+    def __init__(self, request: Request, chain: Chain, resources: Resources, now: Callable[[], float]) -> None:
         self._request = request
         self._chain = chain
-        self._prices = prices
+        self._resources = resources
         self._now = now
         self._began = now()
         self._records: list[AttemptRecord] = []
@@ -60,7 +49,7 @@ class Ledger:
         rejection = turn.verdict if isinstance(turn.verdict, Rejection) else None
         cost: float | None = 0.0
         if usage := turn.usage:
-            cost = self._priced(deployment, lambda: self._prices.cost_usd(deployment, usage))
+            cost = self._priced(deployment, lambda: self._resources.cost_usd(deployment, usage))
         self._records.append(
             AttemptRecord(
                 deployment=deployment.name,
@@ -112,7 +101,7 @@ class Ledger:
         )
         saved = None
         if deployment.local and cost is not None:
-            saved = self._priced(deployment, lambda: self._prices.saved_usd(self._chain, usage, spent_usd=cost))
+            saved = self._priced(deployment, lambda: self._resources.saved_usd(self._chain, usage, spent_usd=cost))
         spent = Spent(
             attempts=records, latency_ms=event.latency_ms, ttft_ms=ttft_ms, cost_usd=cost, saved_usd=saved or 0.0
         )

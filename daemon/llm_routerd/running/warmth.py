@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.call import BackendError
@@ -16,7 +16,7 @@ from llm_routerd.protocol.outcome import Rejection
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.protocol.call import ProbeReport
+    from llm_routerd.protocol.backend import Backend
 
 log = get_logger()
 
@@ -24,22 +24,10 @@ TRUST_SECONDS = 60.0  # how long an answer is taken as proof that the model is s
 PROBE_SECONDS = 2.0
 
 
-class Warmable(Protocol):
-    """The part of a backend that warming needs."""
-
-    async def probe(self) -> ProbeReport:
-        """Whether the model is loaded."""
-        ...
-
-    async def warm(self) -> None:
-        """Load it."""
-        ...
-
-
 class Warmth:
     """One deployment's model in memory, or litellm.  Several requests that meet a cold one wait for the same load."""
 
-    def __init__(self, deployment: Deployment, backend: Warmable) -> None:
+    def __init__(self, deployment: Deployment, backend: Backend) -> None:
         self._deployment = deployment
         self._backend = backend
         self._loop = asyncio.get_running_loop()

@@ -23,7 +23,7 @@ from llm_routerd.protocol.outcome import told
 from llm_routerd.protocol.request import RequestError
 from llm_routerd.queue.passing import pass_on
 from llm_routerd.routing.chains import resolve
-from llm_routerd.running.ending import Answered, Withdrawn
+from llm_routerd.running.ending import NOTHING, Answered, Withdrawn
 from llm_routerd.running.run import Run
 from llm_routerd.worker.committing import UNWRITABLE
 from llm_routerd.worker.ending import Buried, Cancelled
@@ -159,9 +159,8 @@ class Handler:
         final_type = await self._broker.final_type(request.id)
         if final_type is None:
             return None
-        await self._broker.acknowledge(item.delivery, request.id)
         log.info("request_withdrawn", id=request.id, entry=item.delivery.entry, why="sealed")
-        return Cancelled() if final_type == "cancelled" else Withdrawn()
+        return await self._leave(item, request, final_type, NOTHING)
 
     async def _run(self, item: InFlight, request: Request, resources: Resources) -> Ending:
         """Ask the chain, until it is done or Redis or the worker says stop."""
@@ -196,9 +195,13 @@ class Handler:
     async def _stopped(self, item: InFlight, request: Request, spent: Spent) -> Ending:
         """The attempt was cancelled from outside; the connection to the model is closed."""
         log.info("request_stopped", id=request.id, why=item.stopped)
-        if item.stopped == "sealed":
-            return await self._sealed(item, request, spent)
-        return Withdrawn(spent=spent)  # whoever ends it knows nothing of the calls that were made here
+        if item.stopped != "sealed":
+            return Withdrawn(spent=spent)  # whoever ends it knows nothing of the calls that were made here
+        item.is_ending = True
+        final_type = await self._broker.final_type(request.id)
+        if final_type is None:  # what somebody else wrote leaves no place for an end
+            return _unwritable(request, UNWRITABLE, spent)
+        return await self._leave(item, request, final_type, spent)
 
     async def _withdrawn(self, item: InFlight, request: Request, verdict: BeginVerdict | None, spent: Spent) -> Ending:
         """Redis said, before a call, that the request is not ours to answer."""
@@ -210,27 +213,29 @@ class Handler:
             case "unwritable":  # no attempt can be; the final event may be, as it is beyond all attempts
                 return _unwritable(request, UNWRITABLE, spent, (request.id,))
             case "sealed":  # and acknowledged by the script
-                final_type = await self._broker.final_type(request.id)
-                return Cancelled(spent=spent) if final_type == "cancelled" else Withdrawn(spent=spent)
+                return _ended_as(await self._broker.final_type(request.id), spent)
             case "begun":  # between two attempts it was ended, or another worker took it over
                 final_type = await self._broker.final_type(request.id)
-                return Withdrawn(spent=spent) if final_type is None else await self._sealed(item, request, spent)
+                if final_type is None:
+                    return Withdrawn(spent=spent)
+                return await self._leave(item, request, final_type, spent)
             case _:
                 return Withdrawn()
 
-    async def _sealed(self, item: InFlight, request: Request, spent: Spent) -> Ending:
-        """Somebody else has ended the request, or what he wrote leaves no place for an end."""
-        item.is_ending = True
-        final_type = await self._broker.final_type(request.id)
-        if final_type is None:
-            return _unwritable(request, UNWRITABLE, spent)
+    async def _leave(self, item: InFlight, request: Request, final_type: str, spent: Spent) -> Ending:
+        """Somebody else has ended the request: be done with its entry."""
         await self._broker.acknowledge(item.delivery, request.id)
-        return Cancelled(spent=spent) if final_type == "cancelled" else Withdrawn(spent=spent)
+        return _ended_as(final_type, spent)
 
     def _deadline(self, request: Request) -> float | None:
         """The loop time at which the request's answer is no longer wanted; None: whenever it comes."""
         left = request.seconds_left(self._clock.server_ms())
         return None if left is None else asyncio.get_running_loop().time() + left
+
+
+def _ended_as(final_type: str | None, spent: Spent) -> Ending:
+    """What is to be accounted for of a request that somebody else has ended."""
+    return Cancelled(spent=spent) if final_type == "cancelled" else Withdrawn(spent=spent)
 
 
 def _counted_on(ending: Answered | Unanswered, attempt: int) -> Ending:

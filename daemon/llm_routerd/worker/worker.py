@@ -112,7 +112,8 @@ class Worker:
             self.in_flight, concurrency=config.daemon.concurrency, shortage=lambda: self.resources.shortage.why
         )
         self._open_queue(config, consumer)
-        self._furnish(config, admission, rng)
+        self._furnish(config, admission)
+        self._keep_ours(config.daemon.lease_seconds, rng)
         self._use(config, admission)
 
     def _open_queue(self, config: Config, consumer: str) -> None:
@@ -127,14 +128,14 @@ class Worker:
         self.broker.on_registration = partial(self._troubles.done_without, "worker_not_registered")
         self._reader = Reader(reader, self.broker)
 
-    def _furnish(self, config: Config, admission: Admission, rng: random.Random) -> None:
-        """What a delivery goes through, and what keeps it ours meanwhile."""
-        daemon, broker, in_flight, clock, metrics = config.daemon, self.broker, self.in_flight, self.clock, self.metrics
+    def _furnish(self, config: Config, admission: Admission) -> None:
+        """What a delivery goes through."""
+        daemon, broker, metrics = config.daemon, self.broker, self.metrics
         settler = Settler(
             broker=broker,
             metrics=metrics,
             observers=(RequestLog(),),
-            clock=clock,
+            clock=self.clock,
             max_letter_bytes=min(daemon.max_request_bytes, daemon.dead_max_bytes // LETTERS_AT_LEAST),
             on_trouble=partial(self._troubles.refused, "cannot_deliver_answers"),
         )
@@ -145,37 +146,40 @@ class Worker:
             settler=settler,
             mending=self._mending,
             metrics=metrics,
-            clock=clock,
+            clock=self.clock,
             knows_others=lambda: self._leases.knows_others,
         )
         self._intake = Intake(
             broker=broker,
             handler=self._handler,
-            trimmed=Trimmed(broker, settler, in_flight, self._tasks),
-            in_flight=in_flight,
+            trimmed=Trimmed(broker, settler, self.in_flight, self._tasks),
+            in_flight=self.in_flight,
             places=self._places,
             tasks=self._tasks,
             on_freed=self._place_freed,
         )
+
+    def _keep_ours(self, lease_seconds: float, rng: random.Random) -> None:
+        """What sees to leases, and takes up what is nobody's."""
         self._leases = Leases(
-            broker=broker,
-            in_flight=in_flight,
-            clock=clock,
-            lease_seconds=daemon.lease_seconds,
+            broker=self.broker,
+            in_flight=self.in_flight,
+            clock=self.clock,
+            lease_seconds=lease_seconds,
             places=self._places,
             receive=self._intake.receive_claim,
             on_trouble=partial(self._troubles.refused, "cannot_renew_leases"),
             rng=rng,
         )
         self._orphans = Orphans(
-            broker=broker,
-            metrics=metrics,
-            lease_seconds=daemon.lease_seconds,
+            broker=self.broker,
+            metrics=self.metrics,
+            lease_seconds=lease_seconds,
             longest_seconds=lambda: self._leases.longest_seconds,
             free=self._places.free,
             receive=self._intake.receive,
             is_steady=lambda: self._leases.is_steady,
-            clock=clock,
+            clock=self.clock,
         )
 
     def _use(self, config: Config, admission: Admission) -> None:
