@@ -14,7 +14,9 @@ from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
 from tests.support.queue import (
     add,
+    begin,
     begin_one,
+    commit,
     entry_of,
     events_of,
     failure,
@@ -140,12 +142,12 @@ async def test_commit_says_that_nothing_can_be_written_and_does_nothing(
         delivery = await take_one(broker_url, broker)
         await spoil(client)
         if spoil is not SPOILED[3]:  # a final event fits behind that one
-            committed = await broker.commit(delivery, result("r1"), transcript=None, request_ids=("r1",))
+            committed = await commit(broker, delivery, result("r1"), transcript=None, request_ids=("r1",))
             assert committed.verdict in {"unwritable", "duplicate"}
         if spoil in {*SPOILED[:3], another_type}:
             assert await client.xlen("llm:requests") == 1
             letter: tuple[Any, ...] = ("entry", delivery.entry, "reason", "internal")
-            await broker.commit(delivery, failure("r1"), transcript=None, request_ids=("r1",), dead_letter=letter)
+            await commit(broker, delivery, failure("r1"), transcript=None, request_ids=("r1",), dead_letter=letter)
             assert await client.xlen("llm:requests") == 0
             assert len(await letters(client)) == 1
 
@@ -212,8 +214,7 @@ async def test_head_that_names_another_requests_entry_makes_no_duplicate(broker_
         await write(client, "1-0", json.dumps({"entry": "3-3", "lane": "low"}), "attempt")
         await add(client, id="r1")
         delivery, _ = await take(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        assert await broker.begin(delivery, transcript, started(), publish=False) == "begun"
+        transcript = await begin(broker, delivery)
         assert transcript.attempt == 2
 
 
@@ -235,12 +236,11 @@ async def test_same_id_on_two_lanes_within_a_millisecond_is_a_duplicate(broker_u
         for lane in ("llm:requests", "llm:requests:low"):
             await client.xadd(lane, {"id": "r1", "prompt": "x"}, id="5-0")
         one, other = await take(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        assert await broker.begin(one, transcript, started(), publish=False) == "begun"
+        transcript = await begin(broker, one)
         again = broker.transcript("r1", publish=False, fenced=no_fence)
         assert await broker.begin(other, again, started(), publish=False) == "duplicate"
         assert (
-            await broker.commit(one, result("r1"), transcript=transcript, request_ids=("r1",))
+            await commit(broker, one, result("r1"), transcript=transcript, request_ids=("r1",))
         ).verdict == "committed"
         assert await client.xlen("llm:requests:low") == 0
 

@@ -13,7 +13,7 @@ from llm_routerd.protocol.cut import parts_of
 from llm_routerd.protocol.keys import GROUP, HANDED_BACK
 from llm_routerd.queue import mending
 from llm_routerd.queue.mending import Ahead, ahead_ms, mend
-from tests.support.queue import add, open_broker, open_client, open_reader, result, take, take_one
+from tests.support.queue import add, commit, open_broker, open_client, open_reader, result, take, take_one, two_workers
 
 LANE, DEAD, METRICS = "llm:requests", "llm:dead", "llm_router_metrics"
 LAST = "18446744073709551615-18446744073709551615"
@@ -46,7 +46,7 @@ async def test_answered_entry_leaves_a_lane_that_takes_requests_again(broker_url
         await client.xadd(LANE, {"prompt": "x"}, id=LAST)
         delivery = await take_one(broker_url, broker)
         assert [each.verdict for each in await mend(broker, (LANE,))] == ["busy"]
-        await broker.commit(delivery, result(LAST), transcript=None, request_ids=(LAST,))
+        await commit(broker, delivery, result(LAST), transcript=None, request_ids=(LAST,))
         assert [each.verdict for each in await mend(broker, (LANE,))] == ["mended"]
         entry = await add(client)
         assert [each.entry for each in await take(broker_url, broker)] == [entry]
@@ -54,11 +54,7 @@ async def test_answered_entry_leaves_a_lane_that_takes_requests_again(broker_url
 
 async def test_all_that_a_lane_holds_is_kept(broker_url: str) -> None:
     """What is sound has the ID, owner and delivery count that it had; what lies ahead is moved, in its order."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         running, waiting = await add(client, id="one"), await add(client, id="two")
         assert (await take(broker_url, broker, free=1))[0].entry == running
         await client.xclaim(LANE, GROUP, "w1", 0, [running], idle=7_000, retrycount=2, justid=True)

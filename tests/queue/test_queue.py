@@ -16,7 +16,9 @@ from llm_routerd.queue.marks import counts_cancellation
 from tests.support.eventually import eventually
 from tests.support.queue import (
     add,
+    begin,
     begin_one,
+    commit,
     events_of,
     failure,
     no_fence,
@@ -27,6 +29,7 @@ from tests.support.queue import (
     started,
     take,
     take_one,
+    two_workers,
 )
 
 if TYPE_CHECKING:
@@ -83,8 +86,7 @@ async def test_second_entry_with_the_same_id_is_dropped_while_the_first_lives(br
         await add(client, id="r1")
         await client.xadd("llm:requests", {"data": '{"id":"r1","prompt":"x"}'})
         first, second = await take(broker_url, broker)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        assert await broker.begin(first, transcript, started(), publish=False) == "begun"
+        await begin(broker, first)
         again = broker.transcript("r1", publish=False, fenced=no_fence)
         assert await broker.begin(second, again, started(), publish=False) == "duplicate"
         assert [entry for entry, _ in await client.xrange("llm:requests")] == [first.entry]
@@ -110,8 +112,7 @@ async def test_entries_of_two_lanes_with_one_id_do_not_mix(broker_url: str) -> N
         await client.xadd("llm:requests", {"prompt": "a"}, id="5-0")
         await client.xadd("llm:requests:low", {"prompt": "b"}, id="5-0")
         one, other = await take(broker_url, broker)
-        transcript = broker.transcript("5-0", publish=False, fenced=no_fence)
-        assert await broker.begin(one, transcript, started(), publish=False) == "begun"
+        await begin(broker, one, "5-0")
         again = broker.transcript("5-0", publish=False, fenced=no_fence)
         assert await broker.begin(other, again, started(), publish=False) == "collision"
         assert len(await events_of(client, "5-0")) == 1
@@ -119,11 +120,7 @@ async def test_entries_of_two_lanes_with_one_id_do_not_mix(broker_url: str) -> N
 
 async def test_begin_of_an_entry_that_another_owns_is_refused(broker_url: str) -> None:
     """A worker that has lost its lease does not begin."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         await add(client)
         delivery = await take_one(broker_url, broker)
         transcript = other.transcript("r1", publish=False, fenced=no_fence)
@@ -136,8 +133,8 @@ async def test_commit_writes_final_event_once_with_ttl_metrics_and_acknowledgeme
         await add(client)
         delivery, transcript = await begin_one(broker_url, broker)
         for _ in range(2):  # the second time as after a lost reply
-            committed = await broker.commit(
-                delivery, result("r1"), transcript=transcript, request_ids=("r1",), metrics=b'{"id":"r1"}'
+            committed = await commit(
+                broker, delivery, result("r1"), transcript=transcript, request_ids=("r1",), metrics=b'{"id":"r1"}'
             )
             assert committed.verdict == "committed"
         (event,) = await client.xrange("llm:events:r1", FINAL_ID, FINAL_ID)
@@ -154,7 +151,7 @@ async def test_commit_loses_to_a_cancellation_and_says_so(broker_url: str) -> No
         await add(client)
         delivery, transcript = await begin_one(broker_url, broker)
         await client.xadd("llm:events:r1", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
-        committed = await broker.commit(delivery, result("r1"), transcript=transcript, request_ids=("r1",))
+        committed = await commit(broker, delivery, result("r1"), transcript=transcript, request_ids=("r1",))
         assert (committed.verdict, committed.sealed_by) == ("sealed", "cancelled")
         assert await client.xlen("llm:requests") == 0
 
@@ -173,8 +170,8 @@ async def test_zombie_that_answers_first_is_accepted(broker_url: str) -> None:
         taken_over = other.transcript("r1", publish=False, fenced=no_fence)
         assert await other.begin(claimed, taken_over, started("w2", 2), publish=False) == "begun"
         assert taken_over.attempt == 2
-        first = await zombie.commit(delivery, result("r1", "zombie"), transcript=transcript, request_ids=("r1",))
-        second = await other.commit(claimed, result("r1", "new"), transcript=taken_over, request_ids=("r1",))
+        first = await commit(zombie, delivery, result("r1", "zombie"), transcript=transcript, request_ids=("r1",))
+        second = await commit(other, claimed, result("r1", "new"), transcript=taken_over, request_ids=("r1",))
         assert (first.verdict, second.verdict, second.sealed_by) == ("committed", "sealed", "result")
 
 
@@ -184,7 +181,8 @@ async def test_refusal_is_written_under_the_id_and_the_entry_id_with_one_dead_le
         entry = await add(client)
         delivery = await take_one(broker_url, broker)
         for _ in range(2):  # the second time as after a lost reply
-            await broker.commit(
+            await commit(
+                broker,
                 delivery,
                 failure("r1"),
                 transcript=None,
@@ -209,8 +207,14 @@ async def test_equal_end_of_another_worker_is_not_ones_own(broker_url: str) -> N
         delivery = await take_one(broker_url, first)
         verdicts = [
             (
-                await broker.commit(
-                    delivery, failure("r1"), transcript=None, request_ids=("r1",), metrics=b"{}", dead_letter=("a", "b")
+                await commit(
+                    broker,
+                    delivery,
+                    failure("r1"),
+                    transcript=None,
+                    request_ids=("r1",),
+                    metrics=b"{}",
+                    dead_letter=("a", "b"),
                 )
             ).verdict
             for broker in (first, second, first, second)
@@ -228,7 +232,7 @@ async def test_refusal_does_not_end_another_request_of_the_same_id(broker_url: s
         first, second = await take(broker_url, broker)
         transcript = broker.transcript("r1", publish=False, fenced=no_fence)
         await broker.begin(first, transcript, started(), publish=False)
-        await broker.commit(second, failure("r1"), transcript=None, request_ids=("r1", second_entry))
+        await commit(broker, second, failure("r1"), transcript=None, request_ids=("r1", second_entry))
         assert [kind for _, kind, _ in await events_of(client, "r1")] == ["attempt"]
         assert [kind for _, kind, _ in await events_of(client, second_entry)] == ["error"]
 
@@ -242,7 +246,7 @@ async def test_end_without_attempt_leaves_a_duplicates_first_alone(broker_url: s
         transcript = broker.transcript("r1", publish=False, fenced=no_fence)
         await broker.begin(first, transcript, started(), publish=False)
         failed = failure("r1", ErrorCode.CHAIN_EXHAUSTED)
-        committed = await broker.commit(second, failed, transcript=None, request_ids=("r1",))
+        committed = await commit(broker, second, failed, transcript=None, request_ids=("r1",))
         assert committed.verdict == "duplicate"
         assert [kind for _, kind, _ in await events_of(client, "r1")] == ["attempt"]
 
@@ -290,7 +294,7 @@ async def test_text_that_waits_together_becomes_one_event(broker_url: str) -> No
         transcript.text("reasoning", "hm")
         for text in ("a", "b", "c"):
             transcript.text("token", text)
-        await broker.commit(delivery, result("r1"), transcript=transcript, request_ids=("r1",))
+        await commit(broker, delivery, result("r1"), transcript=transcript, request_ids=("r1",))
         events = await events_of(client, "r1")
         assert [(event_id, kind, data.get("text")) for event_id, kind, data in events[1:3]] == [
             ("1-1", "reasoning", "hm"),
@@ -335,18 +339,14 @@ async def test_chunk_of_a_vanished_stream_does_not_make_a_key_without_ttl(broker
         transcript.text("token", "x")
         await broker.pipe.call("PING")
         assert not await client.exists("llm:events:r1")
-        await broker.commit(delivery, result("r1"), transcript=transcript, request_ids=("r1",))
+        await commit(broker, delivery, result("r1"), transcript=transcript, request_ids=("r1",))
         assert [event_id for event_id, _, _ in await events_of(client, "r1")] == [FINAL_ID]
         assert await client.pttl("llm:events:r1") > 0
 
 
 async def test_idle_entry_is_claimed_by_second_worker_with_its_count(broker_url: str) -> None:
     """A lease that ran out is taken over, and counts as a crash."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         entry = await add(client, "low")
         await take_one(broker_url, broker)
         assert (await other.claim(room=5)).deliveries == []
@@ -358,11 +358,7 @@ async def test_idle_entry_is_claimed_by_second_worker_with_its_count(broker_url:
 
 async def test_renewed_lease_is_not_claimed(broker_url: str) -> None:
     """Never while its worker lives."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         await add(client)
         delivery = await take_one(broker_url, broker)
         for _ in range(3):
@@ -374,11 +370,7 @@ async def test_renewed_lease_is_not_claimed(broker_url: str) -> None:
 
 async def test_renewal_tells_a_lost_lease_and_takes_the_crash_back(broker_url: str) -> None:
     """The old owner plainly lives, so its silence was no crash; and it does not steal the entry back."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         await add(client)
         delivery = await take_one(broker_url, broker)
         await asyncio.sleep(0.55)
@@ -403,11 +395,7 @@ async def test_renewal_tells_sealed_requests_and_the_servers_time(broker_url: st
 
 async def test_dropped_group_comes_back_and_the_living_worker_keeps_its_entry(broker_url: str) -> None:
     """A request that runs on a living worker is not run by another when the group is made again."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         await add(client)
         delivery, _transcript = await begin_one(broker_url, broker)
         await client.xgroup_destroy("llm:requests", "llm-router")
@@ -435,11 +423,7 @@ async def test_renewal_takes_its_entries_back_into_a_new_group(broker_url: str) 
 
 async def test_handed_back_entry_is_taken_at_once_and_does_not_count(broker_url: str) -> None:
     """A drain is no crash, and nobody waits for a lease."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         await add(client)
         delivery = await take_one(broker_url, broker)
         assert await broker.hand_back([delivery]) == 1
@@ -501,7 +485,7 @@ async def test_published_events_carry_id_type_and_data(broker_url: str, kind: st
         transcript = broker.transcript("r1", publish=True, fenced=no_fence)
         await broker.begin(delivery, transcript, started(), publish=True)
         transcript.text("token", "hé")
-        await broker.commit(delivery, result("r1"), transcript=transcript, request_ids=("r1",), publish=True)
+        await commit(broker, delivery, result("r1"), transcript=transcript, request_ids=("r1",), publish=True)
         messages: list[dict[str, Any]] = []
         while len(messages) < 3:
             message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)

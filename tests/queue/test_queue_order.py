@@ -16,7 +16,9 @@ from llm_routerd.queue import scripts
 from tests.support.eventually import eventually
 from tests.support.queue import (
     add,
+    begin,
     begin_one,
+    commit,
     events_of,
     failure,
     no_fence,
@@ -27,6 +29,7 @@ from tests.support.queue import (
     started,
     take,
     take_one,
+    two_workers,
 )
 
 if TYPE_CHECKING:
@@ -93,11 +96,13 @@ async def test_answer_after_memory_came_back_has_its_whole_transcript(full_serve
         transcript.text("token", "refused ")
         await eventually(lambda: transcript.under_way)
         transcript.text("token", "and waiting")
-        commit = asyncio.create_task(broker.commit(delivery, result("r1"), transcript=transcript, request_ids=("r1",)))
+        committing = asyncio.create_task(
+            commit(broker, delivery, result("r1"), transcript=transcript, request_ids=("r1",))
+        )
         await asyncio.sleep(0.1)
-        assert not commit.done()
+        assert not committing.done()
         await client.config_set("maxmemory", "0")
-        assert (await commit).verdict == "committed"
+        assert (await committing).verdict == "committed"
         events = await events_of(client, "r1")
         assert [(event_id, data.get("text")) for event_id, _, data in events[1:-1]] == [
             ("1-1", "refused "),
@@ -159,26 +164,17 @@ async def test_event_that_is_refused_is_not_published(broker_url: str) -> None:
 
 async def test_beginning_renews_the_lease(broker_url: str) -> None:
     """An entry may have waited for long in a worker that slept; it is not to be taken over right after."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         entry = await add(client)
         delivery = await take_one(broker_url, broker)
         await client.xclaim("llm:requests", "llm-router", "w1", 0, [entry], idle=100_000, justid=True)
-        transcript = broker.transcript("r1", publish=False, fenced=no_fence)
-        assert await broker.begin(delivery, transcript, started(), publish=False) == "begun"
+        await begin(broker, delivery)
         assert (await other.claim(room=5)).deliveries == []
 
 
 async def test_claim_that_gets_there_late_takes_nothing(broker_url: str) -> None:
     """A server that stood still answers it after its thaw, before the renewals of the living."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         entry = await add(client)
         await take_one(broker_url, broker)
         await client.xclaim("llm:requests", "llm-router", "w1", 0, [entry], idle=100_000, justid=True)
@@ -191,11 +187,7 @@ async def test_claim_that_gets_there_late_takes_nothing(broker_url: str) -> None
 
 async def test_everything_is_handed_back_also_what_the_worker_never_heard_of(broker_url: str) -> None:
     """A reply may be on its way when a worker leaves; that is no crash."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         entries = [await add(client), await add(client, "low")]
         await take(broker_url, broker)
         assert await broker.hand_everything_back() == 2
@@ -217,11 +209,7 @@ async def test_delivery_whose_reply_was_lost_after_the_group_was_dropped_goes_ba
     broker_url: str,
 ) -> None:
     """Found as one's own, and yet another is busy with it."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         await add(client)
         _delivery, _transcript = await begin_one(broker_url, broker)
         await client.xgroup_destroy("llm:requests", "llm-router")
@@ -244,7 +232,7 @@ async def test_key_of_another_kind_in_the_place_of_an_events_stream_harms_nobody
         assert list((await broker.renew([(delivery, "llm:events:r1")])).lost) == []
         assert list(await broker.sealed(["llm:events:r1"])) == []
         letter: tuple[Any, ...] = ("entry", entry, "reason", "internal")
-        await broker.commit(delivery, failure("r1"), transcript=None, request_ids=("r1",), dead_letter=letter)
+        await commit(broker, delivery, failure("r1"), transcript=None, request_ids=("r1",), dead_letter=letter)
         assert await client.xlen("llm:requests") == 0
         assert [fields["entry"] for _, fields in await client.xrange("llm:dead")] == [entry]
         assert await client.get("llm:events:r1") == "mine"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_routerd.protocol.events import FINAL_ID
-from tests.support.queue import add, begin_one, open_broker, open_client, result
+from tests.support.queue import add, begin_one, commit, open_broker, open_client, result
 from tests.support.wire import eventually_true
 
 
@@ -16,8 +16,13 @@ async def finish(url: str, request_id: str) -> None:
     """One short request, from the entry to the commit."""
     async with open_broker(url) as broker:
         delivery, transcript = await begin_one(url, broker, request_id)
-        committed = await broker.commit(
-            delivery, result(request_id), transcript=transcript, request_ids=(request_id,), metrics=b'{"id":"r1"}'
+        committed = await commit(
+            broker,
+            delivery,
+            result(request_id),
+            transcript=transcript,
+            request_ids=(request_id,),
+            metrics=b'{"id":"r1"}',
         )
         assert committed.verdict == "committed"
 

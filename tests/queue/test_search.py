@@ -12,6 +12,8 @@ from llm_routerd.queue.search import find_requests
 from tests.support.queue import (
     LIMITS,
     add,
+    begin,
+    commit,
     entry_of,
     events_of,
     failure,
@@ -22,20 +24,11 @@ from tests.support.queue import (
     started,
     take,
     take_one,
+    two_workers,
 )
 
 if TYPE_CHECKING:
     import pytest
-
-    from llm_routerd.queue.broker import Broker
-    from llm_routerd.queue.outbox import Transcript
-
-
-async def begin(broker: Broker, delivery: Delivery, request_id: str) -> Transcript:
-    """The first attempt of a request."""
-    transcript = broker.transcript(request_id, publish=False, fenced=no_fence)
-    assert await broker.begin(delivery, transcript, started(broker.consumer), publish=False) == "begun"
-    return transcript
 
 
 async def pending(client: Any) -> list[str]:
@@ -53,11 +46,7 @@ async def test_trimmed_entry_of_a_dead_worker_is_reported_and_stays_pending_unti
     broker_url: str,
 ) -> None:
     """Whoever sees it may die before it has written the final event: the next one sees it too."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         entry = await add(client)
         await take_one(broker_url, broker)
         await client.xtrim("llm:requests", maxlen=0, approximate=False)
@@ -66,25 +55,21 @@ async def test_trimmed_entry_of_a_dead_worker_is_reported_and_stays_pending_unti
             claim = await other.claim(room=5)
             assert (list(claim.deliveries), [each.entry for each in claim.gone]) == ([], [entry])
             assert await pending(client) == [entry]
-        await other.commit(claim.gone[0], failure(entry), transcript=None, request_ids=(entry,))
+        await commit(other, claim.gone[0], failure(entry), transcript=None, request_ids=(entry,))
         assert await pending(client) == []
         assert [kind for _, kind, _ in await events_of(client, entry)] == ["error"]
 
 
 async def test_trimmed_entry_is_ended_once_whoever_tries_and_however_often(broker_url: str) -> None:
     """Two workers see it at the same time, and a reply is lost."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         await add(client)
         delivery = await take_one(broker_url, broker)
         await begin(broker, delivery, "r1")
         await client.xtrim("llm:requests", maxlen=0, approximate=False)
         gone = Delivery(lane="normal", entry=delivery.entry, fields=())
         for each in (broker, other, other):
-            await each.commit(gone, failure("r1"), transcript=None, request_ids=("r1",), dead_letter=("id", "r1"))
+            await commit(each, gone, failure("r1"), transcript=None, request_ids=("r1",), dead_letter=("id", "r1"))
         assert [kind for _, kind, _ in await events_of(client, "r1")] == ["attempt", "error"]
         assert await client.xlen("llm:dead") == 1
 
@@ -100,7 +85,7 @@ async def test_renewal_leaves_a_trimmed_entry_pending(broker_url: str) -> None:
         assert await pending(client) == [entry]
         transcript = await begin(broker, delivery, "r1")
         assert await pending(client) == [entry]
-        committed = await broker.commit(delivery, result("r1"), transcript=transcript, request_ids=("r1",))
+        committed = await commit(broker, delivery, result("r1"), transcript=transcript, request_ids=("r1",))
         assert committed.verdict == "committed"
         assert await pending(client) == []
 
@@ -119,11 +104,7 @@ async def test_renewal_of_a_trimmed_entry_that_another_has_tells_that_it_is_lost
 
 async def test_trimmed_entry_that_is_delivered_once_more_is_answered_there(broker_url: str) -> None:
     """The group was made again: its first worker, which may be dead, cannot have back what does not exist."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         entry = await add(client)
         await begin(broker, await take_one(broker_url, broker), "r1")
         await client.xgroup_destroy("llm:requests", "llm-router")
@@ -136,11 +117,7 @@ async def test_trimmed_entry_that_is_delivered_once_more_is_answered_there(broke
 
 async def test_trimmed_entry_of_a_worker_that_renews_is_nobody_elses(valkey_url: str) -> None:
     """Its lease cannot be renewed, but its worker is seen; fakeredis tells another time than the server does."""
-    async with (
-        open_client(valkey_url) as client,
-        open_broker(valkey_url) as broker,
-        open_broker(valkey_url, "w2") as other,
-    ):
+    async with two_workers(valkey_url) as (client, broker, other):
         entry = await add(client)
         await take_one(valkey_url, broker)
         await client.xtrim("llm:requests", maxlen=0, approximate=False)
@@ -154,11 +131,7 @@ async def test_trimmed_entry_of_a_worker_that_renews_is_nobody_elses(valkey_url:
 
 async def test_trimmed_entry_that_is_handed_back_stays_pending(broker_url: str) -> None:
     """A drain does not lose it: it is found when its worker is gone."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         entry = await add(client)
         await take_one(broker_url, broker)
         await client.xtrim("llm:requests", maxlen=0, approximate=False)
@@ -243,8 +216,8 @@ async def test_entry_that_takes_the_place_of_one_that_is_gone_owns_the_events_st
         assert await broker.begin(third, late, started(), publish=False) == "duplicate"
         gone = Delivery(lane="normal", entry=first.entry, fields=())
         assert (await find_requests(broker, [gone, second])).ids == {("normal", second.entry): "r1"}
-        committed = await broker.commit(gone, failure("r1"), transcript=None, request_ids=("r1",))
+        committed = await commit(broker, gone, failure("r1"), transcript=None, request_ids=("r1",))
         assert committed.verdict == "duplicate"
-        committed = await broker.commit(second, failure("r1"), transcript=None, request_ids=("r1",))
+        committed = await commit(broker, second, failure("r1"), transcript=None, request_ids=("r1",))
         assert committed.verdict == "committed"
         assert [kind for _, kind, _ in await events_of(client, "r1")] == ["attempt", "attempt", "error"]

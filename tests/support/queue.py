@@ -17,12 +17,14 @@ from llm_routerd.protocol.keys import Keys, Lane
 from llm_routerd.protocol.outcome import Usage
 from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.connection import ConnectionFactory, Pipe
-from llm_routerd.queue.deliveries import Delivery, Limits
+from llm_routerd.queue.deliveries import Commitment, Delivery, Limits
 from llm_routerd.queue.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from llm_routerd.protocol.events import FinalEvent
+    from llm_routerd.queue.deliveries import Committed
     from llm_routerd.queue.outbox import Transcript
 
 LIMITS = Limits(lease_ms=500, result_ttl_ms=60_000, metrics_channel="llm_router_metrics", metrics_maxlen=100)
@@ -55,6 +57,13 @@ async def open_broker(url: str, consumer: str = "w1", *, limits: Limits = LIMITS
 
 
 @asynccontextmanager
+async def two_workers(url: str) -> AsyncIterator[tuple[Any, Broker, Broker]]:
+    """A client, and the brokers of two workers: `w1` and `w2`."""
+    async with open_client(url) as client, open_broker(url) as broker, open_broker(url, "w2") as other:
+        yield client, broker, other
+
+
+@asynccontextmanager
 async def open_reader(url: str, broker: Broker) -> AsyncIterator[Reader]:
     """A reader that has connected."""
     reader = Reader(ConnectionFactory(url, client_name="test-read"), broker)
@@ -82,9 +91,20 @@ async def begin_one(
 ) -> tuple[Delivery, Transcript]:
     """The one request that waits, with its first attempt begun."""
     delivery = await take_one(url, broker)
+    return delivery, await begin(broker, delivery, request_id, consumer=consumer)
+
+
+async def begin(broker: Broker, delivery: Delivery, request_id: str = "r1", *, consumer: str = "") -> Transcript:
+    """The first attempt of a delivery, on its broker's worker or whoever is told."""
     transcript = broker.transcript(request_id, publish=False, fenced=no_fence)
-    assert await broker.begin(delivery, transcript, started(consumer), publish=False) == "begun"
-    return delivery, transcript
+    event = started(consumer or broker.consumer)
+    assert await broker.begin(delivery, transcript, event, publish=False) == "begun"
+    return transcript
+
+
+async def commit(broker: Broker, delivery: Delivery, event: FinalEvent, **named: Any) -> Committed:
+    """The end of a delivery; `named` is what else `Commitment` takes."""
+    return await broker.commit(Commitment(delivery=delivery, event=event, **named))
 
 
 def entry_of(entry: str, lane: Lane = "normal") -> Delivery:

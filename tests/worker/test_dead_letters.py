@@ -19,7 +19,7 @@ from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.schema_files import load_schema
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says
-from tests.support.queue import LIMITS, add, failure, open_broker, open_client, take_one
+from tests.support.queue import LIMITS, add, commit, failure, open_broker, open_client, take_one
 from tests.support.schemas import closed
 from tests.support.workers import DAEMON, make_config, run_worker
 
@@ -130,8 +130,13 @@ async def test_oldest_letters_go_when_they_take_too_much(valkey_url: str) -> Non
             delivery = await take_one(valkey_url, broker)
             size = 30_000 if number % 10 == 0 else 3_000
             letter: tuple[bytes | str, ...] = ("id", f"r{number}", "data", "x" * size)
-            committed = await broker.commit(
-                delivery, failure(f"r{number}"), transcript=None, request_ids=(f"r{number}",), dead_letter=letter
+            committed = await commit(
+                broker,
+                delivery,
+                failure(f"r{number}"),
+                transcript=None,
+                request_ids=(f"r{number}",),
+                dead_letter=letter,
             )
             dropped += committed.letters_dropped
             assert await client.memory_usage("llm:dead") <= 200_000
@@ -142,7 +147,7 @@ async def test_oldest_letters_go_when_they_take_too_much(valkey_url: str) -> Non
         await add(client, id="huge")
         delivery = await take_one(valkey_url, broker)
         huge: tuple[bytes | str, ...] = ("id", "huge", "data", "x" * 500_000)
-        await broker.commit(delivery, failure("huge"), transcript=None, request_ids=("huge",), dead_letter=huge)
+        await commit(broker, delivery, failure("huge"), transcript=None, request_ids=("huge",), dead_letter=huge)
         assert [letter["id"] for letter in await letters(client)] == ["huge"]
 
 

@@ -15,7 +15,7 @@ from llm_routerd.queue import reader
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, hangs, says, waits_for
-from tests.support.queue import add, events_of, open_broker, open_client, result, started, take_one
+from tests.support.queue import add, commit, events_of, open_broker, open_client, result, started, take_one
 from tests.support.workers import run_worker
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ async def test_every_script_works_beside_a_lane_of_another_type(valkey_url: str,
             assert await broker.find_orphans(lane) == []
         assert await broker.hand_back([delivery]) == 1
         (again,) = (await broker.claim_of("handed-back", count=5)).deliveries
-        committed = await broker.commit(again, result(entry), transcript=transcript, request_ids=(entry,))
+        committed = await commit(broker, again, result(entry), transcript=transcript, request_ids=(entry,))
         assert committed.verdict == "committed"
         assert await client.xlen(broker.keys.requests(own)) == 0
         await broker.hand_everything_back()

@@ -13,7 +13,7 @@ from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP, HANDED_BACK
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
-from tests.support.queue import add, no_fence, open_broker, open_client, result, started, take
+from tests.support.queue import add, commit, no_fence, open_broker, open_client, result, started, take, two_workers
 from tests.support.workers import DAEMON, make_config, run_worker
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ async def test_what_is_waiting_pending_or_settled_is_no_orphan(broker_url: str) 
         for _ in range(4):
             await add(client)
         one, two, three, _ = await take(broker_url, broker, free=30)
-        await broker.commit(one, result(one.entry), transcript=None, request_ids=(one.entry,))
+        await commit(broker, one, result(one.entry), transcript=None, request_ids=(one.entry,))
         await client.xclaim(LANE, GROUP, HANDED_BACK, 0, [two.entry], justid=True)
         await add(client)
         assert await broker.find_orphans("normal") == []
@@ -108,11 +108,7 @@ async def test_what_is_waiting_pending_or_settled_is_no_orphan(broker_url: str) 
 
 async def test_orphan_is_taken_by_one_and_only_while_it_is_one(broker_url: str) -> None:
     """Two workers found it; the second finds it pending."""
-    async with (
-        open_client(broker_url) as client,
-        open_broker(broker_url) as broker,
-        open_broker(broker_url, "w2") as other,
-    ):
+    async with two_workers(broker_url) as (client, broker, other):
         entries = await dead_consumer(client, broker_url)
         assert await broker.find_orphans("normal") == entries
         taken = await broker.take_orphans("normal", entries[:3], seen_for_ms=500)

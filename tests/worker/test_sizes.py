@@ -20,7 +20,7 @@ from llm_routerd.queue.connection import pipe
 from tests.support.endings import final_of, nothing_left
 from tests.support.fakes import FakeBackend, says
 from tests.support.proxy import open_proxy
-from tests.support.queue import add, open_broker, open_client, open_reader
+from tests.support.queue import add, open_broker, open_client, open_reader, two_workers
 from tests.support.schemas import closed
 from tests.support.servers import running_valkey
 from tests.support.workers import DAEMON, make_config, make_test_admission, run_worker
@@ -159,11 +159,7 @@ async def test_after_a_long_entry_one_is_read_at_a_time(broker_url: str) -> None
 async def test_claims_end_with_the_entry_that_makes_a_reply_long(valkey_url: str) -> None:
     """Each is claimed once, and those behind it by the next call; one's own all the same."""
     long = 9_000_000
-    async with (
-        open_client(valkey_url) as client,
-        open_broker(valkey_url) as broker,
-        open_broker(valkey_url, "w2") as other,
-    ):
+    async with two_workers(valkey_url) as (client, broker, other):
         for number in range(5):
             await client.xadd("llm:requests", {"prompt": chr(97 + number) * long})
         await client.xreadgroup(GROUP, "w1", {"llm:requests": ">"}, count=5)

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from llm_routerd.protocol.cut import Fields
+    from llm_routerd.protocol.events import FinalEvent
     from llm_routerd.protocol.keys import Lane
+    from llm_routerd.queue.outbox import Transcript
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
@@ -78,6 +80,28 @@ class Backlog:
 
 BeginVerdict = Literal["begun", "sealed", "duplicate", "collision", "lost", "returned", "unwritable"]
 CommitVerdict = Literal["committed", "sealed", "duplicate", "unwritable"]
+
+
+class Commitment(Struct, frozen=True, kw_only=True):
+    """An end that is to be written.
+
+    Attributes:
+        delivery: the entry.
+        event: the final event.
+        request_ids: whose streams get it: usually one; of what could not be read its entry ID too; empty: no event.
+        transcript: of a request that was begun here; what it still holds is written before.
+        publish: PUBLISH the event as well.
+        metrics: the metrics event, as JSON; empty: none.
+        dead_letter: flat fields; empty: none.
+    """
+
+    delivery: Delivery
+    event: FinalEvent
+    request_ids: tuple[str, ...]
+    transcript: Transcript | None = None
+    publish: bool = False
+    metrics: bytes = b""
+    dead_letter: Sequence[bytes | str] = ()
 
 
 class Committed(Struct, frozen=True, kw_only=True):

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from llm_routerd.protocol.cut import Fields
-    from llm_routerd.protocol.events import AttemptStarted, FinalEvent
-    from llm_routerd.queue.deliveries import BeginVerdict, Committed, Delivery
+    from llm_routerd.protocol.events import AttemptStarted
+    from llm_routerd.queue.deliveries import BeginVerdict, Commitment, Committed, Delivery
     from llm_routerd.queue.scripts.binding import Call
 
 MOST_HISTORY = 500  # events
@@ -60,28 +60,10 @@ class Settlement(Member):
             transcript.begun(int(reply[1]))
         return verdict
 
-    async def commit(
-        self,
-        delivery: Delivery,
-        event: FinalEvent,
-        *,
-        transcript: Transcript | None,
-        request_ids: Sequence[str],
-        publish: bool = False,
-        metrics: bytes = b"",
-        dead_letter: Sequence[bytes | str] = (),
-    ) -> Committed:
-        """Write the final event to the streams of `request_ids`, acknowledge, delete, account: in one step.
-
-        Args:
-            delivery: the entry.
-            event: the final event.
-            transcript: of a request that was begun here; what it still holds is written before.
-            publish: PUBLISH the event as well.
-            request_ids: usually one; for a request that could not be read its entry ID too; none: no event.
-            metrics: the metrics event, as JSON.
-            dead_letter: flat fields of a dead letter; empty: none.
-        """
+    async def commit(self, commitment: Commitment) -> Committed:
+        """Write the final event to its streams, acknowledge, delete, account: in one step."""
+        delivery, event, transcript = commitment.delivery, commitment.event, commitment.transcript
+        metrics, letter = commitment.metrics, commitment.dead_letter
         last_words = [] if transcript is None else transcript.close()
         data = encode(event)
         lane = self.keys.requests(delivery.lane)
@@ -89,9 +71,9 @@ class Settlement(Member):
             call = scripts.commit(
                 lanes=self.keys.lanes,
                 # What is not written to is not named either: a right that is missing there is in nobody's way.
-                letters=self.keys.dead if dead_letter else lane,
+                letters=self.keys.dead if letter else lane,
                 metrics_stream=self.limits.metrics_channel if metrics else lane,
-                streams=[self.keys.events(request_id) for request_id in request_ids],
+                streams=[self.keys.events(request_id) for request_id in commitment.request_ids],
                 entry=delivery.entry,
                 lane=delivery.lane,
                 consumer=self.consumer,
@@ -100,14 +82,14 @@ class Settlement(Member):
                 kind=event.type,
                 data=data,
                 ttl_ms=self.limits.result_ttl_ms,
-                publishes=publish,
+                publishes=commitment.publish,
                 events_prefix=self.keys.events(""),
                 metrics=metrics,
                 metrics_maxlen=self.limits.metrics_maxlen,
                 most_letters=self.limits.dead_max_entries,
                 most_letter_bytes=self.limits.dead_max_bytes,
                 last_words=last_words,
-                letter=dead_letter,
+                letter=letter,
             )
             reply = await self._after_events(call)
             if reply[0] != b"gap":

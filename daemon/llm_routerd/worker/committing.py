@@ -15,7 +15,6 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from llm_routerd.logs import get_logger
@@ -27,9 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from llm_routerd.queue.broker import Broker
-    from llm_routerd.queue.deliveries import Committed, Delivery
-    from llm_routerd.queue.outbox import Transcript
-
+    from llm_routerd.queue.deliveries import Commitment, Committed, Delivery
 log = get_logger()
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -40,28 +37,6 @@ UNWRITABLE = (
     "no final event can be written to its events stream: the key is of another type, or holds an event at or beyond "
     "the final one that no worker wrote"
 )
-
-
-class Commitment(Struct, frozen=True, kw_only=True):
-    """What is to be written.
-
-    Attributes:
-        delivery: the entry.
-        event: the final event.
-        request_ids: whose streams get it; empty: none.
-        transcript: of a request that was begun here.
-        publish: PUBLISH the event as well.
-        metrics: the metrics event, as JSON; empty: none.
-        dead_letter: flat fields; empty: none.
-    """
-
-    delivery: Delivery
-    event: Result | Failed
-    request_ids: tuple[str, ...]
-    transcript: Transcript | None = None
-    publish: bool = False
-    metrics: bytes = b""
-    dead_letter: Sequence[bytes | str] = ()
 
 
 class Committer:
@@ -171,15 +146,7 @@ class Committer:
         return replace(commitment, event=event, request_ids=(), transcript=None, dead_letter=letter)
 
     async def _write(self, commitment: Commitment) -> Committed:
-        committed = await self._broker.commit(
-            commitment.delivery,
-            commitment.event,
-            transcript=commitment.transcript,
-            request_ids=commitment.request_ids,
-            publish=commitment.publish,
-            metrics=commitment.metrics,
-            dead_letter=commitment.dead_letter,
-        )
+        committed = await self._broker.commit(commitment)
         if committed.letters_dropped:
             log.warning("dead_letters_dropped", count=committed.letters_dropped)
         if committed.letter_lost is not None:

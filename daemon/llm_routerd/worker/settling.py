@@ -18,9 +18,10 @@ from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed, Result
 from llm_routerd.protocol.request import StreamMode
 from llm_routerd.protocol.wire import encode
+from llm_routerd.queue.deliveries import Commitment
 from llm_routerd.queue.marks import counts_cancellation
 from llm_routerd.running.ending import Withdrawn
-from llm_routerd.worker.committing import Commitment, Committer
+from llm_routerd.worker.committing import Committer
 from llm_routerd.worker.dead_letters import dead_letter
 from llm_routerd.worker.ending import Buried, Cancelled
 
