@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from tests.support.processes import ROOT
 
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
@@ -30,6 +31,16 @@ def test_links_lead_to_files_and_headings(document: str) -> None:
         target = here.parent / path if path else here
         assert target.exists(), path
         assert not anchor or anchor in _anchors(target.read_text()), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize(
+    ("begins", "codes"), [("Error codes: ", ErrorCode), ("Codes of a rejected attempt: ", AttemptCode)]
+)
+def test_readme_lists_every_code(begins: str, codes: type[ErrorCode | AttemptCode]) -> None:
+    """In the order in which they are declared."""
+    (line,) = (line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(begins))
+    listed = re.findall(r"`([a-z_]+)`", line)
+    assert sorted(listed) == sorted(code.value for code in codes)
 
 
 def test_every_target_that_help_names_is_one() -> None:

@@ -10,7 +10,7 @@ from llm_routerd.backends.data_urls import media_of
 from llm_routerd.backends.toolcalls import arguments_object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from llm_routerd.config.tree import Deployment
     from llm_routerd.protocol.call import Call
@@ -62,6 +62,13 @@ def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
         body["think"] = params["think"]
     elif (effort := params.get("reasoning_effort")) is not None:
         body["think"] = _THINK_LEVELS.get(effort, effort)
+    if options := _options(params):
+        body["options"] = options
+    return body
+
+
+def _options(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What is an option there, by Ollama's names."""
     options = {
         _OPTION_NAMES.get(name, name): value
         for name, value in params.items()
@@ -69,9 +76,7 @@ def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
     }
     if isinstance(stop := options.get("stop"), str):
         options["stop"] = [stop]
-    if options:
-        body["options"] = options
-    return body
+    return options
 
 
 def _messages(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
