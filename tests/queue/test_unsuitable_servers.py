@@ -100,7 +100,7 @@ async def test_worker_does_not_work_with_an_older_server_that_takes_the_place_of
         async with run_worker(old.url, {"local": FakeBackend(says("Hi"))}) as worker:
             old.speaks_as = OLD
             await old.drop()
-            await eventually(lambda: worker.pipe.state is PipeState.UNUSABLE)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.UNUSABLE)
             async with open_client(old.url) as client:
                 entry = await add(client)
                 tries = old.connections

@@ -153,7 +153,7 @@ async def test_rolling_restart_loses_nothing_and_pays_nothing_twice(valkey_url: 
             worker.stop()
             await start(name, make_new())
             ids += [await add(client, model=model) for model in ("default", "new", "attic") for _ in range(4)]
-            await worker.in_flight.empty()
+            await worker.shards[0].in_flight.empty()
         assert await kinds_of(client, ids) == {"result"}
         await nothing_left(client)
     assert sum(len(each.calls) for each in calls) == len(ids)
@@ -208,5 +208,5 @@ async def test_reload_while_it_drains_promises_nothing(valkey_url: str) -> None:
         await eventually(lambda: model.calls)
         worker.stop()
         worker.reload(new, make_test_admission(new, {}))
-        assert worker.broker.models == ()
+        assert worker.shards[0].broker.models == ()
         go_on.set()

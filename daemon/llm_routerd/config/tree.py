@@ -56,13 +56,20 @@ class RedisConfig(Table, frozen=True, kw_only=True):
     ] = 1
     serve: Annotated[
         tuple[Annotated[int, Meta(ge=0, le=1023)], ...],
-        key("The numbers of the shards that this worker serves; empty: all.", needs_restart=True),
+        key(
+            "The numbers of the shards that this worker serves; empty: all.",
+            needs_restart=True,
+            max_length=1024,
+            more={"uniqueItems": True},
+        ),
     ] = ()
     draining: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=1024)], ...],
         key(
             "Numbers of shards of earlier layouts: what still stands there is answered too, until this is taken out.",
             needs_restart=True,
+            max_length=10,
+            more={"uniqueItems": True},
         ),
     ] = ()
     wait_replicas: Annotated[

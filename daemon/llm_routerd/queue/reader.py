@@ -56,10 +56,19 @@ STOP_SECONDS = 1.5  # longest time for the read that is under way at a stop
 
 
 class Reader:
-    """Reads new requests for one worker."""
+    """Reads new requests for one worker.
 
-    def __init__(self, factory: ConnectionFactory, broker: Broker) -> None:
+    Args:
+        factory: makes its connection.
+        broker: the worker's side of the queue.
+        on_wait: called when there are none, and it begins to wait for some.
+    """
+
+    def __init__(
+        self, factory: ConnectionFactory, broker: Broker, *, on_wait: Callable[[], None] = lambda: None
+    ) -> None:
         self._factory = factory
+        self._on_wait = on_wait
         self._broker = broker
         self._pipe = broker.pipe
         self._keys: Keys = broker.keys
@@ -179,6 +188,7 @@ class Reader:
         return self._parse(await self._script(call))
 
     async def _block(self, free: int) -> list[Delivery]:
+        self._on_wait()
         lanes, block_ms = self._lanes.sound, BLOCK_MS
         if self._lanes.others:
             block_ms = min(block_ms, round(LOOK_SECONDS * 1000))

@@ -225,7 +225,7 @@ class Daemon:
             for change in changes_needing_restart(self._config, config):
                 log.warning("change_needs_restart", key=change)
             config = replace(config, redis=self._config.redis)
-            admission = self._make_admission(config, self._worker.broker.consumer)
+            admission = self._make_admission(config, self._worker.consumer)
         except ConfigError as error:
             log.warning("reload_refused", why=str(error))
         else:
@@ -255,7 +255,7 @@ class Daemon:
         if status.ready and not self._is_ready:
             self._is_ready = True
             self._notifier.ready(line)
-            log.info("ready", consumer=self._worker.broker.consumer)
+            log.info("ready", consumer=self._worker.consumer)
             self._tasks.helper(self._get_ready_for_requests(), "get-ready")
         elif status.draining:
             self._notifier.stopping(line)

@@ -1,4 +1,9 @@
-"""The places of a worker: how many requests it takes at once, and whether any are free."""
+"""The places of a worker: how many requests it takes at once, and whether any are free.
+
+All shards that a worker serves share them.  A shard that is about to read asks for what is free beyond what others are
+reading just now; while it waits for new requests it keeps nothing from them, so that one shard may have all places.
+Should several that wait be given requests at once, what there is no room for is handed back.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +14,35 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from llm_routerd.worker.inflight import InFlightTable
-
 IDLE_SECONDS = 0.2  # a read that takes longer waits for new requests
 
 
-class Places:
-    """The places of one worker.
+class Capacity:
+    """All places of one worker.
 
     Args:
-        in_flight: what takes them up.
         concurrency: how many there are; a reload may change it.
+        taken: how many of them are taken up.
         shortage: what this process lacks for a call; None: nothing.
 
     Attributes:
         is_closed: nothing more is taken.
+        reading: how many the shards may be given by reads that are under way.
     """
 
     def __init__(
-        self, in_flight: InFlightTable, *, concurrency: int, shortage: Callable[[], str | None] = lambda: None
+        self, *, concurrency: int, taken: Callable[[], int], shortage: Callable[[], str | None] = lambda: None
     ) -> None:
-        self._in_flight = in_flight
+        self._taken = taken
         self._shortage = shortage
-        self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
-        self._reading_since: float | None = None  # loop time
         self.concurrency = concurrency
         self.is_closed = False
+        self.reading = 0
 
     def room(self) -> int:
         """How many more requests there is room for; below 0: there are too many."""
-        return 0 if self.is_closed else self.concurrency - len(self._in_flight)
+        return 0 if self.is_closed else self.concurrency - self._taken()
 
     def free(self) -> int:
         """How many to take: none while those that are here wait for what this process lacks."""
@@ -54,14 +57,59 @@ class Places:
         self._changed.clear()
         await self._changed.wait()
 
+
+class Places:
+    """The same as one shard sees them."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self._loop = asyncio.get_running_loop()
+        self._reading = 0
+        self._reading_since: float | None = None  # loop time
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._capacity.is_closed
+
+    def room(self) -> int:
+        """How many more requests there is room for; below 0: there are too many."""
+        return self._capacity.room()
+
+    def free(self) -> int:
+        """How many there is room for, whoever is about to take them."""
+        return self._capacity.free()
+
+    def free_to_read(self) -> int:
+        """How many this shard may read: what others are reading just now may take its place."""
+        return self._capacity.free() - self._capacity.reading
+
+    def changed(self) -> None:
+        """See `Capacity.changed`."""
+        self._capacity.changed()
+
+    async def change(self) -> None:
+        """See `Capacity.change`."""
+        await self._capacity.change()
+
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """New requests are read, or waited for."""
+    def reads(self, most: int) -> Iterator[None]:
+        """Up to so many new requests are read, or waited for."""
         self._reading_since = self._loop.time()
+        self._reading = most
+        self._capacity.reading += most
         try:
             yield
         finally:
+            self.waits()
             self._reading_since = None
+
+    def waits(self) -> None:
+        """There are no new requests: what is waited for is kept from nobody."""
+        if self._reading:
+            self._capacity.reading -= self._reading
+            self._reading = 0
+            self._capacity.changed()
 
     def is_idle(self) -> bool:
         """Whether the reader waits: a read that finds new requests does not take so long."""
