@@ -161,7 +161,7 @@ async def test_busy_shard_does_not_starve_its_neighbours(redis_url: str) -> None
         for request_id in busy:
             await submit(client, request_id, layout)
         await submit(client, alone, layout)
-        async with run_worker(redis_url, {"local": FakeBackend(says("hi"))}, config=config):
+        async with run_worker(redis_url, {"local": FakeBackend(says("hi", delay=0.03))}, config=config):
             for request_id in (*busy, alone):
                 await final_in(client, layout.keys_of(request_id).prefix, request_id)
         for shard in range(2):
@@ -197,3 +197,29 @@ async def test_what_is_being_read_takes_the_place_of_other_reads_until_it_waits(
         with other.reads(2):
             assert one.free_to_read() == 1
     assert (one.free_to_read(), capacity.reading) == (3, 0)
+
+
+async def test_places_are_given_by_turns() -> None:
+    """A shard that is served goes to the end of the queue; one that cannot read keeps nobody waiting."""
+    taken = [2]
+    capacity = Capacity(concurrency=2, taken=lambda: taken[0])
+    one, two = Places(capacity), Places(capacity)
+    turns = [asyncio.ensure_future(places.turn()) for places in (one, two)]
+    await asyncio.sleep(0)
+    taken[0] = 1
+    capacity.changed()
+    await asyncio.gather(*turns)
+    assert (one.free_to_read(), two.free_to_read()) == (1, 0)
+    one.pass_over()
+    assert two.free_to_read() == 1
+    with two.reads(1):
+        assert one.free_to_read() == 0
+
+
+async def test_read_that_redis_does_not_answer_keeps_no_places() -> None:
+    """A server that stands still is the trouble of its shard alone."""
+    capacity = Capacity(concurrency=4, taken=lambda: 0)
+    one, other = Places(capacity), Places(capacity)
+    with one.reads(4):
+        assert other.free_to_read() == 0
+        await eventually(lambda: other.free_to_read() == 4)

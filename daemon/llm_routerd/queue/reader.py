@@ -61,7 +61,7 @@ class Reader:
     Args:
         factory: makes its connection.
         broker: the worker's side of the queue.
-        on_wait: called when there are none, and it begins to wait for some.
+        on_wait: called when it begins to wait, for requests or for Redis.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Reader:
 
     async def _read(self, free: int) -> list[Delivery]:
         if self._connection is None:
+            self._on_wait()
             self._lost_since = self._lost_since or asyncio.get_running_loop().time()
             return await self._connect()
         await self._look_at_others()

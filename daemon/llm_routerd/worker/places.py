@@ -1,8 +1,9 @@
 """The places of a worker: how many requests it takes at once, and whether any are free.
 
-All shards that a worker serves share them.  A shard that is about to read asks for what is free beyond what others are
-reading just now; while it waits for new requests it keeps nothing from them, so that one shard may have all places.
-Should several that wait be given requests at once, what there is no room for is handed back.
+All shards that a worker serves share them.  A shard may read what is free beyond what others are reading just now; while
+it waits for new requests, or for its Redis, it keeps nothing from them, so that one shard may have all places.  Should
+several that wait be given requests at once, what there is no room for is handed back.  Shards that find nothing free
+queue up, and each place that becomes free is the turn of one: a busy shard does not keep the places from the others.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Capacity:
     Attributes:
         is_closed: nothing more is taken.
         reading: how many the shards may be given by reads that are under way.
+        queue: the shards that wait until they may read, in their order.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Capacity:
         self.concurrency = concurrency
         self.is_closed = False
         self.reading = 0
+        self.queue: list[Places] = []
 
     def room(self) -> int:
         """How many more requests there is room for; below 0: there are too many."""
@@ -81,31 +84,45 @@ class Places:
         return self._capacity.free()
 
     def free_to_read(self) -> int:
-        """How many this shard may read: what others are reading just now may take its place."""
-        return self._capacity.free() - self._capacity.reading
+        """How many this shard may read now; those before it in the queue have a place each."""
+        capacity, queue = self._capacity, self._capacity.queue
+        before = queue.index(self) if self in queue else len(queue)
+        return capacity.free() - capacity.reading - before
+
+    async def turn(self) -> None:
+        """Queue up, and wait until something has changed."""
+        if self not in self._capacity.queue:
+            self._capacity.queue.append(self)
+        await self._capacity.change()
+
+    def pass_over(self) -> None:
+        """This shard cannot read now, though it might: the others need not wait for it."""
+        if self in self._capacity.queue:
+            self._capacity.queue.remove(self)
+            self._capacity.changed()
 
     def changed(self) -> None:
         """See `Capacity.changed`."""
         self._capacity.changed()
 
-    async def change(self) -> None:
-        """See `Capacity.change`."""
-        await self._capacity.change()
-
     @contextmanager
     def reads(self, most: int) -> Iterator[None]:
         """Up to so many new requests are read, or waited for."""
+        if self in self._capacity.queue:
+            self._capacity.queue.remove(self)
         self._reading_since = self._loop.time()
         self._reading = most
         self._capacity.reading += most
+        bound = self._loop.call_later(IDLE_SECONDS, self.waits)  # Redis may stand still
         try:
             yield
         finally:
+            bound.cancel()
             self.waits()
             self._reading_since = None
 
     def waits(self) -> None:
-        """There are no new requests: what is waited for is kept from nobody."""
+        """There are no new requests, or no Redis: what is waited for is kept from nobody."""
         if self._reading:
             self._capacity.reading -= self._reading
             self._reading = 0

@@ -235,9 +235,10 @@ class Shard:
             free = self._places.free_to_read()
             free -= self._leases.reserved(free)
             if free <= 0:
-                await self._places.change()
+                await self._places.turn()
                 continue
             if self.pipe.state is PipeState.OUT_OF_MEMORY:
+                self._places.pass_over()
                 await asyncio.sleep(OUT_OF_MEMORY_POLL_SECONDS)  # neither read nor spend
                 continue
             with self._places.reads(free):
