@@ -1,7 +1,7 @@
 """The places of a worker: how many requests it takes at once, and whether any are free.
 
-All shards that a worker serves share them.  A shard may read what is free beyond what others are reading just now; while
-it waits for new requests, or for its Redis, it keeps nothing from them, so that one shard may have all places.  Should
+All shards that a worker serves share them.  A shard may read what is free beyond what others are reading just now;
+while it waits, for requests or for its Redis, it keeps nothing from them, so that one may have all places.  Should
 several that wait be given requests at once, what there is no room for is handed back.  Shards that find nothing free
 queue up, and each place that becomes free is the turn of one: a busy shard does not keep the places from the others.
 """
