@@ -79,9 +79,9 @@ class Driver:
         match kind:
             case Kind.KILL_SERVER | Kind.RESTART_SERVER:
                 with self._trouble():
-                    await _to_its_end(server.kill if kind is Kind.KILL_SERVER else server.stop)
+                    await to_its_end(server.kill if kind is Kind.KILL_SERVER else server.stop)
                     await asyncio.sleep(fault.seconds)
-                    await _to_its_end(server.start)
+                    await to_its_end(server.start)
             case Kind.FREEZE_SERVER:
                 with self._trouble():
                     server.freeze()
@@ -147,7 +147,7 @@ class Driver:
             await client.execute_command(*words)
 
 
-async def _to_its_end(work: Callable[[], None]) -> None:
+async def to_its_end(work: Callable[[], None]) -> None:
     """Run something that blocks; when this is cancelled it ends all the same, and whoever cleans up comes after it."""
     running = asyncio.ensure_future(asyncio.to_thread(work))
     try:

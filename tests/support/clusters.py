@@ -106,6 +106,10 @@ class Cluster:
         """The primary that serves it."""
         return _wait_for(f"a node that serves slot {slot}", lambda: self._serves(slot))
 
+    def primaries(self) -> list[ValkeyProcess]:
+        """Those that serve slots, in the order of `nodes`."""
+        return [node for node in self.nodes if node.answers and (own := _myself(node)).primary is None and own.slots]
+
     def replica_of(self, slot: int) -> ValkeyProcess:
         """A replica of that primary which follows it now."""
         return _wait_for(f"a replica for slot {slot}", lambda: self._follows(self.node_of(slot)))

@@ -119,7 +119,7 @@ class ValkeyProcess:
         self.port = port or (free_port() if tcp else 0)
         self.tcp_url = f"redis://127.0.0.1:{self.port}/0"
         self.frozen = False
-        self._binary = binary or get_binary_path()
+        self.binary = binary or Path(get_binary_path())
         self._config = {**({} if sentinel else {"save": "", "appendonly": "no"}), **(config or {})}
         self._file = self.directory / "conf"
         self._file.write_text("".join(f"{line}\n" for line in lines))
@@ -172,7 +172,7 @@ class ValkeyProcess:
         }
         arguments = [word for key, value in directives.items() for word in (f"--{key}", value)]
         with (self.directory / "log").open("ab") as log:
-            command = [str(self._binary), str(self._file), *self._flags, *arguments]
+            command = [str(self.binary), str(self._file), *self._flags, *arguments]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():

@@ -1,0 +1,75 @@
+"""One run: start everything, let the storm pass while requests come, follow each to its end, and judge."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llm_routerd.client import Client
+from tests.chaos.plan import make_plan
+from tests.chaos.world import World
+from tests.topology.driver import CLUSTER_FAULTS, PAUSE_SECONDS, SENTINEL_FAULTS, FailoverDriver
+from tests.topology.producers import Subscribers
+from tests.topology.sites import ClusterSite
+from tests.topology.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tests.topology.sites import Site
+
+# The last failover, a lease, its reclaiming, and a producer's patience, several times over.
+CALM_SECONDS = 60.0
+# No model is given up because this machine is busy.
+IDLE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a run did and found; `faults` is empty if every promise was kept."""
+
+    faults: Sequence[str]
+    requests: int
+    calls: int
+    endings: Mapping[str, int]
+    storm: Mapping[str, int]
+    losses: Mapping[str, int]
+    worker_log: str
+
+
+async def run_storm(site: Site, seed: int, seconds: float, requests: int, *, redis: str = "") -> Report:
+    """Run once; no process is left when this returns or raises.
+
+    Args:
+        site: what the requests go through.
+        seed: gives the faults, their times, and the requests; the timing is real.
+        seconds: the length of the storm.
+        requests: how many are asked meanwhile.
+        redis: further lines of the workers' `[redis]`.
+    """
+    layout = site.layout
+    lines = f'prefix = "{layout.prefix}"\nshards = {layout.shards}\n{redis}'
+    async with World(site, redis=lines, idle_seconds=IDLE_SECONDS) as world:
+        subscribers = Subscribers(lambda: Client(site.url, prefix=layout.prefix), seed)
+        driver = FailoverDriver(world, site, subscribers.open_since)
+        faults = CLUSTER_FAULTS if isinstance(site, ClusterSite) else SENTINEL_FAULTS
+        late: list[str] = []
+        try:
+            async with asyncio.timeout(seconds + CALM_SECONDS), asyncio.TaskGroup() as group:
+                group.create_task(driver.run(make_plan(seed, seconds, faults, PAUSE_SECONDS)), name="driver")
+                group.create_task(subscribers.run(requests, seconds), name="subscribers")
+        except TimeoutError:
+            still = [each.name for each in subscribers.asked if each.ended_at is None]
+            late = [f"after {CALM_SECONDS:g} s of calm there is no end of {still}"]
+        findings = await asyncio.to_thread(judge, world, site, subscribers.asked, driver.departures)
+        unexpected = [f"worker {n} ended by itself" for n, slot in enumerate(world.slots) if slot.has_ended]
+        return Report(
+            faults=[*unexpected, *late, *findings.faults],
+            requests=len(subscribers.asked),
+            calls=findings.calls,
+            endings=findings.endings,
+            storm=driver.done,
+            losses=findings.losses,
+            worker_log=world.worker_log(),
+        )
