@@ -112,7 +112,7 @@ class Shard:
         self._troubles = Troubles(self.broker.keys, self._on_change)
         self.broker.lane_types.on_change = self._troubles.lane
         self.broker.on_registration = partial(self._troubles.done_without, "worker_not_registered")
-        self._reader = Reader(reader, self.broker, on_wait=self._places.waits)
+        self._reader = Reader(reader, self.broker, on_wait=self._places.waits, share=self._places.share)
 
     def _furnish(self, config: Config, admission: Admission, metrics: Metrics) -> None:
         """What a delivery goes through."""
