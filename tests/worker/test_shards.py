@@ -251,14 +251,14 @@ async def test_few_requests_may_wait_for_a_place_and_the_others_are_handed_back(
 async def test_burst_on_all_shards_at_once_leaves_nothing_behind(redis_url: str) -> None:
     """What crossed is neither lost nor handed about: all are answered long before the next tick would take it up."""
     config = sharded(concurrency=4)
-    async with open_client(redis_url) as client:
-        async with run_worker(redis_url, {"local": FakeBackend(says("hi", delay=0.005))}, config=config) as worker:
-            with capture_logs() as logs:
-                for round_ in range(3):
-                    ids = [f"b{round_}-{number}" for number in range(40)]
-                    await asyncio.gather(*(submit(client, each) for each in ids))
-                    for each in ids:
-                        final = await final_in(client, LAYOUT.keys_of(each).prefix, each)
-                        assert final["type"] == "result"
-                await eventually(lambda: worker.in_flight == 0)
+    model = FakeBackend(says("hi", delay=0.005))
+    with capture_logs() as logs:
+        async with open_client(redis_url) as client, run_worker(redis_url, {"local": model}, config=config) as worker:
+            for round_ in range(3):
+                ids = [f"b{round_}-{number}" for number in range(40)]
+                await asyncio.gather(*(submit(client, each) for each in ids))
+                for each in ids:
+                    final = await final_in(client, LAYOUT.keys_of(each).prefix, each)
+                    assert final["type"] == "result"
+            await eventually(lambda: worker.in_flight == 0)
     assert [line for line in logs if line["event"] == "request_claimed"] == []
