@@ -15,7 +15,7 @@ from llm_routerd.errors import BrokerError
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.keys import LANES, Keys
 from llm_routerd.queue.broker import Broker
-from llm_routerd.queue.connection import ConnectionFactory, Needs, Pipe, PipeState, ResponseError, describe
+from llm_routerd.queue.connection import ConnectionFactory, Needs, Pipe, PipeState, Replicas, ResponseError, describe
 from llm_routerd.queue.deliveries import Limits
 from llm_routerd.queue.reader import Reader
 from llm_routerd.routing.chains import names
@@ -121,9 +121,11 @@ class Worker:
         self._connections = _connections(config, "llm-routerd"), _connections(config, "llm-routerd-read")
         pipe, reader = self._connections
         pause_seconds = min(LONGEST_PAUSE_SECONDS, config.daemon.lease_seconds / TICKS_PER_LEASE)
-        self.pipe = Pipe(pipe, on_state=self._redis_state, longest_pause_seconds=pause_seconds)
-        self.broker = Broker(self.pipe, Keys(config.redis.prefix), consumer=consumer, limits=_limits(config))
-        self._troubles = Troubles(self.broker.keys, self._tell)
+        keys = Keys(config.redis.prefix)
+        self._troubles = Troubles(keys, self._tell)
+        replicas = _replicas(config, self._troubles.replicas)
+        self.pipe = Pipe(pipe, on_state=self._redis_state, longest_pause_seconds=pause_seconds, replicas=replicas)
+        self.broker = Broker(self.pipe, keys, consumer=consumer, limits=_limits(config))
         self.broker.lane_types.on_change = self._troubles.lane
         self.broker.on_registration = partial(self._troubles.done_without, "worker_not_registered")
         self._reader = Reader(reader, self.broker)
@@ -205,7 +207,7 @@ class Worker:
         return Status(
             ready=is_served and not complaint and not self._stopping.is_set(),
             redis=self.pipe.state,
-            why=complaint if is_served else self._why,
+            why=(complaint or self._troubles.note) if is_served else self._why,
             in_flight=len(self.in_flight),
             draining=self._stopping.is_set(),
         )
@@ -369,6 +371,11 @@ def _connections(config: Config, name: str) -> ConnectionFactory:
         most_entry_bytes=config.daemon.max_request_bytes,
         needs=Needs(prefix=config.redis.prefix, metrics_channel=config.metrics.channel),
     )
+
+
+def _replicas(config: Config, on_trouble: Callable[[str | None], None]) -> Replicas | None:
+    count, wait_seconds = config.redis.wait_replicas, config.redis.wait_replicas_seconds
+    return Replicas(count, wait_seconds=wait_seconds, on_trouble=on_trouble) if count else None
 
 
 def _limits(config: Config) -> Limits:
