@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import orjson
 import uvloop
 
-from tests.benchmarks import workloads
+from tests.benchmarks import sharded, workloads
 from tests.benchmarks.systems import Bed, make_bed
 from tests.benchmarks.table import Row, machine, to_markdown, to_text
 
@@ -40,6 +40,7 @@ def _plan(bed: Bed, rounds: int) -> dict[str, Callable[[], AsyncIterator[Row]]]:
             bed, [workloads.SHORT, workloads.SHORT_WITH_SCHEMA], concurrency=64, rounds=2 * rounds + 1
         ),
         "two": lambda: workloads.measure_two_workers(bed, rounds=5, requests=2500),
+        "shards": lambda: sharded.measure_shards(bed, rounds=5, rate=200, seconds=3),
         "trickle": lambda: workloads.measure_trickle(bed, rounds=3, seconds=8),
         "delay": lambda: workloads.measure_delay(bed, rounds=3),
         "open": lambda: workloads.measure_open_streams(bed),

@@ -223,3 +223,42 @@ async def test_read_that_redis_does_not_answer_keeps_no_places() -> None:
     with one.reads(4):
         assert other.free_to_read() == 0
         await eventually(lambda: other.free_to_read() == 4)
+
+
+async def test_few_requests_may_wait_for_a_place_and_the_others_are_handed_back() -> None:
+    """One of each lane of each other shard, in their order; one that is stopped meanwhile waits no more."""
+    taken = [4]
+    capacity = Capacity(concurrency=2, taken=lambda: taken[0])
+    places = Places(capacity)
+    assert places.keep() is None  # one shard has no others
+    Places(capacity)
+    first, second, third = (places.keep() for _ in range(3))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert places.keep() is None
+    taken[0] = 5  # these three, and two that run
+    first.cancel()
+    await asyncio.sleep(0)
+    taken[0] = 3  # that one has gone, and one of those that run
+    capacity.changed()
+    assert (second.done(), third.done()) == (True, False)
+    taken[0] = 1
+    capacity.changed()
+    assert third.done()
+
+
+async def test_burst_on_all_shards_at_once_leaves_nothing_behind(redis_url: str) -> None:
+    """What crossed is neither lost nor handed about: all are answered long before the next tick would take it up."""
+    config = sharded(concurrency=4)
+    model = FakeBackend(says("hi", delay=0.005))
+    with capture_logs() as logs:
+        async with open_client(redis_url) as client, run_worker(redis_url, {"local": model}, config=config) as worker:
+            for round_ in range(3):
+                ids = [f"b{round_}-{number}" for number in range(40)]
+                await asyncio.gather(*(submit(client, each) for each in ids))
+                for each in ids:
+                    final = await final_in(client, LAYOUT.keys_of(each).prefix, each)
+                    assert final["type"] == "result"
+            await eventually(lambda: worker.in_flight == 0)
+    assert [line for line in logs if line["event"] == "request_claimed"] == []

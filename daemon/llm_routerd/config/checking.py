@@ -89,6 +89,11 @@ def check_relations(config: Config) -> None:
             "daemon.result_ttl_seconds: must be more than twice daemon.lease_seconds, "
             f"which is {daemon.lease_seconds:g}, or events vanish while their request is taken over"
         )
+    if config.redis.wait_replicas and config.redis.wait_replicas_seconds > daemon.lease_seconds / 3:
+        raise ConfigError(
+            "redis.wait_replicas_seconds: must be at most a third of daemon.lease_seconds, "
+            f"which is {daemon.lease_seconds:g}, or leases run out while replicas are waited for"
+        )
     _check_shards(config.redis)
     for chain in config.chains.values():
         for name in chain.deployments:

@@ -62,11 +62,18 @@ class Reader:
         factory: makes its connection.
         broker: the worker's side of the queue.
         on_wait: called when it begins to wait, for requests or for Redis.
+        share: how many it may wait for, where there are other readers; None: as many as are free.
     """
 
     def __init__(
-        self, factory: ConnectionFactory, broker: Broker, *, on_wait: Callable[[], None] = lambda: None
+        self,
+        factory: ConnectionFactory,
+        broker: Broker,
+        *,
+        on_wait: Callable[[], None] = lambda: None,
+        share: Callable[[], int] | None = None,
     ) -> None:
+        self._share = share
         self._factory = factory
         self._on_wait = on_wait
         self._broker = broker
@@ -196,6 +203,7 @@ class Reader:
             if not lanes:
                 await asyncio.sleep(LOOK_SECONDS)
                 return []
+        free = free if self._share is None else min(free, self._share())
         count = max(1, min(free // len(lanes), self._most))
         args = (
             "XREADGROUP",

@@ -91,14 +91,14 @@ class Settlement(Member):
                 last_words=last_words,
                 letter=letter,
             )
-            reply = await self._after_events(call)
+            reply = await self._committed(call)
             if reply[0] != b"gap":
                 return parse_committed(reply)
 
-    def _after_events(self, call: Call) -> asyncio.Future[Any]:
-        """Run a script behind all events that have been handed in so far."""
+    def _committed(self, call: Call) -> asyncio.Future[Any]:
+        """Run a script behind all events that have been handed in so far; what it says counts on replicas, too."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.outbox.send(Command(call.command, resolving(future)))
+        self.outbox.send(Command(call.command, resolving(future), needs_replicas=True))
         return future
 
     async def acknowledge(self, delivery: Delivery, request_id: str) -> None:

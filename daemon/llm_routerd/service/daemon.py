@@ -306,7 +306,7 @@ def _status_line(status: Status) -> str:
         return f"Redis {status.redis.value.replace('_', ' ')}: {status.why}"
     if not status.ready:
         return f"cannot read requests: {status.why}"
-    return f"answering, {status.in_flight} in flight"
+    return f"answering, {status.in_flight} in flight" + (f"; {status.why}" if status.why else "")
 
 
 def _log_change(told: StateChange) -> None:

@@ -1,9 +1,10 @@
 """The places of a worker: how many requests it takes at once, and whether any are free.
 
 All shards that a worker serves share them.  A shard may read what is free beyond what others are reading just now;
-while it waits, for requests or for its Redis, it keeps nothing from them, so that one may have all places.  Should
-several that wait be given requests at once, what there is no room for is handed back.  Shards that find nothing free
-queue up, and each place that becomes free is the turn of one: a busy shard does not keep the places from the others.
+while it waits, for requests or for its Redis, it keeps nothing from them, so that one may have all places.  Shards that
+find nothing free queue up, and each place that becomes free is the turn of one: a busy shard does not keep the places
+from the others.  Should several that wait be given requests at once, some of these are kept until there is a place for
+them, and the others handed back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from llm_routerd.protocol.keys import LANES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +33,7 @@ class Capacity:
         is_closed: nothing more is taken.
         reading: how many the shards may be given by reads that are under way.
         queue: the shards that wait until they may read, in their order.
+        shards: how many there are.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class Capacity:
         self.is_closed = False
         self.reading = 0
         self.queue: list[Places] = []
+        self.shards = 0
+        self._kept: dict[asyncio.Future[None], None] = {}  # in their order
 
     def room(self) -> int:
         """How many more requests there is room for; below 0: there are too many."""
@@ -51,9 +57,28 @@ class Capacity:
         """How many to take: none while those that are here wait for what this process lacks."""
         return 0 if self._shortage() is not None else self.room()
 
+    def keep(self) -> asyncio.Future[None] | None:
+        """What a request that there is no place for waits for; None: so many wait that it is handed back.
+
+        One of each lane of each other shard may wait.
+        """
+        if len(self._kept) >= len(LANES) * (self.shards - 1):
+            return None
+        place = asyncio.get_running_loop().create_future()
+        place.add_done_callback(self._let_go)
+        self._kept[place] = None
+        return place
+
     def changed(self) -> None:
         """A place is free, or kept, or there are more or fewer of them."""
         self._changed.set()
+        for place in tuple(self._kept)[: max(0, self.concurrency + len(self._kept) - self._taken())]:
+            self._let_go(place)
+            if not place.done():
+                place.set_result(None)
+
+    def _let_go(self, place: asyncio.Future[None]) -> None:
+        self._kept.pop(place, None)
 
     async def change(self) -> None:
         """Wait until something has changed from now on."""
@@ -66,6 +91,7 @@ class Places:
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
+        capacity.shards += 1
         self._loop = asyncio.get_running_loop()
         self._reading = 0
         self._reading_since: float | None = None  # loop time
@@ -88,6 +114,14 @@ class Places:
         capacity, queue = self._capacity, self._capacity.queue
         before = queue.index(self) if self in queue else len(queue)
         return capacity.free() - capacity.reading - before
+
+    def share(self) -> int:
+        """How many new requests this shard may wait for at once, and all others as well."""
+        return max(1, self._capacity.concurrency // self._capacity.shards)
+
+    def keep(self) -> asyncio.Future[None] | None:
+        """See `Capacity.keep`."""
+        return self._capacity.keep()
 
     async def turn(self) -> None:
         """Queue up, and wait until something has changed."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from llm_routerd.logs import get_logger, name_in_logs
 from llm_routerd.protocol.keys import LANES
 from llm_routerd.queue.broker import Broker
-from llm_routerd.queue.connection import ConnectionFactory, Needs, Pipe, PipeState
+from llm_routerd.queue.connection import ConnectionFactory, Needs, Pipe, PipeState, Replicas
 from llm_routerd.queue.deliveries import Limits
 from llm_routerd.queue.reader import Reader
 from llm_routerd.worker.abandoning import abandon
@@ -107,12 +107,13 @@ class Shard:
         self._connections = self._connect("llm-routerd"), self._connect("llm-routerd-read")
         pipe, reader = self._connections
         pause_seconds = min(LONGEST_PAUSE_SECONDS, config.daemon.lease_seconds / TICKS_PER_LEASE)
-        self.pipe = Pipe(pipe, on_state=self._redis_state, longest_pause_seconds=pause_seconds)
+        self._troubles = Troubles(self.placement.keys, self._on_change)
+        replicas = _replicas(config, self._troubles.replicas)
+        self.pipe = Pipe(pipe, on_state=self._redis_state, longest_pause_seconds=pause_seconds, replicas=replicas)
         self.broker = Broker(self.pipe, self.placement.keys, consumer=consumer, limits=self._limits(config))
-        self._troubles = Troubles(self.broker.keys, self._on_change)
         self.broker.lane_types.on_change = self._troubles.lane
         self.broker.on_registration = partial(self._troubles.done_without, "worker_not_registered")
-        self._reader = Reader(reader, self.broker, on_wait=self._places.waits)
+        self._reader = Reader(reader, self.broker, on_wait=self._places.waits, share=self._places.share)
 
     def _furnish(self, config: Config, admission: Admission, metrics: Metrics) -> None:
         """What a delivery goes through."""
@@ -187,8 +188,15 @@ class Shard:
         return self.has_groups and self.pipe.state is PipeState.READY
 
     def complaint(self, shortage: str | None) -> str:
-        """What is wrong here, in one line, `shortage` being what this process lacks; "": nothing."""
-        why = self._troubles.first(shortage) if self.is_served else self._why
+        """Why requests are not answered, in one line, `shortage` being what this process lacks; "": they are."""
+        return self._named(self._troubles.first(shortage) if self.is_served else self._why)
+
+    @property
+    def note(self) -> str:
+        """What keeps nobody from being answered, and should be mended all the same, in one line; "": nothing."""
+        return self._named(self._troubles.note)
+
+    def _named(self, why: str) -> str:
         return f"{self.placement.name}: {why}" if why and self.placement.name else why
 
     async def backlogs(self) -> dict[str, Backlog]:
@@ -315,3 +323,8 @@ class Shard:
             dead_max_bytes=config.daemon.dead_max_bytes,
             dead_max_entries=config.daemon.dead_max_entries,
         )
+
+
+def _replicas(config: Config, on_trouble: Callable[[str | None], None]) -> Replicas | None:
+    count, wait_seconds = config.redis.wait_replicas, config.redis.wait_replicas_seconds
+    return Replicas(count, wait_seconds=wait_seconds, on_trouble=on_trouble) if count else None

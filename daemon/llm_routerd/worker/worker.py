@@ -140,7 +140,7 @@ class Worker:
         return Status(
             ready=not why and all(shard.is_served for shard in self.shards) and not self._stopping.is_set(),
             redis=next((state for state in states if state is not PipeState.READY), PipeState.READY),
-            why=why,
+            why=why or next((note for shard in self.shards if (note := shard.note)), ""),
             in_flight=self.in_flight,
             draining=self._stopping.is_set(),
         )

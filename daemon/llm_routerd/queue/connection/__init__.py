@@ -2,8 +2,8 @@
 
 `factory` makes a connection, by the `handshake`, which asks for `fitness` and, where nothing comes of it, for a
 `diagnosis`; `bounded_parser` and `skimmer` read its replies; `describing` says what is wrong.  `pipe` shares one among
-all commands of a worker, `pooled` has those of a client, and `reach` lets the connections of one worker tell each other
-that the server is back.
+all commands of a worker, and asks `replicas` for what is to stand there, too; `pooled` has those of a client, and
+`reach` lets the connections of one worker tell each other that the server is back.
 
 Doors: what is named here, `fitness` for whoever asks a server what it is, and `pooled` for the client.
 It knows nothing of lanes and requests: a script is to it what the server is told when a connection begins.
@@ -26,6 +26,7 @@ from llm_routerd.queue.connection.factory import (
 )
 from llm_routerd.queue.connection.fitness import Greeting, Needs
 from llm_routerd.queue.connection.pipe import Command, Pipe, PipeState, resolving
+from llm_routerd.queue.connection.replicas import Replicas
 from llm_routerd.queue.connection.skimmer import Bounds
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Pipe",
     "PipeState",
     "RedisError",
+    "Replicas",
     "ResponseError",
     "as_broker_error",
     "describe",

@@ -7,6 +7,7 @@ Rules:
 - A connection that is lost, or a server that is unfit (LOADING, READONLY, out of memory, ...), loses no command: what
   has no answer yet is sent again, in order, when the server is back.  So every command must be one that may be
   repeated: explicit event IDs and scripts that recognise their own work.
+- What is to stand on replicas has no answer before they have it (`replicas`): its batch ends with WAIT.
 - Every change of state is told once: a server that lets itself be connected to, and then serves nothing, stays away.
 """
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
+    from llm_routerd.queue.connection.replicas import Replicas
     from llm_routerd.queue.scripts.binding import Call
 
 BATCH_SECONDS = 10.0  # longest silence of the server before the connection counts as dead
@@ -65,10 +67,14 @@ _ANSWERS = frozenset({PipeState.READY, PipeState.OUT_OF_MEMORY})
 
 
 class Command(Struct):
-    """One command on its way; `answered` gets its reply, or the ResponseError that is its reply."""
+    """One command on its way; `answered` gets its reply, or the ResponseError that is its reply.
+
+    Where replicas are asked for, what `needs_replicas` has no answer before they have it.
+    """
 
     args: Sequence[Any]
     answered: Callable[[Any], None]
+    needs_replicas: bool = False
 
 
 class Source(Protocol):
@@ -129,8 +135,11 @@ class Pipe:
         *,
         on_state: Callable[[PipeState, str], None] = lambda _state, _why: None,
         longest_pause_seconds: float = 5.0,
+        replicas: Replicas | None = None,
     ) -> None:
         self._factory = factory
+        self._replicas = replicas
+        self._silent_seconds = BATCH_SECONDS + (0.0 if replicas is None else replicas.wait_seconds)
         self._on_state = on_state
         self._waiting: deque[Command] = deque()
         self._unanswered: list[Command] = []
@@ -187,7 +196,7 @@ class Pipe:
             while True:
                 connection = await self._connect()
                 try:
-                    async with _Silence(BATCH_SECONDS) as silence:
+                    async with _Silence(self._silent_seconds) as silence:
                         tell_progress(connection, silence.begins)
                         while True:
                             await self._one_batch(connection, silence)
@@ -247,9 +256,12 @@ class Pipe:
             return
         self._unanswered = batch
         packed = b"".join([hiredis.pack_command(tuple(command.args)) for command in batch])
+        question = self._ask_replicas(batch)
+        if question is not None:
+            packed += hiredis.pack_command(question)
         silence.begins()
         await connection.send_packed_command(packed, check_health=False)
-        refused = await self._read_replies(connection, batch)
+        refused = await self._read_replies(connection, batch, None if question is None else self._replicas)
         silence.ends()
         if refused is None:
             self._backoff.reset()
@@ -269,10 +281,22 @@ class Pipe:
             batch.extend(source.take_commands())
         return batch
 
-    async def _read_replies(self, connection: AbstractConnection, batch: list[Command]) -> ResponseError | None:
-        """Deliver the replies; keep the commands that the server could not serve now, and return why."""
+    def _ask_replicas(self, batch: list[Command]) -> tuple[Any, ...] | None:
+        """The command that tells whether replicas have what is in this batch, where that is asked for."""
+        if self._replicas is None or not any(command.needs_replicas for command in batch):
+            return None
+        return self._replicas.question(asyncio.get_running_loop().time())
+
+    async def _read_replies(
+        self, connection: AbstractConnection, batch: list[Command], asked: Replicas | None
+    ) -> ResponseError | None:
+        """Deliver the replies; keep the commands that the server could not serve now, and return why.
+
+        Where replicas were asked, their reply is the last, and what needs them is kept until it has come.
+        """
         refused: ResponseError | None = None
         kept: list[Command] = []
+        held: dict[int, Any] = {}  # replies, by the places of their commands among those kept
         for position, command in enumerate(batch):
             try:
                 reply = await connection.read_response(timeout=math.inf)
@@ -285,9 +309,28 @@ class Pipe:
             except BaseException:
                 self._unanswered = kept + batch[position:]
                 raise
-            command.answered(reply)
+            if asked is not None and command.needs_replicas:
+                held[len(kept)] = reply
+                kept.append(command)
+            else:
+                command.answered(reply)
         self._unanswered = kept
+        if asked is not None and (elsewhere := await _hear(connection, asked)) is not None:
+            return elsewhere
+        if held:
+            self._unanswered = [command for place, command in enumerate(kept) if place not in held]
+            for place, reply in held.items():
+                kept[place].answered(reply)
         return refused
+
+
+async def _hear(connection: AbstractConnection, replicas: Replicas) -> ResponseError | None:
+    """Read what replicas say of a batch; returns why nothing of it counts that needs them."""
+    try:
+        reply = await connection.read_response(timeout=math.inf)
+    except ResponseError as error:
+        reply = error
+    return replicas.answered(reply, asyncio.get_running_loop().time())
 
 
 def resolving(future: asyncio.Future[Any]) -> Callable[[Any], None]:

@@ -79,7 +79,10 @@ for _, events in ipairs(streams) do
       verdict, kept, is_foreign = verdict or 'sealed', false, true
     else
       local waits = exists(requests, entry)
-      if not waits and is_own(events, last, data, signature) then return settle(requests, entry, 'committed') end
+      if not waits and is_own(events, last, data, signature) then
+        redis.call('PEXPIRE', events, ttl_ms)  -- WAIT waits for what its connection has written, and this one is new
+        return settle(requests, entry, 'committed')
+      end
       verdict, detail = verdict or 'sealed', type_of(last)
       -- A bad request of the same entry ID on another lane was first, with an answer of the same words.
       if waits and detail == 'error' then kept = false end
