@@ -171,7 +171,8 @@ class World:
         self.troubles: list[Span] = []  # when the server did not serve
         self.slots: list[Slot] = []
         self.directory = Path(tempfile.mkdtemp(prefix="chaos-"))
-        self._settings = {"redis": redis, "idle": idle_seconds}
+        self._redis = redis
+        self._idle_seconds = idle_seconds
         self.models_url = ""
         self._models: subprocess.Popen[bytes] | None = None
         # Its own byte code cache: a worker that starts is to be up at once, also where none is written.
@@ -223,16 +224,25 @@ class World:
 
     def _make_slots(self) -> None:
         for number in range(WORKERS):
-            config = self.directory / f"worker-{number}.toml"
-            config.write_text(self._config(number))
-            slot = Slot(number, config, self.directory / f"worker-{number}.log", self._environment)
+            slot = Slot(number, self._config_path(number), self.directory / f"worker-{number}.log", self._environment)
+            self.configure(number, self._redis)
             self.slots.append(slot)
             slot.start()
 
-    def _config(self, number: int) -> str:
-        return _CONFIG.format(
-            url=self.server.url, lease=LEASE_SECONDS, slot=number, models=self.models_url, **self._settings
+    def configure(self, number: int, redis: str) -> None:
+        """Write the configuration of a slot's next worker; `redis` are further lines of its `[redis]`."""
+        text = _CONFIG.format(
+            url=self.server.url,
+            redis=redis,
+            lease=LEASE_SECONDS,
+            slot=number,
+            models=self.models_url,
+            idle=self._idle_seconds,
         )
+        self._config_path(number).write_text(text)
+
+    def _config_path(self, number: int) -> Path:
+        return self.directory / f"worker-{number}.toml"
 
     def client(self) -> Any:
         """A plain client that repeats nothing by itself."""

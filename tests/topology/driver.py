@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from tests.chaos.driver import Driver, to_its_end
-from tests.chaos.plan import Kind
+from tests.chaos.plan import Kind, make_plan
 from tests.chaos.world import Span
 from tests.support.eventually import waited_for
 from tests.support.servers import ValkeyProcess
@@ -35,25 +37,29 @@ class Failover(StrEnum):
 
     SWITCH_OVER = "switch-over"
     KILL_PRIMARY = "kill-primary"
+    KILL_AHEAD = "kill-primary-ahead-of-its-replicas"
     STOP_PRIMARY = "stop-primary"
     PAUSE_PRIMARY = "pause-primary"
     MOVE_SLOT = "move-slot"
     MOVE_SLOT_AT_ONCE = "move-slot-at-once"
 
 
-# How often each comes, and how long it lasts, in seconds: a pause ends before anybody takes the primary for dead.
+# How often each comes, and how long it lasts, in seconds: a pause, of replicas as well, ends before anybody takes them
+# for dead.
 SENTINEL_FAULTS: dict[StrEnum, tuple[int, float, float]] = {
     Failover.SWITCH_OVER: (2, 0.0, 0.0),
     Failover.KILL_PRIMARY: (3, 0.0, 2.0),
+    Failover.KILL_AHEAD: (2, 0.1, 0.4),
     Failover.STOP_PRIMARY: (3, 0.0, 2.0),
     Failover.PAUSE_PRIMARY: (1, 0.1, 0.4),
-    Kind.KILL_WORKER: (3, 0.1, 1.0),
 }
 CLUSTER_FAULTS = SENTINEL_FAULTS | {
     Failover.MOVE_SLOT: (2, 0.0, 0.02),
     Failover.MOVE_SLOT_AT_ONCE: (2, 0.0, 0.0),
 }
-PAUSE_SECONDS = (0.5, 2.5)
+_WORKER_FAULTS: dict[StrEnum, tuple[int, float, float]] = {Kind.KILL_WORKER: (1, 0.1, 1.0)}
+_WORKER_PAUSE_SECONDS = (2.0, 8.0)
+_CALM_SECONDS = (0.3, 1.5)
 # What a producer or a subscriber has seen, a replica has got by then, machine and all.
 LAG_SECONDS = 2.0
 
@@ -87,6 +93,17 @@ class FailoverDriver(Driver):
         self.departures: list[Departure] = []
         self._site = site
         self._open_since = open_since
+
+    async def storm(self, seed: int, seconds: float, kinds: Mapping[StrEnum, tuple[int, float, float]]) -> None:
+        """Kill workers, and do one thing after the other to the servers; each kind comes once at least."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.run(make_plan(seed, seconds, _WORKER_FAULTS, _WORKER_PAUSE_SECONDS)), name="workers")
+            over_at = time.monotonic() + seconds
+            for fault in make_plan(seed, len(kinds) + seconds, kinds, (1.0, 1.0)):
+                if time.monotonic() > over_at and self.done.keys() >= kinds.keys():
+                    return
+                await asyncio.sleep(random.Random(f"calm-{seed}-{fault.at_seconds}").uniform(*_CALM_SECONDS))
+                await self._do(fault)
 
     async def _to_server(self, fault: Fault) -> None:
         shard = fault.slot % self._site.layout.shards
@@ -123,6 +140,17 @@ class FailoverDriver(Driver):
                 primary.kill()
                 self._site.promoted(shard, primary)
                 time.sleep(fault.seconds)
+                primary.start()
+            case Failover.KILL_AHEAD:
+                replicas = self._site.replicas(shard)
+                for replica in replicas:
+                    replica.freeze()
+                primary.command("CLIENT", "KILL", "TYPE", "replica")
+                time.sleep(fault.seconds)
+                primary.kill()
+                for replica in replicas:
+                    replica.thaw()
+                self._site.promoted(shard, primary)
                 primary.start()
             case Failover.STOP_PRIMARY:
                 primary.freeze()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from llm_routerd.client import Client
 from llm_routerd.protocol.keys import LANES, Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from llm_routerd.client import Client
+    from llm_routerd.protocol.keys import Keys, Layout
 
 # A stream in which nothing has come for so long is looked after.
 PATIENCE_SECONDS = 4.0
@@ -33,6 +33,7 @@ class Asked:
     """One request as its producer remembers it; `added` are the times at which an XADD was acknowledged."""
 
     name: str
+    layout: Layout
     lane: Lane
     prompt: str
     live: bool
@@ -40,15 +41,31 @@ class Asked:
     seen: list[Seen] = field(default_factory=list)
     ended_at: float | None = None
 
+    @property
+    def keys(self) -> Keys:
+        """Those of its shard."""
+        return self.layout.keys_of(self.name)
+
+    @property
+    def shard(self) -> int:
+        """Its shard."""
+        return self.layout.shard_of(self.name)
+
 
 class Subscribers:
-    """They ask for a while; `asked` is what they remember."""
+    """They ask for a while.
 
-    def __init__(self, make_client: Callable[[], Client], seed: int) -> None:
+    Attributes:
+        asked: what they remember.
+        layout: where they ask from now on.
+    """
+
+    def __init__(self, url: str, layout: Layout, seed: int) -> None:
         self.asked: list[Asked] = []
-        self._make_client = make_client
+        self.layout = layout
+        self._url = url
+        self._clients: dict[Keys, Client] = {}
         self._rng = random.Random(f"subscribers-{seed}")
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def open_since(self, at: float) -> frozenset[str]:
         """The requests that had no end then, as their subscribers know."""
@@ -56,20 +73,28 @@ class Subscribers:
 
     async def run(self, requests: int, seconds: float) -> None:
         """Ask for so many, spread over so long; return when each has been followed to its end."""
-        async with self._make_client() as client, asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             at_times = sorted(self._rng.uniform(0.0, seconds) for _ in range(requests))
             began = time.monotonic()
             for number, at in enumerate(at_times):
                 await asyncio.sleep(began + at - time.monotonic())
                 asked = self._request(number)
                 self.asked.append(asked)
-                group.create_task(self._ask(client, asked), name=asked.name)
+                if asked.keys not in self._clients:
+                    client = Client(self._url, prefix=asked.keys.prefix)
+                    self._clients[asked.keys] = await stack.enter_async_context(client)
+                group.create_task(self._ask(self._clients[asked.keys], asked), name=asked.name)
 
     def _request(self, number: int) -> Asked:
         name = f"request-{number}"
         directives = f"tokens={self._rng.randint(3, 40)} delay_ms={self._rng.randint(2, 30)}"
-        prompt = f"[[id={name}]][[{directives}]]"
-        return Asked(name=name, lane=self._rng.choice(LANES), prompt=prompt, live=self._rng.random() < 0.3)
+        return Asked(
+            name=name,
+            layout=self.layout,
+            lane=self._rng.choice(LANES),
+            prompt=f"[[id={name}]][[{directives}]]",
+            live=self._rng.random() < 0.3,
+        )
 
     async def _ask(self, client: Client, asked: Asked) -> None:
         await self._add(client, asked)

@@ -12,6 +12,7 @@ from tests.support.clusters import SLOTS, Cluster
 from tests.support.sentinels import Sentinels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from llm_routerd.protocol.keys import Layout
@@ -39,6 +40,9 @@ class Site(Protocol):
     def primary(self, shard: int) -> ValkeyProcess:
         """Who serves the shard."""
 
+    def replicas(self, shard: int) -> list[ValkeyProcess]:
+        """Who follows that primary."""
+
     def switch_over(self, shard: int) -> ValkeyProcess:
         """Have a replica take over, the primary being well; returns it."""
 
@@ -61,6 +65,11 @@ class SentinelSite:
     def primary(self, shard: int) -> ValkeyProcess:
         """Whom the sentinels name."""
         return self._service.primary()
+
+    def replicas(self, shard: int) -> list[ValkeyProcess]:
+        """All others."""
+        primary = self._service.primary()
+        return [server for server in self._service.servers if server.answers and server is not primary]
 
     def switch_over(self, shard: int) -> ValkeyProcess:
         """By `SENTINEL FAILOVER`, which holds no writes back: some may be lost."""
@@ -89,6 +98,10 @@ class ClusterSite:
         """Who serves its slot."""
         return self._cluster.node_of(self._slots[shard])
 
+    def replicas(self, shard: int) -> list[ValkeyProcess]:
+        """The one that there is."""
+        return [self._cluster.replica_of(self._slots[shard])]
+
     def switch_over(self, shard: int) -> ValkeyProcess:
         """By `CLUSTER FAILOVER`, which loses nothing."""
         return self._cluster.failover(self._slots[shard])
@@ -110,3 +123,6 @@ class ClusterSite:
 def _tag(prefix: str) -> str:
     """What a key with this prefix is placed by."""
     return prefix.partition("{")[2].partition("}")[0]
+
+
+SITES: dict[str, Callable[[Path | None, Layout], Site]] = {"sentinel": SentinelSite, "cluster": ClusterSite}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llm_routerd.client import Client
-from tests.chaos.plan import make_plan
+import redis
+
 from tests.chaos.world import World
-from tests.topology.driver import CLUSTER_FAULTS, PAUSE_SECONDS, SENTINEL_FAULTS, FailoverDriver
+from tests.support.eventually import waited_for
+from tests.topology.driver import CLUSTER_FAULTS, SENTINEL_FAULTS, FailoverDriver
 from tests.topology.producers import Subscribers
 from tests.topology.sites import ClusterSite
 from tests.topology.verdict import judge
@@ -38,7 +40,7 @@ class Report:
     worker_log: str
 
 
-async def run_storm(site: Site, seed: int, seconds: float, requests: int, *, redis: str = "") -> Report:
+async def run_storm(site: Site, seed: int, seconds: float, requests: int, *, settings: str = "") -> Report:
     """Run once; no process is left when this returns or raises.
 
     Args:
@@ -46,23 +48,24 @@ async def run_storm(site: Site, seed: int, seconds: float, requests: int, *, red
         seed: gives the faults, their times, and the requests; the timing is real.
         seconds: the length of the storm.
         requests: how many are asked meanwhile.
-        redis: further lines of the workers' `[redis]`.
+        settings: further lines of the workers' `[redis]`.
     """
     layout = site.layout
-    lines = f'prefix = "{layout.prefix}"\nshards = {layout.shards}\n{redis}'
+    lines = f'prefix = "{layout.prefix}"\nshards = {layout.shards}\n{settings}'
     async with World(site, redis=lines, idle_seconds=IDLE_SECONDS) as world:
-        subscribers = Subscribers(lambda: Client(site.url, prefix=layout.prefix), seed)
+        subscribers = Subscribers(site.url, layout, seed)
         driver = FailoverDriver(world, site, subscribers.open_since)
         faults = CLUSTER_FAULTS if isinstance(site, ClusterSite) else SENTINEL_FAULTS
         late: list[str] = []
         try:
             async with asyncio.timeout(seconds + CALM_SECONDS), asyncio.TaskGroup() as group:
-                group.create_task(driver.run(make_plan(seed, seconds, faults, PAUSE_SECONDS)), name="driver")
+                group.create_task(driver.storm(seed, seconds, faults), name="driver")
                 group.create_task(subscribers.run(requests, seconds), name="subscribers")
+            await asyncio.to_thread(_calm, site)
         except TimeoutError:
             still = [each.name for each in subscribers.asked if each.ended_at is None]
             late = [f"after {CALM_SECONDS:g} s of calm there is no end of {still}"]
-        findings = await asyncio.to_thread(judge, world, site, subscribers.asked, driver.departures)
+        findings = await asyncio.to_thread(judge, world, site.primary, subscribers.asked, driver.departures)
         unexpected = [f"worker {n} ended by itself" for n, slot in enumerate(world.slots) if slot.has_ended]
         return Report(
             faults=[*unexpected, *late, *findings.faults],
@@ -73,3 +76,18 @@ async def run_storm(site: Site, seed: int, seconds: float, requests: int, *, red
             losses=findings.losses,
             worker_log=world.worker_log(),
         )
+
+
+def _calm(site: Site) -> None:
+    """Wait until nothing stands in the lanes: what was answered by a primary that is gone is answered anew."""
+
+    def is_empty() -> bool | None:
+        for shard, keys in enumerate(site.layout.keys):
+            with site.primary(shard).connect() as client:
+                if any(client.xlen(lane) for lane in keys.lanes):
+                    return None
+        return True
+
+    site.settled()
+    with suppress(AssertionError):  # the verdict tells what is left
+        waited_for("empty lanes", is_empty, seconds=CALM_SECONDS, passing=redis.RedisError)

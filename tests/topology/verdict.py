@@ -19,14 +19,16 @@ from tests.chaos.verdict import RESUME_SECONDS, read_calls
 from tests.topology.driver import events_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from llm_routerd.protocol.keys import Layout
+    import redis
+
+    from llm_routerd.protocol.keys import Keys
     from tests.chaos.verdict import Call
     from tests.chaos.world import World
+    from tests.support.servers import ValkeyProcess
     from tests.topology.driver import Departure, Events
     from tests.topology.producers import Asked
-    from tests.topology.sites import Site
 
 
 @dataclass(slots=True)
@@ -49,17 +51,24 @@ class _Request:
     calls: Sequence[Call]
 
 
-def judge(world: World, site: Site, asked: Sequence[Asked], departures: Sequence[Departure]) -> Findings:
-    """Look at everything; blocks."""
+def judge(
+    world: World, primary: Callable[[int], ValkeyProcess], asked: Sequence[Asked], departures: Sequence[Departure]
+) -> Findings:
+    """Look at everything; `primary` is who serves a shard.  Blocks."""
     findings = Findings()
-    stands = _read(site, asked, findings)
+    stands = _read(primary, asked, findings)
     calls = read_calls(world)
     findings.calls = len(calls)
     by_name: defaultdict[str, list[Call]] = defaultdict(list)
     for call in calls:
         by_name[call.name].append(call)
+    for left in departures:
+        gone = sum(
+            stands.get(key, {}).get(at) != event for key, events in left.events.items() for at, event in events.items()
+        )
+        findings.losses[f"events lost by {left.kind}"] += gone
     for each in asked:
-        key = site.layout.keys_of(each.name).events(each.name)
+        key = each.keys.events(each.name)
         request = _Request(
             asked=each,
             stands=stands.get(key, {}),
@@ -67,33 +76,34 @@ def judge(world: World, site: Site, asked: Sequence[Asked], departures: Sequence
             calls=sorted(by_name[each.name], key=lambda call: call.start),
         )
         _has_one_end(request, findings)
-        _was_added_once(request, findings, [left for left in departures if _shard(site.layout, each) in left.shards])
+        _was_added_once(request, findings, [left for left in departures if each.shard in left.shards])
         _was_called_once(request, findings)
         _was_seen_as_it_stands(request, findings)
     return findings
 
 
-def _shard(layout: Layout, asked: Asked) -> int:
-    return layout.shard_of(asked.name)
-
-
-def _read(site: Site, asked: Sequence[Asked], findings: Findings) -> dict[str, Events]:
+def _read(primary: Callable[[int], ValkeyProcess], asked: Sequence[Asked], findings: Findings) -> dict[str, Events]:
     """What stands, of all requests; and nothing else does."""
     stands: dict[str, Events] = {}
-    for shard, keys in enumerate(site.layout.keys):
-        names = [keys.events(each.name) for each in asked if _shard(site.layout, each) == shard]
-        with site.primary(shard).connect() as client:
-            stands |= events_of(client, names)
-            for lane in keys.lanes:
-                if waiting := client.xlen(lane):
-                    findings.faults.append(f"{lane} still holds {waiting} entries")
-                if client.exists(lane) and (pending := client.xpending(lane, GROUP)["pending"]):
-                    findings.faults.append(f"{lane} still has {pending} pending entries")
-            named = {*keys.lanes, keys.dead, keys.workers, site.layout.metrics_channel(shard, "llm_router_metrics")}
-            for key in client.scan_iter(match=f"{keys.prefix}:*", count=1000):
-                if key not in named and client.pttl(key) < 0:
-                    findings.faults.append(f"{key} has no TTL")
+    for layout in {each.layout for each in asked}:
+        for shard, keys in enumerate(layout.keys):
+            with primary(shard).connect() as client:
+                stands |= events_of(client, [each.keys.events(each.name) for each in asked if each.keys == keys])
+                findings.faults += _left(client, keys, layout.metrics_channel(shard, "llm_router_metrics"))
     return stands
+
+
+def _left(client: redis.Redis, keys: Keys, metrics: str) -> list[str]:
+    """What should not be there any more."""
+    faults = []
+    for lane in keys.lanes:
+        if waiting := client.xlen(lane):
+            faults.append(f"{lane} still holds {waiting} entries")
+        if client.exists(lane) and (pending := client.xpending(lane, GROUP)["pending"]):
+            faults.append(f"{lane} still has {pending} pending entries")
+    named = {*keys.lanes, keys.dead, keys.workers, metrics}
+    there = client.scan_iter(match=f"{keys.prefix}:*", count=1000)
+    return [*faults, *(f"{key} has no TTL" for key in there if key not in named and client.pttl(key) < 0)]
 
 
 def _lost(key: str, stands: Events, departures: Sequence[Departure]) -> Events:
@@ -107,8 +117,15 @@ def _lost(key: str, stands: Events, departures: Sequence[Departure]) -> Events:
 
 
 def _has_one_end(request: _Request, findings: Findings) -> None:
-    """The final event is the last, and there is one; that it is the only one Redis sees to."""
+    """The final event is the last, and there is one: that it is the only one Redis sees to.
+
+    Or its subscriber had his answer, from a primary that took it with it, the request and all.
+    """
     *_, last = request.stands or [""]
+    if not last and FINAL_ID in request.lost and request.asked.ended_at is not None:
+        findings.losses["requests lost with the answer that was seen"] += 1
+        findings.endings[request.lost[FINAL_ID][0]] += 1
+        return
     if last != FINAL_ID:
         findings.faults.append(f"{request.asked.name}: no final event at the end, but {last or 'nothing'}")
         return
@@ -165,9 +182,11 @@ def _was_seen_as_it_stands(request: _Request, findings: Findings) -> None:
     if rewritten or request.lost:
         findings.losses["streams rewritten"] += 1
         return
-    kind, data = request.stands.get(FINAL_ID, ("", "{}"))
+    if FINAL_ID not in request.stands:
+        return
+    kind, data = request.stands[FINAL_ID]
     if kind != "result":
-        findings.faults.append(f"{request.asked.name} ended with {kind or 'nothing'}: {data[:300]}")
+        findings.faults.append(f"{request.asked.name} ended with {kind}: {data[:300]}")
         return
     attempt, text = json.loads(data)["attempt"], ""
     for stream_id, (what, token) in seen.items():
