@@ -68,7 +68,7 @@ Events = dict[str, tuple[str, str]]  # type and data of each event of a stream, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Departure:
-    """A primary that was left, or paused.
+    """A primary that was left, and may have taken writes with it.
 
     Attributes:
         span: from before it until all followed another.

@@ -27,6 +27,7 @@ class Site(Protocol):
 
     url: str
     layout: Layout
+    lossless: frozenset[str]  # the faults with which no write may be lost, though the primary is another then
 
     def start(self) -> None:
         """Start all of it."""
@@ -55,6 +56,8 @@ class Site(Protocol):
 
 class SentinelSite:
     """All shards on one primary."""
+
+    lossless: frozenset[str] = frozenset()
 
     def __init__(self, binary: Path | None, layout: Layout) -> None:
         self.layout = layout
@@ -86,6 +89,8 @@ class SentinelSite:
 
 class ClusterSite:
     """Each shard in a slot of its own."""
+
+    lossless: frozenset[str] = frozenset({"switch-over"})
 
     def __init__(self, binary: Path | None, layout: Layout) -> None:
         self.layout = layout

@@ -42,13 +42,14 @@ class Findings:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Request:
+class Request:
     """All that is known of one."""
 
     asked: Asked
     stands: Events
     lost: Events  # what was, and stands no more
     calls: Sequence[Call]
+    left: Sequence[Departure]  # primaries that served its shard
 
 
 def judge(
@@ -69,17 +70,23 @@ def judge(
         findings.losses[f"events lost by {left.kind}"] += gone
     for each in asked:
         key = each.keys.events(each.name)
-        request = _Request(
+        request = Request(
             asked=each,
             stands=stands.get(key, {}),
             lost=_lost(key, stands.get(key, {}), departures),
             calls=sorted(by_name[each.name], key=lambda call: call.start),
+            left=[left for left in departures if each.shard in left.shards],
         )
-        _has_one_end(request, findings)
-        _was_added_once(request, findings, [left for left in departures if each.shard in left.shards])
-        _was_called_once(request, findings)
-        _was_seen_as_it_stands(request, findings)
+        judge_request(request, findings)
     return findings
+
+
+def judge_request(request: Request, findings: Findings) -> None:
+    """Add what is found of one."""
+    _has_one_end(request, findings)
+    _was_added_once(request, findings)
+    _was_called_once(request, findings)
+    _was_seen_as_it_stands(request, findings)
 
 
 def _read(primary: Callable[[int], ValkeyProcess], asked: Sequence[Asked], findings: Findings) -> dict[str, Events]:
@@ -116,7 +123,7 @@ def _lost(key: str, stands: Events, departures: Sequence[Departure]) -> Events:
     }
 
 
-def _has_one_end(request: _Request, findings: Findings) -> None:
+def _has_one_end(request: Request, findings: Findings) -> None:
     """The final event is the last, and there is one: that it is the only one Redis sees to.
 
     Or its subscriber had his answer, from a primary that took it with it, the request and all.
@@ -132,20 +139,20 @@ def _has_one_end(request: _Request, findings: Findings) -> None:
     findings.endings[request.stands[FINAL_ID][0]] += 1
 
 
-def _was_added_once(request: _Request, findings: Findings, departures: Sequence[Departure]) -> None:
+def _was_added_once(request: Request, findings: Findings) -> None:
     """Or it stood in a primary that was left: in a lane, or it had events."""
     name = request.asked.name
     for first, again in pairwise(request.asked.added):
         findings.losses["requests added again"] += 1
         if not any(
             name in left.waiting or any(key.endswith(f":{name}") for key in left.events)
-            for left in departures
+            for left in request.left
             if first <= left.span.end and left.span.start <= again
         ):
             findings.faults.append(f"{name} was not known any more, and no primary that went had it ({first:.2f})")
 
 
-def _was_called_once(request: _Request, findings: Findings) -> None:
+def _was_called_once(request: Request, findings: Findings) -> None:
     """Or the worker of the earlier call had died, or its attempt or its end was lost, or a model was refused."""
     lost_attempts = Counter(_slot(data) for kind, data in request.lost.values() if kind == "attempt")
     findings.losses["attempts lost"] += lost_attempts.total()
@@ -171,13 +178,11 @@ def _was_called_once(request: _Request, findings: Findings) -> None:
         findings.losses[f"calls made again: {why}"] += 1
 
 
-def _was_seen_as_it_stands(request: _Request, findings: Findings) -> None:
+def _was_seen_as_it_stands(request: Request, findings: Findings) -> None:
     """The subscriber saw what stands, all of it, and it makes up the answer; or the rest was lost."""
     seen = {event.stream_id: (event.kind, event.data) for event in request.asked.seen}
     rewritten = {stream_id for stream_id, event in seen.items() if request.stands.get(stream_id) != event}
-    if unproven := [
-        stream_id for stream_id in rewritten if stream_id not in request.lost and stream_id in request.stands
-    ]:
+    if unproven := rewritten - request.lost.keys():
         findings.faults.append(f"{request.asked.name}: {unproven} were seen otherwise than they stand")
     if rewritten or request.lost:
         findings.losses["streams rewritten"] += 1
