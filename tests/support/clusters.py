@@ -6,7 +6,6 @@ Nobody writes data to disk: a primary that is started again before its replica t
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pytest
@@ -14,10 +13,11 @@ import redis
 
 from tests.support.eventually import waited_for
 from tests.support.processes import lasting_port
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 T = TypeVar("T")
@@ -252,17 +252,9 @@ def _wait_for(what: str, find: Callable[[], T | None]) -> T:
     return waited_for(what, find, seconds=SETTLE_SECONDS, passing=redis.RedisError)
 
 
-@contextmanager
-def running_cluster(binary: Path | None = None, **options: Any) -> Iterator[Cluster]:
-    """A Cluster of the caller's own, to be maltreated (`options` as of `Cluster`); what all said is shown at the end."""
-    cluster = Cluster(binary, **options)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        for node in cluster.nodes:
-            print(f"{node.port}:\n{node.last_words()}")
-        cluster.close()
+def running_cluster(binary: Path | None = None, **options: Any) -> AbstractContextManager[Cluster]:
+    """A Cluster of the caller's own (`options` as of `Cluster`), as `running` has it."""
+    return running(Cluster(binary, **options))
 
 
 @pytest.fixture

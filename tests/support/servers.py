@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 import redis
@@ -245,6 +245,33 @@ def running_valkey(config: Mapping[str, str] | None = None, *, tcp: bool = False
         yield server
     finally:
         server.close()
+
+
+class Several(Protocol):
+    """Servers that work together."""
+
+    nodes: list[ValkeyProcess]
+
+    def start(self) -> None:
+        """Start all, and return when they serve."""
+
+    def close(self) -> None:
+        """End all, in whatever state they are."""
+
+
+S = TypeVar("S", bound=Several)
+
+
+@contextmanager
+def running(several: S) -> Iterator[S]:
+    """They run, to be maltreated; what all said is shown at the end."""
+    try:
+        several.start()
+        yield several
+    finally:
+        for node in several.nodes:
+            print(f"{node.port}:\n{node.last_words()}")
+        several.close()
 
 
 @pytest.fixture(scope="session")

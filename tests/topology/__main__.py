@@ -32,19 +32,10 @@ def main() -> int:
     site = SITES[options.site](binary, Layout("llm", options.shards))
     settings = f"wait_replicas = {options.wait_replicas}"
     report = asyncio.run(run_storm(site, seed, options.seconds, options.requests, settings=settings))
-    print(f"requests {report.requests}, model calls {report.calls}, final events {dict(report.endings)}")
-    print("faults: " + ", ".join(f"{kind} {count}" for kind, count in sorted(report.storm.items())))
     print(
         "lost with a primary: " + (", ".join(f"{what} {count}" for what, count in report.losses.items()) or "nothing")
     )
-    if not report.faults:
-        print("every promise was kept")
-        return 0
-    print(report.worker_log)
-    print(f"\nBROKEN with seed {seed}:")
-    for fault in report.faults:
-        print(f"- {fault}")
-    return 1
+    return report.tell(seed)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from tests.chaos.storm import Report
 from tests.chaos.world import World
 from tests.support.eventually import waited_for
 from tests.topology.driver import CLUSTER_FAULTS, SENTINEL_FAULTS, FailoverDriver
@@ -17,7 +18,7 @@ from tests.topology.sites import ClusterSite
 from tests.topology.verdict import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from tests.topology.sites import Site
 
@@ -28,19 +29,13 @@ IDLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What a run did and found; `faults` is empty if every promise was kept."""
+class FailoverReport(Report):
+    """Also what went with the primaries, and what came of it."""
 
-    faults: Sequence[str]
-    requests: int
-    calls: int
-    endings: Mapping[str, int]
-    storm: Mapping[str, int]
     losses: Mapping[str, int]
-    worker_log: str
 
 
-async def run_storm(site: Site, seed: int, seconds: float, requests: int, *, settings: str = "") -> Report:
+async def run_storm(site: Site, seed: int, seconds: float, requests: int, *, settings: str = "") -> FailoverReport:
     """Run once; no process is left when this returns or raises.
 
     Args:
@@ -67,9 +62,9 @@ async def run_storm(site: Site, seed: int, seconds: float, requests: int, *, set
             late = [f"after {CALM_SECONDS:g} s of calm there is no end of {still}"]
         findings = await asyncio.to_thread(judge, world, site.primary, subscribers.asked, driver.departures)
         unexpected = [f"worker {n} ended by itself" for n, slot in enumerate(world.slots) if slot.has_ended]
-        return Report(
+        return FailoverReport(
             faults=[*unexpected, *late, *findings.faults],
-            requests=len(subscribers.asked),
+            orders=len(subscribers.asked),
             calls=findings.calls,
             endings=findings.endings,
             storm=driver.done,
