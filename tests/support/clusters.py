@@ -150,7 +150,7 @@ class Cluster:
         node.start()
 
     def move_slot(self, slot: int, to: ValkeyProcess, *, atomic: bool = False, pause_seconds: float = 0.0) -> None:
-        """Move a slot with its keys to another primary, while commands run.
+        """Move a slot with its keys to another primary, while commands run, once all has `settled`.
 
         Args:
             slot: which.
@@ -158,6 +158,7 @@ class Cluster:
             atomic: all at once (`CLUSTER MIGRATESLOTS`, where `moves_atomically`), and not key by key (`MIGRATE`).
             pause_seconds: between its keys.
         """
+        self.settled()
         source = self.node_of(slot)
         if source is to:
             return

