@@ -288,7 +288,7 @@ class Client:
                 # Counted from the first failure: before it, a read may have waited long while all was well.
                 give_up = give_up or clock() + self._patience_seconds
                 if self._server is not None:
-                    await self._server.lost(error)
+                    self._server.lost(error)
                 wait_seconds = backoff.next_seconds()
                 if clock() + wait_seconds > give_up:
                     raise as_broker_error(error) from error

@@ -51,6 +51,8 @@ class ClusterNodes:
         Raises:
             NobodyTells: no node answers, or none has the slot.
         """
+        if self._place is not None:
+            return self._place
         async with self._asking:
             if self._place is None:
                 self._place = await self._look()

@@ -26,6 +26,7 @@ from llm_routerd.config.addresses import read_redis_url
 from llm_routerd.queue.connection import fitness
 from llm_routerd.queue.connection.describing import SetupError
 from llm_routerd.queue.connection.diagnosis import TlsFiles, certificate_trouble, tls_trouble, wants_tls
+from llm_routerd.queue.connection.whereabouts import NobodyTells
 
 if TYPE_CHECKING:
     from llm_routerd.queue.connection.whereabouts import Whereabouts
@@ -70,12 +71,22 @@ class _Polite(AbstractConnection):
         self.greeting: fitness.Greeting | None = None
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
-        """As ever, to wherever the server is now."""
-        if self._whereabouts is not None and not self.is_connected:
-            place = await self._whereabouts.find()
-            if place is not None:
-                self.host, self.port = place
+        """As ever, to wherever the server is now; one that stands, and leads elsewhere, is given up."""
+        if self._whereabouts is not None:
+            await self._go(self._whereabouts)
         await super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
+
+    async def _go(self, whereabouts: Whereabouts) -> None:
+        try:
+            place = await whereabouts.find()
+        except NobodyTells:
+            if self.is_connected:  # which may be as good as ever
+                return
+            raise
+        if place is not None and (self.host, self.port) != place:
+            if self.is_connected:
+                await self.disconnect(nowait=True)
+            self.host, self.port = place
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         """Authenticate, choose the database, take the name if there is one, look at the server.

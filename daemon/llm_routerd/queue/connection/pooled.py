@@ -75,10 +75,9 @@ class Server:
         }
         return cls(Redis.from_pool(ConnectionPool(**settings | options)), whereabouts)
 
-    async def lost(self, error: RedisError) -> None:
+    def lost(self, error: RedisError) -> None:
         """It is not where it was, or does not serve us there: the next try finds out."""
         self._whereabouts.lost(error)
-        await self.redis.connection_pool.disconnect(inuse_connections=False)
 
 
 def bounded(redis: Redis, bounds: Bounds) -> Redis:

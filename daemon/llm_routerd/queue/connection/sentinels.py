@@ -55,6 +55,8 @@ class Sentinels:
             NobodyTells: none answers.
             SetupError: none knows the service, or lets us ask.
         """
+        if self._place is not None:
+            return self._place
         async with self._asking:
             if self._place is None:
                 if not self._others:
