@@ -26,9 +26,10 @@ class RedisConfig(Table, frozen=True, kw_only=True):
     url: Annotated[
         str,
         key(
-            "redis://, rediss:// or unix://. May hold a password. REDIS_URL in the environment wins.",
-            pattern="^(redis|rediss|unix)://",
-            expected="redis://host:port/db, rediss://… or unix:///path",
+            "redis://, rediss:// or unix://; redis+sentinel://host,host/service; redis+cluster://host,host. May hold a "
+            "password. REDIS_URL in the environment wins.",
+            pattern=r"^((redis|rediss)(\+(sentinel|cluster))?|unix)://",
+            expected="redis://host:port/db, rediss://…, unix:///path, redis+sentinel://… or redis+cluster://…",
             is_secret=True,
             needs_restart=True,
         ),

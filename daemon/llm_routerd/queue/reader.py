@@ -27,7 +27,6 @@ from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import (
     Backoff,
     ConnectionFactory,
-    MovedError,
     PipeState,
     RedisError,
     ResponseError,
@@ -249,8 +248,7 @@ class Reader:
         self._lost_since = max(self._lost_since or now, self._pipe.ready_since)
         if self._losses >= TROUBLE_LOSSES or now - self._lost_since >= TROUBLE_SECONDS:
             self.trouble = describe(error)
-        if isinstance(error, MovedError):
-            self._factory.redirect(error)
+        self._factory.whereabouts.lost(error)
         await self.aclose()
         if not self._stopped:
             await self._pipe.reach.pause(self._backoff.next_seconds())

@@ -11,11 +11,14 @@ import re
 from typing import NamedTuple
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
+    ClusterDownError,
     MovedError,
     NoPermissionError,
     RedisError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -92,6 +95,11 @@ _NOT_NOW = (
         Told("the server is busy with a script (BUSY)", "wait for it, or end it with SCRIPT KILL"),
     ),
 )
+_CLUSTER = {
+    AskError: Told("a slot of the Cluster is being moved to another node", "wait until it has been"),
+    TryAgainError: Told("a slot of the Cluster is being moved to another node", "wait until it has been"),
+    ClusterDownError: Told("the Cluster is down (CLUSTERDOWN)", "see that each slot has a node that serves it"),
+}
 _SILENT = Told(
     "the server takes connections and does not answer",
     "check whether its process is stopped, is swapping, or is busy with one long command",
@@ -124,6 +132,8 @@ def explain(error: BaseException) -> Told:
 
 
 def _by_words(error: BaseException) -> Told:
+    if (told := _CLUSTER.get(type(error))) is not None:
+        return told
     kind, text = type(error).__name__, str(error)
     for pattern, begins in _REFUSALS:
         if match := pattern.search(text):

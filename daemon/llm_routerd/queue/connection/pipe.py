@@ -27,7 +27,6 @@ from llm_routerd.queue.connection.bounded_parser import tell_progress
 from llm_routerd.queue.connection.factory import (
     Backoff,
     ConnectionFactory,
-    MovedError,
     RedisError,
     ResponseError,
     describe,
@@ -45,10 +44,12 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
     from llm_routerd.queue.connection.replicas import Replicas
+    from llm_routerd.queue.connection.whereabouts import Whereabouts
     from llm_routerd.queue.scripts.binding import Call
 
 BATCH_SECONDS = 10.0  # longest silence of the server before the connection counts as dead
 BATCH_COMMANDS = 1000
+ASK_WHERE_SECONDS = 1.0  # after so long a silence it is asked whether the server has moved, and so often
 OUT_OF_MEMORY_PAUSE_SECONDS = 1.0
 
 
@@ -88,15 +89,18 @@ class Source(Protocol):
 class _Silence:
     """Bounds how long the server may be silent within the block; TimeoutError when it was for longer.
 
+    Where it may have moved, that is asked once a second meanwhile, and ends the block too.
     One timer, moved only when it fires: a batch costs no more than noting the time.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, whereabouts: Whereabouts) -> None:
         self._seconds = seconds
+        self._whereabouts = whereabouts
         self._loop = asyncio.get_running_loop()
         self._since: float | None = None  # None: nothing is asked of the server
         self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle
+        self._asking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
@@ -107,6 +111,8 @@ class _Silence:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._timer.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
         await self._timeout.__aexit__(kind, error, traceback)
 
     def begins(self) -> None:
@@ -120,10 +126,19 @@ class _Silence:
     def _look(self) -> None:
         now = self._loop.time()
         due = (now if self._since is None else self._since) + self._seconds
-        if now < due:
-            self._timer = self._loop.call_at(due, self._look)
-        else:
+        if now >= due:
             self._timeout.reschedule(now)
+            return
+        if self._whereabouts.may_move:
+            if self._since is not None and now >= self._since + ASK_WHERE_SECONDS and self._asking is None:
+                self._asking = self._loop.create_task(self._ask_where(), name="ask-where")
+            due = min(due, now + ASK_WHERE_SECONDS)
+        self._timer = self._loop.call_at(due, self._look)
+
+    async def _ask_where(self) -> None:
+        if await self._whereabouts.moved():
+            self._timeout.reschedule(self._loop.time())
+        self._asking = None
 
 
 class Pipe:
@@ -196,7 +211,7 @@ class Pipe:
             while True:
                 connection = await self._connect()
                 try:
-                    async with _Silence(self._silent_seconds) as silence:
+                    async with _Silence(self._silent_seconds, self._factory.whereabouts) as silence:
                         tell_progress(connection, silence.begins)
                         while True:
                             await self._one_batch(connection, silence)
@@ -228,8 +243,7 @@ class Pipe:
     def _away(self, error: BaseException) -> None:
         if isinstance(error, UnsuitableServerError) and not self.generation:
             raise error
-        if isinstance(error, MovedError):
-            self._factory.redirect(error)
+        self._factory.whereabouts.lost(error)
         self._enter(PipeState.UNUSABLE if lasts(error) else PipeState.AWAY, describe(error))
 
     def _enter(self, state: PipeState, why: str) -> None:
