@@ -125,6 +125,8 @@ class FailoverDriver(Driver):
             _keep(primary, Path(left))
             self._go(fault, shard, primary)
             self._site.settled()
+            if self._site.primary(shard) is primary or fault.kind in self._site.lossless:
+                return
             requests = self._open_since(began - LAG_SECONDS)
             waiting, events = _had(primary.binary, Path(left), list(keys.values()), requests)
         span = Span(began, time.time())
