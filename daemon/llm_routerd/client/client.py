@@ -123,8 +123,7 @@ class Client:
     async def aclose(self) -> None:
         """Close the connections, unless they were given to us."""
         if self._server is not None:
-            with suppress(RedisError):  # redis-py bounds it, and raises where the server takes nothing any more
-                await self.redis.aclose()
+            await self._server.aclose()
 
     async def submit(
         self,
@@ -280,7 +279,7 @@ class Client:
         give_up: float | None = None
         while True:
             try:
-                return await pooled.once(operation)
+                return await (pooled.once if self._server is None else self._server.once)(operation)
             except RedisError as error:
                 if not self._may_pass(error):
                     await self._examine()

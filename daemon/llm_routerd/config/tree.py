@@ -31,7 +31,6 @@ class RedisConfig(Table, frozen=True, kw_only=True):
             pattern=r"^((redis|rediss)(\+(sentinel|cluster))?|unix)://",
             expected="redis://host:port/db, rediss://…, unix:///path, redis+sentinel://… or redis+cluster://…",
             is_secret=True,
-            needs_restart=True,
         ),
     ] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[

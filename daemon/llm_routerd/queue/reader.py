@@ -253,6 +253,11 @@ class Reader:
         if not self._stopped:
             await self._pipe.reach.pause(self._backoff.next_seconds())
 
+    def leave(self) -> None:
+        """Give the connection up for where the factory leads by now; what it may have brought is looked for there."""
+        if self._bound is not None and not self._bound.expired():
+            self._bound.reschedule(asyncio.get_running_loop().time())
+
     async def stop(self) -> None:
         """End a blocking read that is under way, without losing what it may bring, and begin no other."""
         self._stopped = True

@@ -224,7 +224,8 @@ class Daemon:
             config = await asyncio.to_thread(load_config, self._config_path, os.environ)
             for change in changes_needing_restart(self._config, config):
                 log.warning("change_needs_restart", key=change)
-            config = replace(config, redis=self._config.redis)
+            url = config.redis.url if self._embedded_in is None else self._config.redis.url
+            config = replace(config, redis=replace(self._config.redis, url=url))
             admission = self._make_admission(config, self._worker.consumer)
         except ConfigError as error:
             log.warning("reload_refused", why=str(error))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from llm_routerd.logs import get_logger, name_in_logs
 from llm_routerd.protocol.keys import LANES
 from llm_routerd.queue.broker import Broker
-from llm_routerd.queue.connection import ConnectionFactory, Needs, Pipe, PipeState, Replicas
+from llm_routerd.queue.connection import ConnectionFactory, Needs, Pipe, PipeState, Replicas, whereabouts_of
 from llm_routerd.queue.deliveries import Limits
 from llm_routerd.queue.reader import Reader
 from llm_routerd.worker.abandoning import abandon
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.accounting.metrics import Metrics
     from llm_routerd.config.tree import Config
+    from llm_routerd.queue.connection import Whereabouts
     from llm_routerd.queue.deliveries import Backlog
     from llm_routerd.worker.admission import Admission
     from llm_routerd.worker.placement import Placement
@@ -104,6 +105,7 @@ class Shard:
 
     def _open_queue(self, config: Config, consumer: str) -> None:
         """The two connections: one that blocks, to read, and one for all else."""
+        self._whereabouts = self._find(config.redis.url)
         self._connections = self._connect("llm-routerd"), self._connect("llm-routerd-read")
         pipe, reader = self._connections
         pause_seconds = min(LONGEST_PAUSE_SECONDS, config.daemon.lease_seconds / TICKS_PER_LEASE)
@@ -171,11 +173,23 @@ class Shard:
         )
 
     def use(self, config: Config, admission: Admission) -> None:
-        """Let this configuration be the one in force."""
+        """Let this configuration be the one in force; what has no answer of Redis yet is sent where it says."""
+        moves = config.redis.url != self._config.redis.url
+        self._config = config
         self._handler.use(admission)
         for connections in self._connections:
             connections.most_entry_bytes = config.daemon.max_request_bytes
         self.broker.limits = replace(self.broker.limits, result_ttl_ms=self._limits(config).result_ttl_ms)
+        if moves:
+            self._move()
+
+    def _move(self) -> None:
+        """Leave for the server that the configuration names by now."""
+        self._whereabouts = self._find(self._config.redis.url)
+        for connections in self._connections:
+            connections.use(self._config.redis.url, self._whereabouts)
+        self.pipe.leave()
+        self._reader.leave()
 
     def introduce(self, models: Sequence[str]) -> None:
         """Tell the other workers soon which models a request may name here."""
@@ -305,6 +319,9 @@ class Shard:
             log.warning("redis_not_ready", state=state.value, why=why)
         self._on_change()
 
+    def _find(self, url: str) -> Whereabouts:
+        return whereabouts_of(url, self.placement.keys.dead, tell=lambda what: log.warning("redis_ambiguous", why=what))
+
     def _connect(self, name: str) -> ConnectionFactory:
         config, placement = self._config, self.placement
         return ConnectionFactory(
@@ -312,6 +329,7 @@ class Shard:
             client_name=f"{name}:{os.getpid()}",
             most_entry_bytes=config.daemon.max_request_bytes,
             needs=Needs(prefix=placement.keys.prefix, metrics_channel=placement.metrics_channel),
+            whereabouts=self._whereabouts,
         )
 
     def _limits(self, config: Config) -> Limits:

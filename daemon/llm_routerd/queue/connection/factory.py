@@ -55,7 +55,7 @@ def is_unfit(error: BaseException) -> bool:
     """Whether a reply means that this server cannot serve us now, though it may later or elsewhere."""
     return isinstance(error, _UNFIT) or (
         isinstance(error, ResponseError)
-        and str(error).startswith(("UNKILLABLE", "BUSY ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN"))
+        and str(error).startswith(("UNKILLABLE", "BUSY ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "UNBLOCKED"))
     )
 
 

@@ -123,6 +123,11 @@ class _Silence:
         """The answer is there."""
         self._since = None
 
+    def break_off(self) -> None:
+        """The block is over, whatever the server says."""
+        if not self._timeout.expired():
+            self._timeout.reschedule(self._loop.time())
+
     def _look(self) -> None:
         now = self._loop.time()
         due = (now if self._since is None else self._since) + self._seconds
@@ -137,7 +142,7 @@ class _Silence:
 
     async def _ask_where(self) -> None:
         if await self._whereabouts.moved():
-            self._timeout.reschedule(self._loop.time())
+            self.break_off()
         self._asking = None
 
 
@@ -164,6 +169,8 @@ class Pipe:
         self._reachable = asyncio.Event()
         self._backoff = Backoff(cap_seconds=longest_pause_seconds)
         self._connection: AbstractConnection | None = None
+        self._silence: _Silence | None = None
+        self._is_leaving = False
         self.reach = Reach()
         self.state = PipeState.CONNECTING
         self.generation = 0  # rises with every new connection
@@ -184,6 +191,13 @@ class Pipe:
     async def reachable(self) -> None:
         """Return when the server answers, though it may be out of memory."""
         await self._reachable.wait()
+
+    def leave(self) -> None:
+        """Give the connection up for where the factory leads by now; what has no answer yet is sent there."""
+        self._is_leaving = True
+        if self._silence is not None:
+            self._silence.break_off()
+        self.reach.reached()
 
     def call(self, *args: Any) -> asyncio.Future[Any]:
         """Send one command; what is returned has its reply, however long the server is away.
@@ -211,15 +225,17 @@ class Pipe:
             while True:
                 connection = await self._connect()
                 try:
-                    async with _Silence(self._silent_seconds, self._factory.whereabouts) as silence:
+                    async with _Silence(self._silent_seconds, self._factory.whereabouts) as self._silence:
+                        silence, self._is_leaving = self._silence, False
                         tell_progress(connection, silence.begins)
                         while True:
                             await self._one_batch(connection, silence)
                 except (RedisError, OSError, TimeoutError) as error:
                     await connection.disconnect(nowait=True)
-                    self._connection = None
-                    self._away(error)
-                    await self.reach.pause(self._backoff.next_seconds())
+                    self._connection = self._silence = None
+                    if not self._is_leaving:
+                        self._away(error)
+                        await self.reach.pause(self._backoff.next_seconds())
         finally:
             if self._connection is not None:
                 await self._connection.disconnect(nowait=True)

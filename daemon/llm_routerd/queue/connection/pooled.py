@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -24,8 +25,6 @@ from llm_routerd.queue.connection.locating import whereabouts_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from redis.exceptions import RedisError
-
     from llm_routerd.queue.connection.fitness import Needs
     from llm_routerd.queue.connection.skimmer import Bounds
     from llm_routerd.queue.connection.whereabouts import Whereabouts
@@ -36,6 +35,7 @@ T = TypeVar("T")
 _reply_limit: ContextVar[asyncio.Timeout] = ContextVar("reply_limit")
 
 REPLY_SECONDS = 10.0  # above the longest BLOCK, or a quiet stream would look like a dead server
+WATCH_SECONDS = 2.0  # of silence, after which it is asked whether the server has moved, and so often
 _CONNECTIONS = 10_000  # every follower holds one while it waits; the default of 100 would refuse the next
 
 
@@ -49,6 +49,8 @@ class Server:
     def __init__(self, redis: Redis, whereabouts: Whereabouts) -> None:
         self.redis = redis
         self._whereabouts = whereabouts
+        self._bounds: dict[asyncio.Timeout, float] = {}  # of what is under way, and since when in loop time
+        self._watching: asyncio.Task[None] | None = None
 
     @classmethod
     def at(cls, url: str, needs: Needs) -> Self:
@@ -78,6 +80,43 @@ class Server:
     def lost(self, error: RedisError) -> None:
         """It is not where it was, or does not serve us there: the next try finds out."""
         self._whereabouts.lost(error)
+
+    async def once(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """One try within bounds, which is over when the server turns out to be elsewhere by now."""
+        if not self._whereabouts.may_move:
+            return await once(operation)
+        try:
+            async with asyncio.timeout(None) as bound:
+                self._bounds[bound] = asyncio.get_running_loop().time()
+                if self._watching is None:
+                    self._watching = asyncio.create_task(self._watch(), name="watch-server")
+                try:
+                    return await once(operation)
+                finally:
+                    del self._bounds[bound]
+        except TimeoutError:
+            raise RedisTimeoutError("no reply") from None
+
+    async def _watch(self) -> None:
+        """As long as somebody waits for an answer, find out now and then whether it will come from here."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._bounds:
+                await asyncio.sleep(WATCH_SECONDS)
+                waits = any(since <= loop.time() - WATCH_SECONDS for since in self._bounds.values())
+                if waits and await self._whereabouts.moved():
+                    for bound in self._bounds:
+                        if not bound.expired():
+                            bound.reschedule(loop.time())
+        finally:
+            self._watching = None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._watching is not None:
+            self._watching.cancel()
+        with suppress(RedisError):  # redis-py bounds it, and raises where the server takes nothing any more
+            await self.redis.aclose()
 
 
 def bounded(redis: Redis, bounds: Bounds) -> Redis:
