@@ -35,6 +35,7 @@ def main() -> int:
     print(
         "lost with a primary: " + (", ".join(f"{what} {count}" for what, count in report.losses.items()) or "nothing")
     )
+    print(f"longest time from a request to its answer: {report.longest_seconds:.1f} s")
     return report.tell(seed)
 
 

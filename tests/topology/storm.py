@@ -33,6 +33,7 @@ class FailoverReport(Report):
     """Also what went with the primaries, and what came of it."""
 
     losses: Mapping[str, int]
+    longest_seconds: float
 
 
 async def run_storm(site: Site, seed: int, seconds: float, requests: int, *, settings: str = "") -> FailoverReport:
@@ -69,6 +70,7 @@ async def run_storm(site: Site, seed: int, seconds: float, requests: int, *, set
             endings=findings.endings,
             storm=driver.done,
             losses=findings.losses,
+            longest_seconds=findings.longest_seconds,
             worker_log=world.worker_log(),
         )
 

@@ -39,6 +39,7 @@ class Findings:
     losses: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
     calls: int = 0
+    longest_seconds: float = 0.0  # from a request's first XADD to its end, as its producer saw it
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,6 +79,8 @@ def judge(
             left=[left for left in departures if each.keys in left.served],
         )
         judge_request(request, findings)
+        if each.ended_at is not None:
+            findings.longest_seconds = max(findings.longest_seconds, each.ended_at - each.added[0])
     return findings
 
 
