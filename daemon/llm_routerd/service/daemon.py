@@ -234,7 +234,8 @@ class Daemon:
             self._health.retain({name for name, each in config.deployments.items() if before.get(name) == each})
             self._worker.reload(config, admission)
             self._config, self._unusable = config, without_keys(config)
-            await self._get_ready_for_requests()
+            if not self._worker.status().draining:  # else no request will come to it
+                await self._get_ready_for_requests()
             log.info("reloaded", deployments=len(config.deployments), chains=len(config.chains))
 
     async def _get_ready_for_requests(self) -> None:

@@ -103,6 +103,7 @@ class Worker:
         self._has_groups = False
         self._tasks = Supervisor() if tasks is None else tasks
         self._keepers: list[asyncio.Task[None]] = []
+        self._opened: set[Resources] = set()  # those in force, and earlier ones that requests still run on
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self.metrics = metrics
@@ -188,6 +189,7 @@ class Worker:
         """Let this configuration be the one in force."""
         admission.resources.shortage.on_change = self._shortage_changed
         self._handler.use(admission)
+        self._opened.add(admission.resources)
         self._places.concurrency = config.daemon.concurrency
         self._drain_seconds = config.daemon.drain_seconds
         for connections in self._connections:
@@ -240,7 +242,13 @@ class Worker:
         self._use(config, admission)
         self._places.changed()
         running = {item.task for item in self.in_flight if item.task is not None}
-        self._tasks.helper(_close_when_idle(old, running), "retire-resources")
+        self._tasks.helper(self._close_when_idle(old, running), "retire-resources")
+
+    async def _close_when_idle(self, resources: Resources, running: set[asyncio.Task[None]]) -> None:
+        if running:
+            await asyncio.wait(running)
+        await resources.aclose()
+        self._opened.discard(resources)
 
     async def run(self) -> None:
         """Work until stopped; whatever is in flight then is finished or handed back.
@@ -271,7 +279,7 @@ class Worker:
             await self._tasks.aclose()
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await self.resources.aclose()
+                    await asyncio.gather(*(each.aclose() for each in self._opened))
 
     async def _work(self) -> None:
         try:
@@ -387,9 +395,3 @@ def _limits(config: Config) -> Limits:
         dead_max_bytes=config.daemon.dead_max_bytes,
         dead_max_entries=config.daemon.dead_max_entries,
     )
-
-
-async def _close_when_idle(resources: Resources, running: set[asyncio.Task[None]]) -> None:
-    if running:
-        await asyncio.wait(running)
-    await resources.aclose()
