@@ -93,6 +93,26 @@ async def test_finished_answers_are_delivered_when_redis_is_back_within_the_drai
 
 
 @AWAY
+async def test_finished_answers_are_given_up_and_counted_when_the_drain_is_over(
+    tmp_path: Path, leaves: Change, returns: Change
+) -> None:
+    """One line says how many; the requests are answered by whoever has them next."""
+    with running_valkey(_KEEPS_DATA, tcp=True) as server:
+        async with StandIn(_MODELS) as models:
+            config = write_config(tmp_path, server.tcp_url, models.url, daemon="drain_seconds = 0.5\nlease_seconds = 2")
+            async with running_daemon(config) as daemon:
+                ids = await answer_for_nobody(daemon, server, models, leaves)
+                assert await daemon.wait() == 0
+            assert [line["count"] for line in daemon.logged("answers_given_up")] == [REQUESTS]
+            await returns(server)
+            async with running_daemon(config), open_client(server.url) as redis:
+                assert [(await final_of(redis, each))[0] for each in ids] == ["result"] * REQUESTS
+                assert await redis.xlen("llm_router_metrics") == REQUESTS
+                await nothing_left(redis)
+            assert len(models.calls) == 2 * REQUESTS
+
+
+@AWAY
 async def test_redis_that_is_back_for_the_last_words_gets_finished_answers_before_requests_are_handed_back(
     tmp_path: Path, leaves: Change, returns: Change
 ) -> None:

@@ -359,6 +359,8 @@ class Worker:
                 await self.broker.retire(oneself=True)
         except TimeoutError:
             log.warning("goodbye_unheard", in_flight=len(left), redis=self.pipe.state.value)
+        if given_up := sum(item.is_ending for item in self.in_flight):
+            log.warning("answers_given_up", count=given_up, redis=self.pipe.state.value, why=self.status().why)
 
     def _redis_state(self, state: PipeState, why: str) -> None:
         self._why = why
