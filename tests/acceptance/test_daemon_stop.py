@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -164,3 +166,18 @@ async def test_stop_after_a_reload_leaves_no_connection_to_a_model_open(tmp_path
                 assert await daemon.wait() == 0
             assert daemon.logged("event_loop_exception") == []
             assert len(models.calls) == 1
+
+
+async def test_reload_that_comes_too_late_does_not_spoil_the_exit_status(tmp_path: Path, valkey_url: str) -> None:
+    """The loop that took signals has gone before the process has."""
+    async with StandIn({"tiny": "", "big": ""}) as models:
+        config = write_config(tmp_path, valkey_url, models.url, daemon="drain_seconds = 1")
+        async with running_daemon(config) as daemon:
+            daemon.send_signal(signal.SIGTERM)
+            await daemon.until_logged("stopped")
+            while daemon.exit_status is None:
+                with contextlib.suppress(ProcessLookupError):
+                    daemon.send_signal(signal.SIGHUP)
+                await asyncio.sleep(0.001)
+            assert await daemon.wait() == 0
+            assert daemon.logged("event_loop_exception") == []

@@ -70,7 +70,10 @@ def serve(
     )
     import uvloop  # noqa: PLC0415 - only the daemon needs it
 
-    uvloop.run(daemon.run())
+    try:
+        uvloop.run(daemon.run())
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the loop has gone, and one that comes now would end us otherwise
     return 0
 
 
