@@ -7,7 +7,7 @@ Rules:
 - A connection that is lost, or a server that is unfit (LOADING, READONLY, out of memory, ...), loses no command: what
   has no answer yet is sent again, in order, when the server is back.  So every command must be one that may be
   repeated: explicit event IDs and scripts that recognise their own work.
-- What is to stand on replicas has no answer before they have it (`replicas`): its batch ends with WAIT.
+- What is to stand on replicas, too, is answered when they have it, after the rest of its batch (`replicas`).
 - Every change of state is told once: a server that lets itself be connected to, and then serves nothing, stays away.
 """
 
