@@ -39,6 +39,7 @@ lease_seconds = {lease}
 drain_seconds = 2.0
 [metrics]
 listen = ""
+channel = "{channel}"
 [log]
 level = "info"
 format = "json"
@@ -103,6 +104,10 @@ class Slot:
             )
         self.lives.append(Life(self._process.pid, time.time()))
 
+    async def ready(self) -> None:
+        """Wait until the first worker here has been ready."""
+        await eventually(lambda: b'"event":"ready"' in self._log.read_bytes(), seconds=_END_SECONDS)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended by itself."""
         if self._process is not None and self._process.poll() is None:
@@ -158,14 +163,23 @@ class Server(Protocol):
 class World:
     """All processes of one run; a context manager that leaves none behind."""
 
-    def __init__(self, server: Server | None = None, *, redis: str = "", idle_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        server: Server | None = None,
+        *,
+        redis: str = "",
+        channel: str = "llm_router_metrics",
+        idle_seconds: float = 1.0,
+    ) -> None:
         """Prepare it.
 
         Args:
             server: what the requests go through; None: a Valkey that keeps what it has acknowledged.
             redis: further lines of the workers' `[redis]`.
+            channel: of their metrics.
             idle_seconds: the deployments' `idle_timeout`.
         """
+        self.channel = channel
         self.server = server or ValkeyProcess(_SERVER)
         self.server_lock = asyncio.Lock()
         self.troubles: list[Span] = []  # when the server did not serve
@@ -238,6 +252,7 @@ class World:
             slot=number,
             models=self.models_url,
             idle=self._idle_seconds,
+            channel=self.channel,
         )
         self._config_path(number).write_text(text)
 

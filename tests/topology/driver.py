@@ -72,14 +72,14 @@ class Departure:
 
     Attributes:
         span: from before it until all followed another.
-        shards: which it served.
+        served: the shards that it served.
         waiting: ids of the requests that stood in its lanes at its end.
         events: by their key, those streams that were not finished well before.
     """
 
     kind: str
     span: Span
-    shards: frozenset[int]
+    served: frozenset[Keys]
     waiting: frozenset[str]
     events: Mapping[str, Events]
 
@@ -106,45 +106,41 @@ class FailoverDriver(Driver):
                 await self._do(fault)
 
     async def _to_server(self, fault: Fault) -> None:
-        shard = fault.slot % self._site.layout.shards
-        await to_its_end(lambda: self._do_to_server(fault, shard))
+        keys = self._site.layout.keys[fault.slot % self._site.layout.shards]
+        await to_its_end(lambda: self._do_to_server(fault, keys))
 
-    def _do_to_server(self, fault: Fault, shard: int) -> None:
+    def _do_to_server(self, fault: Fault, keys: Keys) -> None:
         if fault.kind in {Failover.MOVE_SLOT, Failover.MOVE_SLOT_AT_ONCE}:
             at_once = fault.kind is Failover.MOVE_SLOT_AT_ONCE
-            self._site.move(shard, atomic=at_once, pause_seconds=fault.seconds)
+            self._site.move(keys, atomic=at_once, pause_seconds=fault.seconds)
             self._site.settled()
             return
         self._site.settled()
-        primary = self._site.primary(shard)
-        keys = {
-            number: each for number, each in enumerate(self._site.layout.keys) if self._site.primary(number) is primary
-        }
+        primary = self._site.primary(keys)
+        served = frozenset(each for each in self._site.layout.keys if self._site.primary(each) is primary)
         began = time.time()
         with tempfile.TemporaryDirectory(prefix="left-", dir="/tmp") as left:
             _keep(primary, Path(left))
-            self._go(fault, shard, primary)
+            self._go(fault, keys, primary)
             self._site.settled()
-            if self._site.primary(shard) is primary or fault.kind in self._site.lossless:
+            if self._site.primary(keys) is primary or fault.kind in self._site.lossless:
                 return
             requests = self._open_since(began - LAG_SECONDS)
-            waiting, events = _had(primary.binary, Path(left), list(keys.values()), requests)
+            waiting, events = _had(primary.binary, Path(left), served, requests)
         span = Span(began, time.time())
-        self.departures.append(
-            Departure(kind=fault.kind, span=span, shards=frozenset(keys), waiting=waiting, events=events)
-        )
+        self.departures.append(Departure(kind=fault.kind, span=span, served=served, waiting=waiting, events=events))
 
-    def _go(self, fault: Fault, shard: int, primary: ValkeyProcess) -> None:
+    def _go(self, fault: Fault, keys: Keys, primary: ValkeyProcess) -> None:
         match fault.kind:
             case Failover.SWITCH_OVER:
-                self._site.switch_over(shard)
+                self._site.switch_over(keys)
             case Failover.KILL_PRIMARY:
                 primary.kill()
-                self._site.promoted(shard, primary)
+                self._site.promoted(keys, primary)
                 time.sleep(fault.seconds)
                 primary.start()
             case Failover.KILL_AHEAD:
-                replicas = self._site.replicas(shard)
+                replicas = self._site.replicas(keys)
                 for replica in replicas:
                     replica.freeze()
                 primary.command("CLIENT", "KILL", "TYPE", "replica")
@@ -152,12 +148,12 @@ class FailoverDriver(Driver):
                 primary.kill()
                 for replica in replicas:
                     replica.thaw()
-                self._site.promoted(shard, primary)
+                self._site.promoted(keys, primary)
                 primary.start()
             case Failover.STOP_PRIMARY:
                 primary.freeze()
                 try:
-                    self._site.promoted(shard, primary)
+                    self._site.promoted(keys, primary)
                     time.sleep(fault.seconds)
                 finally:
                     primary.thaw()
@@ -186,7 +182,7 @@ def _is_written(primary: ValkeyProcess) -> bool:
 
 
 def _had(
-    binary: Path, left: Path, keys: Sequence[Keys], requests: Collection[str]
+    binary: Path, left: Path, shards: Collection[Keys], requests: Collection[str]
 ) -> tuple[frozenset[str], dict[str, Events]]:
     """Who stood in the lanes, and the events of these requests, as another server reads them from what was kept."""
     server = ValkeyProcess(KEEPS_DATA, binary=binary)
@@ -196,11 +192,11 @@ def _had(
         with server.connect() as client:
             waiting = {
                 json.loads(fields["data"])["id"]
-                for each in keys
+                for each in shards
                 for lane in each.lanes
                 for _, fields in client.xrange(lane)
             }
-            return frozenset(waiting), events_of(client, [each.events(name) for each in keys for name in requests])
+            return frozenset(waiting), events_of(client, [each.events(name) for each in shards for name in requests])
     finally:
         server.close()
 

@@ -46,11 +46,6 @@ class Asked:
         """Those of its shard."""
         return self.layout.keys_of(self.name)
 
-    @property
-    def shard(self) -> int:
-        """Its shard."""
-        return self.layout.shard_of(self.name)
-
 
 class Subscribers:
     """They ask for a while.

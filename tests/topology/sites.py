@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from llm_routerd.protocol.keys import Layout
+    from llm_routerd.protocol.keys import Keys, Layout
     from tests.support.servers import ValkeyProcess
 
 # What a primary has done is read from this file after its end; and it is there again when the primary is.
@@ -38,19 +38,19 @@ class Site(Protocol):
     def settled(self) -> object:
         """Wait until everything is in order."""
 
-    def primary(self, shard: int) -> ValkeyProcess:
-        """Who serves the shard."""
+    def primary(self, keys: Keys) -> ValkeyProcess:
+        """Who serves a shard."""
 
-    def replicas(self, shard: int) -> list[ValkeyProcess]:
+    def replicas(self, keys: Keys) -> list[ValkeyProcess]:
         """Who follows that primary."""
 
-    def switch_over(self, shard: int) -> ValkeyProcess:
+    def switch_over(self, keys: Keys) -> ValkeyProcess:
         """Have a replica take over, the primary being well; returns it."""
 
-    def promoted(self, shard: int, instead_of: ValkeyProcess) -> ValkeyProcess:
+    def promoted(self, keys: Keys, instead_of: ValkeyProcess) -> ValkeyProcess:
         """Wait for another primary; returns it."""
 
-    def move(self, shard: int, *, atomic: bool, pause_seconds: float) -> bool:
+    def move(self, keys: Keys, *, atomic: bool, pause_seconds: float) -> bool:
         """Move the shard's slot to another primary; False: there are no slots."""
 
 
@@ -65,24 +65,24 @@ class SentinelSite:
         self.url = self._service.url
         self.start, self.close, self.settled = self._service.start, self._service.close, self._service.settled
 
-    def primary(self, shard: int) -> ValkeyProcess:
+    def primary(self, keys: Keys) -> ValkeyProcess:
         """Whom the sentinels name."""
         return self._service.primary()
 
-    def replicas(self, shard: int) -> list[ValkeyProcess]:
+    def replicas(self, keys: Keys) -> list[ValkeyProcess]:
         """All others."""
         primary = self._service.primary()
         return [server for server in self._service.servers if server.answers and server is not primary]
 
-    def switch_over(self, shard: int) -> ValkeyProcess:
+    def switch_over(self, keys: Keys) -> ValkeyProcess:
         """By `SENTINEL FAILOVER`, which holds no writes back: some may be lost."""
         return self._service.failover()
 
-    def promoted(self, shard: int, instead_of: ValkeyProcess) -> ValkeyProcess:
+    def promoted(self, keys: Keys, instead_of: ValkeyProcess) -> ValkeyProcess:
         """As the sentinels decide."""
         return self._service.promoted(instead_of)
 
-    def move(self, shard: int, *, atomic: bool, pause_seconds: float) -> bool:
+    def move(self, keys: Keys, *, atomic: bool, pause_seconds: float) -> bool:
         """It has no slots."""
         return False
 
@@ -95,39 +95,38 @@ class ClusterSite:
     def __init__(self, binary: Path | None, layout: Layout) -> None:
         self.layout = layout
         self._cluster = Cluster(binary, config=KEEPS_DATA)
-        self._slots = [crc_hqx(_tag(keys.prefix).encode(), 0) % SLOTS for keys in layout.keys]
         self.url = self._cluster.url
         self.start, self.close, self.settled = self._cluster.start, self._cluster.close, self._cluster.settled
 
-    def primary(self, shard: int) -> ValkeyProcess:
+    def primary(self, keys: Keys) -> ValkeyProcess:
         """Who serves its slot."""
-        return self._cluster.node_of(self._slots[shard])
+        return self._cluster.node_of(slot_of(keys))
 
-    def replicas(self, shard: int) -> list[ValkeyProcess]:
+    def replicas(self, keys: Keys) -> list[ValkeyProcess]:
         """The one that there is."""
-        return [self._cluster.replica_of(self._slots[shard])]
+        return [self._cluster.replica_of(slot_of(keys))]
 
-    def switch_over(self, shard: int) -> ValkeyProcess:
+    def switch_over(self, keys: Keys) -> ValkeyProcess:
         """By `CLUSTER FAILOVER`, which loses nothing."""
-        return self._cluster.failover(self._slots[shard])
+        return self._cluster.failover(slot_of(keys))
 
-    def promoted(self, shard: int, instead_of: ValkeyProcess) -> ValkeyProcess:
+    def promoted(self, keys: Keys, instead_of: ValkeyProcess) -> ValkeyProcess:
         """As the primaries vote."""
-        return self._cluster.promoted(self._slots[shard], instead_of)
+        return self._cluster.promoted(slot_of(keys), instead_of)
 
-    def move(self, shard: int, *, atomic: bool, pause_seconds: float) -> bool:
+    def move(self, keys: Keys, *, atomic: bool, pause_seconds: float) -> bool:
         """To the primary after the one that has it, in the order of their ports."""
-        source = self.primary(shard)
+        source = self.primary(keys)
         primaries = self._cluster.primaries()
         target = primaries[(primaries.index(source) + 1) % len(primaries)]
         at_once = atomic and self._cluster.moves_atomically()
-        self._cluster.move_slot(self._slots[shard], target, atomic=at_once, pause_seconds=pause_seconds)
+        self._cluster.move_slot(slot_of(keys), target, atomic=at_once, pause_seconds=pause_seconds)
         return True
 
 
-def _tag(prefix: str) -> str:
-    """What a key with this prefix is placed by."""
-    return prefix.partition("{")[2].partition("}")[0]
+def slot_of(keys: Keys) -> int:
+    """The slot in which they all lie, by the hash tag of their prefix."""
+    return crc_hqx(keys.prefix.partition("{")[2].partition("}")[0].encode(), 0) % SLOTS
 
 
 SITES: dict[str, Callable[[Path | None, Layout], Site]] = {"sentinel": SentinelSite, "cluster": ClusterSite}

@@ -77,8 +77,8 @@ def _calm(site: Site) -> None:
     """Wait until nothing stands in the lanes: what was answered by a primary that is gone is answered anew."""
 
     def is_empty() -> bool | None:
-        for shard, keys in enumerate(site.layout.keys):
-            with site.primary(shard).connect() as client:
+        for keys in site.layout.keys:
+            with site.primary(keys).connect() as client:
                 if any(client.xlen(lane) for lane in keys.lanes):
                     return None
         return True

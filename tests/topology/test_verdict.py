@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llm_routerd.protocol.events import FINAL_ID
-from llm_routerd.protocol.keys import Layout
+from llm_routerd.protocol.keys import Keys, Layout
 from tests.chaos.verdict import Call
 from tests.chaos.world import Life, Span
 from tests.topology.driver import Departure
@@ -51,7 +51,9 @@ def faults(
 
 def departure(*, waiting: frozenset[str] = frozenset(), at: float = 13.0) -> Departure:
     """A primary that went while the request ran."""
-    return Departure(kind="kill-primary", span=Span(at, at + 2.0), shards=frozenset({0}), waiting=waiting, events={})
+    return Departure(
+        kind="kill-primary", span=Span(at, at + 2.0), served=frozenset({Keys()}), waiting=waiting, events={}
+    )
 
 
 def test_what_is_in_order_or_was_lost_is_no_fault() -> None:

@@ -53,11 +53,11 @@ class Request:
 
 
 def judge(
-    world: World, primary: Callable[[int], ValkeyProcess], asked: Sequence[Asked], departures: Sequence[Departure]
+    world: World, primary: Callable[[Keys], ValkeyProcess], asked: Sequence[Asked], departures: Sequence[Departure]
 ) -> Findings:
     """Look at everything; `primary` is who serves a shard.  Blocks."""
     findings = Findings()
-    stands = _read(primary, asked, findings)
+    stands = _read(primary, asked, world.channel, findings)
     calls = read_calls(world)
     findings.calls = len(calls)
     by_name: defaultdict[str, list[Call]] = defaultdict(list)
@@ -75,7 +75,7 @@ def judge(
             stands=stands.get(key, {}),
             lost=_lost(key, stands.get(key, {}), departures),
             calls=sorted(by_name[each.name], key=lambda call: call.start),
-            left=[left for left in departures if each.shard in left.shards],
+            left=[left for left in departures if each.keys in left.served],
         )
         judge_request(request, findings)
     return findings
@@ -89,14 +89,16 @@ def judge_request(request: Request, findings: Findings) -> None:
     _was_seen_as_it_stands(request, findings)
 
 
-def _read(primary: Callable[[int], ValkeyProcess], asked: Sequence[Asked], findings: Findings) -> dict[str, Events]:
+def _read(
+    primary: Callable[[Keys], ValkeyProcess], asked: Sequence[Asked], channel: str, findings: Findings
+) -> dict[str, Events]:
     """What stands, of all requests; and nothing else does."""
     stands: dict[str, Events] = {}
     for layout in {each.layout for each in asked}:
         for shard, keys in enumerate(layout.keys):
-            with primary(shard).connect() as client:
+            with primary(keys).connect() as client:
                 stands |= events_of(client, [each.keys.events(each.name) for each in asked if each.keys == keys])
-                findings.faults += _left(client, keys, layout.metrics_channel(shard, "llm_router_metrics"))
+                findings.faults += _left(client, keys, layout.metrics_channel(shard, channel))
     return stands
 
 
