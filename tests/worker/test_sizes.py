@@ -185,7 +185,7 @@ async def test_limit_that_is_raised_holds_for_connections_that_stand(broker_url:
     ):
         await client.xadd("llm:requests", {"prompt": text(0), "id": "before"})
         await refused(client, "before")
-        larger = replace(config, daemon=replace(DAEMON, max_request_bytes=1_000_000))
+        larger = make_config(broker_url, daemon=replace(DAEMON, max_request_bytes=1_000_000))
         backends = {"local": FakeBackend(says("hi"))}
         worker.reload(larger, make_test_admission(larger, backends))
         await client.xadd("llm:requests", {"prompt": text(0), "id": "after"})

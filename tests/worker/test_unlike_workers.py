@@ -31,9 +31,9 @@ OLD = make_config(daemon=replace(DAEMON, lease_seconds=1.2))
 SHORT_SECONDS = 0.25
 
 
-def make_new(**daemon: Any) -> Config:
+def make_new(url: str = "", **daemon: Any) -> Config:
     """The configuration after the change: a shorter lease, a further chain, a further deployment."""
-    config = make_config(daemon=replace(DAEMON, lease_seconds=SHORT_SECONDS, **daemon))
+    config = make_config(url, daemon=replace(DAEMON, lease_seconds=SHORT_SECONDS, **daemon))
     return replace(
         config,
         deployments={**config.deployments, "attic": replace(LOCAL, name="attic")},
@@ -190,7 +190,7 @@ async def test_acl_that_we_ship_allows_the_registry(valkey_url: str) -> None:
 async def test_reload_tells_the_others_soon(valkey_url: str) -> None:
     """Not only with the next renewal, which may be far."""
     config = make_config(daemon=replace(DAEMON, lease_seconds=30.0))
-    new = make_new()
+    new = make_new(valkey_url)
     async with open_client(valkey_url) as client, run_worker(valkey_url, {}, config=config) as worker:
         worker.reload(new, make_test_admission(new, {}))
         async with asyncio.timeout(5):
@@ -202,7 +202,7 @@ async def test_reload_while_it_drains_promises_nothing(valkey_url: str) -> None:
     """Who is about to leave takes no requests any more, whatever its configuration knows."""
     model, go_on = FakeBackend(), asyncio.Event()
     model.scripts[:] = [waits_for(go_on, "hi")]
-    new = make_new()
+    new = make_new(valkey_url)
     async with open_client(valkey_url) as client, run_worker(valkey_url, {"local": model}) as worker:
         await add(client)
         await eventually(lambda: model.calls)

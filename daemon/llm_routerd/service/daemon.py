@@ -70,7 +70,10 @@ def serve(
     )
     import uvloop  # noqa: PLC0415 - only the daemon needs it
 
-    uvloop.run(daemon.run())
+    try:
+        uvloop.run(daemon.run())
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the loop has gone, and one that comes now would end us otherwise
     return 0
 
 
@@ -235,7 +238,8 @@ class Daemon:
             self._health.retain({name for name, each in config.deployments.items() if before.get(name) == each})
             self._worker.reload(config, admission)
             self._config, self._unusable = config, without_keys(config)
-            await self._get_ready_for_requests()
+            if not self._worker.status().draining:  # else no request will come to it
+                await self._get_ready_for_requests()
             log.info("reloaded", deployments=len(config.deployments), chains=len(config.chains))
 
     async def _get_ready_for_requests(self) -> None:

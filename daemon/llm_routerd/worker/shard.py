@@ -290,6 +290,8 @@ class Shard:
                 await self.broker.retire(oneself=True)
         except TimeoutError:
             log.warning("goodbye_unheard", in_flight=len(left), redis=self.pipe.state.value)
+        if given_up := sum(item.is_ending for item in self.in_flight):
+            log.warning("answers_given_up", count=given_up, redis=self.pipe.state.value, why=self._why)
 
     async def abandon(self, *, is_pipe_alive: bool) -> None:
         """Hand everything back at once, after a fault of ours."""

@@ -92,6 +92,7 @@ class Worker:
         self._admission = admission
         self._on_status = on_status
         self._tasks = Supervisor() if tasks is None else tasks
+        self._opened: set[Resources] = set()  # those in force, and earlier ones that requests still run on
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._capacity = Capacity(
@@ -116,6 +117,7 @@ class Worker:
         """Let this configuration be the one in force."""
         admission.resources.shortage.on_change = self._shortage_changed
         self._admission = admission
+        self._opened.add(admission.resources)
         self._capacity.concurrency = config.daemon.concurrency
         self._drain_seconds = config.daemon.drain_seconds
         for shard in self.shards:
@@ -174,7 +176,13 @@ class Worker:
         self._use(config, admission)
         self._capacity.changed()
         running = {item.task for shard in self.shards for item in shard.in_flight if item.task is not None}
-        self._tasks.helper(_close_when_idle(old, running), "retire-resources")
+        self._tasks.helper(self._close_when_idle(old, running), "retire-resources")
+
+    async def _close_when_idle(self, resources: Resources, running: set[asyncio.Task[None]]) -> None:
+        if running:
+            await asyncio.wait(running)
+        await resources.aclose()
+        self._opened.discard(resources)
 
     async def run(self) -> None:
         """Work until stopped; whatever is in flight then is finished or handed back.
@@ -200,7 +208,7 @@ class Worker:
             await self._tasks.aclose()
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await self.resources.aclose()
+                    await asyncio.gather(*(each.aclose() for each in self._opened))
 
     async def _work(self) -> None:
         try:
@@ -231,9 +239,3 @@ class Worker:
 
     def _tell(self) -> None:
         self._on_status(self.status())
-
-
-async def _close_when_idle(resources: Resources, running: set[asyncio.Task[None]]) -> None:
-    if running:
-        await asyncio.wait(running)
-    await resources.aclose()

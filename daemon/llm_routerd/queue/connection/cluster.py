@@ -14,8 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, RedisError
 
 from llm_routerd.queue.connection.asking import text_of
-from llm_routerd.queue.connection.describing import SetupError, describe
-from llm_routerd.queue.connection.whereabouts import NobodyTells, Place
+from llm_routerd.queue.connection.describing import NobodyTells, SetupError, describe
+from llm_routerd.queue.connection.whereabouts import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,7 +80,8 @@ class ClusterNodes:
             with suppress(RedisError):
                 await self._look()
         elif greeting.role not in {"", "master"}:
-            raise NobodyTells("the node of the Cluster that is to have our keys is a replica (still, or by now)")
+            told = "the node that the Cluster names for our keys is a replica"
+            raise NobodyTells(told, "wait until the failover is over")
 
     async def moved(self) -> bool:
         """Whether another node has the slot."""
@@ -114,13 +115,15 @@ class ClusterNodes:
         if refusal is not None and not self._nodes:
             return self._seeds[0]  # it may not be asked, and says MOVED
         why = f" ({describe(refusal)})" if refusal is not None else ""
-        raise NobodyTells(f"no node of the Cluster tells where our keys are{why}")
+        detail = f"no node of the Cluster tells where our keys are{why}"
+        raise NobodyTells(detail, "look whether the nodes run, and at the hosts of the Redis URL")
 
     def _of_slot(self, ranges: Sequence[tuple[int, int, list[Place]]]) -> Place:
         for first, last, places in ranges:
             if first <= self._slot <= last:
                 return places[0]
-        raise NobodyTells(f"no node of the Cluster serves slot {self._slot}, where our keys are; see CLUSTER SHARDS")
+        told = f"no node of the Cluster serves slot {self._slot}, where our keys are"
+        raise NobodyTells(told, "give it one again; CLUSTER SHARDS tells what is left")
 
 
 def _ranges(answer: Any, asked: Place) -> Iterator[tuple[int, int, list[Place]]]:

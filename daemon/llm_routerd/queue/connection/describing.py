@@ -48,6 +48,14 @@ class SetupError(RedisConnectionError):
         self.told = Told(detail, remedy)
 
 
+class NobodyTells(RedisConnectionError):  # noqa: N818 - said of a search, which is made again
+    """Where the server is could not be found out now."""
+
+    def __init__(self, detail: str, remedy: str = "") -> None:
+        super().__init__(detail)
+        self.told = Told(detail, remedy)
+
+
 # Of a server's refusals these quote users, keys or arguments.
 _REFUSALS = (
     (re.compile(r"no permissions to run the '([\w|.-]{1,64})' command"), "the user may not run"),
@@ -118,7 +126,7 @@ def explain(error: BaseException) -> Told:
     match error:
         case BrokerError():
             return Told(error.detail, error.remedy)
-        case SetupError():
+        case SetupError() | NobodyTells():
             return error.told
         case MovedError():
             where = f"{error.host}:{error.port}" if error.host else f"port {error.port} of the same host"

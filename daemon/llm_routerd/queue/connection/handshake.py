@@ -24,9 +24,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.config.addresses import read_redis_url
 from llm_routerd.queue.connection import fitness
-from llm_routerd.queue.connection.describing import SetupError
+from llm_routerd.queue.connection.describing import NobodyTells, SetupError
 from llm_routerd.queue.connection.diagnosis import TlsFiles, certificate_trouble, tls_trouble, wants_tls
-from llm_routerd.queue.connection.whereabouts import NobodyTells
 
 if TYPE_CHECKING:
     from llm_routerd.queue.connection.whereabouts import Whereabouts

@@ -7,7 +7,7 @@ Rules:
 - A connection that is lost, or a server that is unfit (LOADING, READONLY, out of memory, ...), loses no command: what
   has no answer yet is sent again, in order, when the server is back.  So every command must be one that may be
   repeated: explicit event IDs and scripts that recognise their own work.
-- What is to stand on replicas has no answer before they have it (`replicas`): its batch ends with WAIT.
+- What is to stand on replicas, too, is answered when they have it, after the rest of its batch (`replicas`).
 - Every change of state is told once: a server that lets itself be connected to, and then serves nothing, stays away.
 """
 
@@ -134,16 +134,22 @@ class _Silence:
         if now >= due:
             self._timeout.reschedule(now)
             return
-        if self._whereabouts.may_move:
-            if self._since is not None and now >= self._since + ASK_WHERE_SECONDS and self._asking is None:
-                self._asking = self._loop.create_task(self._ask_where(), name="ask-where")
-            due = min(due, now + ASK_WHERE_SECONDS)
-        self._timer = self._loop.call_at(due, self._look)
+        may_move = self._whereabouts.may_move
+        self._timer = self._loop.call_at(min(due, now + ASK_WHERE_SECONDS) if may_move else due, self._look)
+        if may_move and self._since is not None and now >= self._since + ASK_WHERE_SECONDS:
+            self._ask()
+
+    def _ask(self) -> None:
+        asking = self._asking
+        if asking is not None and not asking.done():
+            return
+        self._asking = self._loop.create_task(self._ask_where(), name="ask-where")
+        if asking is not None:
+            asking.result()
 
     async def _ask_where(self) -> None:
         if await self._whereabouts.moved():
             self.break_off()
-        self._asking = None
 
 
 class Pipe:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from llm_routerd.queue.connection.asking import text_of
-from llm_routerd.queue.connection.describing import SetupError, describe
-from llm_routerd.queue.connection.whereabouts import NobodyTells, Place
+from llm_routerd.queue.connection.describing import NobodyTells, SetupError, describe
+from llm_routerd.queue.connection.whereabouts import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +75,8 @@ class Sentinels:
             NobodyTells: it is a replica: the failover is not over.
         """
         if greeting is not None and greeting.role not in {"", "master"}:
-            raise NobodyTells(f"the primary of {self._service} that the Sentinels name is a replica (still, or by now)")
+            told = f"the server that the Sentinels name as primary of {self._service} is a replica"
+            raise NobodyTells(told, "wait until the failover is over")
         self._others = []
 
     async def moved(self) -> bool:

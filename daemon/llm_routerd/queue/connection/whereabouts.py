@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-
 if TYPE_CHECKING:
     from llm_routerd.queue.connection.fitness import Greeting
 
@@ -19,10 +17,6 @@ class Place(NamedTuple):
 
     host: str
     port: int
-
-
-class NobodyTells(RedisConnectionError):  # noqa: N818 - said of a search, which is made again
-    """Where the server is could not be found out now; the message says why, in one line."""
 
 
 class Whereabouts(Protocol):
