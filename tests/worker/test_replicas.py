@@ -128,7 +128,7 @@ async def test_replica_that_is_away_is_told_once_and_costs_one_wait() -> None:
             for _ in range(5):
                 await final_of(pair.client, await add(pair.client))
             await eventually(lambda: ended(worker) == 6)
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 4.0  # and not one each
             await asyncio.sleep(1.5 * replicas.LOOK_EVERY_SECONDS)
             await final_of(pair.client, await add(pair.client))  # a look
             pair.replica.thaw()
@@ -210,7 +210,7 @@ async def test_no_answer_that_counts_is_lost_by_a_failover() -> None:
     """Replication lags, the primary dies in full flight: what was told as finished before, the new primary has."""
     model = FakeBackend(says("hi", delay=0.002))
     with capture_logs() as logs:
-        async with open_pair() as pair, run_worker(pair.way.url, {"local": model}, config=waiting(3.0)) as worker:
+        async with open_pair() as pair, run_worker(pair.way.url, {"local": model}, config=waiting(5.0)) as worker:
             pair.link.delay_seconds = 0.02
             for number in range(300):
                 await add(pair.client, prompt=str(number))
