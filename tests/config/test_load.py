@@ -256,7 +256,7 @@ def test_deployment_of_another_provider_inherits_nothing() -> None:
 
 
 def test_reload_tells_what_needs_a_restart() -> None:
-    """Connection, sockets and the like; deployments, chains and limits change at once."""
+    """Keys, sockets and the like; where Redis is, deployments, chains and limits change at once."""
     old = load_builtin()
     live = replace(
         old,
@@ -274,7 +274,7 @@ def test_reload_tells_what_needs_a_restart() -> None:
         log=replace(old.log, level="debug"),
     )
     assert changes_needing_restart(old, new) == [
-        "redis.url", "redis.prefix", "daemon.lease_seconds", "metrics.listen", "log.level",
+        "redis.prefix", "daemon.lease_seconds", "metrics.listen", "log.level",
     ]  # fmt: skip
 
 
