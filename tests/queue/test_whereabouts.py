@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, ResponseError
+from redis.exceptions import AuthenticationError, ClusterDownError, MovedError, NoPermissionError, ResponseError
 
 from llm_routerd.queue.connection.cluster import ClusterNodes
 from llm_routerd.queue.connection.describing import NobodyTells, SetupError, describe
@@ -31,12 +31,15 @@ class Said:
     def __init__(self, answers: dict[Place, Any]) -> None:
         self.answers = answers
         self.asked: list[Place] = []
+        self.epochs: dict[Place, Any] = {}  # replies to SENTINEL MASTER
 
-    async def ask(self, place: Place, *_words: str) -> Any:
+    async def ask(self, place: Place, *words: str) -> Any:
         """As `Asker.ask`."""
         self.asked.append(place)
         await asyncio.sleep(0)
         answer = self.answers.get(place, ConnectionRefusedError())
+        if words[:2] == ("SENTINEL", "MASTER"):
+            answer = self.epochs.get(place, NoPermissionError("no permissions to run the 'sentinel|master' command"))
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -99,6 +102,12 @@ async def test_where_sentinels_disagree_the_most_are_heard_first_and_then_the_ot
         ([b"a"], NobodyTells, "(what answers is no Sentinel)"),
         ([b"", b"1"], NobodyTells, "(what answers is no Sentinel)"),
         ([b"a", b"x" * 10_000], NobodyTells, "(what answers is no Sentinel)"),
+        ([b"a", b"9" * 10_000], NobodyTells, "(what answers is no Sentinel)"),
+        ([b"a", b"0"], NobodyTells, "(what answers is no Sentinel)"),
+        ([b"a", b"65536"], NobodyTells, "(what answers is no Sentinel)"),
+        ([b"a" * 64, b"1"], NobodyTells, "(what answers is no Sentinel)"),
+        ([b"a..b", b"1"], NobodyTells, "(what answers is no Sentinel)"),
+        ([b"a\0b", b"1"], NobodyTells, "(what answers is no Sentinel)"),
         (b"secret" * 1000, NobodyTells, "(what answers is no Sentinel)"),
         (AuthenticationError("Authentication required."), AuthenticationError, "wants a password"),
         (NoPermissionError("no permissions to run the 'sentinel' command"), NoPermissionError, "may not run sentinel"),
@@ -134,6 +143,55 @@ async def test_sentinels_are_asked_whether_a_silent_primary_has_a_successor() ->
     assert await where.find() == B
 
 
+async def test_latest_failover_is_heard_before_the_most() -> None:
+    """The one who has made it knows first; where it is followed, the others' old word does not call us back."""
+    said = Said({S1: named(A), S2: named(B), S3: named(A)})
+    said.epochs = {
+        S1: [b"name", b"queue", b"config-epoch", b"4"],
+        S2: [b"config-epoch", b"5"],
+        S3: ResponseError("ERR"),
+    }
+    where = watched(said)
+    assert await where.find() == B
+    assert not await where.moved()
+    assert await where.find() == B
+
+
+@pytest.mark.parametrize(
+    "reply", [b"what", [b"config-epoch"], [b"config-epoch", b"x"], [b"config-epoch", b"9" * 5000], []]
+)
+async def test_epoch_that_is_none_counts_for_nothing(reply: Any) -> None:
+    """The place that most name is the first then."""
+    said = Said({S1: named(A), S2: named(B), S3: named(A)})
+    said.epochs = dict.fromkeys((S1, S2, S3), reply)
+    assert await watched(said).find() == A
+
+
+async def test_one_sentinel_after_the_other_is_asked_whether_there_is_a_successor() -> None:
+    """Also while the primary answers; only where one names another, or nothing, are the others asked."""
+    said = Said({S1: named(A), S2: named(A), S3: named(A)})
+    where = watched(said)
+    assert not await where.glance()
+    assert said.asked == [S1]  # before there is a place, nothing has moved
+    await where.find()
+    said.asked.clear()
+    assert [await where.glance() for _ in range(3)] == [False] * 3
+    assert said.asked == [S2, S3, S1]
+    said.answers = {S1: named(B), S2: ConnectionRefusedError(), S3: named(B)}
+    assert await where.glance()
+    assert await where.find() == B
+
+
+async def test_sentinels_that_are_all_away_call_nobody_away() -> None:
+    """Whoever has a connection keeps it."""
+    said = Said({S1: named(A), S2: named(A), S3: named(A)})
+    where = watched(said)
+    await where.find()
+    said.answers = {}
+    assert not await where.glance()
+    assert await where.find() == A
+
+
 async def test_node_of_our_slot_is_found_by_any_node() -> None:
     """Also when the one of the URL is gone."""
     said = Said({A: slots((0, 99, A), (100, 16383, B))})
@@ -158,6 +216,25 @@ async def test_moved_names_the_next_node_and_the_map_is_asked_of_it() -> None:
     where.lost(MovedError("100 c:7003"))
     said.answers = {Place("c", 7003): NoPermissionError("no permissions to run the 'cluster|slots' command")}
     assert await where.find() == Place("c", 7003)  # it may not be asked, and MOVED has to do
+
+
+async def test_node_that_is_cut_off_is_not_believed_twice() -> None:
+    """It goes on telling how it was; the others know better."""
+    said = Said({A: slots((0, 99, B), (100, 16383, A)), B: slots((0, 99, B), (100, 16383, C))})
+    where = member(said, A)
+    assert await where.find() == A
+    where.lost(ClusterDownError("The cluster is down"))
+    assert await where.find() == C
+
+
+@pytest.mark.parametrize("place", [Place("a" * 64, 1), Place("a\0b", 1), Place("a", 65536), Place("a", 0)])
+async def test_place_to_which_no_socket_can_be_connected_is_none(place: Place) -> None:
+    """It is left out, where a node or MOVED names it."""
+    said = Said({A: slots((0, 50, place), (51, 16383, B))})
+    where = member(said, A)
+    assert await where.find() == B
+    where.lost(MovedError(f"100 {place.host}:{place.port}"))
+    assert await where.find() == B
 
 
 async def test_slot_that_nobody_serves_is_one_line() -> None:

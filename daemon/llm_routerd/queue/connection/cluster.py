@@ -15,7 +15,7 @@ from redis.exceptions import MovedError, RedisError
 
 from llm_routerd.queue.connection.asking import text_of
 from llm_routerd.queue.connection.describing import NobodyTells, SetupError, describe
-from llm_routerd.queue.connection.whereabouts import Place
+from llm_routerd.queue.connection.whereabouts import Place, sound_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ class ClusterNodes:
         """The nodes are asked again; where MOVED names another, that one first."""
         if isinstance(error, MovedError):
             asked = self._place or self._seeds[0]
-            self._told = Place(error.host or asked.host, int(error.port))
+            self._told = sound_place(error.host or asked.host, int(error.port))
             self.may_move = True
         if self.may_move:
             self._place = None
@@ -93,6 +93,10 @@ class ClusterNodes:
         self._place = place
         return place != before
 
+    async def glance(self) -> bool:
+        """No: a node that has lost the slot says so itself, or takes no writes when it is cut off from the others."""
+        return False
+
     async def _look(self) -> Place:
         """Ask one node after the other; where none may be asked, MOVED has to do."""
         told, self._told = self._told, None
@@ -106,7 +110,9 @@ class ClusterNodes:
                 refusal = error
                 continue
             if ranges:
-                self._nodes = tuple(dict.fromkeys(place for _, _, places in ranges for place in places))
+                # The next answer is another's: one that is cut off goes on telling how it was.
+                named = dict.fromkeys(place for _, _, places in ranges for place in places)
+                self._nodes = (*(each for each in named if each != node), node)
                 return self._of_slot(ranges)
         if told is not None:
             return told
@@ -140,5 +146,5 @@ def _place_of(node: Any, asked: Place) -> Place | None:
     match node:
         case [host, int() as port, *_]:
             name = text_of(host)
-            return Place(asked.host if name in {"", "?"} else name, port)
+            return sound_place(asked.host if name in {"", "?"} else name, port)
     return None

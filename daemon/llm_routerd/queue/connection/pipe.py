@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import hiredis
 from msgspec import Struct
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from llm_routerd.errors import UnsuitableServerError
 from llm_routerd.queue.connection.bounded_parser import tell_progress
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 BATCH_SECONDS = 10.0  # longest silence of the server before the connection counts as dead
 BATCH_COMMANDS = 1000
-ASK_WHERE_SECONDS = 1.0  # after so long a silence it is asked whether the server has moved, and so often
+ASK_WHERE_SECONDS = 1.0  # after so long a silence it is asked whether the server has moved, and so often at any time
 OUT_OF_MEMORY_PAUSE_SECONDS = 1.0
 
 
@@ -63,6 +64,7 @@ class PipeState(StrEnum):
     UNUSABLE = "unusable"  # until somebody changes something: the server, its users, our configuration
 
 
+_TAKEN_OVER = RedisConnectionError("another server has taken its place")
 _TAKES_WRITES = frozenset({PipeState.READY})
 _ANSWERS = frozenset({PipeState.READY, PipeState.OUT_OF_MEMORY})
 
@@ -89,8 +91,11 @@ class Source(Protocol):
 class _Silence:
     """Bounds how long the server may be silent within the block; TimeoutError when it was for longer.
 
-    Where it may have moved, that is asked once a second meanwhile, and ends the block too.
+    Where it may have moved, that is asked once a second, and ends the block too.
     One timer, moved only when it fires: a batch costs no more than noting the time.
+
+    Attributes:
+        has_moved: that is how it ended.
     """
 
     def __init__(self, seconds: float, whereabouts: Whereabouts) -> None:
@@ -101,10 +106,11 @@ class _Silence:
         self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle
         self._asking: asyncio.Task[None] | None = None
+        self.has_moved = False
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
-        self._look()
+        self._look(asks=False)
         return self
 
     async def __aexit__(
@@ -128,7 +134,7 @@ class _Silence:
         if not self._timeout.expired():
             self._timeout.reschedule(self._loop.time())
 
-    def _look(self) -> None:
+    def _look(self, *, asks: bool = True) -> None:
         now = self._loop.time()
         due = (now if self._since is None else self._since) + self._seconds
         if now >= due:
@@ -136,19 +142,21 @@ class _Silence:
             return
         may_move = self._whereabouts.may_move
         self._timer = self._loop.call_at(min(due, now + ASK_WHERE_SECONDS) if may_move else due, self._look)
-        if may_move and self._since is not None and now >= self._since + ASK_WHERE_SECONDS:
-            self._ask()
+        if may_move and asks:
+            self._ask(is_silent=self._since is not None and now >= self._since + ASK_WHERE_SECONDS)
 
-    def _ask(self) -> None:
+    def _ask(self, *, is_silent: bool) -> None:
         asking = self._asking
         if asking is not None and not asking.done():
             return
-        self._asking = self._loop.create_task(self._ask_where(), name="ask-where")
+        self._asking = self._loop.create_task(self._ask_where(is_silent=is_silent), name="ask-where")
         if asking is not None:
             asking.result()
 
-    async def _ask_where(self) -> None:
-        if await self._whereabouts.moved():
+    async def _ask_where(self, *, is_silent: bool) -> None:
+        whereabouts = self._whereabouts
+        if await (whereabouts.moved() if is_silent else whereabouts.glance()):
+            self.has_moved = True
             self.break_off()
 
 
@@ -240,7 +248,7 @@ class Pipe:
                     await connection.disconnect(nowait=True)
                     self._connection = self._silence = None
                     if not self._is_leaving:
-                        self._away(error)
+                        self._away(_TAKEN_OVER if silence.has_moved else error)
                         await self.reach.pause(self._backoff.next_seconds())
         finally:
             if self._connection is not None:

@@ -6,10 +6,15 @@ the server has said that it is not the one.  What it has found holds for all con
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from llm_routerd.queue.connection.fitness import Greeting
+
+
+_HOST = re.compile(r"[\w.:%-]{1,253}", re.ASCII)
+_PORTS = range(1, 65_536)
 
 
 class Place(NamedTuple):
@@ -17,6 +22,15 @@ class Place(NamedTuple):
 
     host: str
     port: int
+
+
+def sound_place(host: str, port: int) -> Place | None:
+    """The place that a server names; None: it is none, and to connect there would raise what is no lost connection."""
+    try:
+        host.encode("idna")
+    except UnicodeError:  # an empty label, or one that is too long
+        return None
+    return Place(host, port) if _HOST.fullmatch(host) and port in _PORTS else None
 
 
 class Whereabouts(Protocol):
@@ -52,6 +66,10 @@ class Whereabouts(Protocol):
         """Ask, for it does not answer; true: it is elsewhere by now, and the next connection is made there."""
         ...
 
+    async def glance(self) -> bool:
+        """The same, asked once in a while though it answers: a server may not know that another has taken its place."""
+        ...
+
 
 class Fixed:
     """A server whose place is known: a Unix socket."""
@@ -69,5 +87,9 @@ class Fixed:
         """Whatever it is."""
 
     async def moved(self) -> bool:
+        """Never."""
+        return False
+
+    async def glance(self) -> bool:
         """Never."""
         return False
