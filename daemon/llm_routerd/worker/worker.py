@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,7 @@ class Worker:
         self.metrics = metrics
         self._admission = admission
         self._on_status = on_status
+        self._context = copy_context()
         self._tasks = Supervisor() if tasks is None else tasks
         self._opened: set[Resources] = set()  # those in force, and earlier ones that requests still run on
         self._stopping = asyncio.Event()
@@ -238,4 +240,5 @@ class Worker:
         await first_of(emptied, self._hurry.wait(), timeout_seconds=self._drain_seconds)
 
     def _tell(self) -> None:
-        self._on_status(self.status())
+        """Whichever shard it was that has changed: what is logged of the worker does not name it."""
+        self._context.copy().run(self._on_status, self.status())
