@@ -49,6 +49,7 @@ def _block(language: str) -> str:
     blocks = re.findall(
         rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / "scale.md").read_text(), re.MULTILINE | re.DOTALL
     )
+    found: str
     (found,) = (block for block in blocks if "shard_of" in block or "shardOf" in block)
     return found
 
