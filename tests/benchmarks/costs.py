@@ -51,19 +51,19 @@ class Load:
     requests: int
 
 
-LOADS = (
-    Load(key="short", title="short request, 64 at once", model="short", stream=False, rate=0, requests=2500),
-    Load(key="paced", title="short request, 100/s", model="short", stream=False, rate=100, requests=600),
-    Load(key="long", title=f"{LONG_TOKENS} tokens in one go", model="long", stream=True, rate=0, requests=300),
-    Load(
-        key="trickle",
-        title=f"{TRICKLE_TOKENS} tokens, 5 ms apart, 20/s",
-        model="trickle",
-        stream="live",
-        rate=20,
-        requests=120,
-    ),
-)
+def _short(rate: int, requests: int) -> Load:
+    how = f"{rate}/s" if rate else "64 at once"
+    key = f"short{rate or ''}"
+    return Load(key=key, title=f"short request, {how}", model="short", stream=False, rate=rate, requests=requests)
+
+
+def _trickle(rate: int, requests: int) -> Load:
+    title = f"{TRICKLE_TOKENS} tokens 5 ms apart, {rate}/s"
+    return Load(key=f"trickle{rate}", title=title, model="trickle", stream="live", rate=rate, requests=requests)
+
+
+_LONG = Load(key="long", title=f"{LONG_TOKENS} tokens in one go", model="long", stream=True, rate=0, requests=300)
+LOADS = (_short(0, 2500), _short(500, 1500), _short(100, 300), _LONG, _trickle(100, 300), _trickle(20, 80))
 
 
 @dataclass(frozen=True, slots=True)
