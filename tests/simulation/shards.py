@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.simulation.waiting import Team
 
-SHARDS = (4, 8, 16, 32, 64, 256, 1024)
+SHARDS = (4, 8, 12, 16, 24, 32, 48, 64, 256, 1024)
 NODES = (3, 6, 12)
 WORKERS, PLACES, AMONG = 8, 16, 16  # of the queues: workers, places of each, shards
 GROUPS = (1, 2, 4, 8)
@@ -66,10 +66,10 @@ def id_table(rng: random.Random) -> str:
     """How evenly ids of each kind fall."""
     made = ids_by_kind(rng, IDS)
     rows = [
-        (kind, *(f"{busiest(shard_shares(Layout('llm', shards), ids)):.2f}" for shards in (4, 16, 64)))
+        (kind, *(f"{busiest(shard_shares(Layout('llm', shards), ids)):.2f}" for shards in (4, 16, 24, 64)))
         for kind, ids in made.items()
     ]
-    return table(f"{IDS:,} ids: fullest shard / mean, of 4, 16, 64", ("ids", "4", "16", "64"), rows)
+    return table(f"{IDS:,} ids: fullest shard / mean, by number of shards", ("ids", "4", "16", "24", "64"), rows)
 
 
 def tenant_table(rng: random.Random) -> str:
