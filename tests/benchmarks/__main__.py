@@ -26,7 +26,7 @@ from tests.benchmarks.table import Row, machine, to_markdown, to_text
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-_BY_NAME = ("costs", "idle-shards", "idle-cluster", "team")  # with --only: figures to plan with, see docs/scale.md
+_BY_NAME = ("costs", "idle-shards", "idle-cluster", "spread")  # with --only: figures to plan with, see docs/scale.md
 _RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
@@ -49,7 +49,7 @@ def _plan(bed: Bed, rounds: int) -> dict[str, Callable[[], AsyncIterator[Row]]]:
         "costs": lambda: costs.measure_costs(bed, rounds=rounds),
         "idle-shards": lambda: costs.measure_idle_shards(bed, seconds=10),
         "idle-cluster": lambda: costs.measure_idle_cluster(seconds=10),
-        "team": lambda: costs.measure_team(bed, rounds=rounds, requests=2500),
+        "spread": lambda: costs.measure_spread(bed, rounds=rounds, rate=400, seconds=3),
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from redis import RedisError
 
+from llm_routerd.protocol.keys import Layout
 from tests.benchmarks.load import Delivered, Follower, Producer, check
 from tests.benchmarks.systems import LONG_TOKENS, TRICKLE_TOKENS, Bed, Process, cpu_seconds_of
 from tests.benchmarks.table import Row
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from tests.benchmarks.load import Event
+    from tests.benchmarks.wire import Request
 
 SHARDS = (1, 4, 16, 64)
-TEAMS = (1, 2, 4)
+SPREADS = ((1, 1), (4, 1), (1, 4), (1, 16), (4, 16))  # workers, shards
 _MEGABYTE = 1_048_576
 _WORKERS = "llm-routerd"  # what the names of their connections begin with
 _KEPT = {"appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-percentage": "0"}
@@ -227,27 +229,57 @@ async def _cpu_in(seconds: float, read: Callable[[], float]) -> float:
     return (read() - before) / (time.perf_counter() - began) * 100
 
 
-async def measure_team(bed: Bed, *, rounds: int, requests: int) -> AsyncIterator[Row]:
-    """CPU of one Redis by request with more and more workers, each with all it can do."""
-    rows = [
-        Row(key=f"team_{size}_redis", title=f"CPU of Redis per short request, {size} workers", unit="µs")
-        for size in TEAMS
-    ]
+async def measure_spread(bed: Bed, *, rounds: int, rate: int, seconds: float) -> AsyncIterator[Row]:
+    """CPU by request of one Redis and of all workers, at one rate in all, spread over workers and shards."""
     async with AsyncExitStack() as stack:
-        teams = []
-        for size in TEAMS:
-            prefix = f"team{next(_numbers)}"
-            for _ in range(size):
-                stack.enter_context(Process(bed, "daemon", prefix, 64))
-            teams.append(await stack.enter_async_context(Producer.of(bed, "daemon", prefix)))
+        spreads = {(workers, shards): await _Spread.enter(stack, bed, workers, shards) for workers, shards in SPREADS}
+        rows: dict[tuple[int, int], tuple[Row, Row]] = {}
+        for workers, shards in spreads:
+            title = f"{rate} short requests/s, {workers} workers, {shards} shards"
+            rows[workers, shards] = (
+                Row(key=f"spread_{workers}_{shards}_redis", title=f"{title}: CPU of Redis per request", unit="µs"),
+                Row(key=f"spread_{workers}_{shards}", title=f"{title}: CPU of the workers per request", unit="µs"),
+            )
         for number in range(-1, rounds):
-            for producer, row in zip(teams, rows, strict=True):
-                batch = make_requests(requests, "short")
-                before = bed.redis_cpu_seconds()
-                await producer.add(batch)
-                await producer.all_done()
-                if number >= 0:
-                    row.add("daemon", (bed.redis_cpu_seconds() - before) / requests * 1e6)
-                await producer.check_all(batch)
-    for row in rows:
-        yield row
+            for size, spread in spreads.items():
+                costs = await spread.trickle(bed, rate, seconds if number >= 0 else 1.0)
+                for row, cost in zip(rows[size], costs, strict=True) if number >= 0 else ():
+                    row.add("daemon", cost * 1e6)
+    for pair in rows.values():
+        for row in pair:
+            yield row
+
+
+class _Spread:
+    """Some workers that serve all of some shards, and a producer for each of these."""
+
+    def __init__(self, layout: Layout, processes: list[Process], producers: list[Producer]) -> None:
+        self._layout, self._processes, self._producers = layout, processes, producers
+
+    @classmethod
+    async def enter(cls, stack: AsyncExitStack, bed: Bed, workers: int, shards: int) -> _Spread:
+        layout = Layout(f"spread{next(_numbers)}", shards)
+        more = f"shards = {shards}\n"
+        processes = [stack.enter_context(Process(bed, "daemon", layout.prefix, 64, redis=more)) for _ in range(workers)]
+        producers = [await stack.enter_async_context(Producer.of(bed, "daemon", keys.prefix)) for keys in layout.keys]
+        return cls(layout, processes, producers)
+
+    async def trickle(self, bed: Bed, rate: int, seconds: float) -> tuple[float, float]:
+        """Seconds of CPU by request, of Redis and of all workers; all answers are checked."""
+        requests = make_requests(round(rate * seconds), "short")
+        clock = asyncio.get_running_loop().time
+        before, began = (bed.redis_cpu_seconds(), self._cpu_seconds()), clock()
+        for number, request in enumerate(requests):
+            await asyncio.sleep(began + number / rate - clock())
+            await self._producer_of(request).add([request])
+        await asyncio.gather(*(producer.all_done() for producer in self._producers))
+        after = bed.redis_cpu_seconds(), self._cpu_seconds()
+        for producer in self._producers:
+            await producer.check_all([each for each in requests if self._producer_of(each) is producer])
+        return (after[0] - before[0]) / len(requests), (after[1] - before[1]) / len(requests)
+
+    def _cpu_seconds(self) -> float:
+        return sum(process.cpu_seconds() for process in self._processes)
+
+    def _producer_of(self, request: Request) -> Producer:
+        return self._producers[self._layout.shard_of(request.id)]
