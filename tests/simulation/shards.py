@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.simulation.waiting import Team
 
 SHARDS = (4, 8, 12, 16, 24, 32, 48, 64, 256, 1024)
-NODES = (3, 6, 12)
+NODES = (3, 6, 12, 24)
 WORKERS, PLACES, AMONG = 8, 16, 16  # of the queues: workers, places of each, shards
 GROUPS = (1, 2, 4, 8)
 LOADS = (0.7, 0.9)
