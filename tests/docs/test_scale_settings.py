@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -52,10 +52,9 @@ def restricted() -> Iterator[ValkeyProcess]:
 
 def _final(client: redis.Redis, request_id: str) -> str | None:
     """How a request has ended; None: not yet."""
-    found: list[tuple[str, dict[str, str]]] = client.xrange(
-        _LAYOUT.keys_of(request_id).events(request_id), FINAL_ID, FINAL_ID
-    )
-    return found[0][1]["type"] if found else None
+    key = _LAYOUT.keys_of(request_id).events(request_id)
+    found: Any = client.xrange(key, FINAL_ID, FINAL_ID)
+    return str(found[0][1]["type"]) if found else None
 
 
 async def test_acl_of_a_sharded_queue_lets_daemon_producer_and_metrics_in(
