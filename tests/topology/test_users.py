@@ -26,7 +26,7 @@ LAYOUT = Layout("llm", 3)
 
 
 def users() -> list[str]:
-    """As systemd/README.md says that the file is made for shards, each user with a password."""
+    """As docs/scale.md says that the file is made for shards, each user with a password."""
     text = re.sub(r"llm_router_metrics", r"{llm:*}:\g<0>", (ROOT / "systemd" / "users.acl").read_text())
     text = re.sub(r"([~&])llm:", r"\1{llm:*}:", text)
     return [f"{line} >p@ss" for line in text.splitlines() if line and not line.startswith("user default")]
