@@ -6,18 +6,20 @@ STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines-installed
 NODE_CLIENT := examples/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-chaos test-engines test-examples lint lint-ruff lint-types lint-imports docs schemas chaos bench release lock install uninstall clean
+.PHONY: help demo test test-chaos test-topology test-engines test-examples lint lint-ruff lint-types lint-imports docs schemas chaos storm bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
 	@echo "make test       the test suite; what is slow are stages of their own, as below"
 	@echo "make test-chaos  a short storm: workers, Redis and the embedded server are killed while requests run"
+	@echo "make test-topology  short storms of failovers: Sentinel and Cluster, of Valkey and of Redis where it is installed"
 	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
 	@echo "make test-examples  the programs of examples/ in the languages that are here (fetches node-redis where npm is)"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make docs       the documentation of the Python surface, into build/docs"
 	@echo "make schemas    schemas/ anew, from the types that they describe"
 	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
+	@echo "make storm      a long storm of failovers (SITE=sentinel or cluster, SERVER=valkey or redis, SHARDS=n, SEED=n)"
 	@echo "make bench      the benchmark against the floor and a task queue"
 	@echo "make release    build what is committed into dist/, twice and the same, and run the demo from the wheel"
 	@echo "make install    put the service where systemd finds it (as root; DESTDIR and PREFIX are honoured)"
@@ -37,13 +39,19 @@ $(ENGINES): $(STAMP) requirements-engines.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-engines.lock
 	@touch $@
 
-# Three on two cores: half of the time is waiting.
+# Three on two cores: half of the time is waiting.  What pytest has rewritten and Python compiled is kept, whatever the
+# shell says: each of them would do it again.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not engines" --ignore=tests/chaos --ignore=tests/examples
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist worksteal -m "not engines" \
+		--ignore=tests/chaos --ignore=tests/topology --ignore=tests/examples
 
 # What waits more than it works, and takes as long as all the rest: a stage of its own.
 test-chaos: $(STAMP)
 	$(BIN)/python -m pytest -n 2 tests/chaos
+
+# TOPOLOGY_REQUIRED names servers that must not be left out: valkey,redis.
+test-topology: $(STAMP)
+	$(BIN)/python -m pytest -n 2 tests/topology
 
 test-engines: $(ENGINES)
 	$(BIN)/python -m pytest -m engines tests/acceptance
@@ -80,6 +88,11 @@ demo: $(STAMP)
 # SEED reproduces the schedule of an earlier run.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_))
+
+SITE ?= sentinel
+storm: $(STAMP)
+	$(BIN)/python -m tests.topology $(SITE) $(if $(SERVER),--server $(SERVER)) $(if $(SHARDS),--shards $(SHARDS)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_))
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks $(BENCH)

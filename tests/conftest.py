@@ -3,10 +3,22 @@
 from hypothesis import settings
 
 import llm_routerd.logs  # noqa: F401 - before anybody imports structlog: it keeps rich, which reads files, out
+from tests.support.binaries import server_binary
+from tests.support.clusters import cluster
 from tests.support.engines import pytest_collection_modifyitems
+from tests.support.sentinels import sentinels
 from tests.support.servers import broker_url, redis_url, valkey_server, valkey_url
 
-__all__ = ["broker_url", "pytest_collection_modifyitems", "redis_url", "valkey_server", "valkey_url"]
+__all__ = [
+    "broker_url",
+    "cluster",
+    "pytest_collection_modifyitems",
+    "redis_url",
+    "sentinels",
+    "server_binary",
+    "valkey_server",
+    "valkey_url",
+]
 
 settings.register_profile("llm-routerd", deadline=None)  # a machine that is busy is no failure
 settings.load_profile("llm-routerd")

@@ -66,6 +66,11 @@ def get_logger() -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.get_logger())
 
 
+def name_in_logs(**names: str) -> None:
+    """Have every line that this task logs, and the tasks that it starts from now on, say these too."""
+    structlog.contextvars.bind_contextvars(**names)
+
+
 def set_up_logs(config: LogConfig, *, stream: BinaryIO | None = None, environ: Mapping[str, str] = os.environ) -> None:
     """Send the daemon's and the libraries' log lines to `stream`.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.client import Client
 from tests.standin.server import StandIn
-from tests.support.daemons import page, producer, running_daemon, write_config
+from tests.support.daemons import ServiceManager, page, producer, running_daemon, write_config
 from tests.support.eventually import eventually
 from tests.support.processes import free_port
 from tests.support.queue import events_of, open_client
@@ -145,3 +145,18 @@ async def test_prefix_names_every_key(tmp_path: Path, valkey_url: str) -> None:
         keys = {"llm:requests", "llm_router_metrics", "{q}:dead", "{q}:events:ours", f"{{q}}:events:{bad}", *lanes}
         assert set(await redis.keys("*")) == keys
         assert await redis.xlen("llm:requests") == 1
+
+
+async def test_answers_that_no_replica_has_are_told_and_taken_all_the_same(tmp_path: Path, valkey_url: str) -> None:
+    """The status says so, and the daemon stays ready."""
+    port = free_port()
+    async with StandIn(_MODELS) as models, ServiceManager(tmp_path) as systemd:
+        config = write_config(tmp_path, valkey_url, models.url, listen=f"127.0.0.1:{port}")
+        text = config.read_text(encoding="utf-8")
+        config.write_text(text.replace("[redis]", "[redis]\nwait_replicas = 1\nwait_replicas_seconds = 0.1"))
+        async with running_daemon(config, environ=systemd.environ) as daemon, producer(valkey_url) as client:
+            assert (await client.result(await client.submit(prompt="hello"), 10)).type == "result"
+            line = await daemon.until_logged("answers_not_on_replicas")
+            assert line["why"] == "fewer than 1 have acknowledged it in 0.1 s"
+            await systemd.until(lambda it: "not on the replicas" in it.told("STATUS")[-1])
+            assert (await page(port, "/readyz"))[0] == 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from tests.standin.server import StandIn
 from tests.support.daemons import ServiceManager, producer, running_daemon, write_config
 from tests.support.eventually import eventually
 from tests.support.queue import events_of, open_client
+from tests.support.servers import running_valkey
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,3 +140,44 @@ async def test_reload_lets_running_requests_end_on_the_configuration_they_began_
         result = await client.result(request_id, 10)
         assert (result.type, result.data["deployment"]) == ("result", "local")
         assert len(result.data["attempts"]) == 1
+
+
+@pytest.mark.parametrize("reloads", ["before", "meanwhile"])
+async def test_stop_after_a_reload_leaves_no_connection_to_a_model_open(tmp_path: Path, reloads: str) -> None:
+    """Answers that Redis is away for keep the old deployments' connections; what came with a reload has some, too."""
+    daemon_keys = "drain_seconds = 2"
+    with running_valkey(tcp=True) as server:
+        async with StandIn({"tiny": "tokens=5 delay_ms=100", "big": ""}) as models:
+            config = write_config(tmp_path, server.tcp_url, models.url, daemon=daemon_keys)
+            async with running_daemon(config) as daemon:
+                async with producer(server.tcp_url) as client:
+                    await client.submit(prompt="begin")
+                await eventually(lambda: models.calls and models.calls[0]["tokens"] > 0)
+                server.kill()
+                write_config(tmp_path, server.tcp_url, models.url, chain=("second",), daemon=daemon_keys)
+                if reloads == "before":
+                    daemon.send_signal(signal.SIGHUP)
+                    await daemon.until_logged("reloaded")
+                daemon.send_signal(signal.SIGTERM)
+                await daemon.until_logged("draining")
+                if reloads == "meanwhile":
+                    daemon.send_signal(signal.SIGHUP)
+                    await daemon.until_logged("reloaded")
+                assert await daemon.wait() == 0
+            assert daemon.logged("event_loop_exception") == []
+            assert len(models.calls) == 1
+
+
+async def test_reload_that_comes_too_late_does_not_spoil_the_exit_status(tmp_path: Path, valkey_url: str) -> None:
+    """The loop that took signals has gone before the process has."""
+    async with StandIn({"tiny": "", "big": ""}) as models:
+        config = write_config(tmp_path, valkey_url, models.url, daemon="drain_seconds = 1")
+        async with running_daemon(config) as daemon:
+            daemon.send_signal(signal.SIGTERM)
+            await daemon.until_logged("stopped")
+            while daemon.exit_status is None:
+                with contextlib.suppress(ProcessLookupError):
+                    daemon.send_signal(signal.SIGHUP)
+                await asyncio.sleep(0.001)
+            assert await daemon.wait() == 0
+            assert daemon.logged("event_loop_exception") == []

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 import orjson
 import uvloop
 
-from tests.benchmarks import workloads
+from tests.benchmarks import costs, sharded, workloads
 from tests.benchmarks.systems import Bed, make_bed
 from tests.benchmarks.table import Row, machine, to_markdown, to_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+_BY_NAME = ("costs", "idle-shards", "idle-cluster", "spread")  # with --only: figures to plan with, see docs/scale.md
 _RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
@@ -40,10 +41,15 @@ def _plan(bed: Bed, rounds: int) -> dict[str, Callable[[], AsyncIterator[Row]]]:
             bed, [workloads.SHORT, workloads.SHORT_WITH_SCHEMA], concurrency=64, rounds=2 * rounds + 1
         ),
         "two": lambda: workloads.measure_two_workers(bed, rounds=5, requests=2500),
+        "shards": lambda: sharded.measure_shards(bed, rounds=5, rate=200, seconds=3),
         "trickle": lambda: workloads.measure_trickle(bed, rounds=3, seconds=8),
         "delay": lambda: workloads.measure_delay(bed, rounds=3),
         "open": lambda: workloads.measure_open_streams(bed),
         "soak": lambda: workloads.measure_soak(bed),
+        "costs": lambda: costs.measure_costs(bed, rounds=rounds),
+        "idle-shards": lambda: costs.measure_idle_shards(bed, seconds=10),
+        "idle-cluster": lambda: costs.measure_idle_cluster(seconds=10),
+        "spread": lambda: costs.measure_spread(bed, rounds=rounds, rate=400, seconds=3),
     }
 
 
@@ -51,7 +57,8 @@ async def _measure(options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     with make_bed() as bed:
         for name, measure in _plan(bed, options.rounds).items():
-            if name not in options.only and (options.only or (name == "soak" and not options.soak)):
+            left_out = name in _BY_NAME or (name == "soak" and not options.soak)
+            if name not in options.only and (options.only or left_out):
                 continue
             began = time.perf_counter()
             rows += [row async for row in measure()]

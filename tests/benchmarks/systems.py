@@ -108,9 +108,10 @@ class Process:
         start_seconds: from its start to its READY=1.
     """
 
-    def __init__(self, bed: Bed, system: System, prefix: str, concurrency: int) -> None:
+    def __init__(self, bed: Bed, system: System, prefix: str, concurrency: int, *, redis: str = "") -> None:
+        """Start it; `redis` is more of the daemon's table of that name."""
         self.prefix = prefix
-        command = _command(bed, system, prefix, concurrency)
+        command = _command(bed, system, prefix, concurrency, redis)
         path = bed.directory / "notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind(str(path))
@@ -158,19 +159,19 @@ class Process:
         return int(self._psutil.memory_info().rss)
 
 
-def _command(bed: Bed, system: System, prefix: str, concurrency: int) -> list[str]:
+def _command(bed: Bed, system: System, prefix: str, concurrency: int, redis: str) -> list[str]:
     if system == "daemon":
-        config = bed.directory / f"{prefix}.toml"
-        config.write_text(_daemon_config(bed, prefix, concurrency))
+        config = bed.directory / f"{prefix}.toml"  # read at its start, and overwritten for its neighbour
+        config.write_text(_daemon_config(bed, prefix, concurrency, redis))
         return [str(Path(sys.executable).with_name("llm-routerd")), "serve", "--config", str(config)]
     return [
         sys.executable, "-m", f"tests.benchmarks.{system}", bed.redis_url, bed.model_url, prefix, str(concurrency),
     ]  # fmt: skip
 
 
-def _daemon_config(bed: Bed, prefix: str, concurrency: int) -> str:
+def _daemon_config(bed: Bed, prefix: str, concurrency: int, redis: str) -> str:
     parts = [
-        f'[redis]\nurl = "{bed.redis_url}"\nprefix = "{prefix}"\n',
+        f'[redis]\nurl = "{bed.redis_url}"\nprefix = "{prefix}"\n{redis}',
         f"[daemon]\nconcurrency = {concurrency}\n",
         '[metrics]\nlisten = ""\n[log]\nlevel = "warning"\n',
         '[chains.default]\ndeployments = ["long"]\n',

@@ -18,17 +18,7 @@ def main() -> int:
     options = parser.parse_args()
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     print(f"chaos: seed {seed}, {options.seconds:g} s (the seed gives the schedule; the timing is real)", flush=True)
-    report = asyncio.run(run_storm(seed, options.seconds))
-    print(f"requests {report.orders}, model calls {report.calls}, final events {dict(report.endings)}")
-    print("faults: " + ", ".join(f"{kind} {count}" for kind, count in sorted(report.storm.items())))
-    if not report.faults:
-        print("every promise was kept")
-        return 0
-    print(report.worker_log)
-    print(f"\nBROKEN with seed {seed}:")
-    for fault in report.faults:
-        print(f"- {fault}")
-    return 1
+    return asyncio.run(run_storm(seed, options.seconds)).tell(seed)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from llm_routerd.protocol.keys import GROUP, Keys
 from tests.chaos.plan import Fault, Kind
 from tests.chaos.producers import Order
 from tests.chaos.world import Span
+from tests.support.servers import ValkeyProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ class Driver:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.done: Counter[Kind] = Counter()
+        self.done: Counter[str] = Counter()
         self.unclean_exits: list[int] = []  # of workers that were asked to end
         self.orders: list[Order] = []  # requests of its own
 
@@ -72,13 +73,15 @@ class Driver:
         slot.start()
 
     async def _to_server(self, fault: Fault) -> None:
-        server = self._world.server
-        match fault.kind:
+        kind, server = fault.kind, self._world.server
+        assert isinstance(kind, Kind)
+        assert isinstance(server, ValkeyProcess)
+        match kind:
             case Kind.KILL_SERVER | Kind.RESTART_SERVER:
                 with self._trouble():
-                    await _to_its_end(server.kill if fault.kind is Kind.KILL_SERVER else server.stop)
+                    await to_its_end(server.kill if kind is Kind.KILL_SERVER else server.stop)
                     await asyncio.sleep(fault.seconds)
-                    await _to_its_end(server.start)
+                    await to_its_end(server.start)
             case Kind.FREEZE_SERVER:
                 with self._trouble():
                     server.freeze()
@@ -94,7 +97,7 @@ class Driver:
                     await self._command("CLIENT", "KILL", "TYPE", "normal")
             case Kind.DROP_GROUP | Kind.GROUP_AT_END:
                 with self._trouble():
-                    await self._drop_group(_KEYS.requests(fault.lane), made_at_end=fault.kind is Kind.GROUP_AT_END)
+                    await self._drop_group(_KEYS.requests(fault.lane), made_at_end=kind is Kind.GROUP_AT_END)
             case Kind.FORGET_CONSUMERS:
                 with self._trouble():
                     await self._forget_consumers(_KEYS.requests(fault.lane))
@@ -104,9 +107,9 @@ class Driver:
             case Kind.ADD_LAST_ID:
                 await self._add_last_id(fault.lane)
             case Kind.KILL_WORKER | Kind.STOP_WORKER | Kind.DRAIN_WORKER:
-                raise AssertionError(fault.kind)
+                raise AssertionError(kind)
             case _:
-                assert_never(fault.kind)
+                assert_never(kind)
 
     async def _drop_group(self, lane: str, *, made_at_end: bool) -> None:
         await self._command("XGROUP", "DESTROY", lane, GROUP)
@@ -144,7 +147,7 @@ class Driver:
             await client.execute_command(*words)
 
 
-async def _to_its_end(work: Callable[[], None]) -> None:
+async def to_its_end(work: Callable[[], None]) -> None:
     """Run something that blocks; when this is cancelled it ends all the same, and whoever cleans up comes after it."""
     running = asyncio.ensure_future(asyncio.to_thread(work))
     try:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from llm_routerd.protocol.keys import LANES, Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 WORKERS = 3
 LEASE_SECONDS = 3.0
@@ -33,7 +37,7 @@ class Kind(StrEnum):
 
 
 # How often each comes, and how long it lasts, in seconds.
-_KINDS: dict[Kind, tuple[int, float, float]] = {
+STORM: dict[StrEnum, tuple[int, float, float]] = {
     Kind.KILL_WORKER: (5, 0.1, 1.0),
     Kind.STOP_WORKER: (4, 0.5, 2.5 * LEASE_SECONDS),
     Kind.DRAIN_WORKER: (3, 0.0, 0.5),
@@ -55,25 +59,36 @@ class Fault:
     """One of them: begins `at_seconds` into the storm, lasts `seconds`, and hits worker `slot` or `lane` if any."""
 
     at_seconds: float
-    kind: Kind
+    kind: StrEnum
     seconds: float
     slot: int
     lane: Lane
 
 
-def make_plan(seed: int, storm_seconds: float) -> list[Fault]:
+def make_plan(
+    seed: int,
+    storm_seconds: float,
+    kinds: Mapping[StrEnum, tuple[int, float, float]] = STORM,
+    pause: tuple[float, float] = STEP_SECONDS,
+) -> list[Fault]:
     """The faults of a storm, in order.
 
     Each kind comes once before any comes again, so that a short run has them all; after that they are drawn.
+
+    Args:
+        seed: reproduces it.
+        storm_seconds: how long it lasts.
+        kinds: how often each comes, and how long it lasts at least and at most, in seconds.
+        pause: from the beginning of one to that of the next, at least and at most, in seconds.
     """
     rng = random.Random(f"faults-{seed}")
-    weights = [weight for weight, _, _ in _KINDS.values()]
-    first = rng.sample(list(_KINDS), k=len(_KINDS))
+    weights = [weight for weight, _, _ in kinds.values()]
+    first = rng.sample(list(kinds), k=len(kinds))
     plan: list[Fault] = []
     at_seconds = CALM_AT_START_SECONDS
     while at_seconds < storm_seconds:
-        kind = first.pop() if first else rng.choices(list(_KINDS), weights)[0]
-        _, shortest, longest = _KINDS[kind]
+        kind = first.pop() if first else rng.choices(list(kinds), weights)[0]
+        _, shortest, longest = kinds[kind]
         plan.append(
             Fault(
                 at_seconds=at_seconds,
@@ -83,5 +98,5 @@ def make_plan(seed: int, storm_seconds: float) -> list[Fault]:
                 lane=rng.choice(LANES),
             )
         )
-        at_seconds += rng.uniform(*STEP_SECONDS)
+        at_seconds += rng.uniform(*pause)
     return plan

@@ -36,6 +36,19 @@ class Report:
     storm: Mapping[str, int]
     worker_log: str
 
+    def tell(self, seed: int) -> int:
+        """Print it; the exit status of a program that ran it."""
+        print(f"requests {self.orders}, model calls {self.calls}, final events {dict(self.endings)}")
+        print("faults: " + ", ".join(f"{kind} {count}" for kind, count in sorted(self.storm.items())))
+        if not self.faults:
+            print("every promise was kept")
+            return 0
+        print(self.worker_log)
+        print(f"\nBROKEN with seed {seed}:")
+        for fault in self.faults:
+            print(f"- {fault}")
+        return 1
+
 
 async def run_storm(seed: int, seconds: float) -> Report:
     """Run once; no process is left when this returns or raises.

@@ -71,6 +71,30 @@ def seconds_outside(span: Span, excluded: Iterable[Span]) -> float:
     return total + max(0.0, span.end - at)
 
 
+def read_calls(world: World) -> list[Call]:
+    """The calls that have ended, in the order of their ends."""
+    calls = [json.loads(line) for line in world.calls_path.read_text().splitlines()]
+    return [
+        Call(
+            name=call["id"],
+            model=call["model"],
+            start=call["start"],
+            end=call["end"],
+            how=call["how"],
+            worker=_worker_of(world, int(call["model"].rpartition("-")[2]), call["start"]),
+        )
+        for call in calls
+    ]
+
+
+def _worker_of(world: World, slot: int, start: float) -> Life:
+    """The last worker of the slot that had been started by then: the models' names tell the slot."""
+    return max(
+        (life for number, life in world.lives() if number == slot and life.start <= start),
+        key=lambda life: life.start,
+    )
+
+
 class Verdict:
     """Gathers what is wrong; `faults` is empty if nothing is."""
 
@@ -85,7 +109,7 @@ class Verdict:
     async def reach(self, client: Any) -> None:
         """Look at everything."""
         await self._read_events(client)
-        self._read_calls()
+        self.calls = read_calls(self._world)
         await self._nothing_is_left(client)
         await self._every_refused_request_is_kept(client)
         self._every_request_has_one_end()
@@ -102,27 +126,6 @@ class Verdict:
                 attempt, _, seq = event_id.partition("-")
                 events.append(Event(int(attempt), int(seq), fields["type"], json.loads(fields["data"])))
             self._transcripts[key] = events
-
-    def _read_calls(self) -> None:
-        for line in self._world.calls_path.read_text().splitlines():
-            call = json.loads(line)
-            self.calls.append(
-                Call(
-                    name=call["id"],
-                    model=call["model"],
-                    start=call["start"],
-                    end=call["end"],
-                    how=call["how"],
-                    worker=self._worker_of(int(call["model"].rpartition("-")[2]), call["start"]),
-                )
-            )
-
-    def _worker_of(self, slot: int, start: float) -> Life:
-        """The last worker of the slot that had been started by then: the models' names tell the slot."""
-        return max(
-            (life for number, life in self._world.lives() if number == slot and life.start <= start),
-            key=lambda life: life.start,
-        )
 
     async def _nothing_is_left(self, client: Any) -> None:
         for lane in _KEYS.lanes:

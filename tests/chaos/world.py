@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import orjson
 from redis.asyncio import Redis
@@ -30,12 +32,14 @@ _SERVER = {"appendonly": "yes", "appendfsync": "always"}  # what was acknowledge
 _CONFIG = """
 [redis]
 url = "{url}"
+{redis}
 [daemon]
 concurrency = 8
 lease_seconds = {lease}
 drain_seconds = 2.0
 [metrics]
 listen = ""
+channel = "{channel}"
 [log]
 level = "info"
 format = "json"
@@ -44,7 +48,7 @@ model = "ollama/first-{slot}"
 api_base = "{models}"
 local = true
 timeout = 12.0
-idle_timeout = 1.0
+idle_timeout = {idle}
 stream_timeout = 15.0
 concurrency = 8
 [deployments.second]
@@ -53,7 +57,7 @@ api_base = "{models}/v1"
 api_key = "made-up"
 local = true
 timeout = 12.0
-idle_timeout = 1.0
+idle_timeout = {idle}
 stream_timeout = 15.0
 concurrency = 8
 [chains.default]
@@ -100,6 +104,10 @@ class Slot:
             )
         self.lives.append(Life(self._process.pid, time.time()))
 
+    async def ready(self) -> None:
+        """Wait until the first worker here has been ready."""
+        await eventually(lambda: b'"event":"ready"' in self._log.read_bytes(), seconds=_END_SECONDS)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended by itself."""
         if self._process is not None and self._process.poll() is None:
@@ -140,15 +148,45 @@ class Slot:
             self._process.wait(timeout=_END_SECONDS)
 
 
+class Server(Protocol):
+    """What stands for Redis, one process or several."""
+
+    url: str
+
+    def start(self) -> None:
+        """Start it, and return when it serves."""
+
+    def close(self) -> None:
+        """End it, in whatever state it is."""
+
+
 class World:
     """All processes of one run; a context manager that leaves none behind."""
 
-    def __init__(self) -> None:
-        self.server = ValkeyProcess(_SERVER)
+    def __init__(
+        self,
+        server: Server | None = None,
+        *,
+        redis: str = "",
+        channel: str = "llm_router_metrics",
+        idle_seconds: float = 1.0,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            server: what the requests go through; None: a Valkey that keeps what it has acknowledged.
+            redis: further lines of the workers' `[redis]`.
+            channel: of their metrics.
+            idle_seconds: the deployments' `idle_timeout`.
+        """
+        self.channel = channel
+        self.server = server or ValkeyProcess(_SERVER)
         self.server_lock = asyncio.Lock()
         self.troubles: list[Span] = []  # when the server did not serve
         self.slots: list[Slot] = []
-        self.directory = self.server.directory
+        self.directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+        self._redis = redis
+        self._idle_seconds = idle_seconds
         self.models_url = ""
         self._models: subprocess.Popen[bytes] | None = None
         # Its own byte code cache: a worker that starts is to be up at once, also where none is written.
@@ -178,6 +216,7 @@ class World:
             self._models.kill()
             self._models.communicate()
         self.server.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def calls_path(self) -> Path:
@@ -199,12 +238,26 @@ class World:
 
     def _make_slots(self) -> None:
         for number in range(WORKERS):
-            config = self.directory / f"worker-{number}.toml"
-            text = _CONFIG.format(url=self.server.url, lease=LEASE_SECONDS, slot=number, models=self.models_url)
-            config.write_text(text)
-            slot = Slot(number, config, self.directory / f"worker-{number}.log", self._environment)
+            slot = Slot(number, self._config_path(number), self.directory / f"worker-{number}.log", self._environment)
+            self.configure(number, self._redis)
             self.slots.append(slot)
             slot.start()
+
+    def configure(self, number: int, redis: str) -> None:
+        """Write the configuration of a slot's next worker; `redis` are further lines of its `[redis]`."""
+        text = _CONFIG.format(
+            url=self.server.url,
+            redis=redis,
+            lease=LEASE_SECONDS,
+            slot=number,
+            models=self.models_url,
+            idle=self._idle_seconds,
+            channel=self.channel,
+        )
+        self._config_path(number).write_text(text)
+
+    def _config_path(self, number: int) -> Path:
+        return self.directory / f"worker-{number}.toml"
 
     def client(self) -> Any:
         """A plain client that repeats nothing by itself."""

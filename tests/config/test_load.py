@@ -57,6 +57,10 @@ EXAMPLE = Path(__file__).parents[2] / "systemd" / "config.toml"
         ("[daemon]\nlease_seconds = nan", "daemon.lease_seconds: "),
         ("[daemon]\ndrain_seconds = inf", "daemon.drain_seconds: "),
         ("[daemon]\nmax_request_bytes = 10", "daemon.max_request_bytes: the value is less than"),
+        (
+            "[redis]\nwait_replicas = 1\nwait_replicas_seconds = 11",
+            "redis.wait_replicas_seconds: must be at most a third of daemon.lease_seconds, which is 30",
+        ),
         ("[daemon]\nlease_seconds = 1800", "daemon.result_ttl_seconds: must be more than twice daemon.lease_seconds"),
         ("[metrics]\nlisten = '9464'", "metrics.listen: expected host:port"),
         ("[log]\nlevel = 'loud'", 'log.level: expected one of "debug", "info", "warning", "error"'),
@@ -252,7 +256,7 @@ def test_deployment_of_another_provider_inherits_nothing() -> None:
 
 
 def test_reload_tells_what_needs_a_restart() -> None:
-    """Connection, sockets and the like; deployments, chains and limits change at once."""
+    """Keys, sockets and the like; where Redis is, deployments, chains and limits change at once."""
     old = load_builtin()
     live = replace(
         old,
@@ -270,7 +274,7 @@ def test_reload_tells_what_needs_a_restart() -> None:
         log=replace(old.log, level="debug"),
     )
     assert changes_needing_restart(old, new) == [
-        "redis.url", "redis.prefix", "daemon.lease_seconds", "metrics.listen", "log.level",
+        "redis.prefix", "daemon.lease_seconds", "metrics.listen", "log.level",
     ]  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def test_traits_of_a_key_are_found_by_its_path() -> None:
     """Through names of deployments, into lists and tables; nothing is known of what is not there."""
     assert traits_at(Config, ("deployments", "x", "model")).is_told
     assert traits_at(Config, ("deployments", "x", "params", "token")).is_secret
-    assert traits_at(Config, ("redis", "url")).needs_restart
+    assert traits_at(Config, ("redis", "prefix")).needs_restart
     assert not traits_at(Config, ("refusal", "patterns", "0")).expected
     for path in (("nope",), ("redis", "nope"), ("deployments", "x", "nope", "deeper"), ()):
         assert not traits_at(Config, path).is_told

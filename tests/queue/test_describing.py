@@ -6,12 +6,14 @@ import pytest
 from redis.exceptions import (
     AskError,
     AuthenticationError,
+    ClusterDownError,
     MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -58,7 +60,9 @@ def test_place_in_a_script_is_left_out(said: str, told: str) -> None:
         (ResponseError("MISCONF Valkey is configured to save RDB snapshots, but it's"), "cannot save its data (MISCONF); look"),
         (ResponseError("NOREPLICAS Not enough good replicas to write."), "(NOREPLICAS); look"),
         (MovedError("7494 127.0.0.1:7001"), "this node of the cluster does not have our keys; they are at 127.0.0.1:7001"),
-        (AskError("7494 127.0.0.1:7001"), "AskError"),
+        (AskError("7494 127.0.0.1:7001"), "a slot of the Cluster is being moved to another node; wait"),
+        (TryAgainError("Multiple keys request during rehashing of slot"), "a slot of the Cluster is being moved"),
+        (ClusterDownError("Hash slot not served"), "the Cluster is down (CLUSTERDOWN); see that each slot has a node"),
         (TimeoutError(), "the server takes connections and does not answer; check whether its process is stopped"),
         (RedisTimeoutError("no reply"), "the server takes connections and does not answer"),
         (RedisTimeoutError("Timeout connecting to server"), "no connection could be made in time; look at the address"),

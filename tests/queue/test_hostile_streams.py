@@ -102,7 +102,7 @@ async def test_request_whose_stream_takes_no_event_is_a_dead_letter_and_costs_no
         backend = FakeBackend(says("x"))
         async with run_worker(broker_url, {"local": backend}) as worker:
             await until(lambda: client.xlen("llm:dead"))
-            await eventually(lambda: not len(worker.in_flight))
+            await eventually(lambda: not worker.in_flight)
         assert not backend.calls
         assert await client.xlen("llm:requests") == 0
         (letter,) = await letters(client)
@@ -126,7 +126,7 @@ async def test_stream_that_is_spoiled_while_the_model_answers_costs_one_call(
             await spoil(client)
             gate.set()
             await until(lambda: client.xlen("llm:requests"), empty=True)
-            await eventually(lambda: not len(worker.in_flight))
+            await eventually(lambda: not worker.in_flight)
         assert len(backend.calls) == 1
         final = [] if spoil is another_type else await client.xrange(KEY, FINAL_ID, FINAL_ID)
         assert len(await letters(client)) + len(final) == 1
@@ -172,7 +172,7 @@ async def test_last_id_may_lie_beyond_the_last_entry(valkey_url: str, when: str,
                     await deleted_beyond(client, event_id)
                     gate.set()
                 await until(lambda: client.xlen("llm:requests"), empty=True)
-                await eventually(lambda: not len(worker.in_flight))
+                await eventually(lambda: not worker.in_flight)
         assert {line["log_level"] for line in logs} <= {"debug", "info"}
         assert len(backend.calls) == (when == "meanwhile")
         assert len(await letters(client)) == 1

@@ -12,7 +12,7 @@ from llm_routerd.client import Client
 from llm_routerd.errors import BrokerError
 from llm_routerd.queue import reader
 from llm_routerd.queue.connection import ConnectionFactory, RedisError, factory, pipe, pooled
-from llm_routerd.worker import worker as worker_module
+from llm_routerd.worker import shard
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says
@@ -118,7 +118,7 @@ async def test_worker_whose_start_is_cut_hears_a_stop(
 ) -> None:
     """It waits for none of the long bounds of what it is doing: those are as they are."""
     monkeypatch.setattr(reader, "STOP_SECONDS", 0.2)
-    monkeypatch.setattr(worker_module, "GOODBYE_SECONDS", 0.3)
+    monkeypatch.setattr(shard, "GOODBYE_SECONDS", 0.3)
     total = beginning[direction]
     cuts = [0, 5, total // 2, total, total + 60, total + 200, total + 400]
 
@@ -141,7 +141,7 @@ async def test_stop_is_heard_while_the_reader_waits_for_its_next_try(
 ) -> None:
     """A pause of seconds is cut short."""
     monkeypatch.setattr(factory.Backoff, "next_seconds", lambda _self: 30.0)
-    monkeypatch.setattr(worker_module, "GOODBYE_SECONDS", 0.3)
+    monkeypatch.setattr(shard, "GOODBYE_SECONDS", 0.3)
     async with open_proxy(server.port) as proxy, run_worker(f"{proxy.url[:-1]}40", {}) as worker:
         proxy.swallows = True
         await proxy.drop()

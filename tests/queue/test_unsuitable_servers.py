@@ -100,7 +100,7 @@ async def test_worker_does_not_work_with_an_older_server_that_takes_the_place_of
         async with run_worker(old.url, {"local": FakeBackend(says("Hi"))}) as worker:
             old.speaks_as = OLD
             await old.drop()
-            await eventually(lambda: worker.pipe.state is PipeState.UNUSABLE)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.UNUSABLE)
             async with open_client(old.url) as client:
                 entry = await add(client)
                 tries = old.connections
@@ -275,10 +275,11 @@ async def test_node_that_a_cluster_named_and_that_is_gone_is_not_asked_for_ever(
     """The next try goes to the one that the URL names, which knows of another."""
     gone = MovedError(f"{TAGGED_SLOT} 127.0.0.1:1")
     factory = ConnectionFactory(server.tcp_url, client_name="test")
-    factory.redirect(gone)
+    factory.whereabouts.lost(gone)
     with pytest.raises(RedisError):
         await factory.connect()
     await (await factory.connect()).disconnect()
     async with Client(server.tcp_url, patience_seconds=5) as client:
-        assert await client._goes_where(gone)
+        assert client._server is not None
+        client._server.lost(gone)
         assert await client.server_time_ms() > 0

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -212,3 +213,17 @@ def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def lasting_port() -> int:
+    """A port that nobody listens on, and that the kernel gives to no connection: a server finds it again after a pause.
+
+    10,000 above it is one of those as well, and free: the port of a Cluster's bus.
+    """
+    while True:
+        port = random.randrange(10_000, 22_000)
+        with contextlib.suppress(OSError):
+            for number in (port, port + 10_000):
+                with socket.create_server(("127.0.0.1", number)):
+                    pass
+            return port

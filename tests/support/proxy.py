@@ -19,6 +19,7 @@ class Proxy:
     """Forwards to one port; the flags change what it does from then on.
 
     Attributes:
+        target: that port; new connections are to it.
         swallows: packets get lost, in both directions, on the connections of that time; new ones hang.
         is_loading: new connections are told that the server is loading.
         speaks_as: kind and version of server that replies to HELLO tell of; None: what it is.
@@ -32,7 +33,7 @@ class Proxy:
     """
 
     def __init__(self, port: int) -> None:
-        self._target = port
+        self.target = port
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.connections = 0
@@ -60,7 +61,7 @@ class Proxy:
                 writer.write(_LOADING)
             writer.close()
             return
-        there = await asyncio.open_connection("127.0.0.1", self._target)
+        there = await asyncio.open_connection("127.0.0.1", self.target)
         link = _Link(self)
         try:
             await asyncio.gather(link.copy(reader, there[1]), link.copy(there[0], writer, is_reply=True))

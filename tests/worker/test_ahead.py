@@ -63,11 +63,11 @@ async def test_entry_that_gave_way_may_come_back_while_its_lane_is_still_being_m
         open_client(broker_url) as client,
         run_worker(broker_url, {"local": FakeBackend(says("x"))}, config=config) as worker,
     ):
-        await eventually(lambda: worker._leases._generation)  # the first tick renews, the next one claims
+        await eventually(lambda: worker.shards[0]._leases._generation)  # the first tick renews, the next one claims
         with capture_logs() as logs:
             await client.xadd(LANE, {"prompt": "hello"}, id="99999999999999-0")
             await eventually(lambda: {"request_from_ahead", "request_claimed"} <= {line["event"] for line in logs})
-        assert len(worker.in_flight) == 1
+        assert worker.in_flight == 1
         gate.set()
         async with asyncio.timeout(1):
             assert (await final_of(client, "99999999999999-0"))[0] == "result"
@@ -87,7 +87,7 @@ async def test_request_from_ahead_is_answered_where_its_producer_waits(broker_ur
             assert (await final_of(client, behind))[0] == "result"
             await eventually(lambda: mended(worker) == 1)
             assert int((await add(client)).partition("-")[0]) < 10**13
-            await eventually(lambda: len(backend.calls) == 3 and not len(worker.in_flight))
+            await eventually(lambda: len(backend.calls) == 3 and not worker.in_flight)
             await nothing_left(client)
     (line,) = (line for line in logs if line["event"] == "stream_mended")
     assert (line["key"], line["last_id"].partition("-")[0]) == (LANE, entry.partition("-")[0])
@@ -96,7 +96,7 @@ async def test_request_from_ahead_is_answered_where_its_producer_waits(broker_ur
 
 async def test_how_far_ahead_is_too_far_follows_a_reload(valkey_url: str) -> None:
     """What is handed back is what is then mended."""
-    config = make_config(daemon=replace(DAEMON, result_ttl_seconds=3600))
+    config = make_config(valkey_url, daemon=replace(DAEMON, result_ttl_seconds=3600))
     backends = {"local": FakeBackend(says("x"))}
     with capture_logs() as logs:
         async with open_client(valkey_url) as client, run_worker(valkey_url, backends) as worker:
@@ -121,7 +121,7 @@ async def test_lane_is_mended_while_an_answer_from_before_is_under_way(broker_ur
         gate.set()
         assert (await final_of(client, slow))[0] == "result"
         assert len(backend.calls) == 4
-        await eventually(lambda: not len(worker.in_flight))
+        await eventually(lambda: not worker.in_flight)
         await nothing_left(client)
 
 
@@ -180,7 +180,7 @@ async def test_cancelled_request_ends_where_the_metrics_take_nothing(broker_url:
             await eventually(lambda: backend.running == 1)
             await client.set("llm_router_metrics", "mine")
             await client.xadd(f"llm:events:{entry}", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
-            await eventually(lambda: not len(worker.in_flight))
+            await eventually(lambda: not worker.in_flight)
             assert await client.xlen(LANE) == 0
     events = [line["event"] for line in logs]
     assert "metrics_refused" in events

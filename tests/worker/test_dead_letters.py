@@ -113,7 +113,7 @@ async def test_oldest_letters_go_when_there_are_too_many(broker_url: str, capsys
             async with asyncio.timeout(10):
                 while await client.xlen("llm:requests"):  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.02)
-            await eventually(lambda: not len(worker.in_flight))
+            await eventually(lambda: not worker.in_flight)
             page = worker.metrics.render_prometheus(Gauges())
         assert [letter["id"] for letter in await letters(client)] == ["r2", "r3", "r4"]
         assert "dead_letters_dropped_total 2" in page

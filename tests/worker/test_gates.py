@@ -10,17 +10,23 @@ from msgspec.structs import replace
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.request import Request
 from llm_routerd.worker.gates import GATES, Asked, Refusal
+from llm_routerd.worker.placement import placements
 from tests.support.workers import DAEMON, make_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from llm_routerd.config.tree import Config
+
 CONFIG = make_config(daemon=replace(DAEMON, max_deliveries=3))
 
 
-def refusals(model: str = "default", deliveries: int = 1) -> list[Refusal]:
-    """What the gates have against it, each for itself."""
-    asked = Asked(Request(id="1-0", messages=(), model=model), deliveries, CONFIG)
+def refusals(
+    model: str = "default", deliveries: int = 1, *, request_id: str = "r1", shard: int = 0, config: Config = CONFIG
+) -> list[Refusal]:
+    """What the gates have against it, each for itself, where it stands in this shard."""
+    request = Request(id=request_id, messages=(), model=model)
+    asked = Asked(request, "1-0", deliveries, placements(config)[shard], config)
     return [refusal for gate in GATES if (refusal := gate(asked)) is not None]
 
 
@@ -52,3 +58,27 @@ def test_first_gate_that_refuses_speaks() -> None:
             yield refusal.code
 
     assert list(codes()) == [ErrorCode.UNKNOWN_MODEL, ErrorCode.POISONED]
+
+
+def test_request_stands_in_the_shard_of_its_id_or_is_refused() -> None:
+    """Elsewhere nobody would find its events; the message says where it belongs."""
+    config = replace(CONFIG, redis=replace(CONFIG.redis, shards=4))
+    assert refusals(request_id="a", shard=3, config=config) == []
+    (refusal,) = refusals(request_id="a", shard=1, config=config)
+    assert (refusal.code, refusal.elsewhere, refusal.was_begun) == (ErrorCode.INVALID_REQUEST, False, False)
+    assert refusal.message == "by its id this request belongs to shard 3 of 4: add it to {llm:3}:requests"
+
+
+def test_request_without_an_id_belongs_where_it_was_put() -> None:
+    """Its id is the entry's, which nobody could know before."""
+    config = replace(CONFIG, redis=replace(CONFIG.redis, shards=4))
+    assert [refusals(request_id="1-0", shard=shard, config=config) for shard in range(4)] == [[]] * 4
+
+
+def test_request_may_stand_where_an_earlier_layout_puts_it() -> None:
+    """`a` is in shard 7 of 16, and in shard 3 of 4, whose lanes both layouts have."""
+    config = replace(CONFIG, redis=replace(CONFIG.redis, shards=16, draining=(4,)))
+    assert refusals(request_id="a", shard=7, config=config) == []
+    assert refusals(request_id="a", shard=3, config=config) == []
+    (refusal,) = refusals(request_id="a", shard=1, config=config)
+    assert "{llm:7}:requests" in refusal.message

@@ -90,10 +90,10 @@ async def test_lane_that_becomes_another_type_disturbs_no_request_of_another_lan
             await spoil(client, NORMAL)
             assert (await final_of(client, await add(client, "low")))[0] == "result"
             await eventually(lambda: told(logs, "lane_of_another_type"))
-            renewed = worker._leases._renewed_at
-            await eventually(lambda: worker._leases._renewed_at > renewed)
-            renewed = worker._leases._renewed_at
-            await eventually(lambda: worker._leases._renewed_at > renewed)
+            renewed = worker.shards[0]._leases._renewed_at
+            await eventually(lambda: worker.shards[0]._leases._renewed_at > renewed)
+            renewed = worker.shards[0]._leases._renewed_at
+            await eventually(lambda: worker.shards[0]._leases._renewed_at > renewed)
             gate.set()
             assert (await final_of(client, first))[0] == "result"
             assert [data["delivery"] for _, kind, data in await events_of(client, first) if kind == "attempt"] == [1]
@@ -114,7 +114,7 @@ async def test_request_whose_own_lane_becomes_another_type_is_answered(valkey_ur
         await spoil(client, NORMAL)
         gate.set()
         assert (await final_of(client, entry))[0] == "result"
-        await eventually(lambda: not len(worker.in_flight))
+        await eventually(lambda: not worker.in_flight)
         assert len(backend.calls) == 1
         assert await client.lrange(NORMAL, 0, -1) == ["a newcomer's request"]
 
@@ -128,7 +128,7 @@ async def test_request_that_is_cancelled_when_its_lane_is_of_another_type_ends(v
             await eventually(lambda: backend.running == 1)
             await spoil(client, NORMAL)
             await client.xadd(f"llm:events:{entry}", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
-            await eventually(lambda: not len(worker.in_flight))
+            await eventually(lambda: not worker.in_flight)
     assert told(logs, "request_stopped")
     assert not told(logs, "request_failed")
     assert not told(logs, "redis_refused")
@@ -207,7 +207,7 @@ async def test_refused_request_whose_error_stands_everywhere_is_done_once_withou
                 async with asyncio.timeout(5):
                     while await client.xlen(NORMAL):  # noqa: ASYNC110 - Redis has no event for this
                         await asyncio.sleep(0.01)
-                await eventually(lambda: not len(worker.in_flight))
+                await eventually(lambda: not worker.in_flight)
                 assert worker.status().ready
     assert len(told(logs, "dead_letter_refused")) == 1
 
@@ -222,7 +222,7 @@ async def test_cancellation_is_accounted_for_once_where_the_metrics_have_no_plac
                 entry = await add(client)
                 await eventually(lambda: backend.running == 1)
                 await client.xadd(f"llm:events:{entry}", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)
-                await eventually(lambda: not len(worker.in_flight))
+                await eventually(lambda: not worker.in_flight)
                 assert worker.status().ready
             messages = [await channel.get_message(timeout=1.0) for _ in range(2)]
     assert [message["type"] for message in messages if message] == ["subscribe", "message"]

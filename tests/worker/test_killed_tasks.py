@@ -25,9 +25,9 @@ from llm_routerd.worker.intake import Intake
 from llm_routerd.worker.leases import Leases
 from llm_routerd.worker.mending import Mending
 from llm_routerd.worker.orphans import Orphans
+from llm_routerd.worker.shard import Shard
 from llm_routerd.worker.supervisor import Supervisor, TaskFailed
 from llm_routerd.worker.trimmed import Trimmed
-from llm_routerd.worker.worker import Worker
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, hangs, says
@@ -40,6 +40,8 @@ from tests.support.workers import DAEMON, make_config, make_test_admission, make
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from llm_routerd.worker.worker import Worker
 
 SECRET = "what-it-quotes"
 LONG = replace(DAEMON, lease_seconds=30.0)  # so that only what is handed back comes back
@@ -152,7 +154,7 @@ ESSENTIAL: list[tuple[str, Any, str]] = [
     ("mending", Mending, "run"),
     ("watchdog", Watchdog, "run"),
     ("worker", Reader, "read"),
-    ("worker", Worker, "_main_loop"),
+    ("worker", Shard, "read_on"),
 ]
 
 
@@ -294,12 +296,12 @@ async def _swap(world: World, client: Any) -> None:
 
 
 async def _trim(world: World, client: Any) -> None:
-    world.worker._intake._trimmed.receive([Delivery(lane="normal", entry="1-1", fields=())])
+    world.worker.shards[0]._intake._trimmed.receive([Delivery(lane="normal", entry="1-1", fields=())])
 
 
 async def _overfill(world: World, client: Any) -> None:
     gone = [Delivery(lane="normal", entry=f"1-{n}", fields=[b"prompt", b"x"]) for n in range(20)]
-    world.worker._intake.receive(gone)
+    world.worker.shards[0]._intake.receive(gone)
 
 
 async def _nothing(world: World, client: Any) -> None:

@@ -13,7 +13,7 @@ from llm_routerd.queue.deliveries import Claim, Delivery, Renewal
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.inflight import InFlightTable
 from llm_routerd.worker.leases import Leases
-from llm_routerd.worker.places import Places
+from llm_routerd.worker.places import Capacity, Places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +83,7 @@ class Fixture:
             in_flight=self.in_flight,
             clock=ServerClock(),
             lease_seconds=LEASE_SECONDS,
-            places=Places(self.in_flight, concurrency=8),
+            places=Places(Capacity(concurrency=8, taken=lambda: len(self.in_flight))),
             receive=lambda claim: self.received.extend(claim.deliveries),
             rng=random.Random(1),
         )

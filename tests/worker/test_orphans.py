@@ -67,7 +67,7 @@ async def test_orphans_are_answered(broker_url: str, make: Callable[[Any, str], 
         async with run_worker(broker_url, {"local": backend}, config=CONFIG) as worker:
             new = await add(client)
             await until_answered(client, [new, *orphans])
-            await eventually(lambda: not len(worker.in_flight))
+            await eventually(lambda: not worker.in_flight)
             page = worker.metrics.render_prometheus(Gauges())
         assert len(backend.calls) == len(orphans) + 1
         assert await client.xlen(LANE) == 0

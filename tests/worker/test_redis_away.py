@@ -13,7 +13,7 @@ from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.queue import outbox, reader
 from llm_routerd.queue.connection import Backoff, ConnectionFactory, Pipe, PipeState, pipe
 from llm_routerd.queue.reader import Reader
-from llm_routerd.worker import worker as worker_module
+from llm_routerd.worker import shard
 from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, babbles, fails, hangs, says, waits_for
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
     from llm_routerd.protocol.call import Call, Delta, Finish
+    from llm_routerd.worker.worker import Worker
     from tests.support.fakes import Script
 
 KEEPS_DATA = {"appendonly": "yes", "appendfsync": "always"}
@@ -94,7 +95,7 @@ async def test_answer_that_was_finished_while_redis_was_stopped_is_delivered(con
                 await eventually(lambda: model.running == 1)
             await asyncio.to_thread(server.kill)
             gate.set()
-            await eventually(lambda: worker.pipe.state is PipeState.AWAY and model.running == 0)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.AWAY and model.running == 0)
             await asyncio.to_thread(server.start)
             async with open_client(server.url) as client:
                 assert (await final_of(client, entry))[0] == "result"
@@ -114,7 +115,7 @@ async def test_tokens_that_came_while_redis_was_stopped_are_delivered_in_order(s
             await eventually(lambda: model.running == 1)
         await asyncio.to_thread(server.kill)
         gate.set()
-        await eventually(lambda: worker.pipe.state is PipeState.AWAY)
+        await eventually(lambda: worker.shards[0].pipe.state is PipeState.AWAY)
         await asyncio.to_thread(server.start)
         async with open_client(server.url) as client:
             await final_of(client, entry)
@@ -128,7 +129,7 @@ async def test_stopped_redis_is_told_once_and_not_once_per_try(server: ValkeyPro
     with capture_logs() as logs:
         async with run_worker(server.url, {"local": FakeBackend(says("hi"))}) as worker:
             await asyncio.to_thread(server.stop)
-            await eventually(lambda: worker.pipe.state is PipeState.AWAY)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.AWAY)
             before = len(tries)
             await eventually(lambda: len(tries) > before + 8)
             assert not worker.status().ready
@@ -150,7 +151,7 @@ async def test_replica_that_refuses_writes_is_told_once_and_costs_no_call(
             await eventually(lambda: model.running == 1)
             await client.execute_command("REPLICAOF", "127.0.0.1", "1")
             gate.set()
-            await eventually(lambda: worker.pipe.state is PipeState.AWAY)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.AWAY)
             before = len(tries)
             await eventually(lambda: len(tries) > before + 8)
             assert not worker.status().ready
@@ -192,7 +193,7 @@ async def test_redis_without_memory_gets_no_answer_and_is_asked_for_no_request(s
             await eventually(lambda: model.running == 1)
             await client.config_set("maxmemory", "1")
             gate.set()
-            await eventually(lambda: worker.pipe.state is PipeState.OUT_OF_MEMORY)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.OUT_OF_MEMORY)
             await refuses_more_commands(client)
             assert not worker.status().ready
             assert (len(model.calls), model.running) == (1, 0)
@@ -239,7 +240,7 @@ async def test_next_deployment_is_not_paid_while_its_attempt_cannot_be_told(serv
         await eventually(lambda: local.running == 1)
         await client.config_set("maxmemory", "1")
         gate.set()
-        await eventually(lambda: worker.pipe.state is PipeState.OUT_OF_MEMORY)
+        await eventually(lambda: worker.shards[0].pipe.state is PipeState.OUT_OF_MEMORY)
         assert cloud.calls == []
         await client.config_set("maxmemory", "0")
         assert (await final_of(client, entry))[1]["deployment"] == "cloud"
@@ -264,7 +265,7 @@ async def test_worker_that_was_overtaken_while_it_slept_calls_no_further_deploym
         await eventually(lambda: local.running == 1)
         await client.xadd(f"llm:events:{entry}", {"type": "attempt", "data": "{}"}, id="2-0")
         gate.set()
-        await eventually(lambda: not len(worker.in_flight))
+        await eventually(lambda: not worker.in_flight)
         assert cloud.calls == []
         assert [event_id for event_id, _, _ in await events_of(client, entry)] == ["1-0", "2-0"]
 
@@ -285,7 +286,7 @@ async def test_partition_that_swallows_packets_delays_the_answer_and_no_more(ser
             await eventually(lambda: model.running == 1)
             proxy.swallows = True
             gate.set()
-            await eventually(lambda: worker.pipe.state is PipeState.AWAY)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.AWAY)
             proxy.swallows = False
             assert (await final_of(client, entry))[0] == "result"
             assert (await final_of(client, await add(client)))[0] == "result"
@@ -318,7 +319,7 @@ async def test_streamed_answer_survives(server: ValkeyProcess, how: tuple[str, .
         run_worker(server.url, {"local": FakeBackend(says_after(gate, *texts))}) as worker,
     ):
         entry = await add(client, stream='"live"')
-        await eventually(lambda: len(worker.in_flight) == 1)
+        await eventually(lambda: worker.in_flight == 1)
         async with open_client(server.url) as operator:
             await operator.execute_command(*how)
         gate.set()
@@ -349,9 +350,9 @@ async def test_claim_whose_reply_was_lost_is_found_with_the_new_connection(serve
         assert (await final_of(client, entry))[0] == "result"
 
 
-def pipe_name(worker: worker_module.Worker) -> str:
+def pipe_name(worker: Worker) -> str:
     """What the pipe's connection calls itself."""
-    return worker.pipe._factory._client_name
+    return worker.shards[0].pipe._factory._client_name
 
 
 async def test_frozen_redis_makes_no_worker_take_over_from_a_living_one(server: ValkeyProcess) -> None:
@@ -370,7 +371,7 @@ async def test_frozen_redis_makes_no_worker_take_over_from_a_living_one(server: 
             await asyncio.sleep(1.5 * DAEMON.lease_seconds)
             server.thaw()
             await asyncio.sleep(DAEMON.lease_seconds)
-            assert (len(first.in_flight), other.calls) == (1, [])
+            assert (first.in_flight, other.calls) == (1, [])
         assert [event_id for event_id, _, _ in await events_of(client, entry)] == ["1-0"]
 
 
@@ -387,24 +388,24 @@ async def test_model_that_never_ends_costs_bounded_memory_while_redis_stands_sti
         await eventually(lambda: model.running == 1)
         server.freeze()
         try:
-            await eventually(lambda: worker.broker.outbox.crowded)
-            assert worker.broker.outbox.unwritten <= outbox.MAX_PENDING_CHARS + len(chunk)
+            await eventually(lambda: worker.shards[0].broker.outbox.crowded)
+            assert worker.shards[0].broker.outbox.unwritten <= outbox.MAX_PENDING_CHARS + len(chunk)
         finally:
             server.thaw()
-        await eventually(lambda: not worker.broker.outbox.crowded)
+        await eventually(lambda: not worker.shards[0].broker.outbox.crowded)
 
 
 async def test_worker_stops_in_time_while_redis_is_away(server: ValkeyProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last words are bounded: systemd need not kill it."""
-    monkeypatch.setattr(worker_module, "GOODBYE_SECONDS", 0.3)
+    monkeypatch.setattr(shard, "GOODBYE_SECONDS", 0.3)
     config = make_config(daemon=replace(DAEMON, drain_seconds=0.2))
     async with open_client(server.url) as client:
         async with run_worker(server.url, {"local": FakeBackend(hangs())}, config=config) as worker:
             await add(client)
-            await eventually(lambda: len(worker.in_flight) == 1)
+            await eventually(lambda: worker.in_flight == 1)
             await client.aclose()
             await asyncio.to_thread(server.kill)
-            await eventually(lambda: worker.pipe.state is PipeState.AWAY)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.AWAY)
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 5.0
 
@@ -423,14 +424,18 @@ async def test_request_after_an_outage_waits_for_neither_connections_pause(
     with capture_logs() as logs:
         async with run_worker(server.url, {"local": FakeBackend(says("hi"))}) as worker:
             await asyncio.to_thread(server.stop)
-            await eventually(lambda: worker.pipe.state is PipeState.AWAY)
-            (one, other) = (worker._reader, worker.pipe) if slower is Reader else (worker.pipe, worker._reader)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.AWAY)
+            (one, other) = (
+                (worker.shards[0]._reader, worker.shards[0].pipe)
+                if slower is Reader
+                else (worker.shards[0].pipe, worker.shards[0]._reader)
+            )
             monkeypatch.setattr(one._backoff, "next_seconds", lambda: 60.0)
             monkeypatch.setattr(other._backoff, "next_seconds", lambda: 0.1)
             before = len(tries)
             await eventually(lambda: len(tries) > before + 3)
             await asyncio.to_thread(server.start)
-            await eventually(lambda: worker.pipe.state is PipeState.READY)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.READY)
             began = asyncio.get_running_loop().time()
             async with open_client(server.url) as client:
                 assert (await final_of(client, await add(client)))[0] == "result"
@@ -445,7 +450,7 @@ async def test_reader_that_fails_while_redis_is_away_is_not_said_to_afterwards(
     with capture_logs() as logs:
         async with run_worker(server.url, {"local": FakeBackend(says("hi"))}) as worker:
             await asyncio.to_thread(server.stop)
-            await eventually(lambda: worker.pipe.state is PipeState.AWAY)
+            await eventually(lambda: worker.shards[0].pipe.state is PipeState.AWAY)
             monkeypatch.setattr(reader, "TROUBLE_SECONDS", 0.1)
             monkeypatch.setattr(Backoff, "next_seconds", lambda _self: 0.02)
             before = len(tries)
@@ -469,13 +474,13 @@ async def test_reader_on_a_silent_connection_reads_again_soon_after_the_pipe_is_
         open_client(server.url) as client,
         run_worker(proxy.url, {"local": FakeBackend(says("hi"))}, config=config) as worker,
     ):
-        await eventually(lambda: worker._reader._client_id is not None)
+        await eventually(lambda: worker.shards[0]._reader._client_id is not None)
         assert (await final_of(client, await add(client)))[0] == "result"
         proxy.swallows = True
-        await eventually(lambda: worker.pipe.state is PipeState.AWAY)
+        await eventually(lambda: worker.shards[0].pipe.state is PipeState.AWAY)
         entry = await add(client)  # to the read that the server still believes in
         proxy.swallows = False
-        await eventually(lambda: worker.pipe.state is PipeState.READY)
+        await eventually(lambda: worker.shards[0].pipe.state is PipeState.READY)
         began = asyncio.get_running_loop().time()
         assert (await final_of(client, entry))[0] == "result"
         assert (await final_of(client, await add(client)))[0] == "result"

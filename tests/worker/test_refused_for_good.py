@@ -151,7 +151,7 @@ async def test_worker_whose_answers_are_not_taken_says_so_and_is_not_ready(valke
         await eventually(lambda: not worker.status().ready)
         assert "xadd" in worker.status().why
         await asyncio.sleep(4 * LEASE_SECONDS)
-        assert len(worker.in_flight) == 1
+        assert worker.in_flight == 1
         await admin.execute_command("ACL", "SETUSER", "w", "+xadd")
         await until_over(admin)
         await eventually(lambda: worker.status().ready)

@@ -133,7 +133,7 @@ async def test_long_events_of_others_keep_no_request_from_its_end(broker_url: st
         await add(client, id="sealed")
         async with run_worker(broker_url, {"local": FakeBackend(says("hi"))}) as worker:
             assert (await final_of(client, "begun"))[0] == "result"
-            worker._intake.receive((await worker.broker.claim_of("dead", count=1)).deliveries)
+            worker.shards[0]._intake.receive((await worker.shards[0].broker.claim_of("dead", count=1)).deliveries)
             assert (await final_of(client, "poisoned"))[1]["code"] == "poisoned"
             assert (await letter_of(client, "poisoned"))["history"] == [{"event": "1-0"}]
             await nothing_left(client)
@@ -185,7 +185,7 @@ async def test_limit_that_is_raised_holds_for_connections_that_stand(broker_url:
     ):
         await client.xadd("llm:requests", {"prompt": text(0), "id": "before"})
         await refused(client, "before")
-        larger = replace(config, daemon=replace(DAEMON, max_request_bytes=1_000_000))
+        larger = make_config(broker_url, daemon=replace(DAEMON, max_request_bytes=1_000_000))
         backends = {"local": FakeBackend(says("hi"))}
         worker.reload(larger, make_test_admission(larger, backends))
         await client.xadd("llm:requests", {"prompt": text(0), "id": "after"})
@@ -207,8 +207,8 @@ async def test_slow_link_is_no_silent_server(monkeypatch: pytest.MonkeyPatch) ->
             proxy.piece_seconds = 0.04
             async with run_worker(proxy.url, {"local": FakeBackend(says("hi"))}, config=config) as worker:
                 await refused(client, "read")
-                claiming = asyncio.create_task(worker.broker.claim_of("dead", count=1))
-                worker._intake.receive((await claiming).deliveries)
+                claiming = asyncio.create_task(worker.shards[0].broker.claim_of("dead", count=1))
+                worker.shards[0]._intake.receive((await claiming).deliveries)
                 await refused(client, "claimed")
                 assert proxy.connections == 2
 

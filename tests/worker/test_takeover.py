@@ -78,7 +78,7 @@ async def test_new_requests_of_an_urgent_lane_go_before_old_ones_of_another(valk
         await backlog(client, "high")
         async with run_worker(valkey_url, {"local": backend}, config=CONFIG) as worker:
             await eventually(lambda: len(backend.calls) > BACKLOG / 2)
-            assert len(worker.in_flight) <= CONFIG.daemon.concurrency
+            assert worker.in_flight <= CONFIG.daemon.concurrency
             assert await client.xlen("llm:requests:low") >= len(old) - CONFIG.daemon.concurrency  # taken at the start
             for entry in old:
                 assert (await final_of(client, entry))[0] == "result"
@@ -116,10 +116,10 @@ async def test_reconnected_worker_keeps_what_it_has_while_memory_is_short(valkey
             async with run_worker(valkey_url, {"local": other}, consumer="w2", config=config):
                 await client.config_set("maxmemory", "1")
                 try:
-                    generation = worker.pipe.generation
+                    generation = worker.shards[0].pipe.generation
                     for link in links:
                         await client.client_kill_filter(_id=link)
-                    await eventually(lambda: worker.pipe.generation > generation)
+                    await eventually(lambda: worker.shards[0].pipe.generation > generation)
                     await asyncio.sleep(2 * config.daemon.lease_seconds)
                     (pending,) = await client.xpending_range(LANE, GROUP, "-", "+", 10)
                     assert pending["consumer"] == "w1"

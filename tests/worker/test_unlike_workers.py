@@ -31,9 +31,9 @@ OLD = make_config(daemon=replace(DAEMON, lease_seconds=1.2))
 SHORT_SECONDS = 0.25
 
 
-def make_new(**daemon: Any) -> Config:
+def make_new(url: str = "", **daemon: Any) -> Config:
     """The configuration after the change: a shorter lease, a further chain, a further deployment."""
-    config = make_config(daemon=replace(DAEMON, lease_seconds=SHORT_SECONDS, **daemon))
+    config = make_config(url, daemon=replace(DAEMON, lease_seconds=SHORT_SECONDS, **daemon))
     return replace(
         config,
         deployments={**config.deployments, "attic": replace(LOCAL, name="attic")},
@@ -153,7 +153,7 @@ async def test_rolling_restart_loses_nothing_and_pays_nothing_twice(valkey_url: 
             worker.stop()
             await start(name, make_new())
             ids += [await add(client, model=model) for model in ("default", "new", "attic") for _ in range(4)]
-            await worker.in_flight.empty()
+            await worker.shards[0].in_flight.empty()
         assert await kinds_of(client, ids) == {"result"}
         await nothing_left(client)
     assert sum(len(each.calls) for each in calls) == len(ids)
@@ -190,7 +190,7 @@ async def test_acl_that_we_ship_allows_the_registry(valkey_url: str) -> None:
 async def test_reload_tells_the_others_soon(valkey_url: str) -> None:
     """Not only with the next renewal, which may be far."""
     config = make_config(daemon=replace(DAEMON, lease_seconds=30.0))
-    new = make_new()
+    new = make_new(valkey_url)
     async with open_client(valkey_url) as client, run_worker(valkey_url, {}, config=config) as worker:
         worker.reload(new, make_test_admission(new, {}))
         async with asyncio.timeout(5):
@@ -202,11 +202,11 @@ async def test_reload_while_it_drains_promises_nothing(valkey_url: str) -> None:
     """Who is about to leave takes no requests any more, whatever its configuration knows."""
     model, go_on = FakeBackend(), asyncio.Event()
     model.scripts[:] = [waits_for(go_on, "hi")]
-    new = make_new()
+    new = make_new(valkey_url)
     async with open_client(valkey_url) as client, run_worker(valkey_url, {"local": model}) as worker:
         await add(client)
         await eventually(lambda: model.calls)
         worker.stop()
         worker.reload(new, make_test_admission(new, {}))
-        assert worker.broker.models == ()
+        assert worker.shards[0].broker.models == ()
         go_on.set()

@@ -270,7 +270,7 @@ async def test_drain_finishes_what_runs_and_reads_nothing_more(broker_url: str) 
         run_worker(broker_url, {"local": FakeBackend(waits_for(gate))}) as worker,
     ):
         entry = await add(client)
-        await eventually(lambda: len(worker.in_flight) == 1)
+        await eventually(lambda: worker.in_flight == 1)
         worker.stop()
         await asyncio.sleep(0.1)
         late = await add(client)
@@ -480,7 +480,7 @@ async def test_copies_of_a_cancelled_id_are_one_cancelled_request(broker_url: st
             await add(client, id="odd", model="nobody-knows-it")
         await nothing_left(client)
         assert [event["type"] for event in await metrics_of(client, 2)] == ["cancelled"] * 2
-        await eventually(lambda: not worker.in_flight)
+        await eventually(lambda: not worker.shards[0].in_flight)
         samples = scraped_of(worker)
         assert {name: n for name, n in samples.items() if name.startswith("requests_total")} == {
             'requests_total{type="cancelled",code=""}': 2
@@ -496,7 +496,7 @@ async def test_copy_of_an_ended_id_is_no_error_where_its_model_is_gone(broker_ur
         await client.xadd("llm:events:q", {"type": kind, "data": "{}"}, id=FINAL_ID)
         entry = await add(client, id="q", model="nobody-knows-it")
         await nothing_left(client)
-        await eventually(lambda: not worker.in_flight)
+        await eventually(lambda: not worker.shards[0].in_flight)
         assert await client.exists(f"llm:events:{entry}", "llm:dead", "llm_router_metrics") == 0
         assert not any(name.startswith("requests_total") for name in scraped_of(worker))
         assert await client.pttl("llm:events:q") > 0

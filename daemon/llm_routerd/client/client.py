@@ -106,9 +106,11 @@ class Client:
         self.keys = Keys(prefix)
         self._patience_seconds = patience_seconds
         self._needs = fitness.Needs(prefix=prefix)
-        self._url = redis if isinstance(redis, str) else None  # may hold a password
-        self._is_elsewhere = False  # at another node of a cluster than the URL names
-        self.redis: Redis = pooled.connect(redis, self._needs) if isinstance(redis, str) else redis
+        self._server: pooled.Server | None = None
+        if isinstance(redis, str):
+            self._server = pooled.Server.at(redis, self._needs)
+            redis = self._server.redis
+        self.redis = redis
         socket_seconds = self.redis.connection_pool.connection_kwargs.get("socket_timeout") or pooled.REPLY_SECONDS
         self._block_ms = max(1, min(_BLOCK_MS, int(socket_seconds * 500)))
 
@@ -120,9 +122,8 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connections, unless they were given to us."""
-        if self._url is not None:
-            with suppress(RedisError):  # redis-py bounds it, and raises where the server takes nothing any more
-                await self.redis.aclose()
+        if self._server is not None:
+            await self._server.aclose()
 
     async def submit(
         self,
@@ -278,15 +279,15 @@ class Client:
         give_up: float | None = None
         while True:
             try:
-                return await pooled.once(operation)
+                return await (pooled.once if self._server is None else self._server.once)(operation)
             except RedisError as error:
-                if not (_is_away(error) or await self._goes_where(error)):
+                if not self._may_pass(error):
                     await self._examine()
                     raise as_broker_error(error, stream) from error
                 # Counted from the first failure: before it, a read may have waited long while all was well.
                 give_up = give_up or clock() + self._patience_seconds
-                if self._is_elsewhere and not isinstance(error, MovedError):
-                    await self._come_back()
+                if self._server is not None:
+                    self._server.lost(error)
                 wait_seconds = backoff.next_seconds()
                 if clock() + wait_seconds > give_up:
                     raise as_broker_error(error) from error
@@ -300,7 +301,7 @@ class Client:
         Raises:
             UnsuitableServerError: it could not.
         """
-        if self._url is not None:
+        if self._server is not None:
             return
         try:
             found = await pooled.once(lambda: fitness.ask(self.redis.execute_command))
@@ -308,22 +309,9 @@ class Client:
             return
         fitness.check(found, self._needs)
 
-    async def _goes_where(self, error: RedisError) -> bool:
-        """Go on at the node of the cluster that has our keys; False: that is not where this leads."""
-        if not isinstance(error, MovedError) or self._url is None:
-            return False
-        left, there = self.redis, pooled.moved(self.redis, error)
-        if there is not None and there is not left:  # else another task of this client was here first
-            self.redis, self._is_elsewhere = there, True
-            await left.aclose()
-        return there is not None
-
-    async def _come_back(self) -> None:
-        """Ask the node of the URL again: the one that a cluster named may be gone."""
-        if self._url is not None:
-            left, self.redis = self.redis, pooled.connect(self._url, self._needs)
-            self._is_elsewhere = False
-            await left.aclose()
+    def _may_pass(self, error: RedisError) -> bool:
+        """Whether the same command may succeed later, where the server is then."""
+        return _is_away(error) or (isinstance(error, MovedError) and self._server is not None)
 
     def bounded(self, bounds: Bounds) -> Redis:
         """Another client of the same server, of whose replies no more is kept than `bounds` says.  It is the caller's.

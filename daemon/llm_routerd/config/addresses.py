@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from llm_routerd.errors import ConfigError
 
@@ -18,18 +18,36 @@ if TYPE_CHECKING:
 
 _MOST_PORT = 65_535
 _ENCODE = "percent-encode the password (`@` is %40, `/` is %2F, `:` is %3A, `?` is %3F, `#` is %23, `%` is %25)"
-_REDIS_FORM = "expected redis://host:port/db, rediss://… or unix:///path"
+_REDIS_FORM = (
+    "expected redis://host:port/db, rediss://…, unix:///path, redis+sentinel://host:port,…/service/db or "
+    "redis+cluster://host:port,…"
+)
+_SENTINEL_FORM = "expected redis+sentinel://host:port,host:port/service/db"
+_CLUSTER_FORM = "expected redis+cluster://host:port,host:port"
 _HTTP_FORM = "expected an address like http://127.0.0.1:11434"
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST_AND_PORT = re.compile(r"(\[[^\[\]]*\]|[\w.-]*)(?::(\d{1,5}))?", re.ASCII)
 _DATABASE = re.compile(r"\d{1,9}", re.ASCII)
 _OPTION_NAME = re.compile(r"[A-Za-z_]{1,40}")
+_SERVICE = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ANYTHING = re.compile(r".+")
+_SCHEMES = {  # and what each is to redis-py
+    "redis": "redis",
+    "rediss": "rediss",
+    "unix": "unix",
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "rediss",
+    "redis+cluster": "redis",
+    "rediss+cluster": "rediss",
+}
+_PORTS = {"sentinel": 26_379, "cluster": 6379}
 # The TLS ones bear redis-py's names.  Whatever else it takes from a URL would overrule what we need of it.
 _OPTIONS = {
     "db": _DATABASE,
     "username": _ANYTHING,
     "password": _ANYTHING,
+    "sentinel_username": _ANYTHING,
+    "sentinel_password": _ANYTHING,
     "ssl_ca_certs": _ANYTHING,
     "ssl_ca_path": _ANYTHING,
     "ssl_certfile": _ANYTHING,
@@ -48,20 +66,90 @@ class _Authority(NamedTuple):
     port: str
 
 
+class RedisAddress(NamedTuple):
+    """Where a Redis URL leads.
+
+    Attributes:
+        url: of one server, as redis-py reads it: where there are several, that of the first.
+        kind: "": that server; `sentinel`: the primary that these watch; `cluster`: the node that has what is asked for.
+        nodes: host and port of each Sentinel, or of the nodes that may be asked.
+        service: what the Sentinels call it.
+        username, password: that the Sentinels want; None: none.
+    """
+
+    url: str
+    kind: str = ""
+    nodes: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    username: str | None = None
+    password: str | None = None
+
+
 def check_redis_url(url: str) -> None:
     """Check that a URL says where Redis is, and nothing that we would not do.
 
     Raises:
         ConfigError: what is wrong with it and the remedy; no part of the URL but the name of an option.
     """
-    parts = _split(url, ("redis", "rediss", "unix"), _REDIS_FORM)
+    read_redis_url(url)
+
+
+def read_redis_url(url: str) -> RedisAddress:
+    """Read where Redis is.
+
+    Raises:
+        ConfigError: as `check_redis_url`.
+    """
+    parts = _split(url, tuple(_SCHEMES), _REDIS_FORM)
+    kind = parts.scheme.partition("+")[2]
+    if kind:
+        return _several(parts, kind)
     authority = _authority(parts, _REDIS_FORM)
     if parts.scheme == "unix":
         if authority.host or authority.port or parts.path in {"", "/"} or _BAD_PERCENT.search(parts.path):
             raise ConfigError("expected unix:///path, with three slashes")
-    elif parts.path not in {"", "/"} and not _DATABASE.fullmatch(parts.path[1:]):
+    else:
+        _check_database(parts.path)
+    _check_options(parts, has_database=parts.scheme != "unix" and parts.path not in {"", "/"})
+    return RedisAddress(url)
+
+
+def _several(parts: SplitResult, kind: str) -> RedisAddress:
+    """A URL that names several servers."""
+    form = _SENTINEL_FORM if kind == "sentinel" else _CLUSTER_FORM
+    credentials, _, where = parts.netloc.rpartition("@")
+    authorities = [_authority(parts._replace(netloc=f"{credentials}@{each}"), form) for each in where.split(",")]
+    if not all(each.host for each in authorities):
+        raise ConfigError(f"a host is missing; {form}")
+    nodes = tuple((each.host.strip("[]"), int(each.port or _PORTS[kind])) for each in authorities)
+    if len(set(nodes)) < len(nodes):
+        raise ConfigError(f"names a server twice; {form}")
+    service, database = "", parts.path
+    if kind == "sentinel":
+        service, slash, rest = parts.path[1:].partition("/")
+        database = slash + rest
+        if not _SERVICE.fullmatch(service):
+            raise ConfigError(f"the name of the service after the hosts is missing, or not valid; {_SENTINEL_FORM}")
+    _check_database(database)
+    if kind == "cluster" and database.strip("/0"):
+        raise ConfigError("a Cluster has only the database 0")
+    options = _check_options(parts, has_database=database not in {"", "/"})
+    names = {name: options.pop(name, None) for name in ("sentinel_username", "sentinel_password")}
+    at = "@" if "@" in parts.netloc else ""
+    one = f"{_SCHEMES[parts.scheme]}://{credentials}{at}{where.split(',')[0]}{database}"
+    return RedisAddress(
+        url=one + (f"?{urlencode(options)}" if options else ""),
+        kind=kind,
+        nodes=nodes,
+        service=service,
+        username=names["sentinel_username"],
+        password=names["sentinel_password"],
+    )
+
+
+def _check_database(path: str) -> None:
+    if path not in {"", "/"} and not _DATABASE.fullmatch(path[1:]):
         raise ConfigError(f"the database after the last / is not a number; if that is part of a password, {_ENCODE}")
-    _check_options(parts)
 
 
 def check_api_base(address: str) -> None:
@@ -120,17 +208,22 @@ def _authority(parts: SplitResult, form: str) -> _Authority:
     return _Authority(credentials, host, port)
 
 
-def _check_options(parts: SplitResult) -> None:
-    seen = {"db"} if parts.scheme != "unix" and parts.path not in {"", "/"} else set[str]()
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+def _check_options(parts: SplitResult, *, has_database: bool) -> dict[str, str]:
+    """The options of a URL; `has_database`: its path says which."""
+    seen = {"db"} if has_database else set[str]()
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    for name, value in options:
         form = _OPTIONS.get(name)
         if form is None:
             quoted = f"`{name}` " if _OPTION_NAME.fullmatch(name) else ""
             raise ConfigError(f"the option {quoted}is not known; these are: {', '.join(_OPTIONS)}")
         if name in seen:
             raise ConfigError(f"the option `{name}` is given twice, or beside what says the same")
-        if name.startswith("ssl_") and parts.scheme != "rediss":
+        if name.startswith("ssl_") and not parts.scheme.startswith("rediss"):
             raise ConfigError(f"the option `{name}` goes with rediss:// only")
+        if name.startswith("sentinel_") and not parts.scheme.endswith("+sentinel"):
+            raise ConfigError(f"the option `{name}` goes with redis+sentinel:// only")
         if not form.fullmatch(value):
             raise ConfigError(f"the option `{name}` has no valid value")
         seen.add(name)
+    return dict(options)

@@ -23,6 +23,8 @@ from llm_routerd.protocol.schema_files import load_schema
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from llm_routerd.config.tree import RedisConfig
+
 _MASK = "\0"
 _PLAIN_TYPES = {
     "array": "a list",
@@ -87,6 +89,12 @@ def check_relations(config: Config) -> None:
             "daemon.result_ttl_seconds: must be more than twice daemon.lease_seconds, "
             f"which is {daemon.lease_seconds:g}, or events vanish while their request is taken over"
         )
+    if config.redis.wait_replicas and config.redis.wait_replicas_seconds > daemon.lease_seconds / 3:
+        raise ConfigError(
+            "redis.wait_replicas_seconds: must be at most a third of daemon.lease_seconds, "
+            f"which is {daemon.lease_seconds:g}, or leases run out while replicas are waited for"
+        )
+    _check_shards(config.redis)
     for chain in config.chains.values():
         for name in chain.deployments:
             if name not in config.deployments:
@@ -99,6 +107,16 @@ def check_relations(config: Config) -> None:
     finished: set[str] = set()
     for name in config.chains:
         _refuse_cycle((), name, config, finished)
+
+
+def _check_shards(redis: RedisConfig) -> None:
+    if beyond := [str(number) for number in redis.serve if number >= redis.shards]:
+        raise ConfigError(
+            f"redis.serve: there is no shard {', '.join(beyond)}; with redis.shards = {redis.shards} they are "
+            f"0 to {redis.shards - 1}"
+        )
+    if redis.shards in redis.draining:
+        raise ConfigError(f"redis.draining: {redis.shards} is the layout in force (redis.shards), and no earlier one")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -26,11 +26,11 @@ class RedisConfig(Table, frozen=True, kw_only=True):
     url: Annotated[
         str,
         key(
-            "redis://, rediss:// or unix://. May hold a password. REDIS_URL in the environment wins.",
-            pattern="^(redis|rediss|unix)://",
-            expected="redis://host:port/db, rediss://… or unix:///path",
+            "redis://, rediss:// or unix://; redis+sentinel://host,host/service; redis+cluster://host,host. May hold a "
+            "password. REDIS_URL in the environment wins.",
+            pattern=r"^((redis|rediss)(\+(sentinel|cluster))?|unix)://",
+            expected="redis://host:port/db, rediss://…, unix:///path, redis+sentinel://… or redis+cluster://…",
             is_secret=True,
-            needs_restart=True,
         ),
     ] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[
@@ -44,6 +44,47 @@ class RedisConfig(Table, frozen=True, kw_only=True):
             needs_restart=True,
         ),
     ] = "llm"
+    shards: Annotated[
+        int,
+        key(
+            "Over how many shards the queue is spread; 1: its keys begin with the prefix as it is. Producers must know "
+            "the number.",
+            ge=1,
+            le=1024,
+            needs_restart=True,
+        ),
+    ] = 1
+    serve: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=1023)], ...],
+        key(
+            "The numbers of the shards that this worker serves; empty: all.",
+            needs_restart=True,
+            max_length=1024,
+            more={"uniqueItems": True},
+        ),
+    ] = ()
+    draining: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=1024)], ...],
+        key(
+            "Numbers of shards of earlier layouts: what still stands there is answered too, until this is taken out.",
+            needs_restart=True,
+            max_length=10,
+            more={"uniqueItems": True},
+        ),
+    ] = ()
+    wait_replicas: Annotated[
+        int,
+        key("How many replicas must have an answer before it counts as delivered.", ge=0, le=10, needs_restart=True),
+    ] = 0
+    wait_replicas_seconds: Annotated[
+        float,
+        key(
+            "How long to wait for them; then the primary alone has to do, and a warning says so.",
+            gt=0,
+            le=60,
+            needs_restart=True,
+        ),
+    ] = 1.0
     embedded_memory_mb: Annotated[
         int,
         key(

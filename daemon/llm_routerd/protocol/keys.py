@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binascii import crc_hqx
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -15,7 +16,7 @@ HANDED_BACK_IDLE_MS = 172_800_000  # beyond any lease, whoever's it is: see MOST
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of one queue; on Redis Cluster the prefix has a hash tag (`{llm}`), so all lie in one slot."""
+    """The keys of one queue, or of one shard of it; with a hash tag in the prefix (`{llm}`) all lie in one slot."""
 
     prefix: str = "llm"
 
@@ -46,6 +47,41 @@ class Keys:
     def dead(self) -> str:
         """The stream of dead letters."""
         return f"{self.prefix}:dead"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a queue is spread over shards, each a queue of its own in a slot of its own.
+
+    One shard is the plain layout, whose keys begin with the prefix as it is.  Of several each has a hash tag:
+    `{llm:0}`, `{llm:1}`, …; a prefix that has a tag already gets the number within it (`home:{llm:0}`).
+    """
+
+    prefix: str = "llm"
+    shards: int = 1
+
+    @cached_property
+    def keys(self) -> tuple[Keys, ...]:
+        """Those of each shard, by its number."""
+        if self.shards == 1:
+            return (Keys(self.prefix),)
+        before, _, rest = self.prefix.partition("{")
+        tag, end, after = rest.partition("}")
+        if not (tag and end):  # what Redis Cluster takes for none
+            before, tag, after = "", self.prefix.replace("{", "").replace("}", "") or "llm", ""
+        return tuple(Keys(f"{before}{{{tag}:{shard}}}{after}") for shard in range(self.shards))
+
+    def shard_of(self, request_id: str) -> int:
+        """The shard that a request with this id belongs to: CRC16 (XMODEM, as Redis Cluster has it) modulo shards."""
+        return crc_hqx(request_id.encode(), 0) % self.shards
+
+    def keys_of(self, request_id: str) -> Keys:
+        """The keys of that shard."""
+        return self.keys[self.shard_of(request_id)]
+
+    def metrics_channel(self, shard: int, channel: str) -> str:
+        """The metrics stream of a shard, and the name of its Pub/Sub channel: in the slot of the shard's keys."""
+        return channel if self.shards == 1 else f"{self.keys[shard].prefix}:{channel}"
 
 
 def handed_back_for(model: str) -> str:

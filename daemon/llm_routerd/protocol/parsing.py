@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import jsonschema_rs
@@ -81,8 +82,15 @@ class _Form:
         self.quoted = scalars | {"params", "tool_choice"}
 
 
+@cache  # each configuration's parser has the same
+def _request_validator() -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(
+        load_schema("request"), offline=True, mask=_MASK, pattern_options=jsonschema_rs.RegexOptions()
+    )
+
+
 class RequestParser:
-    """Parses stream entries; made once, for it compiles the schema of a request.
+    """Parses stream entries; made once for each configuration.
 
     Args:
         max_request_bytes: bound of all field names and values together.
@@ -91,9 +99,7 @@ class RequestParser:
 
     def __init__(self, *, max_request_bytes: int, schemas: SchemaCache) -> None:
         request_schema = load_schema("request")
-        self._validator = jsonschema_rs.Draft202012Validator(
-            request_schema, offline=True, mask=_MASK, pattern_options=jsonschema_rs.RegexOptions()
-        )
+        self._validator = _request_validator()
         self._form = _Form(request_schema["properties"])
         self._max_request_bytes = max_request_bytes
         self._schemas = schemas

@@ -27,7 +27,6 @@ from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import (
     Backoff,
     ConnectionFactory,
-    MovedError,
     PipeState,
     RedisError,
     ResponseError,
@@ -56,10 +55,26 @@ STOP_SECONDS = 1.5  # longest time for the read that is under way at a stop
 
 
 class Reader:
-    """Reads new requests for one worker."""
+    """Reads new requests for one worker.
 
-    def __init__(self, factory: ConnectionFactory, broker: Broker) -> None:
+    Args:
+        factory: makes its connection.
+        broker: the worker's side of the queue.
+        on_wait: called when it begins to wait, for requests or for Redis.
+        share: how many it may wait for, where there are other readers; None: as many as are free.
+    """
+
+    def __init__(
+        self,
+        factory: ConnectionFactory,
+        broker: Broker,
+        *,
+        on_wait: Callable[[], None] = lambda: None,
+        share: Callable[[], int] | None = None,
+    ) -> None:
+        self._share = share
         self._factory = factory
+        self._on_wait = on_wait
         self._broker = broker
         self._pipe = broker.pipe
         self._keys: Keys = broker.keys
@@ -108,6 +123,7 @@ class Reader:
 
     async def _read(self, free: int) -> list[Delivery]:
         if self._connection is None:
+            self._on_wait()
             self._lost_since = self._lost_since or asyncio.get_running_loop().time()
             return await self._connect()
         await self._look_at_others()
@@ -179,12 +195,14 @@ class Reader:
         return self._parse(await self._script(call))
 
     async def _block(self, free: int) -> list[Delivery]:
+        self._on_wait()
         lanes, block_ms = self._lanes.sound, BLOCK_MS
         if self._lanes.others:
             block_ms = min(block_ms, round(LOOK_SECONDS * 1000))
             if not lanes:
                 await asyncio.sleep(LOOK_SECONDS)
                 return []
+        free = free if self._share is None else min(free, self._share())
         count = max(1, min(free // len(lanes), self._most))
         args = (
             "XREADGROUP",
@@ -230,11 +248,15 @@ class Reader:
         self._lost_since = max(self._lost_since or now, self._pipe.ready_since)
         if self._losses >= TROUBLE_LOSSES or now - self._lost_since >= TROUBLE_SECONDS:
             self.trouble = describe(error)
-        if isinstance(error, MovedError):
-            self._factory.redirect(error)
+        self._factory.whereabouts.lost(error)
         await self.aclose()
         if not self._stopped:
             await self._pipe.reach.pause(self._backoff.next_seconds())
+
+    def leave(self) -> None:
+        """Give the connection up for where the factory leads by now; what it may have brought is looked for there."""
+        if self._bound is not None and not self._bound.expired():
+            self._bound.reschedule(asyncio.get_running_loop().time())
 
     async def stop(self) -> None:
         """End a blocking read that is under way, without losing what it may bring, and begin no other."""

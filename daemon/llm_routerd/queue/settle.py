@@ -91,14 +91,14 @@ class Settlement(Member):
                 last_words=last_words,
                 letter=letter,
             )
-            reply = await self._after_events(call)
+            reply = await self._after_events(call, needs_replicas=True)
             if reply[0] != b"gap":
                 return parse_committed(reply)
 
-    def _after_events(self, call: Call) -> asyncio.Future[Any]:
-        """Run a script behind all events that have been handed in so far."""
+    def _after_events(self, call: Call, *, needs_replicas: bool = False) -> asyncio.Future[Any]:
+        """Run a script behind all events that have been handed in so far, and all ends."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.outbox.send(Command(call.command, resolving(future)))
+        self.outbox.send(Command(call.command, resolving(future), needs_replicas=needs_replicas))
         return future
 
     async def acknowledge(self, delivery: Delivery, request_id: str) -> None:
@@ -123,8 +123,11 @@ class Settlement(Member):
         return given
 
     async def hand_everything_back(self) -> int:
-        """Give back all that this consumer owns, known or not (a claim's reply may be on its way)."""
-        given: int = await self.pipe.run_script(self.hand_everything_back_call())
+        """Give back all that this consumer owns, known or not (a claim's reply may be on its way).
+
+        What has an end that waits for the server is ended first: nobody is given what has been answered.
+        """
+        given: int = await self._after_events(self.hand_everything_back_call())
         return given
 
     def hand_everything_back_call(self) -> Call:

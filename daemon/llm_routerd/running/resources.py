@@ -122,10 +122,12 @@ class Resources:
 
     async def aclose(self) -> None:
         """Stop warming and examining, close the backends; what still runs breaks off."""
-        for examination in self.examinations.values():
-            await examination.aclose()
-        for warmth in self.warmth.values():
-            await warmth.aclose()
-        await self.validation.aclose()
-        self.clocks.close()
-        await self.backends.aclose()
+        try:
+            for examination in self.examinations.values():
+                await examination.aclose()
+            for warmth in self.warmth.values():
+                await warmth.aclose()
+            await self.validation.aclose()
+        finally:  # also where the time that we are given is over
+            self.clocks.close()
+            await self.backends.aclose()

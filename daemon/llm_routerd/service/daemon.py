@@ -70,7 +70,10 @@ def serve(
     )
     import uvloop  # noqa: PLC0415 - only the daemon needs it
 
-    uvloop.run(daemon.run())
+    try:
+        uvloop.run(daemon.run())
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the loop has gone, and one that comes now would end us otherwise
     return 0
 
 
@@ -224,8 +227,9 @@ class Daemon:
             config = await asyncio.to_thread(load_config, self._config_path, os.environ)
             for change in changes_needing_restart(self._config, config):
                 log.warning("change_needs_restart", key=change)
-            config = replace(config, redis=self._config.redis)
-            admission = self._make_admission(config, self._worker.broker.consumer)
+            url = config.redis.url if self._embedded_in is None else self._config.redis.url
+            config = replace(config, redis=replace(self._config.redis, url=url))
+            admission = self._make_admission(config, self._worker.consumer)
         except ConfigError as error:
             log.warning("reload_refused", why=str(error))
         else:
@@ -234,7 +238,8 @@ class Daemon:
             self._health.retain({name for name, each in config.deployments.items() if before.get(name) == each})
             self._worker.reload(config, admission)
             self._config, self._unusable = config, without_keys(config)
-            await self._get_ready_for_requests()
+            if not self._worker.status().draining:  # else no request will come to it
+                await self._get_ready_for_requests()
             log.info("reloaded", deployments=len(config.deployments), chains=len(config.chains))
 
     async def _get_ready_for_requests(self) -> None:
@@ -255,7 +260,7 @@ class Daemon:
         if status.ready and not self._is_ready:
             self._is_ready = True
             self._notifier.ready(line)
-            log.info("ready", consumer=self._worker.broker.consumer)
+            log.info("ready", consumer=self._worker.consumer)
             self._tasks.helper(self._get_ready_for_requests(), "get-ready")
         elif status.draining:
             self._notifier.stopping(line)
@@ -306,7 +311,7 @@ def _status_line(status: Status) -> str:
         return f"Redis {status.redis.value.replace('_', ' ')}: {status.why}"
     if not status.ready:
         return f"cannot read requests: {status.why}"
-    return f"answering, {status.in_flight} in flight"
+    return f"answering, {status.in_flight} in flight" + (f"; {status.why}" if status.why else "")
 
 
 def _log_change(told: StateChange) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llm_routerd.queue.deliveries import Delivery
     from llm_routerd.running.resources import Resources
     from llm_routerd.worker.gates import Refusal
+    from llm_routerd.worker.placement import Placement
 
 
 class Admission:
@@ -35,7 +36,7 @@ class Admission:
         """The request in an entry, or why it is none."""
         return self._parser.parse(delivery.entry, delivery.fields)
 
-    def refusal_of(self, request: Request, delivery: Delivery) -> Refusal | None:
-        """Why it may not be run; None: it may."""
-        asked = Asked(request, delivery.deliveries, self.config)
+    def refusal_of(self, request: Request, delivery: Delivery, placement: Placement) -> Refusal | None:
+        """Why it may not be run, from where it stands; None: it may."""
+        asked = Asked(request, delivery.entry, delivery.deliveries, placement, self.config)
         return next((refusal for gate in GATES if (refusal := gate(asked)) is not None), None)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from llm_routerd.worker.gates import Refusal
     from llm_routerd.worker.inflight import InFlight
     from llm_routerd.worker.mending import Mending
+    from llm_routerd.worker.placement import Placement
     from llm_routerd.worker.settling import Settler
 
 log = get_logger()
@@ -56,6 +57,7 @@ class Handler:
 
     Args:
         admission: of the configuration in force.
+        placement: the shard that they are of.
         broker: this worker's side of the queue.
         settler: settles endings.
         mending: of lanes that run ahead of the clock.
@@ -68,6 +70,7 @@ class Handler:
         self,
         admission: Admission,
         *,
+        placement: Placement,
         broker: Broker,
         settler: Settler,
         mending: Mending,
@@ -76,6 +79,7 @@ class Handler:
         knows_others: Callable[[], bool],
     ) -> None:
         self._admission = admission
+        self._placement = placement
         self._broker = broker
         self._settler = settler
         self._mending = mending
@@ -113,7 +117,7 @@ class Handler:
         if isinstance(request, RequestError):
             return self._refused(item, request)
         item.read(request, self._broker.keys.events(request.id))
-        refusal = admission.refusal_of(request, item.delivery)
+        refusal = admission.refusal_of(request, item.delivery, self._placement)
         if refusal is None:
             return await self._run(item, request, admission.resources)
         if refusal.elsewhere and not await self._is_unknown_everywhere(item, request):

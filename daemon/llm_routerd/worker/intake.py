@@ -57,15 +57,17 @@ class Intake:
         self._on_freed = on_freed
 
     def receive(self, deliveries: Sequence[Delivery]) -> None:
-        """Start them, and give back what there is no room for."""
+        """Start them, keep some that there is no place for, and give back what there is no room for."""
         refused = []
         for delivery in deliveries:
             if delivery in self._in_flight:
                 self._in_flight.came_again(delivery)
-            elif self._places.room() <= -OVERSHOOT:
-                refused.append(delivery)
-            else:
+            elif self._places.room() > -OVERSHOOT:
                 self._start(delivery)
+            elif (place := self._places.keep()) is not None:
+                self._start(delivery, place)
+            else:
+                refused.append(delivery)
         if refused:
             self._tasks.helper(self._give_back(refused), "give-back")
 
@@ -74,12 +76,14 @@ class Intake:
         self.receive(claim.deliveries)
         self._trimmed.receive(claim.gone)
 
-    def _start(self, delivery: Delivery) -> None:
+    def _start(self, delivery: Delivery, place: asyncio.Future[None] | None = None) -> None:
         item = self._in_flight.add(delivery, self._broker.keys.events(delivery.entry))
-        item.task = self._tasks.helper(self._handle(item), f"request-{delivery.entry}")
+        item.task = self._tasks.helper(self._handle(item, place), f"request-{delivery.entry}")
 
-    async def _handle(self, item: InFlight) -> None:
+    async def _handle(self, item: InFlight, place: asyncio.Future[None] | None) -> None:
         try:
+            if place is not None:
+                await place
             await self._handler.handle(item)
         except asyncio.CancelledError:
             raise

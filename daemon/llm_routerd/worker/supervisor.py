@@ -8,7 +8,7 @@ The rule, for whoever starts a task:
   failure's exit code, so that the service manager starts it afresh.  The main work is essential too.
 - `helper` is what is done once, or for one request: getting ready, a reload, giving entries back, a request itself.
   Should it end by an exception, that is one error with its traceback, and the daemon lives.
-- `first_of` waits for one of several things, and leaves no task behind.
+- `first_of` waits for one of several things, and `all_of` for all; they leave no task behind.
 
 No task is started in any other way.  Timers (`call_later`) set their next before they do anything that may fail.
 """
@@ -148,6 +148,25 @@ async def first_of(*works: Coroutine[Any, Any, object], timeout_seconds: float |
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+
+
+async def all_of(*works: Coroutine[Any, Any, object]) -> None:
+    """Return when all of these are over.
+
+    Raises:
+        BaseException: what has ended the first that failed, or was cancelled; the others are cancelled.
+    """
+    left = {asyncio.create_task(work, name="all-of") for work in works}
+    try:
+        while left:
+            over, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for task in over:
+                task.result()
+    finally:
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=CLOSE_SECONDS)
 
 
 def _fault_of(task: asyncio.Task[Any]) -> BaseException | None:

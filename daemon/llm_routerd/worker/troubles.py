@@ -30,12 +30,18 @@ class Troubles:
         self._refusals: dict[str, str] = {}  # what Redis refuses us, and why
         self._done_without: set[str] = set()
         self._reading: str | None = None
+        self._replicas: str | None = None
 
     def first(self, shortage: str | None) -> str:
         """The gravest in one line, `shortage` being what this process lacks; "": there is none."""
         for lane, other in self._lanes.items():
             return f"{self._keys.requests(lane)} is not a stream but a {other}"
         return next(iter(self._refusals.values()), None) or shortage or self._reading or ""
+
+    @property
+    def note(self) -> str:
+        """What keeps nobody from being answered, and should be mended all the same, in one line; "": nothing."""
+        return "" if self._replicas is None else f"answers are not on the replicas: {self._replicas}"
 
     def reading(self, why: str | None) -> None:
         """Requests cannot be read although Redis answers (`maxclients`, say); None: they can."""
@@ -70,6 +76,17 @@ class Troubles:
         else:
             self._done_without.add(what)
             log.warning(what, why=describe(ResponseError(why)))
+
+    def replicas(self, why: str | None) -> None:
+        """Answers count without replicas, for these do not have them; None: they have them."""
+        if why == self._replicas:
+            return
+        self._replicas = why
+        if why is None:
+            log.info("replicas_acknowledge_again")
+        else:
+            log.warning("answers_not_on_replicas", why=why)
+        self._on_change()
 
     def lane(self, lane: Lane, other: str | None) -> None:
         """A lane's key is of another type; None: it is a lane again."""

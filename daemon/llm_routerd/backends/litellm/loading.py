@@ -12,6 +12,7 @@ import logging
 import os
 import warnings
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.accounting.estimate import CHARS_PER_TOKEN
@@ -77,7 +78,19 @@ def _import_litellm(providers: Collection[str] = ()) -> Any:
 
 
 def _rehearse(litellm: Any, providers: Collection[str]) -> None:
-    """Call it, so that it imports what it needs for a call: once an answer of its own, once an address that is none."""
+    """Have it import what it needs for a call."""
+    _rehearse_calls(litellm)
+    for provider in providers:
+        with suppress(Exception):
+            litellm.utils.ProviderConfigManager.get_provider_chat_config("none", litellm.LlmProviders(provider))
+        for name in _ALSO_IMPORTED.get(provider, ()):
+            with suppress(ImportError):
+                importlib.import_module(name)
+
+
+@cache  # what it has imported it keeps, whatever configuration is loaded later
+def _rehearse_calls(litellm: Any) -> None:
+    """Call it: once an answer of its own, once an address that is none."""
     call = {
         "model": "openai/none",
         "api_key": "none",
@@ -89,12 +102,6 @@ def _rehearse(litellm: Any, providers: Collection[str]) -> None:
             pass
     with suppress(Exception):
         litellm.completion(**call, api_base=_NOWHERE, num_retries=0, max_retries=0)
-    for provider in providers:
-        with suppress(Exception):
-            litellm.utils.ProviderConfigManager.get_provider_chat_config("none", litellm.LlmProviders(provider))
-        for name in _ALSO_IMPORTED.get(provider, ()):
-            with suppress(ImportError):
-                importlib.import_module(name)
 
 
 def _load_litellm() -> Any:

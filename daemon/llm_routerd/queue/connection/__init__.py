@@ -1,9 +1,10 @@
 """A connection to Redis, and what can be wrong with it.
 
-`factory` makes a connection, by the `handshake`, which asks for `fitness` and, where nothing comes of it, for a
-`diagnosis`; `bounded_parser` and `skimmer` read its replies; `describing` says what is wrong.  `pipe` shares one among
-all commands of a worker, `pooled` has those of a client, and `reach` lets the connections of one worker tell each other
-that the server is back.
+`factory` makes a connection, by the `handshake`, which asks for the server's `whereabouts` (`locating` reads the URL;
+`sentinels` tell, or nodes of a `cluster`, on connections of `asking`), for its `fitness` and, where nothing comes of
+it, for a `diagnosis`; `bounded_parser` and `skimmer` read its replies; `describing` says what is wrong.  `pipe` shares
+one among all commands of a worker, and asks `replicas` for what is to stand there, too; `pooled` has those of a client,
+and `reach` lets the connections of one worker tell each other that the server is back.
 
 Doors: what is named here, `fitness` for whoever asks a server what it is, and `pooled` for the client.
 It knows nothing of lanes and requests: a script is to it what the server is told when a connection begins.
@@ -25,8 +26,11 @@ from llm_routerd.queue.connection.factory import (
     is_wrong_type,
 )
 from llm_routerd.queue.connection.fitness import Greeting, Needs
+from llm_routerd.queue.connection.locating import whereabouts_of
 from llm_routerd.queue.connection.pipe import Command, Pipe, PipeState, resolving
+from llm_routerd.queue.connection.replicas import Replicas
 from llm_routerd.queue.connection.skimmer import Bounds
+from llm_routerd.queue.connection.whereabouts import Whereabouts
 
 __all__ = [
     "Backoff",
@@ -39,7 +43,9 @@ __all__ = [
     "Pipe",
     "PipeState",
     "RedisError",
+    "Replicas",
     "ResponseError",
+    "Whereabouts",
     "as_broker_error",
     "describe",
     "execute",
@@ -49,4 +55,5 @@ __all__ = [
     "is_wrong_type",
     "lasts",
     "resolving",
+    "whereabouts_of",
 ]

@@ -11,11 +11,14 @@ import re
 from typing import NamedTuple
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
+    ClusterDownError,
     MovedError,
     NoPermissionError,
     RedisError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -39,6 +42,14 @@ class Told(NamedTuple):
 
 class SetupError(RedisConnectionError):
     """The server is there, and no connection comes about until somebody changes something."""
+
+    def __init__(self, detail: str, remedy: str = "") -> None:
+        super().__init__(detail)
+        self.told = Told(detail, remedy)
+
+
+class NobodyTells(RedisConnectionError):  # noqa: N818 - said of a search, which is made again
+    """Where the server is could not be found out now."""
 
     def __init__(self, detail: str, remedy: str = "") -> None:
         super().__init__(detail)
@@ -92,6 +103,11 @@ _NOT_NOW = (
         Told("the server is busy with a script (BUSY)", "wait for it, or end it with SCRIPT KILL"),
     ),
 )
+_CLUSTER = {
+    AskError: Told("a slot of the Cluster is being moved to another node", "wait until it has been"),
+    TryAgainError: Told("a slot of the Cluster is being moved to another node", "wait until it has been"),
+    ClusterDownError: Told("the Cluster is down (CLUSTERDOWN)", "see that each slot has a node that serves it"),
+}
 _SILENT = Told(
     "the server takes connections and does not answer",
     "check whether its process is stopped, is swapping, or is busy with one long command",
@@ -110,7 +126,7 @@ def explain(error: BaseException) -> Told:
     match error:
         case BrokerError():
             return Told(error.detail, error.remedy)
-        case SetupError():
+        case SetupError() | NobodyTells():
             return error.told
         case MovedError():
             where = f"{error.host}:{error.port}" if error.host else f"port {error.port} of the same host"
@@ -124,6 +140,8 @@ def explain(error: BaseException) -> Told:
 
 
 def _by_words(error: BaseException) -> Told:
+    if (told := _CLUSTER.get(type(error))) is not None:
+        return told
     kind, text = type(error).__name__, str(error)
     for pattern, begins in _REFUSALS:
         if match := pattern.search(text):

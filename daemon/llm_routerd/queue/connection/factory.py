@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
@@ -23,34 +24,38 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 
+from llm_routerd.protocol.keys import Keys
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection.bounded_parser import BoundedParser, tell_progress
 from llm_routerd.queue.connection.describing import describe, lasts
 from llm_routerd.queue.connection.handshake import connection_of
+from llm_routerd.queue.connection.locating import whereabouts_of
 from llm_routerd.queue.connection.skimmer import Bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from redis.asyncio.connection import AbstractConnection
 
     from llm_routerd.queue.connection.fitness import Needs
+    from llm_routerd.queue.connection.whereabouts import Whereabouts
     from llm_routerd.queue.scripts.binding import Script
 
 CONNECT_SECONDS = 5.0
 MOST_ENTRY_BYTES = 1_048_576
 
 # Replies that say "not this server, not now": the command did nothing, and the same one will do later.
-_UNFIT = (ReadOnlyError, BusyLoadingError, MasterDownError, ClusterDownError, MovedError)
+_UNFIT = (ReadOnlyError, BusyLoadingError, MasterDownError, ClusterDownError, MovedError, AskError, TryAgainError)
 
 
 def is_unfit(error: BaseException) -> bool:
     """Whether a reply means that this server cannot serve us now, though it may later or elsewhere."""
     return isinstance(error, _UNFIT) or (
         isinstance(error, ResponseError)
-        and str(error).startswith(("UNKILLABLE", "BUSY ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN"))
+        and str(error).startswith(("UNKILLABLE", "BUSY ", "NOREPLICAS", "MISCONF", "CLUSTERDOWN", "UNBLOCKED"))
     )
 
 
@@ -83,31 +88,40 @@ def is_missing_script(error: BaseException) -> bool:
 
 
 class ConnectionFactory:
-    """Makes connections to one Redis, follows a MOVED of a cluster to the node that has our slot.
+    """Makes connections to one server, wherever it is now.
 
     Args:
         url: of Redis.
         client_name: what the server's list of clients says.
         most_entry_bytes: entries that are longer come cut, see `Skimmer`; may change, also for connections that stand.
         needs: what a server has to keep in one place to serve us; None: whatever.
+        whereabouts: of the server, shared by all who connect to it; None: its own.
     """
 
     def __init__(
-        self, url: str, *, client_name: str, most_entry_bytes: int = MOST_ENTRY_BYTES, needs: Needs | None = None
+        self,
+        url: str,
+        *,
+        client_name: str,
+        most_entry_bytes: int = MOST_ENTRY_BYTES,
+        needs: Needs | None = None,
+        whereabouts: Whereabouts | None = None,
     ) -> None:
         self.most_entry_bytes = most_entry_bytes
-        self._class, options = connection_of(url)
-        for ours in ("socket_timeout", "retry_on_timeout", "health_check_interval", "decode_responses", "client_name"):
-            options.pop(ours, None)
-        self._named = self._options = options | {"needs": needs}
+        self._needs = needs
         self._client_name = client_name
+        key = Keys("llm" if needs is None else needs.prefix).dead
+        self.use(url, whereabouts_of(url, key) if whereabouts is None else whereabouts)
+
+    def use(self, url: str, whereabouts: Whereabouts) -> None:
+        """Make the next connections there."""
+        self._class, self._options = connection_of(url)
+        for ours in ("socket_timeout", "retry_on_timeout", "health_check_interval", "decode_responses", "client_name"):
+            self._options.pop(ours, None)
+        self.whereabouts = whereabouts
 
     def _bounds(self) -> Bounds:
         return Bounds(most_bytes=self.most_entry_bytes)
-
-    def redirect(self, error: MovedError) -> None:
-        """Take the next connections to where the slot is, unless ours is a socket of this machine."""
-        self._options = self._options | redirected(self._options, error)
 
     async def connect(self, *, loads: Sequence[Script[...]] = scripts.ALL) -> AbstractConnection:
         """A connection that stands, has authenticated, and whose server can serve us and knows our scripts.
@@ -120,6 +134,7 @@ class ConnectionFactory:
             RedisError, OSError, TimeoutError: it does not; nothing is left open.
         """
         options: dict[str, Any] = {"socket_connect_timeout": CONNECT_SECONDS, "protocol": 2, **self._options}
+        options |= {"needs": self._needs, "whereabouts": self.whereabouts}
         connection = self._class(
             **options,
             socket_timeout=None,
@@ -133,8 +148,8 @@ class ConnectionFactory:
             async with asyncio.timeout(2 * CONNECT_SECONDS):
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
                 await _load(connection, loads)
-        except BaseException:
-            self._options = self._named  # a node that a cluster named may be gone: the next try asks anew
+        except BaseException as error:
+            self.whereabouts.lost(error)
             await connection.disconnect(nowait=True)
             raise
         return connection
@@ -158,11 +173,6 @@ async def _load(connection: AbstractConnection, loads: Sequence[Script[...]]) ->
             limit.reschedule(asyncio.get_running_loop().time() + CONNECT_SECONDS)
     if refusal is not None:
         raise refusal
-
-
-def redirected(options: Mapping[str, Any], error: MovedError) -> dict[str, Any]:
-    """The options that change for the node that a cluster names; none where they lead to a Unix socket."""
-    return {} if "path" in options else {"host": error.host or options.get("host"), "port": int(error.port)}
 
 
 class Backoff:
@@ -234,5 +244,4 @@ __all__ = [
     "is_unfit",
     "is_wrong_type",
     "lasts",
-    "redirected",
 ]

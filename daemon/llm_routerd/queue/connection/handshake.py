@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -22,9 +22,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from llm_routerd.config.addresses import read_redis_url
 from llm_routerd.queue.connection import fitness
-from llm_routerd.queue.connection.describing import SetupError
+from llm_routerd.queue.connection.describing import NobodyTells, SetupError
 from llm_routerd.queue.connection.diagnosis import TlsFiles, certificate_trouble, tls_trouble, wants_tls
+
+if TYPE_CHECKING:
+    from llm_routerd.queue.connection.whereabouts import Whereabouts
 
 LISTEN_SECONDS = 0.3  # for what a server says before anybody has asked it anything
 _MAX_CLIENTS = "max number of clients"
@@ -45,14 +49,43 @@ _DATABASES = {
 class _Polite(AbstractConnection):
     """A connection that works without a name, to a server that can serve us, and tells the reason where it fails.
 
+    Args:
+        needs: what the server has to keep in one place.
+        whereabouts: of the server; None: where the URL says.
+        options: of redis-py.
+
     Attributes:
         greeting: what the server said of itself; None: nothing.
     """
 
-    def __init__(self, *, needs: fitness.Needs | None = None, **options: Any) -> None:
+    host: str
+    port: int
+
+    def __init__(
+        self, *, needs: fitness.Needs | None = None, whereabouts: Whereabouts | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._needs = needs
+        self._whereabouts = whereabouts
         self.greeting: fitness.Greeting | None = None
+
+    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
+        """As ever, to wherever the server is now; one that stands, and leads elsewhere, is given up."""
+        if self._whereabouts is not None:
+            await self._go(self._whereabouts)
+        await super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
+
+    async def _go(self, whereabouts: Whereabouts) -> None:
+        try:
+            place = await whereabouts.find()
+        except NobodyTells:
+            if self.is_connected:  # which may be as good as ever
+                return
+            raise
+        if place is not None and (self.host, self.port) != place:
+            if self.is_connected:
+                await self.disconnect(nowait=True)
+            self.host, self.port = place
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         """Authenticate, choose the database, take the name if there is one, look at the server.
@@ -83,6 +116,8 @@ class _Polite(AbstractConnection):
         finally:
             self.client_name = name
         fitness.check(self.greeting, self._needs)
+        if self._whereabouts is not None:
+            await self._whereabouts.accept(self.greeting)
 
     async def _say(self, *words: str) -> Any:
         await self.send_command(*words, check_health=False)
@@ -166,9 +201,9 @@ def connection_of(url: str) -> tuple[type[AbstractConnection], dict[str, Any]]:
     """The class of connection that a URL asks for, and what it says to it.
 
     Raises:
-        ValueError: the URL is not valid; the message may quote it, and so its password.
+        ConfigError: the URL is unsound.
     """
-    options: dict[str, Any] = dict(parse_url(url))
+    options: dict[str, Any] = dict(parse_url(read_redis_url(url).url))
     return _CLASSES[options.pop("connection_class", Connection)], options
 
 

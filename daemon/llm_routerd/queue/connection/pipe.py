@@ -7,6 +7,7 @@ Rules:
 - A connection that is lost, or a server that is unfit (LOADING, READONLY, out of memory, ...), loses no command: what
   has no answer yet is sent again, in order, when the server is back.  So every command must be one that may be
   repeated: explicit event IDs and scripts that recognise their own work.
+- What is to stand on replicas, too, is answered when they have it, after the rest of its batch (`replicas`).
 - Every change of state is told once: a server that lets itself be connected to, and then serves nothing, stays away.
 """
 
@@ -20,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import hiredis
 from msgspec import Struct
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from llm_routerd.errors import UnsuitableServerError
 from llm_routerd.queue.connection.bounded_parser import tell_progress
 from llm_routerd.queue.connection.factory import (
     Backoff,
     ConnectionFactory,
-    MovedError,
     RedisError,
     ResponseError,
     describe,
@@ -43,10 +44,13 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
+    from llm_routerd.queue.connection.replicas import Replicas
+    from llm_routerd.queue.connection.whereabouts import Whereabouts
     from llm_routerd.queue.scripts.binding import Call
 
 BATCH_SECONDS = 10.0  # longest silence of the server before the connection counts as dead
 BATCH_COMMANDS = 1000
+ASK_WHERE_SECONDS = 1.0  # after so long a silence it is asked whether the server has moved, and so often at any time
 OUT_OF_MEMORY_PAUSE_SECONDS = 1.0
 
 
@@ -60,15 +64,20 @@ class PipeState(StrEnum):
     UNUSABLE = "unusable"  # until somebody changes something: the server, its users, our configuration
 
 
+_TAKEN_OVER = RedisConnectionError("another server has taken its place")
 _TAKES_WRITES = frozenset({PipeState.READY})
 _ANSWERS = frozenset({PipeState.READY, PipeState.OUT_OF_MEMORY})
 
 
 class Command(Struct):
-    """One command on its way; `answered` gets its reply, or the ResponseError that is its reply."""
+    """One command on its way; `answered` gets its reply, or the ResponseError that is its reply.
+
+    Where replicas are asked for, what `needs_replicas` has no answer before they have it.
+    """
 
     args: Sequence[Any]
     answered: Callable[[Any], None]
+    needs_replicas: bool = False
 
 
 class Source(Protocol):
@@ -82,25 +91,34 @@ class Source(Protocol):
 class _Silence:
     """Bounds how long the server may be silent within the block; TimeoutError when it was for longer.
 
+    Where it may have moved, that is asked once a second, and ends the block too.
     One timer, moved only when it fires: a batch costs no more than noting the time.
+
+    Attributes:
+        has_moved: that is how it ended.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, whereabouts: Whereabouts) -> None:
         self._seconds = seconds
+        self._whereabouts = whereabouts
         self._loop = asyncio.get_running_loop()
         self._since: float | None = None  # None: nothing is asked of the server
         self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle
+        self._asking: asyncio.Task[None] | None = None
+        self.has_moved = False
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
-        self._look()
+        self._look(asks=False)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._timer.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
         await self._timeout.__aexit__(kind, error, traceback)
 
     def begins(self) -> None:
@@ -111,13 +129,35 @@ class _Silence:
         """The answer is there."""
         self._since = None
 
-    def _look(self) -> None:
+    def break_off(self) -> None:
+        """The block is over, whatever the server says."""
+        if not self._timeout.expired():
+            self._timeout.reschedule(self._loop.time())
+
+    def _look(self, *, asks: bool = True) -> None:
         now = self._loop.time()
         due = (now if self._since is None else self._since) + self._seconds
-        if now < due:
-            self._timer = self._loop.call_at(due, self._look)
-        else:
+        if now >= due:
             self._timeout.reschedule(now)
+            return
+        may_move = self._whereabouts.may_move
+        self._timer = self._loop.call_at(min(due, now + ASK_WHERE_SECONDS) if may_move else due, self._look)
+        if may_move and asks:
+            self._ask(is_silent=self._since is not None and now >= self._since + ASK_WHERE_SECONDS)
+
+    def _ask(self, *, is_silent: bool) -> None:
+        asking = self._asking
+        if asking is not None and not asking.done():
+            return
+        self._asking = self._loop.create_task(self._ask_where(is_silent=is_silent), name="ask-where")
+        if asking is not None:
+            asking.result()
+
+    async def _ask_where(self, *, is_silent: bool) -> None:
+        whereabouts = self._whereabouts
+        if await (whereabouts.moved() if is_silent else whereabouts.glance()):
+            self.has_moved = True
+            self.break_off()
 
 
 class Pipe:
@@ -129,8 +169,11 @@ class Pipe:
         *,
         on_state: Callable[[PipeState, str], None] = lambda _state, _why: None,
         longest_pause_seconds: float = 5.0,
+        replicas: Replicas | None = None,
     ) -> None:
         self._factory = factory
+        self._replicas = replicas
+        self._silent_seconds = BATCH_SECONDS + (0.0 if replicas is None else replicas.wait_seconds)
         self._on_state = on_state
         self._waiting: deque[Command] = deque()
         self._unanswered: list[Command] = []
@@ -140,6 +183,8 @@ class Pipe:
         self._reachable = asyncio.Event()
         self._backoff = Backoff(cap_seconds=longest_pause_seconds)
         self._connection: AbstractConnection | None = None
+        self._silence: _Silence | None = None
+        self._is_leaving = False
         self.reach = Reach()
         self.state = PipeState.CONNECTING
         self.generation = 0  # rises with every new connection
@@ -160,6 +205,13 @@ class Pipe:
     async def reachable(self) -> None:
         """Return when the server answers, though it may be out of memory."""
         await self._reachable.wait()
+
+    def leave(self) -> None:
+        """Give the connection up for where the factory leads by now; what has no answer yet is sent there."""
+        self._is_leaving = True
+        if self._silence is not None:
+            self._silence.break_off()
+        self.reach.reached()
 
     def call(self, *args: Any) -> asyncio.Future[Any]:
         """Send one command; what is returned has its reply, however long the server is away.
@@ -187,15 +239,17 @@ class Pipe:
             while True:
                 connection = await self._connect()
                 try:
-                    async with _Silence(BATCH_SECONDS) as silence:
+                    async with _Silence(self._silent_seconds, self._factory.whereabouts) as self._silence:
+                        silence, self._is_leaving = self._silence, False
                         tell_progress(connection, silence.begins)
                         while True:
                             await self._one_batch(connection, silence)
                 except (RedisError, OSError, TimeoutError) as error:
                     await connection.disconnect(nowait=True)
-                    self._connection = None
-                    self._away(error)
-                    await self.reach.pause(self._backoff.next_seconds())
+                    self._connection = self._silence = None
+                    if not self._is_leaving:
+                        self._away(_TAKEN_OVER if silence.has_moved else error)
+                        await self.reach.pause(self._backoff.next_seconds())
         finally:
             if self._connection is not None:
                 await self._connection.disconnect(nowait=True)
@@ -219,8 +273,7 @@ class Pipe:
     def _away(self, error: BaseException) -> None:
         if isinstance(error, UnsuitableServerError) and not self.generation:
             raise error
-        if isinstance(error, MovedError):
-            self._factory.redirect(error)
+        self._factory.whereabouts.lost(error)
         self._enter(PipeState.UNUSABLE if lasts(error) else PipeState.AWAY, describe(error))
 
     def _enter(self, state: PipeState, why: str) -> None:
@@ -247,9 +300,12 @@ class Pipe:
             return
         self._unanswered = batch
         packed = b"".join([hiredis.pack_command(tuple(command.args)) for command in batch])
+        question = self._ask_replicas(batch)
+        if question is not None:
+            packed += hiredis.pack_command(question)
         silence.begins()
         await connection.send_packed_command(packed, check_health=False)
-        refused = await self._read_replies(connection, batch)
+        refused = await self._read_replies(connection, batch, None if question is None else self._replicas)
         silence.ends()
         if refused is None:
             self._backoff.reset()
@@ -269,10 +325,22 @@ class Pipe:
             batch.extend(source.take_commands())
         return batch
 
-    async def _read_replies(self, connection: AbstractConnection, batch: list[Command]) -> ResponseError | None:
-        """Deliver the replies; keep the commands that the server could not serve now, and return why."""
+    def _ask_replicas(self, batch: list[Command]) -> tuple[Any, ...] | None:
+        """The command that tells whether replicas have what is in this batch, where that is asked for."""
+        if self._replicas is None or not any(command.needs_replicas for command in batch):
+            return None
+        return self._replicas.question(asyncio.get_running_loop().time())
+
+    async def _read_replies(
+        self, connection: AbstractConnection, batch: list[Command], asked: Replicas | None
+    ) -> ResponseError | None:
+        """Deliver the replies; keep the commands that the server could not serve now, and return why.
+
+        Where replicas were asked, their reply is the last, and what needs them is kept until it has come.
+        """
         refused: ResponseError | None = None
         kept: list[Command] = []
+        held: dict[int, Any] = {}  # replies, by the places of their commands among those kept
         for position, command in enumerate(batch):
             try:
                 reply = await connection.read_response(timeout=math.inf)
@@ -285,9 +353,28 @@ class Pipe:
             except BaseException:
                 self._unanswered = kept + batch[position:]
                 raise
-            command.answered(reply)
+            if asked is not None and command.needs_replicas:
+                held[len(kept)] = reply
+                kept.append(command)
+            else:
+                command.answered(reply)
         self._unanswered = kept
+        if asked is not None and (elsewhere := await _hear(connection, asked)) is not None:
+            return elsewhere
+        if held:
+            self._unanswered = [command for place, command in enumerate(kept) if place not in held]
+            for place, reply in held.items():
+                kept[place].answered(reply)
         return refused
+
+
+async def _hear(connection: AbstractConnection, replicas: Replicas) -> ResponseError | None:
+    """Read what replicas say of a batch; returns why nothing of it counts that needs them."""
+    try:
+        reply = await connection.read_response(timeout=math.inf)
+    except ResponseError as error:
+        reply = error
+    return replicas.answered(reply, asyncio.get_running_loop().time())
 
 
 def resolving(future: asyncio.Future[Any]) -> Callable[[Any], None]:

@@ -1,32 +1,33 @@
-"""The client's connections: a pool of them, one try within bounds, and the node that a cluster names."""
+"""The client's connections: a pool of them, to wherever the server is now, and one try within bounds."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.config.addresses import check_redis_url
 from llm_routerd.errors import BrokerError, ConfigError
+from llm_routerd.protocol.keys import Keys
 from llm_routerd.queue.connection.bounded_parser import BoundedParser
-from llm_routerd.queue.connection.factory import CONNECT_SECONDS, redirected
+from llm_routerd.queue.connection.factory import CONNECT_SECONDS
 from llm_routerd.queue.connection.handshake import connection_of
+from llm_routerd.queue.connection.locating import whereabouts_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from redis.exceptions import MovedError
-
     from llm_routerd.queue.connection.fitness import Needs
     from llm_routerd.queue.connection.skimmer import Bounds
+    from llm_routerd.queue.connection.whereabouts import Whereabouts
     from llm_routerd.queue.scripts.binding import Call
 
 T = TypeVar("T")
@@ -34,41 +35,88 @@ T = TypeVar("T")
 _reply_limit: ContextVar[asyncio.Timeout] = ContextVar("reply_limit")
 
 REPLY_SECONDS = 10.0  # above the longest BLOCK, or a quiet stream would look like a dead server
+WATCH_SECONDS = 2.0  # of silence, after which it is asked whether the server has moved, and so often
 _CONNECTIONS = 10_000  # every follower holds one while it waits; the default of 100 would refuse the next
 
 
-def connect(url: str, needs: Needs) -> Redis:
-    """A client of the Redis at this URL; nothing is connected yet.
+class Server:
+    """One server, wherever it is now, and a client of it.
 
-    Raises:
-        BrokerError: the URL is unsound; the message says how, and quotes nothing of it but an option's name.
+    Attributes:
+        redis: what to ask; nothing is connected before.
     """
-    try:
-        check_redis_url(url)
-    except ConfigError as error:
-        raise BrokerError(f"the Redis URL: {error}") from None
-    connection_class, options = connection_of(url)
-    settings: dict[str, Any] = {
-        "connection_class": connection_class,
-        "socket_timeout": None,  # `once` bounds every reply
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "retry": Retry(NoBackoff(), 0),
-        "max_connections": _CONNECTIONS,
-        "protocol": 2,
-        "driver_info": None,  # redis-py would read its version from disk for each connection
-        "needs": needs,
-    }
-    return Redis.from_pool(ConnectionPool(**settings | options))
 
+    def __init__(self, redis: Redis, whereabouts: Whereabouts) -> None:
+        self.redis = redis
+        self._whereabouts = whereabouts
+        self._bounds: dict[asyncio.Timeout, float] = {}  # of what is under way, and since when in loop time
+        self._watching: asyncio.Task[None] | None = None
 
-def moved(redis: Redis, error: MovedError) -> Redis | None:
-    """A client of the node that a cluster names: the same if it is that one's, None where ours is a Unix socket."""
-    pool = redis.connection_pool
-    elsewhere = redirected(pool.connection_kwargs, error)
-    if elsewhere.items() <= pool.connection_kwargs.items():
-        return redis if elsewhere else None
-    options = pool.connection_kwargs | elsewhere
-    return Redis.from_pool(ConnectionPool(pool.connection_class, max_connections=_CONNECTIONS, **options))
+    @classmethod
+    def at(cls, url: str, needs: Needs) -> Self:
+        """The one at this URL that has the keys of `needs`.
+
+        Raises:
+            BrokerError: the URL is unsound; the message says how, and quotes nothing of it but an option's name.
+        """
+        try:
+            whereabouts = whereabouts_of(url, Keys(needs.prefix).dead)
+        except ConfigError as error:
+            raise BrokerError(f"the Redis URL: {error}") from None
+        connection_class, options = connection_of(url)
+        settings: dict[str, Any] = {
+            "connection_class": connection_class,
+            "socket_timeout": None,  # `once` bounds every reply
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "retry": Retry(NoBackoff(), 0),
+            "max_connections": _CONNECTIONS,
+            "protocol": 2,
+            "driver_info": None,  # redis-py would read its version from disk for each connection
+            "needs": needs,
+            "whereabouts": whereabouts,
+        }
+        return cls(Redis.from_pool(ConnectionPool(**settings | options)), whereabouts)
+
+    def lost(self, error: RedisError) -> None:
+        """It is not where it was, or does not serve us there: the next try finds out."""
+        self._whereabouts.lost(error)
+
+    async def once(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """One try within bounds, which is over when the server turns out to be elsewhere by now."""
+        if not self._whereabouts.may_move:
+            return await once(operation)
+        try:
+            async with asyncio.timeout(None) as bound:
+                self._bounds[bound] = asyncio.get_running_loop().time()
+                if self._watching is None:
+                    self._watching = asyncio.create_task(self._watch(), name="watch-server")
+                try:
+                    return await once(operation)
+                finally:
+                    del self._bounds[bound]
+        except TimeoutError:
+            raise RedisTimeoutError("no reply") from None
+
+    async def _watch(self) -> None:
+        """As long as somebody waits for an answer, find out now and then whether it will come from here."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._bounds:
+                await asyncio.sleep(WATCH_SECONDS)
+                waits = any(since <= loop.time() - WATCH_SECONDS for since in self._bounds.values())
+                if waits and await self._whereabouts.moved():
+                    for bound in self._bounds:
+                        if not bound.expired():
+                            bound.reschedule(loop.time())
+        finally:
+            self._watching = None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._watching is not None:
+            self._watching.cancel()
+        with suppress(RedisError):  # redis-py bounds it, and raises where the server takes nothing any more
+            await self.redis.aclose()
 
 
 def bounded(redis: Redis, bounds: Bounds) -> Redis:

@@ -11,13 +11,24 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Config
     from llm_routerd.protocol.codes import ErrorCode
     from llm_routerd.protocol.request import Request
+    from llm_routerd.worker.placement import Placement
 
 
 class Asked(Struct, frozen=True):
-    """A request, how often it has been delivered, and the configuration in force."""
+    """What is known when a request is about to be run.
+
+    Attributes:
+        request: it.
+        entry: its ID in the lane.
+        deliveries: how often it has been delivered.
+        placement: the shard that it stands in.
+        config: the one in force.
+    """
 
     request: Request
+    entry: str
     deliveries: int
+    placement: Placement
     config: Config
 
 

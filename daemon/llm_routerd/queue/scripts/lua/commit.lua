@@ -7,7 +7,7 @@
 --   metrics event, "" for none; metrics_maxlen; most_letters; most_letter_bytes, of all of them; last_words, {ID, type,
 --   data...} that go before the final event; letter, the fields of the dead letter, none for none.
 -- Returns "committed" | "sealed" (another final event stands; 2nd value: its type) | "duplicate"
---       | "gap" (nothing was done: events that were sent before were refused, out of memory, and must come first)
+--       | "gap" (nothing was written: events that were sent before were refused, out of memory, and must come first)
 --       | "unwritable" (nothing was done: the events streams take no final event, ever, and there is no dead letter)
 -- A third value says why the dead letter was refused, where an event stands in its stead; a fourth how many older ones
 -- had to go for it.
@@ -79,13 +79,19 @@ for _, events in ipairs(streams) do
       verdict, kept, is_foreign = verdict or 'sealed', false, true
     else
       local waits = exists(requests, entry)
-      if not waits and is_own(events, last, data, signature) then return settle(requests, entry, 'committed') end
+      if not waits and is_own(events, last, data, signature) then
+        redis.call('PEXPIRE', events, ttl_ms)  -- WAIT waits for what its connection has written, and this one is new
+        return settle(requests, entry, 'committed')
+      end
       verdict, detail = verdict or 'sealed', type_of(last)
       -- A bad request of the same entry ID on another lane was first, with an answer of the same words.
       if waits and detail == 'error' then kept = false end
     end
   elseif is_begun then
-    if under_way ~= '' and is_before(last[1], under_way) then return {'gap'} end
+    if under_way ~= '' and is_before(last[1], under_way) then
+      redis.call('PEXPIRE', events, ttl_ms)  -- where nothing can be written this is refused, and keeps its turn
+      return {'gap'}
+    end
     open[#open + 1] = events
   elseif is_anothers(events, entry, lane, lanes, string.sub(events, #events_prefix + 1)) then
     verdict = verdict or 'duplicate'
