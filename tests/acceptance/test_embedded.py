@@ -121,6 +121,8 @@ def test_where_to_listen_is_read_from_the_redis_url(url: str, listen: Listen) ->
         "redis://:hunter2@127.0.0.1:x",
         "redis://:hunter2@127.0.0.1/x",
         "redis://user:hunter2@127.0.0.1",
+        "redis+sentinel://:hunter2@127.0.0.1:26379,127.0.0.1:26380/queue",
+        "redis+cluster://:hunter2@127.0.0.1:7000",
     ],
 )
 def test_a_url_that_cannot_be_embedded_is_a_configuration_error(url: str) -> None:

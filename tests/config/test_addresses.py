@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llm_routerd.cli.main import main
 from llm_routerd.client import Client
-from llm_routerd.config.addresses import shown_url
+from llm_routerd.config.addresses import RedisAddress, read_redis_url, shown_url
 from llm_routerd.errors import BrokerError
 from tests.config.configs import error, load
 
@@ -27,6 +27,12 @@ SOUND = [
     "unix:///run/redis.sock?db=2",
     "unix://me:s3@/run/redis.sock",
     "redis://h/0?username=me&password=s3",
+    "redis+sentinel://a,b:1,[::1]:2/my-queue",
+    "redis+sentinel://me:p%40ss%2Cw%3Ard@a:26379,b/queue.1/3",
+    "redis+sentinel://a/queue?db=3&sentinel_username=me&sentinel_password=s3",
+    "rediss+sentinel://a/queue/0?ssl_ca_certs=/etc/ca.pem",
+    "redis+cluster://a,b:1,[::1]",
+    "rediss+cluster://me:s3@a:7000/0?ssl_cert_reqs=none",
 ]
 UNSOUND = [
     ("redis://:p@ss/w:rd%1@host:6379/0", "percent-encode the password"),
@@ -59,7 +65,38 @@ UNSOUND = [
     ("unix://run/redis.sock", "three slashes"),
     ("redis://host:6379/0\n", "a line break"),
     ("redis:host", "redis://host:port/db"),
+    ("redis://a..b", "a part between dots is empty or too long"),
+    (f"redis://{'a' * 64}:1", "a part between dots is empty or too long"),
+    ("redis+sentinel://a,b", "the name of the service after the hosts is missing"),
+    ("redis+sentinel://a,b/", "the name of the service after the hosts is missing"),
+    ("redis+sentinel://a,b//0", "the name of the service after the hosts is missing"),
+    ("redis+sentinel://a/my%20queue", "the name of the service after the hosts is missing, or not valid"),
+    ("redis+sentinel://a/queue/abc", "not a number"),
+    ("redis+sentinel://a/queue/1/2", "not a number"),
+    ("redis+sentinel://a/queue/1?db=2", "`db` is given twice"),
+    ("redis+sentinel://a,/queue", "a host is missing"),
+    ("redis+sentinel:///queue", "a host is missing"),
+    ("redis+sentinel://a,:1/queue", "a host is missing"),
+    ("redis+sentinel://a,a:26379/queue", "names a server twice"),
+    ("redis+sentinel://a:1,b:99999/queue", "its port is above 65535"),
+    ("redis+sentinel://a:1,b:pass/queue", "its host or its port"),
+    ("redis+sentinel://a:1,[::pass]/queue", "its host"),
+    ("redis+sentinel://a:1,b..c/queue", "a part between dots is empty or too long"),
+    ("redis+sentinel://:p@ss@a,b/queue", "percent-encode the password"),
+    ("redis+sentinel://:pass/word@a,b/queue", "percent-encode the password"),
+    ("redis+sentinel://:pass%word@a,b/queue", "percent-encode the password"),
+    ("redis+sentinel://a/queue?sentinel_password=", "`sentinel_password` has no valid value"),
+    ("redis+sentinel://a/queue?ssl_ca_certs=/ca", "`ssl_ca_certs` goes with rediss:// only"),
+    ("redis+cluster://a/1", "a Cluster has only the database 0"),
+    ("redis+cluster://a/queue", "not a number"),
+    ("redis+cluster://", "a host is missing"),
+    ("redis+cluster://a,a:6379", "names a server twice"),
+    ("redis+cluster://a?db=1", "a Cluster has only the database 0"),
+    ("redis+cluster://a?sentinel_password=pass", "`sentinel_password` goes with redis+sentinel:// only"),
+    ("redis://a,b", "its host or its port"),
+    ("redis://a?sentinel_username=pass", "`sentinel_username` goes with redis+sentinel:// only"),
 ]
+FORMS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "redis+cluster://")
 SECRETS = ("pass", "p@ss", "ss/w", "w:rd", "word", "1234", "pa55")
 
 
@@ -80,7 +117,7 @@ def test_sound_url_is_taken(url: str) -> None:
 @pytest.mark.parametrize(("url", "message"), UNSOUND)
 def test_unsound_url_is_refused_and_not_quoted(url: str, message: str) -> None:
     """In the file, in the environment and by the client, each time with the remedy."""
-    if url.isprintable() and url.startswith(("redis://", "rediss://", "unix://")):
+    if url.isprintable() and url.startswith(FORMS):
         told = error(f"[redis]\nurl = '{url}'")
         assert told.startswith("redis.url: ")
         assert_tells_without_quoting(told, message)
@@ -133,11 +170,26 @@ def test_unsound_api_base_is_refused_and_not_quoted(base: str, message: str) -> 
         ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock"),
         ("redis://me@h", "redis://***@h"),
         ("redis://[::1]:1/0", "redis://[::1]:1/0"),
+        ("redis+sentinel://:secret@a,b:1/queue/2?sentinel_password=secret", "redis+sentinel://***@a,b:1/queue/2"),
+        ("rediss+cluster://me:secret@a,[::1]:2?ssl_cert_reqs=none", "rediss+cluster://***@a,[::1]:2"),
     ],
 )
 def test_shown_url_has_neither_user_nor_password(url: str, shown: str) -> None:
     """Nothing of what stands between `//` and `@`, and no option."""
     assert shown_url(url) == shown
+
+
+def test_url_of_several_servers_is_one_of_a_server_and_whom_to_ask() -> None:
+    """What redis-py reads has nothing of the Sentinels' own."""
+    read = read_redis_url("rediss+sentinel://me:p%40s@a,[::1]:7/q/3?sentinel_password=s%2F4&ssl_ca_certs=/ca%20s.pem")
+    assert read == RedisAddress(
+        url="rediss://me:p%40s@a/3?ssl_ca_certs=%2Fca+s.pem",
+        kind="sentinel",
+        nodes=(("a", 26379), ("::1", 7)),
+        service="q",
+        password="s/4",
+    )
+    assert read_redis_url("redis+cluster://a:7000,b").nodes == (("a", 7000), ("b", 6379))
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=30))

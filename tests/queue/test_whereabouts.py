@@ -294,3 +294,12 @@ def test_url_says_who_is_to_be_asked() -> None:
     plain = whereabouts_of("redis://a", "k")
     assert isinstance(plain, ClusterNodes)
     assert not plain.may_move
+
+
+@pytest.mark.parametrize(
+    "refusal", [AuthenticationError("NOAUTH"), NoPermissionError("no permissions to run the 'cluster|slots' command")]
+)
+async def test_node_that_may_not_be_asked_is_connected_to(refusal: Exception) -> None:
+    """What it refuses is told there, or it says MOVED; one that is not there is passed over."""
+    assert await member(Said({B: refusal}), B, A).find() == B
+    assert await member(Said({B: slots((0, 16383, C)), A: refusal}), A, B).find() == C

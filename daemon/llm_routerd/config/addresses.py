@@ -131,9 +131,9 @@ def _several(parts: SplitResult, kind: str) -> RedisAddress:
         if not _SERVICE.fullmatch(service):
             raise ConfigError(f"the name of the service after the hosts is missing, or not valid; {_SENTINEL_FORM}")
     _check_database(database)
-    if kind == "cluster" and database.strip("/0"):
-        raise ConfigError("a Cluster has only the database 0")
     options = _check_options(parts, has_database=database not in {"", "/"})
+    if kind == "cluster" and int(database.strip("/") or options.get("db", "0")):
+        raise ConfigError("a Cluster has only the database 0")
     names = {name: options.pop(name, None) for name in ("sentinel_username", "sentinel_password")}
     at = "@" if "@" in parts.netloc else ""
     one = f"{_SCHEMES[parts.scheme]}://{credentials}{at}{where.split(',')[0]}{database}"
@@ -198,6 +198,10 @@ def _authority(parts: SplitResult, form: str) -> _Authority:
     if match is None:
         raise ConfigError(f"its host or its port is not valid; {form}; if that is part of a password, {_ENCODE}")
     host, port = match[1], match[2] or ""
+    try:
+        host.encode("idna")
+    except UnicodeError:  # nor could it be looked up
+        raise ConfigError(f"its host is not valid: a part between dots is empty or too long; {form}") from None
     if port and int(port) > _MOST_PORT:
         raise ConfigError(f"its port is above {_MOST_PORT}")
     if host.startswith("["):

@@ -67,6 +67,11 @@ def listen_of(url: str) -> Listen:
     Raises:
         ConfigError: it names another machine, asks for TLS, or is no such URL.
     """
+    if url.partition("://")[0].partition("+")[2]:
+        raise ConfigError(
+            "redis.url: --embedded is one server of its own, which neither Sentinels nor a Cluster know; "
+            "expected redis://127.0.0.1:PORT, or leave --embedded out"
+        )
     try:
         parts = urlsplit(url)
         port = _DEFAULT_PORT if parts.port is None else parts.port

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import InvalidResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +53,8 @@ class Asker:
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
                 await connection.send_command(*words, check_health=False)
                 return await connection.read_response(timeout=math.inf)
+        except ValueError as error:  # of redis-py, as for a MOVED that names no place
+            raise InvalidResponse("its reply cannot be read") from error
         finally:
             await connection.disconnect(nowait=True)
 

@@ -10,8 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, RedisError
+from redis.exceptions import AuthenticationError, MovedError, RedisError, ResponseError
 
 from llm_routerd.queue.connection.asking import text_of
 from llm_routerd.queue.connection.describing import NobodyTells, SetupError, describe
@@ -104,10 +103,10 @@ class ClusterNodes:
         for node in dict.fromkeys((*([told] if told else []), *self._nodes, *self._seeds)):
             try:
                 ranges = list(_ranges(await self._asker.ask(node, "CLUSTER", "SLOTS"), node))
-            except (RedisConnectionError, OSError, TimeoutError):
-                continue
-            except RedisError as error:
+            except (ResponseError, AuthenticationError) as error:
                 refusal = error
+                continue
+            except (RedisError, OSError, TimeoutError):
                 continue
             if ranges:
                 # The next answer is another's: one that is cut off goes on telling how it was.
