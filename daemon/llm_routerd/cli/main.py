@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _YEAR_SECONDS = 366 * 86_400
+_MOST_SHARDS = 1_024
 _LANES = ("high", "normal", "low")
 
 
@@ -118,6 +119,7 @@ def _common_options() -> argparse.ArgumentParser:
     group.add_argument("--config", metavar="FILE", help="configuration (default: the system's, else built-in)")
     group.add_argument("--redis", metavar="URL", help="Redis, instead of the configured one")
     group.add_argument("--prefix", metavar="PREFIX", help="prefix of the keys, instead of the configured one")
+    group.add_argument("--shards", type=_shards, metavar="N", help="how many shards the queue has, likewise")
     return common
 
 
@@ -179,6 +181,13 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < _YEAR_SECONDS:
         raise argparse.ArgumentTypeError("expected a number of seconds above 0")
     return seconds
+
+
+def _shards(text: str) -> int:
+    shards = int(text)
+    if not 1 <= shards <= _MOST_SHARDS:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {_MOST_SHARDS}")
+    return shards
 
 
 def _add_cancel(command: argparse.ArgumentParser) -> None:

@@ -110,7 +110,7 @@ def _told_once(patience_seconds: float) -> Callable[[BrokerError], None]:
 async def _set_deadline(client: Client, request: RequestFields, timeout_ms: int) -> None:
     """Bound the whole wait by the server's clock; who may not read it bounds the time from pick-up."""
     try:
-        request["deadline_ms"] = await client.server_time_ms() + timeout_ms
+        request["deadline_ms"] = await client.server_time_ms(request["id"]) + timeout_ms
     except BrokerError:
         request["timeout_ms"] = timeout_ms
 

@@ -14,16 +14,19 @@ from redis.exceptions import (
     AskError,
     AuthenticationError,
     AuthorizationError,
+    BusyLoadingError,
     ClusterDownError,
     MovedError,
     NoPermissionError,
     RedisError,
+    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from llm_routerd.errors import BrokerError, NotAllowedError, UnsuitableServerError
+from llm_routerd.queue.connection.whereabouts import NobodyTells
 
 NO_CONNECTION = "Timeout connecting to server"  # redis-py's word for a TCP connection that did not come about
 _MOST_CHARACTERS = 200
@@ -168,10 +171,18 @@ def lasts(error: BaseException) -> bool:
 def as_broker_error(error: RedisError, stream: str = "") -> BrokerError:
     """The error for whoever does not know redis-py; `stream`: the key that was to be one, where it is known."""
     if stream and "WRONGTYPE" in str(error):
-        return BrokerError(f"{stream} is not a stream but a key of another type", "RENAME or DEL it")
+        remedy = "RENAME or DEL it"
+        return BrokerError(f"{stream} is not a stream but a key of another type", remedy, is_refusal=True)
     told = explain(error)
+    kind: type[BrokerError] = BrokerError
     if isinstance(error, UnsuitableServerError):
-        return UnsuitableServerError(told.detail, told.remedy)
-    if isinstance(error, NoPermissionError):
-        return NotAllowedError(told.detail, told.remedy)
-    return BrokerError(told.detail, told.remedy)
+        kind = UnsuitableServerError
+    elif isinstance(error, NoPermissionError):
+        kind = NotAllowedError
+    return kind(told.detail, told.remedy, is_refusal=_is_refusal(error))
+
+
+def _is_refusal(error: RedisError) -> bool:
+    """Whether it was said before anything was done, or a connection made: else the command may have been run."""
+    said = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError, SetupError, UnsuitableServerError)
+    return isinstance(error, (*said, NobodyTells))
