@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from llm_routerd.cli.exits import Exit, UsageError, nobody_listens
+from llm_routerd.cli.exits import Exit, NotAcceptedError, UsageError, nobody_listens
 from llm_routerd.cli.terminal import complain, prepare_streams
 from llm_routerd.errors import BrokerError, ConfigError, NotAllowedError, RouterdError, UnsuitableServerError
 
@@ -63,22 +63,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _tell(error: RouterdError) -> Exit:
     """Say in one line why a command ended, and which exit code that is."""
-    match error:
-        case UsageError():
-            code, begins = Exit.USAGE, ""
-        case ConfigError() | UnsuitableServerError():
-            code, begins = Exit.CONFIGURATION, ""
-        case NotAllowedError():
-            code, begins = Exit.NOT_ALLOWED, "Redis does not allow that: "
-        case BrokerError():
-            code, begins = Exit.UNAVAILABLE, "Redis cannot be used: "
-        case _:
-            code, begins = Exit.FAILED, ""
+    begins = {Exit.NOT_ALLOWED: "Redis does not allow that: ", Exit.UNAVAILABLE: "Redis cannot be used: "}
+    code = _exit_of(error.why if isinstance(error, NotAcceptedError) else error)
     remedy = ""
     if isinstance(error, BrokerError) and not error.remedy and nobody_listens(error):
         remedy = "; start it, name another with --redis, or let it bring its own: llm-routerd serve --embedded"
-    complain(f"{begins}{error}{remedy}")
+    complain(f"{begins.get(code, '') if isinstance(error, BrokerError) else ''}{error}{remedy}")
     return code
+
+
+def _exit_of(error: RouterdError) -> Exit:
+    match error:
+        case UsageError():
+            return Exit.USAGE
+        case ConfigError() | UnsuitableServerError():
+            return Exit.CONFIGURATION
+        case NotAllowedError():
+            return Exit.NOT_ALLOWED
+        case BrokerError():
+            return Exit.UNAVAILABLE
+        case _:
+            return Exit.FAILED
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -47,8 +47,12 @@ def _given(arguments: argparse.Namespace, redis: RedisConfig) -> RedisConfig:
     return replace(redis, **{key: said for key, said in given.items() if said})
 
 
-async def open_client(redis: RedisConfig, *, patience_seconds: float = PATIENCE_SECONDS) -> Client:
+async def open_client(
+    redis: RedisConfig, request_id: str = "", *, patience_seconds: float = PATIENCE_SECONDS
+) -> Client:
     """A client of a Redis that answers; later it is patient, but who starts a command wants to know at once.
+
+    Of several servers that one must answer which takes a request of this id.
 
     Raises:
         BrokerError: Redis does not answer.
@@ -61,7 +65,7 @@ async def open_client(redis: RedisConfig, *, patience_seconds: float = PATIENCE_
         patience_seconds=patience_seconds,
     )
     try:
-        await client.ping()
+        await client.ping(request_id)
     except BaseException:
         await client.aclose()
         raise

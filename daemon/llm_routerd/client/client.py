@@ -23,8 +23,6 @@ import asyncio
 import uuid
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
-from redis.exceptions import RedisError
-
 from llm_routerd.client.events import check_id, check_stream_id
 from llm_routerd.client.lane_state import LaneState, added_up
 from llm_routerd.client.look_up import Sighting
@@ -36,7 +34,7 @@ from llm_routerd.protocol.keys import Layout
 from llm_routerd.protocol.reading import as_end, read_event
 from llm_routerd.protocol.request import as_json
 from llm_routerd.protocol.wire import encode
-from llm_routerd.queue.connection import Needs, as_broker_error, fitness, pooled
+from llm_routerd.queue.connection import Needs, fitness, pooled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -279,16 +277,17 @@ class Client:
         fitness.check(found, Needs(prefix=self.keys.prefix, metrics_channel=channel))
         return found
 
-    async def ping(self) -> None:
-        """Ask once whether Redis answers; no patience.
+    async def losing(self, request_id: str) -> BrokerError | None:
+        """Why a request of this id would be lost though Redis takes it: that server is a replica; None: it is none."""
+        return await self.shards.home(request_id).losing()
+
+    async def ping(self, request_id: str = "") -> None:
+        """Ask once whether Redis answers, that server which takes a request of this id; no patience.
 
         Raises:
             BrokerError: it does not; the message says why.
         """
-        try:
-            await pooled.once(self.redis.ping)
-        except RedisError as error:
-            raise as_broker_error(error) from error
+        await self.shards.home(request_id).ping()
 
     async def patiently(
         self,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from enum import Enum, auto
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.client.events import as_text, entries_of, event_of
+from llm_routerd.client.events import entries_of, event_of
 from llm_routerd.client.lane_state import LaneState, look_at
 from llm_routerd.client.look_up import LaneSearch, Sighting
 from llm_routerd.errors import BrokerError, NotAllowedError
@@ -21,7 +21,7 @@ from llm_routerd.protocol.reading import as_end
 from llm_routerd.queue.connection import Backoff, Needs, as_broker_error, fitness, is_passed, is_unfit, lasts, pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from redis.asyncio import Redis
 
@@ -133,6 +133,13 @@ class Shard:
                 raise reply
         return Sealing.DONE if added else Sealing.ABSENT
 
+    async def ping(self) -> None:
+        """Ask once whether it answers; no patience."""
+        try:
+            await pooled.once(self.redis.ping)
+        except RedisError as error:
+            raise as_broker_error(error) from error
+
     async def patiently(
         self,
         operation: Callable[[], Awaitable[T]],
@@ -182,14 +189,27 @@ class Shard:
         told = as_broker_error(error)
         if not isinstance(error, ReadOnlyError) or (self.server is not None and self.server.may_move):
             return told
+        replication = await self._replication()
+        return BrokerError(told.detail, _primary_in(replication) or told.remedy, is_refusal=True)
+
+    async def losing(self) -> BrokerError | None:
+        """What is wrong with a server that takes requests and loses them: a replica that may be written to; else None.
+
+        Of one that does not say what it is nothing is known.
+        """
+        replication = await self._replication()
+        if replication.get("role") != "slave" or int(replication.get("slave_read_only", 1)):
+            return None
+        told = "the server is a replica that may be written to, and what is written there is lost"
+        return BrokerError(told, _primary_in(replication) or "name its primary in the Redis URL", is_refusal=True)
+
+    async def _replication(self) -> dict[str, Any]:
+        """What the server says of its replication; nothing where it does not, or is away."""
         try:
-            info = await pooled.once(lambda: self.redis.info("replication"))
+            found: dict[str, Any] = await pooled.once(lambda: self.redis.info("replication"))
         except RedisError:
-            return told
-        host, port = info.get("master_host"), info.get("master_port")
-        if not (host and port):
-            return told
-        return BrokerError(told.detail, f"name its primary, {as_text(host)}:{port}, in the Redis URL", is_refusal=True)
+            return {}
+        return found
 
     async def _examine(self) -> None:
         """Look whether a server that refuses something could serve us at all; connections of ours have looked before.
@@ -215,6 +235,12 @@ class Shard:
         What XRANGE gives comes as it is on the wire, for it may be cut: pairs of an ID and `Fields`.
         """
         return pooled.bounded(self.redis, bounds)
+
+
+def _primary_in(replication: Mapping[str, Any]) -> str:
+    """Where to go from a replica, for a person; "" where it does not say."""
+    host, port = replication.get("master_host"), replication.get("master_port")
+    return f"name its primary, {host}:{port}, in the Redis URL" if host and port else ""
 
 
 def _is_away(error: RedisError) -> bool:

@@ -98,7 +98,8 @@ _NOT_NOW = (
         Told("the server is busy with a script (BUSY)", "wait for it, or end it with SCRIPT KILL"),
     ),
 )
-_CLUSTER = {
+_BY_TYPE = {
+    BusyLoadingError: Told("the server is loading its data (BusyLoadingError)", "wait until it has"),
     AskError: Told("a slot of the Cluster is being moved to another node", "wait until it has been"),
     TryAgainError: Told("a slot of the Cluster is being moved to another node", "wait until it has been"),
     ClusterDownError: Told("the Cluster is down (CLUSTERDOWN)", "see that each slot has a node that serves it"),
@@ -135,7 +136,7 @@ def explain(error: BaseException) -> Told:
 
 
 def _by_words(error: BaseException) -> Told:
-    if (told := _CLUSTER.get(type(error))) is not None:
+    if (told := _BY_TYPE.get(type(error))) is not None:
         return told
     kind, text = type(error).__name__, str(error)
     for pattern, begins in _REFUSALS:
