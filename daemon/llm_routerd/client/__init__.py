@@ -14,6 +14,7 @@ from llm_routerd.client.client import Client
 from llm_routerd.client.events import as_text, check_id, check_stream_id
 from llm_routerd.client.lane_state import LaneState
 from llm_routerd.client.look_up import Sighting
+from llm_routerd.client.shard import Shard
 from llm_routerd.errors import UnknownRequestError
 from llm_routerd.protocol.events import (
     AttemptRejected,
@@ -41,6 +42,7 @@ __all__ = [
     "Reasoning",
     "RequestFields",
     "Result",
+    "Shard",
     "Sighting",
     "Token",
     "UnknownEvent",

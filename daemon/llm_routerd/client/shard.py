@@ -140,6 +140,16 @@ class Shard:
         except RedisError as error:
             raise as_broker_error(error) from error
 
+    async def place(self) -> str:
+        """Host and port of the server that has it; "" where that cannot be told, or it is at a Unix socket."""
+        if self.server is None:
+            return ""
+        try:
+            place = await self.server.place()
+        except RedisError:
+            return ""
+        return "" if place is None else f"{place.host}:{place.port}"
+
     async def patiently(
         self,
         operation: Callable[[], Awaitable[T]],

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.queue.connection.fitness import Needs
     from llm_routerd.queue.connection.skimmer import Bounds
-    from llm_routerd.queue.connection.whereabouts import Whereabouts
+    from llm_routerd.queue.connection.whereabouts import Place, Whereabouts
     from llm_routerd.queue.scripts.binding import Call
 
 T = TypeVar("T")
@@ -86,6 +86,14 @@ class Server:
     def may_move(self) -> bool:
         """It may be elsewhere, though nobody has said so."""
         return self._whereabouts.may_move
+
+    async def place(self) -> Place | None:
+        """Where it is; None: at a Unix socket.
+
+        Raises:
+            RedisError: nobody tells.
+        """
+        return await self._whereabouts.find()
 
     def apart(self, needs: Needs) -> Server:
         """The one that has the keys of `needs`, for MOVED says that they are elsewhere than others; the caller's."""
