@@ -21,12 +21,14 @@ class BrokerError(RouterdError):
     Attributes:
         detail: what is wrong.
         remedy: what to do about it; "" where that is not known.
+        is_refusal: the server, or whoever knows where it is, has said so: what was asked for last was not done.
     """
 
-    def __init__(self, detail: str, remedy: str = "") -> None:
+    def __init__(self, detail: str, remedy: str = "", *, is_refusal: bool = False) -> None:
         super().__init__(f"{detail}; {remedy}" if remedy else detail)
         self.detail = detail
         self.remedy = remedy
+        self.is_refusal = is_refusal
 
 
 class NotAllowedError(BrokerError):

@@ -414,7 +414,7 @@ def test_request_that_was_never_taken_ends_with_the_refusal(
     first, last = captured.err.splitlines()
     assert captured.out == ""
     assert first.startswith("not queued yet: the server takes no writes without its replicas (NOREPLICAS)")
-    assert last.startswith("llm-routerd: Redis cannot be used: the server takes no writes without its replicas")
+    assert last.startswith("llm-routerd: not accepted: the server takes no writes without its replicas")
 
 
 @pytest.mark.parametrize("no_wait", [(), ("--no-wait",)], ids=["wait", "no wait"])

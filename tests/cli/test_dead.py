@@ -303,3 +303,25 @@ def test_letter_that_is_too_long_is_told_and_not_queued(
     assert (queue.letters(), queue.requests()) == (2, [])
     assert queue.dead("drop", "--all") == Exit.OK
     assert queue.letters() == 0
+
+
+def test_letters_of_several_shards_are_named_with_theirs(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `list` names them they are taken; an entry alone that two shards have is not guessed."""
+    letter = {"lane": "low", "id": "r", "reason": "poisoned", "data": json.dumps({"fields": {"prompt": PROMPT}})}
+    for shard in (0, 2):
+        queue.redis.xadd(f"{{llm:{shard}}}:dead", letter, id="5-1")
+    shards = ("--shards", "3")
+    assert queue.dead("list", *shards) == Exit.OK
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["{llm:0}/5-1", "{llm:2}/5-1"]
+    for action in ("show", "retry", "drop"):
+        assert queue.dead(action, "5-1", *shards) == Exit.FAILED
+        said = capsys.readouterr().err
+        assert said == "5-1: several shards have one of this entry: name one of {llm:0}/5-1, {llm:2}/5-1\n"
+    assert queue.dead("drop", names[0], *shards) == Exit.OK
+    assert queue.dead("drop", names[0], *shards) == Exit.FAILED
+    capsys.readouterr()
+    assert queue.dead("retry", "5-1", "--json", *shards) == Exit.OK
+    assert json.loads(capsys.readouterr().out)["letter"] == "{llm:2}/5-1"
+    assert queue.requests("{llm:2}:requests:low")
+    assert queue.letters() == 0

@@ -17,6 +17,7 @@ from llm_routerd.cli import unknown, watch
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.main import main
 from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.keys import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -264,3 +265,29 @@ def test_id_that_is_written_with_escapes_is_known(queue: Queue, data: str) -> No
     queue.redis.xadd("llm:requests", {"data": data})
     assert queue.run("cancel", "escaped") == Exit.OK
     assert queue.is_cancelled("escaped")
+
+
+def test_every_command_takes_the_number_of_shards(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """`submit` puts a request into the shard of its id, where `cancel` and `follow` find it; a bad number is refused."""
+    keys = Layout("llm", 4).keys_of("request-1")
+    shards = ("--shards", "4")
+    assert queue.run("submit", "Why?", "--id", "request-1", "--no-wait", *shards) == Exit.OK
+    assert queue.redis.xlen(keys.requests("normal")) == 1
+    assert queue.run("cancel", "request-1", *shards) == Exit.OK
+    assert queue.run("follow", "request-1", *shards) == Exit.FAILED
+    assert queue.run("cancel", "request-2", *shards) == Exit.UNKNOWN
+    assert "the nearest id is request-1" in capsys.readouterr().err
+    for bad in ("0", "1025", "x"):
+        with pytest.raises(SystemExit):
+            queue.run("cancel", "r", "--shards", bad)
+
+
+def test_layout_comes_from_the_configuration(queue: Queue, tmp_path: Path) -> None:
+    """The shards, and those of earlier layouts, which are looked through as well."""
+    file = tmp_path / "config.toml"
+    file.write_text('[redis]\nprefix = "q"\nshards = 2\ndraining = [1]\n')
+    queue.redis.xadd("q:requests", {"id": "r", "prompt": "Why?"})
+    assert queue.run("cancel", "r", "--config", str(file)) == Exit.OK
+    assert queue.redis.exists("q:events:r")
+    assert queue.run("cancel", "r2", "--config", str(file), "--anyway") == Exit.OK
+    assert queue.redis.exists(Layout("q", 2).keys_of("r2").events("r2"))

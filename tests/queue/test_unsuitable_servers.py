@@ -280,6 +280,7 @@ async def test_node_that_a_cluster_named_and_that_is_gone_is_not_asked_for_ever(
         await factory.connect()
     await (await factory.connect()).disconnect()
     async with Client(server.tcp_url, patience_seconds=5) as client:
-        assert client._server is not None
-        client._server.lost(gone)
+        here = client.shards.all[0].server
+        assert here is not None
+        here.lost(gone)
         assert await client.server_time_ms() > 0

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 
 async def _cancel(arguments: argparse.Namespace) -> Exit:
-    async with await open_client(redis_of(arguments)) as client:
+    async with await open_client(redis_of(arguments), arguments.id) as client:
         try:
             final = await client.cancel(arguments.id, arguments.reason, anyway=arguments.anyway)
         except UnknownRequestError as error:

@@ -9,19 +9,23 @@ from llm_routerd.client import as_text
 from llm_routerd.errors import BrokerError
 
 if TYPE_CHECKING:
-    from llm_routerd.client import Client
+    from llm_routerd.client import Shard
     from llm_routerd.protocol.keys import Keys
 
 
-async def types_of_others(client: Client, metrics: str) -> dict[str, str]:
-    """Types of those keys of ours that hold something else; of what this user may not look at, nothing is said."""
+async def types_of_others(shard: Shard, metrics: str) -> dict[str, str]:
+    """Types of those keys of a shard that hold something else; of what this user may not look at, nothing is said.
+
+    `metrics`: its metrics stream; "": it has none.
+    """
     others = {}
-    for key in (*client.keys.lanes, client.keys.dead, client.keys.workers, metrics):
+    keys = shard.keys
+    for key in (*keys.lanes, keys.dead, keys.workers, *([metrics] if metrics else [])):
         try:
-            kind = as_text(await client.patiently(lambda key=key: client.redis.type(key)))  # type: ignore[misc]
+            kind = as_text(await shard.patiently(lambda key=key: shard.redis.type(key)))  # type: ignore[misc]
         except BrokerError:
             continue
-        if kind not in {"none", "hash" if key == client.keys.workers else "stream"}:
+        if kind not in {"none", "hash" if key == keys.workers else "stream"}:
             others[key] = kind
     return others
 

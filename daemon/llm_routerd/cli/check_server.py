@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.cli.check_cluster import check_cluster
 from llm_routerd.cli.check_keys import judge_keys, types_of_others
+from llm_routerd.cli.check_replication import judge_replicas
+from llm_routerd.cli.check_sentinels import check_sentinels, judge_lone_sentinel
+from llm_routerd.cli.check_shards import check_shards
 from llm_routerd.cli.exits import nobody_listens
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.cli.settings import open_client
@@ -16,27 +21,28 @@ from llm_routerd.errors import BrokerError, NotAllowedError, UnsuitableServerErr
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llm_routerd.client import Client
-    from llm_routerd.config.tree import Config, DaemonConfig
+    from llm_routerd.client import Client, Shard
+    from llm_routerd.config.tree import Config, DaemonConfig, RedisConfig
     from llm_routerd.queue.connection import Greeting
 
 _PATIENCE_SECONDS = 0.5
-_SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync")
+_SETTINGS = ("maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "min-replicas-to-write")
 _FULL_PERCENT = 90
 
 
 async def check_server(config: Config) -> list[Finding]:
     """Everything there is to say about the Redis of a configuration; raises nothing."""
     redis = config.redis
+    sentinels = await check_sentinels(redis.url)
     answers = fine("redis", f"{shown_url(redis.url)} answers")
     try:
         client = await open_client(redis, patience_seconds=_PATIENCE_SECONDS)
     except UnsuitableServerError as error:
-        return [answers, fail("server", error.detail, error.remedy)]
+        return [answers, await judge_lone_sentinel(redis.url) or fail("server", error.detail, error.remedy)]
     except BrokerError as error:
         start = "start it, or " if nobody_listens(error) else ""
         remedy = error.remedy or f"{start}name another with --redis, REDIS_URL or [redis] url"
-        return [fail("redis", f"{shown_url(redis.url)}: {error.detail}", remedy)]
+        return [*sentinels, fail("redis", f"{shown_url(redis.url)}: {error.detail}", remedy)]
     async with client:
         try:
             greeting = await client.greeting(config.metrics.channel)
@@ -44,16 +50,61 @@ async def check_server(config: Config) -> list[Finding]:
             return [answers, fail("server", error.detail, error.remedy)]
         except BrokerError:
             greeting = None
-        others = await types_of_others(client, config.metrics.channel)
+        keys, others = await _check_keys(client, config)
+        has_letters = not any(shard.keys.dead in others for shard in client.shards.all)
         return [
             answers,
+            *sentinels,
             judge_version(greeting),
-            *await _check_state(client, greeting),
-            *await _check_settings(client),
-            *judge_keys(others, client.keys, config.metrics.channel),
+            *await _check_nodes(client, greeting, redis),
+            *keys,
+            *await check_shards(client),
             *await _check_queue(client),
-            *([] if client.keys.dead in others else [await _check_dead_letters(client, config.daemon)]),
+            *([await _check_dead_letters(client, config.daemon)] if has_letters else []),
         ]
+
+
+async def _check_nodes(client: Client, greeting: Greeting | None, redis: RedisConfig) -> list[Finding]:
+    """Each server that has shards; of the nodes of a Cluster it is told which one is meant."""
+    shards = client.shards.all
+    if greeting is None or greeting.mode != "cluster":
+        return await _check_node(shards[0], greeting, redis, is_watched="+sentinel://" in redis.url)
+    findings = await check_cluster(redis.url, [shard.keys for shard in shards])
+    nodes: dict[str, Shard] = {}
+    for shard in shards:
+        nodes.setdefault(await shard.place(), shard)
+    for place, shard in nodes.items():
+        found = await _check_node(shard, None, redis, is_watched=True)
+        findings += [replace(each, subject=f"{each.subject} at {place}") if len(nodes) > 1 else each for each in found]
+    return findings
+
+
+async def _check_node(
+    shard: Shard, greeting: Greeting | None, redis: RedisConfig, *, is_watched: bool
+) -> list[Finding]:
+    """What one server is about now, how it is set up, and who has copies of it."""
+    try:
+        info = await shard.patiently(lambda: shard.redis.info("memory", "replication"))
+    except BrokerError:
+        info = {}
+    settings, findings = await _read_settings(shard)
+    least = settings.get("min-replicas-to-write", "")
+    return [
+        *await _check_state(shard, info, greeting),
+        *findings,
+        *judge_replicas(info, least, redis, is_watched=is_watched),
+    ]
+
+
+async def _check_keys(client: Client, config: Config) -> tuple[list[Finding], set[str]]:
+    """What is wrong with the keys of all shards, and which they are."""
+    layout, findings, wrong = client.shards.layout, list[Finding](), set[str]()
+    for number, shard in enumerate(client.shards.all):
+        metrics = layout.metrics_channel(number, config.metrics.channel) if number < layout.shards else ""
+        others = await types_of_others(shard, metrics)
+        findings += judge_keys(others, shard.keys, metrics)
+        wrong |= set(others)
+    return findings, wrong
 
 
 def judge_version(greeting: Greeting | None) -> Finding:
@@ -65,14 +116,11 @@ def judge_version(greeting: Greeting | None) -> Finding:
     return fine("version", greeting.title + (", in cluster mode" if greeting.mode == "cluster" else ""))
 
 
-async def _check_state(client: Client, greeting: Greeting | None) -> list[Finding]:
+async def _check_state(shard: Shard, info: Mapping[str, Any], greeting: Greeting | None) -> list[Finding]:
     """What the server is about now: whose copy it is, how full, whether it takes writes."""
-    try:
-        info = await client.patiently(lambda: client.redis.info("memory", "replication"))
-    except BrokerError:
-        info = {}
-    role = judge_role(info | ({"role": greeting.role} if greeting is not None and greeting.role else {}))
-    return [*role, *judge_memory(info), *([] if role else await _check_writes(client))]
+    told = {"role": greeting.role} if greeting is not None and greeting.role else {}
+    role = judge_role({**info, **told})
+    return [*role, *judge_memory(info), *([] if role else await _check_writes(shard))]
 
 
 def judge_role(info: Mapping[str, Any]) -> list[Finding]:
@@ -96,11 +144,11 @@ def judge_memory(info: Mapping[str, Any]) -> list[Finding]:
     return [warn("memory", told, "raise maxmemory, or lower daemon.result_ttl_seconds: when full, everything waits")]
 
 
-async def _check_writes(client: Client) -> list[Finding]:
+async def _check_writes(shard: Shard) -> list[Finding]:
     """Whether the server takes writes now, by one that changes nothing: to a stream that is not there."""
-    key = client.keys.events(f"check-{uuid.uuid4().hex}")
+    key = shard.keys.events(f"check-{uuid.uuid4().hex}")
     try:
-        await client.patiently(lambda: client.redis.xadd(key, {"type": "check"}, nomkstream=True))
+        await shard.patiently(lambda: shard.redis.xadd(key, {"type": "check"}, nomkstream=True))
     except NotAllowedError:
         return []  # a producer's user: of that it cannot be told
     except BrokerError as error:
@@ -108,13 +156,15 @@ async def _check_writes(client: Client) -> list[Finding]:
     return [fine("writes", "taken")]
 
 
-async def _check_settings(client: Client) -> list[Finding]:
+async def _read_settings(shard: Shard) -> tuple[Mapping[str, str], list[Finding]]:
+    """How the server is set up, and what that means."""
     try:
-        settings = await client.patiently(lambda: client.redis.config_get(*_SETTINGS))
+        found = await shard.patiently(lambda: shard.redis.config_get(*_SETTINGS))
     except BrokerError as error:
         remedy = "let this user run CONFIG GET, or see to maxmemory-policy and appendonly yourself"
-        return [warn("settings", f"cannot tell ({error})", remedy)]
-    return judge_settings({as_text(key): as_text(value) for key, value in settings.items()})
+        return {}, [warn("settings", f"cannot tell ({error})", remedy)]
+    settings = {as_text(key): as_text(value) for key, value in found.items()}
+    return settings, judge_settings(settings)
 
 
 def judge_settings(settings: Mapping[str, str]) -> list[Finding]:
@@ -167,11 +217,14 @@ async def _check_queue(client: Client) -> list[Finding]:
 
 
 async def _check_dead_letters(client: Client, bounds: DaemonConfig) -> Finding:
+    count = 0
     try:
-        count = int(await client.patiently(lambda: client.redis.xlen(client.keys.dead)))
+        for shard in client.shards.all:
+            count += int(await shard.patiently(lambda shard=shard: shard.redis.xlen(shard.keys.dead)))  # type: ignore[misc]
     except BrokerError as error:
         return warn("dead letters", f"cannot tell ({error})")
     if not count:
         return fine("dead letters", "none")
-    told = f"{count}; beyond {bounds.dead_max_entries}, or {bounds.dead_max_bytes} bytes, the oldest go"
+    each = "" if client.shards.is_only else " in a shard"
+    told = f"{count}; beyond {bounds.dead_max_entries}{each}, or {bounds.dead_max_bytes} bytes, the oldest go"
     return warn("dead letters", told, "look at them: llm-routerd dead list")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.cli.exits import Exit, UsageError
 from llm_routerd.cli.settings import open_client, redis_of
 from llm_routerd.cli.terminal import harmless, json_line, note, one_line, say
-from llm_routerd.client import check_stream_id
-from llm_routerd.client.dead_letters import DeadLetter, DeadLetters, Retried, Verdict
+from llm_routerd.client.dead_letters import DeadLetter, DeadLetters, Location, Retried, Verdict, check_letter
 
 if TYPE_CHECKING:
     import argparse
@@ -44,7 +43,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise UsageError(f"dead {action}: give either entries or --all")
     for entry in entries:
         try:
-            check_stream_id(entry)
+            check_letter(entry)
         except ValueError as error:
             raise UsageError(f"dead {action}: {entry!r}: {error}") from error
 
@@ -58,9 +57,20 @@ async def _act(letters: DeadLetters, arguments: argparse.Namespace) -> Exit:
     if arguments.action == "list":
         return await _list(letters, as_json=arguments.json)
     # All that there are now: what a retry brings back is not retried for ever.
-    entries = [letter.entry async for letter in letters.all()] if arguments.all else arguments.entries
-    done = [await _ACTIONS[arguments.action](letters, entry, as_json=arguments.json) for entry in entries]
+    names = [letter.name async for letter in letters.all()] if arguments.all else arguments.entries
+    done = [await _act_on(letters, name, arguments) for name in names]
     return Exit.OK if all(done) else Exit.FAILED
+
+
+async def _act_on(letters: DeadLetters, name: str, arguments: argparse.Namespace) -> bool:
+    match await letters.find(name):
+        case []:
+            return _refuse(name, _WHY_NOT[Verdict.MISSING], as_json=arguments.json)
+        case [location]:
+            return await _ACTIONS[arguments.action](letters, location, as_json=arguments.json)
+        case several:
+            which = ", ".join(location.name for location in several)
+            return _refuse(name, f"several shards have one of this entry: name one of {which}", as_json=arguments.json)
 
 
 async def _list(letters: DeadLetters, *, as_json: bool) -> Exit:
@@ -73,10 +83,10 @@ async def _list(letters: DeadLetters, *, as_json: bool) -> Exit:
     return Exit.OK
 
 
-async def _show(letters: DeadLetters, entry: str, *, as_json: bool) -> bool:
-    letter = await letters.get(entry)
+async def _show(letters: DeadLetters, location: Location, *, as_json: bool) -> bool:
+    letter = await letters.get(location)
     if letter is None:
-        return _refuse(entry, _WHY_NOT[Verdict.MISSING], as_json=as_json)
+        return _refuse(location.name, _WHY_NOT[Verdict.MISSING], as_json=as_json)
     if as_json:
         say(json_line(letter.to_json(whole=True)))
         return True
@@ -86,23 +96,25 @@ async def _show(letters: DeadLetters, entry: str, *, as_json: bool) -> bool:
     return True
 
 
-async def _retry(letters: DeadLetters, entry: str, *, as_json: bool) -> bool:
-    letter = await letters.get(entry)
+async def _retry(letters: DeadLetters, location: Location, *, as_json: bool) -> bool:
+    letter = await letters.get(location)
     retried = Retried(verdict=Verdict.MISSING) if letter is None else await letters.retry(letter)
+    name = location.name
     if retried.verdict is not Verdict.QUEUED:
-        return _refuse(entry, _WHY_NOT[retried.verdict], as_json=as_json)
+        return _refuse(name, _WHY_NOT[retried.verdict], as_json=as_json)
     if as_json:
-        say(json_line({"letter": entry, "done": True, "id": retried.request_id, "renamed": retried.renamed}))
+        say(json_line({"letter": name, "done": True, "id": retried.request_id, "renamed": retried.renamed}))
     else:
         renamed = " (it had no id of its own: this is a new one)" if retried.renamed else ""
-        say(f"{entry} queued again as {retried.request_id}{renamed}")
+        say(f"{name} queued again as {retried.request_id}{renamed}")
     return True
 
 
-async def _drop(letters: DeadLetters, entry: str, *, as_json: bool) -> bool:
-    if not await letters.drop(entry):
-        return _refuse(entry, _WHY_NOT[Verdict.MISSING], as_json=as_json)
-    say(json_line({"letter": entry, "done": True}) if as_json else f"{entry} dropped")
+async def _drop(letters: DeadLetters, location: Location, *, as_json: bool) -> bool:
+    name = location.name
+    if not await letters.drop(location):
+        return _refuse(name, _WHY_NOT[Verdict.MISSING], as_json=as_json)
+    say(json_line({"letter": name, "done": True}) if as_json else f"{name} dropped")
     return True
 
 
@@ -121,7 +133,7 @@ def _summary(letter: DeadLetter) -> str:
     """One line; the prompt is not in it."""
     about = letter.about
     parts: list[Any] = [
-        letter.entry,
+        letter.name,
         _when(about.get("at_ms", "")),
         about.get("lane", "?"),
         about.get("id") or "(no id)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from llm_routerd.errors import RouterdError
+from llm_routerd.errors import BrokerError, RouterdError
 
 
 class Exit(IntEnum):
@@ -34,3 +34,11 @@ def nobody_listens(error: BaseException) -> bool:
 
 class UsageError(RouterdError):
     """The command was called wrongly: mend the arguments; exit code 2."""
+
+
+class NotAcceptedError(RouterdError):
+    """A request was refused, and is not queued; the exit code is that of the reason."""
+
+    def __init__(self, why: BrokerError) -> None:
+        super().__init__(f"not accepted: {why}")
+        self.why = why

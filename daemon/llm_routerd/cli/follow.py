@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 
 async def _follow(arguments: argparse.Namespace) -> Exit:
-    async with await open_client(redis_of(arguments)) as client:
+    async with await open_client(redis_of(arguments), arguments.id) as client:
         watch = Watch(
             client=client,
             view=choose_view(as_json=arguments.json, every_event=True),

@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from llm_routerd.cli.exits import Exit, UsageError, nobody_listens
+from llm_routerd.cli.exits import Exit, NotAcceptedError, UsageError, nobody_listens
 from llm_routerd.cli.terminal import complain, prepare_streams
 from llm_routerd.errors import BrokerError, ConfigError, NotAllowedError, RouterdError, UnsuitableServerError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _YEAR_SECONDS = 366 * 86_400
+_MOST_SHARDS = 1_024
 _LANES = ("high", "normal", "low")
 
 
@@ -62,22 +63,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _tell(error: RouterdError) -> Exit:
     """Say in one line why a command ended, and which exit code that is."""
-    match error:
-        case UsageError():
-            code, begins = Exit.USAGE, ""
-        case ConfigError() | UnsuitableServerError():
-            code, begins = Exit.CONFIGURATION, ""
-        case NotAllowedError():
-            code, begins = Exit.NOT_ALLOWED, "Redis does not allow that: "
-        case BrokerError():
-            code, begins = Exit.UNAVAILABLE, "Redis cannot be used: "
-        case _:
-            code, begins = Exit.FAILED, ""
+    begins = {Exit.NOT_ALLOWED: "Redis does not allow that: ", Exit.UNAVAILABLE: "Redis cannot be used: "}
+    code = _exit_of(error.why if isinstance(error, NotAcceptedError) else error)
     remedy = ""
     if isinstance(error, BrokerError) and not error.remedy and nobody_listens(error):
         remedy = "; start it, name another with --redis, or let it bring its own: llm-routerd serve --embedded"
-    complain(f"{begins}{error}{remedy}")
+    complain(f"{begins.get(code, '') if isinstance(error, BrokerError) else ''}{error}{remedy}")
     return code
+
+
+def _exit_of(error: RouterdError) -> Exit:
+    match error:
+        case UsageError():
+            return Exit.USAGE
+        case ConfigError() | UnsuitableServerError():
+            return Exit.CONFIGURATION
+        case NotAllowedError():
+            return Exit.NOT_ALLOWED
+        case BrokerError():
+            return Exit.UNAVAILABLE
+        case _:
+            return Exit.FAILED
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -118,6 +124,7 @@ def _common_options() -> argparse.ArgumentParser:
     group.add_argument("--config", metavar="FILE", help="configuration (default: the system's, else built-in)")
     group.add_argument("--redis", metavar="URL", help="Redis, instead of the configured one")
     group.add_argument("--prefix", metavar="PREFIX", help="prefix of the keys, instead of the configured one")
+    group.add_argument("--shards", type=_shards, metavar="N", help="how many shards the queue has, likewise")
     return common
 
 
@@ -179,6 +186,13 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < _YEAR_SECONDS:
         raise argparse.ArgumentTypeError("expected a number of seconds above 0")
     return seconds
+
+
+def _shards(text: str) -> int:
+    shards = int(text)
+    if not 1 <= shards <= _MOST_SHARDS:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {_MOST_SHARDS}")
+    return shards
 
 
 def _add_cancel(command: argparse.ArgumentParser) -> None:

@@ -20,16 +20,14 @@ PATIENCE_SECONDS = 60.0
 
 
 def read_config(arguments: argparse.Namespace) -> Config:
-    """The configuration, with `--redis` and `--prefix` put over it.
+    """The configuration, with `--redis`, `--prefix` and `--shards` put over it.
 
     Raises:
         ConfigError: it is unsound, or `--redis` is not a URL.
     """
     _check_option(arguments.redis)
     config = load_config(arguments.config, os.environ)
-    given = {"url": arguments.redis, "prefix": arguments.prefix}
-    redis = replace(config.redis, **{key: said for key, said in given.items() if said})
-    return replace(config, redis=redis)
+    return replace(config, redis=_given(arguments, config.redis))
 
 
 def redis_of(arguments: argparse.Namespace) -> RedisConfig:
@@ -40,19 +38,34 @@ def redis_of(arguments: argparse.Namespace) -> RedisConfig:
     """
     _check_option(arguments.redis)
     if arguments.redis and not arguments.config:
-        return RedisConfig(url=arguments.redis, prefix=arguments.prefix or RedisConfig().prefix)
+        return _given(arguments, RedisConfig())
     return read_config(arguments).redis
 
 
-async def open_client(redis: RedisConfig, *, patience_seconds: float = PATIENCE_SECONDS) -> Client:
+def _given(arguments: argparse.Namespace, redis: RedisConfig) -> RedisConfig:
+    given = {"url": arguments.redis, "prefix": arguments.prefix, "shards": arguments.shards}
+    return replace(redis, **{key: said for key, said in given.items() if said})
+
+
+async def open_client(
+    redis: RedisConfig, request_id: str = "", *, patience_seconds: float = PATIENCE_SECONDS
+) -> Client:
     """A client of a Redis that answers; later it is patient, but who starts a command wants to know at once.
+
+    Of several servers that one must answer which takes a request of this id.
 
     Raises:
         BrokerError: Redis does not answer.
     """
-    client = Client(redis.url, prefix=redis.prefix, patience_seconds=patience_seconds)
+    client = Client(
+        redis.url,
+        prefix=redis.prefix,
+        shards=redis.shards,
+        draining=redis.draining,
+        patience_seconds=patience_seconds,
+    )
     try:
-        await client.ping()
+        await client.ping(request_id)
     except BaseException:
         await client.aclose()
         raise

@@ -6,13 +6,13 @@ import asyncio
 import json
 import sys
 import uuid
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from llm_routerd.cli.exits import Exit, UsageError
+from llm_routerd.cli.exits import Exit, NotAcceptedError, UsageError
 from llm_routerd.cli.settings import PATIENCE_SECONDS, open_client, redis_of
 from llm_routerd.cli.terminal import json_line, note, say
 from llm_routerd.cli.views import choose_view
@@ -22,7 +22,7 @@ from llm_routerd.errors import BrokerError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from llm_routerd.client import Client, Params
 
@@ -71,12 +71,22 @@ def build_request(arguments: argparse.Namespace) -> RequestFields:
 async def _submit(arguments: argparse.Namespace, request: RequestFields) -> Exit:
     # What is refused for longer than an answer is wanted is refused.
     patience_seconds = min(PATIENCE_SECONDS, arguments.timeout or PATIENCE_SECONDS)
-    async with await open_client(redis_of(arguments), patience_seconds=patience_seconds) as client:
+    adding = _Adding(patience_seconds)
+    with adding.refused():
+        client = await open_client(redis_of(arguments), request["id"], patience_seconds=patience_seconds)
+    async with client:
+        with adding.refused():
+            if (why := await client.losing(request["id"])) is not None:
+                raise why
         timeout_seconds = None
         if arguments.timeout is not None:
             timeout_seconds = arguments.timeout + _GRACE_SECONDS
             await _set_deadline(client, request, int(arguments.timeout * 1000))
-        submit = partial(client.submit, lane=arguments.lane, on_trouble=_told_once(patience_seconds), **request)
+
+        async def submit() -> None:
+            with adding.refused():
+                await client.submit(lane=arguments.lane, on_trouble=adding.trouble, **request)
+
         if arguments.no_wait:
             try:
                 async with asyncio.timeout(timeout_seconds):
@@ -95,22 +105,40 @@ async def _submit(arguments: argparse.Namespace, request: RequestFields) -> Exit
         return await watch.run(submit)
 
 
-def _told_once(patience_seconds: float) -> Callable[[BrokerError], None]:
-    """Tells a person the first trouble with submitting: nobody waits a minute without a word."""
-    told: list[BrokerError] = []
+class _Adding:
+    """Adding one request: what a person is told meanwhile, and when it does not come about."""
 
-    def tell(trouble: BrokerError) -> None:
-        if not told:
-            told.append(trouble)
-            note(f"not queued yet: {trouble}; trying for {patience_seconds:g} s")
+    def __init__(self, patience_seconds: float) -> None:
+        self._patience_seconds = patience_seconds
+        self._is_told = False
+        self._may_be_queued = False  # a reply has been lost
 
-    return tell
+    def trouble(self, trouble: BrokerError) -> None:
+        """Tell the first one: nobody waits a minute without a word."""
+        self._may_be_queued = self._may_be_queued or not trouble.is_refusal
+        if not self._is_told:
+            self._is_told = True
+            note(f"not queued yet: {trouble}; trying for {self._patience_seconds:g} s")
+
+    @contextmanager
+    def refused(self) -> Iterator[None]:
+        """Within the block, a refusal is one of the request, unless that may be queued all the same.
+
+        Raises:
+            NotAcceptedError: it is not queued.
+        """
+        try:
+            yield
+        except BrokerError as error:
+            if not error.is_refusal or self._may_be_queued:
+                raise
+            raise NotAcceptedError(error) from error
 
 
 async def _set_deadline(client: Client, request: RequestFields, timeout_ms: int) -> None:
     """Bound the whole wait by the server's clock; who may not read it bounds the time from pick-up."""
     try:
-        request["deadline_ms"] = await client.server_time_ms() + timeout_ms
+        request["deadline_ms"] = await client.server_time_ms(request["id"]) + timeout_ms
     except BrokerError:
         request["timeout_ms"] = timeout_ms
 

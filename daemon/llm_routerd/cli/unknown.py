@@ -30,18 +30,23 @@ async def unknown(client: Client, request_id: str, others: Sequence[str]) -> str
 
 async def _ids_with_events(client: Client) -> list[str]:
     """Ids of requests that have begun or ended; none where this user may not see keys, as a producer may not."""
-    prefix = client.keys.events("")
-    pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
     ids: list[str] = []
-    cursor = 0
-    for _ in range(_MOST_KEYS // _KEYS_PER_SCAN):
-        try:
-            cursor, keys = await client.patiently(
-                lambda cursor=cursor: client.redis.scan(cursor, match=pattern, count=_KEYS_PER_SCAN)  # type: ignore[misc]
-            )
-        except BrokerError:
-            break
-        ids += [as_text(key).removeprefix(prefix) for key in keys]
-        if not cursor:
-            break
+    scans = _MOST_KEYS // _KEYS_PER_SCAN
+    for shard in client.shards.all:
+        prefix = shard.keys.events("")
+        pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
+        cursor = 0
+        while scans:
+            scans -= 1
+            try:
+                cursor, keys = await shard.patiently(
+                    lambda shard=shard, cursor=cursor, pattern=pattern: shard.redis.scan(  # type: ignore[misc]
+                        cursor, match=pattern, count=_KEYS_PER_SCAN
+                    )
+                )
+            except BrokerError:
+                break
+            ids += [as_text(key).removeprefix(prefix) for key in keys]
+            if not cursor:
+                break
     return ids

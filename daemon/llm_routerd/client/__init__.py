@@ -1,10 +1,11 @@
 """The producers' side of the queue: adds requests, follows and cancels them; needs neither the daemon nor a backend.
 
-`client` is the client.  `events` and `look_up` are parts of it, `lane_state` and `dead_letters` what operators look at.
+`client` is the client, `shards` and `shard` what it asks.  `events` and `look_up` are parts of it, `lane_state` and
+`dead_letters` what operators look at.
 Producers import what is named here; `cli` and the tests also `dead_letters`.
 
-Imports `queue.connection`, `queue.scripts`, `protocol` and `errors`.  Another question to Redis: a method of `Client`,
-which goes through `patiently`, and so may be repeated.
+Imports `queue.connection`, `queue.scripts`, `protocol` and `errors`.  Another question to Redis: a method of `Shard`,
+which goes through `patiently`, and so may be repeated; `Client` chooses the shard, or asks all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from llm_routerd.client.client import Client
 from llm_routerd.client.events import as_text, check_id, check_stream_id
 from llm_routerd.client.lane_state import LaneState
 from llm_routerd.client.look_up import Sighting
+from llm_routerd.client.shard import Shard
 from llm_routerd.errors import UnknownRequestError
 from llm_routerd.protocol.events import (
     AttemptRejected,
@@ -40,6 +42,7 @@ __all__ = [
     "Reasoning",
     "RequestFields",
     "Result",
+    "Shard",
     "Sighting",
     "Token",
     "UnknownEvent",

@@ -11,6 +11,8 @@
 
 The events are those of the library (`llm_routerd.protocol.events`), with their place in the stream.
 
+Of a queue that is spread over shards the client knows by the id which one a request stands in.
+
 Redis may go away meanwhile: everything here is idempotent (a request has an id, an event an explicit stream
 ID), so it is repeated until it succeeds or the client's patience is over.
 """
@@ -19,45 +21,31 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from contextlib import suppress
-from dataclasses import replace
-from enum import Enum, auto
-from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import (
-    MovedError,
-    NoPermissionError,
-    RedisError,
-    ResponseError,
-)
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
-from llm_routerd.client.events import (
-    check_id,
-    check_stream_id,
-    entries_of,
-    event_of,
-)
-from llm_routerd.client.lane_state import LaneState, look_at
-from llm_routerd.client.look_up import LaneSearch, Sighting
-from llm_routerd.errors import BrokerError, NotAllowedError, UnknownRequestError
+from llm_routerd.client.events import check_id, check_stream_id
+from llm_routerd.client.lane_state import LaneState, added_up
+from llm_routerd.client.look_up import Sighting
+from llm_routerd.client.shard import Sealing
+from llm_routerd.client.shards import Shards
+from llm_routerd.errors import BrokerError, UnknownRequestError
 from llm_routerd.protocol.events import FINAL_ID, FINAL_PART, Cancelled
-from llm_routerd.protocol.keys import LANES, Keys, Lane
+from llm_routerd.protocol.keys import Layout
 from llm_routerd.protocol.reading import as_end, read_event
 from llm_routerd.protocol.request import as_json
 from llm_routerd.protocol.wire import encode
-from llm_routerd.queue.connection import Backoff, as_broker_error, fitness, is_passed, is_unfit, lasts, pooled
+from llm_routerd.queue.connection import Needs, fitness, pooled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from redis.asyncio import Redis
 
+    from llm_routerd.client.shard import Shard
+    from llm_routerd.protocol.keys import Keys, Lane
     from llm_routerd.protocol.reading import SeenEnd, SeenEvent
     from llm_routerd.protocol.request import RequestFields
-    from llm_routerd.queue.connection import Bounds, Greeting
+    from llm_routerd.queue.connection import Greeting
 
 T = TypeVar("T")
 
@@ -65,17 +53,8 @@ T = TypeVar("T")
 _BEFORE_FINAL = f"{FINAL_PART - 1}-{2**64 - 1}"
 
 _BLOCK_MS = 5_000
-_EVENTS_PER_READ = 500
-_STRAY_SECONDS = 3_600
+_SEARCH_BLOCK_MS = 500  # where events may come in another shard than the one that is waited at
 _CANCEL_TRIES = 10
-
-
-class _Sealing(Enum):
-    """What came of writing the final event."""
-
-    DONE = auto()
-    LATE = auto()  # another one stands
-    ABSENT = auto()  # there are no events, and there were to be some
 
 
 class Client:
@@ -91,28 +70,41 @@ class Client:
         redis: str | Redis = "redis://127.0.0.1:6379/0",
         *,
         prefix: str = "llm",
+        shards: int = 1,
+        draining: Sequence[int] = (),
         patience_seconds: float = 60.0,
     ) -> None:
         """Make a client; nothing is connected yet.
 
         Args:
-            redis: URL, or a client that remains the caller's: `aclose` leaves it open.
+            redis: URL, or a client that remains the caller's: `aclose` leaves it open.  Where that has led to, it
+                stays: Sentinels and a Cluster are followed by URL only.
             prefix: of the queue's keys.
+            shards: how many the queue is spread over, as the daemon's configuration has it.
+            draining: numbers of shards of earlier layouts, as there: what was added to them is found.
             patience_seconds: how long a call goes on trying while Redis is away.
 
         Raises:
             BrokerError: the URL is unsound; the message says how, and quotes nothing of it but an option's name.
+            TypeError: `redis` is neither, as a RedisCluster is.
         """
-        self.keys = Keys(prefix)
-        self._patience_seconds = patience_seconds
-        self._needs = fitness.Needs(prefix=prefix)
-        self._server: pooled.Server | None = None
-        if isinstance(redis, str):
-            self._server = pooled.Server.at(redis, self._needs)
-            redis = self._server.redis
-        self.redis = redis
+        self.shards = Shards(redis, Layout(prefix, shards), draining, patience_seconds=patience_seconds)
         socket_seconds = self.redis.connection_pool.connection_kwargs.get("socket_timeout") or pooled.REPLY_SECONDS
         self._block_ms = max(1, min(_BLOCK_MS, int(socket_seconds * 500)))
+
+    @property
+    def keys(self) -> Keys:
+        """Of the queue, or of its first shard."""
+        return self._first.keys
+
+    @property
+    def redis(self) -> Redis:
+        """A client of the server that has them."""
+        return self._first.redis
+
+    @property
+    def _first(self) -> Shard:
+        return self.shards.all[0]
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,8 +114,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connections, unless they were given to us."""
-        if self._server is not None:
-            await self._server.aclose()
+        await self.shards.aclose()
 
     async def submit(
         self,
@@ -142,9 +133,7 @@ class Client:
             TypeError: a value is not JSON.
         """
         request_id = check_id(request.get("id") or uuid.uuid4().hex)
-        data = as_json({"id": request_id, **request})
-        key = self.keys.requests(lane)
-        await self.patiently(lambda: self.redis.xadd(key, {"data": data}), on_trouble, stream=key)
+        await self.shards.home(request_id).add(lane, as_json({"id": request_id, **request}), on_trouble)
         return request_id
 
     async def follow(self, request_id: str, last_id: str = "0-0") -> AsyncGenerator[SeenEvent, None]:
@@ -155,16 +144,28 @@ class Client:
         Raises:
             ValueError: the id or `last_id` is not valid.
         """
-        key = self.keys.events(check_id(request_id))
         position = last_id
+        homes = self.shards.homes(check_id(request_id))
         if check_stream_id(last_id) >= check_stream_id(FINAL_ID):
             return
         while True:
-            for event in await self.patiently(partial(self._read, key, position), stream=key):
+            if len(homes) > 1:
+                homes = await self._with_events(homes, request_id)
+            block_ms = self._block_ms if len(homes) == 1 else min(self._block_ms, _SEARCH_BLOCK_MS)
+            for event in await homes[0].read(request_id, position, block_ms):
+                homes = homes[:1]
                 position = event.stream_id
                 yield event
                 if event.is_final:
                     return
+
+    @staticmethod
+    async def _with_events(homes: tuple[Shard, ...], request_id: str) -> tuple[Shard, ...]:
+        """The one of them that has events of the request; where none has, all of them."""
+        for shard in homes:
+            if await shard.has_events(request_id):
+                return (shard,)
+        return homes
 
     async def result(self, request_id: str, timeout_seconds: float | None = None) -> SeenEnd:
         """Wait for the final event, whichever of `result`, `error` and `cancelled` it is.
@@ -179,9 +180,10 @@ class Client:
 
     async def final(self, request_id: str) -> SeenEnd | None:
         """The final event if there is one by now."""
-        key = self.keys.events(check_id(request_id))
-        entries = await self.patiently(lambda: self.redis.xrange(key, FINAL_ID, FINAL_ID), stream=key)
-        return next((as_end(event_of(entry)) for entry in entries or ()), None)
+        for shard in self.shards.homes(check_id(request_id)):
+            if final := await shard.final(request_id):
+                return final
+        return None
 
     async def cancel(
         self, request_id: str, reason: str = "cancelled by the client", *, anyway: bool = False
@@ -197,14 +199,14 @@ class Client:
             UnknownRequestError: nothing is known of it, and nothing was written.
             NotAllowedError: this user may submit and follow, and not cancel.
         """
-        key = self.keys.events(check_id(request_id))
+        homes = self.shards.homes(check_id(request_id))
         data = encode(Cancelled(request_id=request_id, reason=reason))
         must_exist, sighting = True, None
         for _ in range(_CANCEL_TRIES):
-            sealing = await self.patiently(partial(self._seal, key, data, must_exist=must_exist), stream=key)
-            if sealing is _Sealing.DONE:
+            sealing = await self._seal(homes, request_id, data, must_exist=must_exist)
+            if sealing is Sealing.DONE:
                 return as_end(read_event(FINAL_ID, Cancelled.type, data))
-            if sealing is _Sealing.LATE:
+            if sealing is Sealing.LATE:
                 if final := await self.final(request_id):
                     return final
                 # It expired between the two.
@@ -213,51 +215,79 @@ class Client:
             elif sighting is None:
                 sighting = await self._look_in_lanes(request_id)
                 must_exist = not sighting.is_known
+                homes = tuple(shard for shard in homes if shard.keys.prefix == sighting.prefix) or homes
             else:  # nor did a worker begin it while the lanes were looked at
                 raise UnknownRequestError(request_id, why_unsure=sighting.why_unsure, others=sighting.others)
         raise BrokerError(f"the events of {request_id} cannot take a final event: somebody has written past its place")
 
+    @staticmethod
+    async def _seal(homes: Sequence[Shard], request_id: str, data: bytes, *, must_exist: bool) -> Sealing:
+        """Write the final event where the events are; where there need be none, in every shard that it may stand in."""
+        sealing = Sealing.ABSENT
+        for shard in homes:
+            sealing = await shard.seal(request_id, data, must_exist=must_exist)
+            if sealing is Sealing.LATE or (sealing is Sealing.DONE and must_exist):
+                break
+        return sealing
+
     async def look_up(self, request_id: str) -> Sighting:
         """Whether anything is known of a request; costs what `cancel` costs."""
         check_id(request_id)
-        if await self._has_events(request_id):
-            return Sighting(is_known=True)
+        if found := await self._look_for_events(request_id):
+            return found
         sighting = await self._look_in_lanes(request_id)
         # Meanwhile a worker may have taken it from the lane.
-        return Sighting(is_known=True) if await self._has_events(request_id) else sighting
+        return await self._look_for_events(request_id) or sighting
+
+    async def _look_for_events(self, request_id: str) -> Sighting | None:
+        for shard in self.shards.homes(request_id):
+            if await shard.has_events(request_id):
+                return Sighting(is_known=True, prefix=shard.keys.prefix)
+        return None
+
+    async def _look_in_lanes(self, request_id: str) -> Sighting:
+        """Whether it stands in a lane of a shard that it may stand in."""
+        why_unsure, others = "", list[str]()
+        for shard in self.shards.homes(request_id):
+            sighting = await shard.look_in_lanes(request_id)
+            if sighting.is_known:
+                return sighting
+            why_unsure = why_unsure or sighting.why_unsure
+            others += sighting.others
+        return Sighting(is_known=False, why_unsure=why_unsure, others=tuple(others))
 
     async def lanes(self) -> tuple[LaneState, ...]:
-        """What waits, what runs, and who works, the most urgent lane first."""
-        return tuple([await self.patiently(partial(self._lane, lane)) for lane in LANES])
+        """What waits, what runs, and who works, in all shards together, the most urgent lane first."""
+        return added_up([await shard.lanes() for shard in self.shards.all])
 
-    async def _lane(self, lane: Lane) -> LaneState:
-        return await look_at(self.redis, lane, self.keys.requests(lane))
-
-    async def server_time_ms(self) -> int:
-        """Unix time by the Redis server's clock, which is what `deadline_ms` is measured by."""
-        seconds, microseconds = await self.patiently(lambda: self.redis.time())  # noqa: PLW0108 - another after a MOVED
+    async def server_time_ms(self, request_id: str = "") -> int:
+        """Unix time by the clock of the Redis server that takes a request of this id, by which `deadline_ms` counts."""
+        shard = self.shards.home(request_id)
+        seconds, microseconds = await shard.patiently(lambda: shard.redis.time())  # noqa: PLW0108 - another after a MOVED
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def greeting(self, metrics_channel: str = "") -> Greeting | None:
-        """What the server says of itself; None: nothing.
+        """What the server says of itself, of several that of the first shard; None: nothing.
 
         Raises:
             UnsuitableServerError: it cannot serve a daemon with this prefix and this metrics channel.
         """
         found = await self.patiently(lambda: fitness.ask(self.redis.execute_command))
-        fitness.check(found, replace(self._needs, metrics_channel=metrics_channel))
+        channel = metrics_channel and self.shards.layout.metrics_channel(0, metrics_channel)
+        fitness.check(found, Needs(prefix=self.keys.prefix, metrics_channel=channel))
         return found
 
-    async def ping(self) -> None:
-        """Ask once whether Redis answers; no patience.
+    async def losing(self, request_id: str) -> BrokerError | None:
+        """Why a request of this id would be lost though Redis takes it: that server is a replica; None: it is none."""
+        return await self.shards.home(request_id).losing()
+
+    async def ping(self, request_id: str = "") -> None:
+        """Ask once whether Redis answers, that server which takes a request of this id; no patience.
 
         Raises:
             BrokerError: it does not; the message says why.
         """
-        try:
-            await pooled.once(self.redis.ping)
-        except RedisError as error:
-            raise as_broker_error(error) from error
+        await self.shards.home(request_id).ping()
 
     async def patiently(
         self,
@@ -274,90 +304,4 @@ class Client:
         Raises:
             BrokerError: it is over, or the server refuses what was asked.
         """
-        backoff = Backoff()
-        clock = asyncio.get_running_loop().time
-        give_up: float | None = None
-        while True:
-            try:
-                return await (pooled.once if self._server is None else self._server.once)(operation)
-            except RedisError as error:
-                if not self._may_pass(error):
-                    await self._examine()
-                    raise as_broker_error(error, stream) from error
-                # Counted from the first failure: before it, a read may have waited long while all was well.
-                give_up = give_up or clock() + self._patience_seconds
-                if self._server is not None:
-                    self._server.lost(error)
-                wait_seconds = backoff.next_seconds()
-                if clock() + wait_seconds > give_up:
-                    raise as_broker_error(error) from error
-                if on_trouble is not None and not isinstance(error, MovedError):
-                    on_trouble(as_broker_error(error))
-            await asyncio.sleep(wait_seconds)
-
-    async def _examine(self) -> None:
-        """Look whether a server that refuses something could serve us at all; connections of ours have looked before.
-
-        Raises:
-            UnsuitableServerError: it could not.
-        """
-        if self._server is not None:
-            return
-        try:
-            found = await pooled.once(lambda: fitness.ask(self.redis.execute_command))
-        except RedisError:
-            return
-        fitness.check(found, self._needs)
-
-    def _may_pass(self, error: RedisError) -> bool:
-        """Whether the same command may succeed later, where the server is then."""
-        return _is_away(error) or (isinstance(error, MovedError) and self._server is not None)
-
-    def bounded(self, bounds: Bounds) -> Redis:
-        """Another client of the same server, of whose replies no more is kept than `bounds` says.  It is the caller's.
-
-        What XRANGE gives comes as it is on the wire, for it may be cut: pairs of an ID and `Fields`.
-        """
-        return pooled.bounded(self.redis, bounds)
-
-    async def _read(self, key: str, position: str) -> list[SeenEvent]:
-        reply = await self.redis.xread({key: position}, count=_EVENTS_PER_READ, block=self._block_ms)
-        streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
-        return [event_of(entry) for entries in streams for entry in entries_of(entries)]
-
-    async def _look_in_lanes(self, request_id: str) -> Sighting:
-        return await LaneSearch(lambda: self.redis, self.keys, request_id, self.patiently).run()
-
-    async def _has_events(self, request_id: str) -> bool:
-        key = self.keys.events(request_id)
-        return bool(await self.patiently(lambda: self.redis.xrange(key, count=1), stream=key))
-
-    async def _seal(self, key: str, data: bytes, *, must_exist: bool) -> _Sealing:
-        """Write the final event.  What makes a key bounds it in the same round trip, so no stray one is left behind."""
-        pipe = self.redis.pipeline(transaction=False)
-        pipe.xadd(key, {"type": Cancelled.type, "data": data}, id=FINAL_ID, nomkstream=must_exist)
-        if not must_exist:
-            pipe.expire(key, _STRAY_SECONDS, nx=True)
-        added, *expire = await pipe.execute(raise_on_error=False)
-        if isinstance(added, ResponseError) and is_passed(added):
-            return _Sealing.LATE
-        if isinstance(added, NoPermissionError):
-            right = f"it needs XADD on {self.keys.events('*')}, as the user `canceller` of systemd/users.acl has it"
-            raise NotAllowedError("this user may not cancel", right)
-        if isinstance(added, Exception):
-            raise added
-        if added and must_exist:  # not before: a key of another type is not ours to bound
-            with suppress(NoPermissionError):  # who may write the events but not EXPIRE has still cancelled
-                # NX: what the daemon made has its TTL already, and only a key that nobody knows of has none.
-                await self.redis.expire(key, _STRAY_SECONDS, nx=True)
-        for reply in expire:
-            if isinstance(reply, Exception) and not isinstance(reply, NoPermissionError):
-                raise reply
-        return _Sealing.DONE if added else _Sealing.ABSENT
-
-
-def _is_away(error: RedisError) -> bool:
-    """Whether the same command may succeed later: the server is down, starting, or not the primary now."""
-    if lasts(error) or isinstance(error, MovedError):
-        return False
-    return isinstance(error, (RedisConnectionError, RedisTimeoutError)) or is_unfit(error)
+        return await self._first.patiently(operation, on_trouble, stream=stream)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import orjson
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from llm_routerd.client.client import Client
+    from llm_routerd.client.shard import Shard
     from llm_routerd.protocol.cut import Fields, Part
 
 scripts.retry.put_together()
@@ -63,6 +64,7 @@ class DeadLetter:
 
     Attributes:
         entry: of the letter itself, in the stream of dead letters.
+        shard: what the keys begin with of the shard that it stands in; "" where there is one shard only.
         about: what the daemon tells of it, as texts: `entry`, `lane`, `id`, `reason`, `message`,
             `deliveries`, `consumer`, `at_ms`.
         fields: what was submitted, as flat fields; None where the letter does not hold it.
@@ -76,6 +78,12 @@ class DeadLetter:
     fields: tuple[bytes, ...] | None
     data: Mapping[str, Any]
     unread: Mapping[str, Any] | None = None
+    shard: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it goes by: its entry, and before that its shard where there are several, which may have the same."""
+        return f"{self.shard}/{self.entry}" if self.shard else self.entry
 
     @property
     def cut_bytes(self) -> int | None:
@@ -86,7 +94,7 @@ class DeadLetter:
 
     def to_json(self, *, whole: bool) -> dict[str, Any]:
         """The letter for a program; `whole` with what was submitted, which the list does not need."""
-        summary: dict[str, Any] = {"letter": self.entry, **self.about}
+        summary: dict[str, Any] = {"letter": self.name, **self.about}
         if self.cut_bytes is not None:
             summary["cut_bytes"] = self.cut_bytes
         if self.unread is not None:
@@ -94,15 +102,22 @@ class DeadLetter:
         return summary | {"data": self.data} if whole else summary
 
 
+class Location(NamedTuple):
+    """Where a letter stands, and what it goes by."""
+
+    shard: Shard
+    entry: str
+    name: str
+
+
 class DeadLetters:
-    """The dead letters of a client's queue.  Every method raises `BrokerError` where the client would.
+    """The dead letters of a client's queue, of all shards.  Every method raises `BrokerError` where the client would.
 
     Use it as `async with`.
     """
 
     def __init__(self, client: Client) -> None:
-        self._client = client
-        self._keys = client.keys
+        self._shards = client.shards
         self._readers: dict[tuple[Redis, Bounds], Redis] = {}
 
     async def __aenter__(self) -> Self:
@@ -114,13 +129,16 @@ class DeadLetters:
                 await reader.aclose()
 
     async def all(self) -> AsyncIterator[DeadLetter]:
-        """Every letter, the oldest first; read in pages, so that any number fits in memory.
+        """Every letter, shard by shard, the oldest first; read in pages, so that any number fits in memory."""
+        for shard in self._shards.all:
+            async for letter in self._all_of(shard):
+                yield letter
 
-        Of long ones, each page is one: Redis puts a page together before it sends any of it.
-        """
+    async def _all_of(self, shard: Shard) -> AsyncIterator[DeadLetter]:
+        """Of long ones, each page is one: Redis puts a page together before it sends any of it."""
         start, count = "-", 1
         while True:
-            letters = await self._read(_LISTED, start, "+", count)
+            letters = await self._read(shard, _LISTED, start, "+", count)
             for letter in letters:
                 yield letter
             if len(letters) < count:
@@ -128,27 +146,35 @@ class DeadLetters:
             start = f"({letters[-1].entry}"
             count = 1 if any(letter.unread for letter in letters) else min(2 * count, _LETTERS_PER_READ)
 
-    async def get(self, entry: str) -> DeadLetter | None:
-        """One letter, if it is there.
+    async def find(self, name: str) -> list[Location]:
+        """Where the letter of this name is to be found: of an entry without its shard, in each shard that has it.
+
+        Where there is but one shard to look at, nobody has been asked yet whether it is there.
 
         Raises:
-            ValueError: `entry` is not a stream ID.
+            ValueError: `name` is neither a stream ID nor one after a shard and a slash.
         """
-        check_stream_id(entry)
-        return next(iter(await self._read(_SHOWN, entry, entry, 1)), None)
+        entry = check_letter(name)
+        prefix = name.removesuffix(entry).removesuffix("/")
+        if prefix:
+            shard = self._shards.named(prefix)
+            return [] if shard is None else [self._location(shard, entry)]
+        if self._shards.is_only:
+            return [self._location(self._shards.all[0], entry)]
+        return [
+            self._location(shard, entry)
+            for shard in self._shards.all
+            if await self._read(shard, _LISTED, entry, entry, 1)
+        ]
 
-    async def drop(self, entry: str) -> bool:
-        """Remove a letter; False: it is not there.
+    async def get(self, location: Location) -> DeadLetter | None:
+        """One letter, if it is there."""
+        return next(iter(await self._read(location.shard, _SHOWN, location.entry, location.entry, 1)), None)
 
-        Raises:
-            ValueError: `entry` is not a stream ID.
-        """
-        check_stream_id(entry)
-        return bool(
-            await self._client.patiently(
-                lambda: self._client.redis.xdel(self._keys.dead, entry), stream=self._keys.dead
-            )
-        )
+    async def drop(self, location: Location) -> bool:
+        """Remove a letter; False: it is not there."""
+        shard, dead = location.shard, location.shard.keys.dead
+        return bool(await shard.patiently(lambda: shard.redis.xdel(dead, location.entry), stream=dead))
 
     async def retry(self, letter: DeadLetter) -> Retried:
         """Queue a letter's request again, at once with removing the letter and the error that it ended with.
@@ -163,34 +189,52 @@ class DeadLetters:
             return Retried(verdict=Verdict.UNREADABLE)
         lane: Lane = next((lane for lane in LANES if lane == letter.about.get("lane")), "normal")
         own_id = _own_id(letter)
-        requests, streams = self._keys.requests(lane), [self._keys.events(own_id)] if own_id else []
+        shard = self._shards.named(letter.shard) or self._shards.all[0]
+        keys = shard.keys
+        requests, streams = keys.requests(lane), [keys.events(own_id)] if own_id else []
         call = scripts.retry(
-            letters=self._keys.dead, requests=requests, streams=streams, letter=letter.entry, fields=letter.fields
+            letters=keys.dead, requests=requests, streams=streams, letter=letter.entry, fields=letter.fields
         )
-        # Where the client is by then: a cluster may name another node.
-        reply: list[Any] = await self._client.patiently(
-            lambda: run_script(self._client.redis, call), stream=" or ".join((requests, *streams))
+        # Where the shard is by then: a cluster may name another node.
+        reply: list[Any] = await shard.patiently(
+            lambda: run_script(shard.redis, call), stream=" or ".join((requests, *streams))
         )
         verdict, *entry = (part.decode() if isinstance(part, bytes) else str(part) for part in reply)
         if verdict != Verdict.QUEUED:
             return Retried(verdict=Verdict(verdict))
         return Retried(verdict=Verdict.QUEUED, request_id=own_id or entry[0], renamed=not own_id)
 
-    async def _read(self, bounds: Bounds, first: str, last: str, count: int) -> list[DeadLetter]:
+    def _location(self, shard: Shard, entry: str) -> Location:
+        return Location(shard, entry, f"{shard.keys.prefix}/{entry}" if not self._shards.is_only else entry)
+
+    async def _read(self, shard: Shard, bounds: Bounds, first: str, last: str, count: int) -> list[DeadLetter]:
+        dead = shard.keys.dead
         entries = cast(
             "Sequence[tuple[bytes, Fields]]",
-            await self._client.patiently(
-                lambda: self._reader(bounds).xrange(self._keys.dead, first, last, count=count), stream=self._keys.dead
+            await shard.patiently(
+                lambda: self._reader(shard, bounds).xrange(dead, first, last, count=count), stream=dead
             ),
         )
-        return [_parse(as_text(entry), fields) for entry, fields in entries]
+        name = "" if self._shards.is_only else shard.keys.prefix
+        return [replace(_parse(as_text(entry), fields), shard=name) for entry, fields in entries]
 
-    def _reader(self, bounds: Bounds) -> Redis:
-        """What reads within these bounds where the client is now."""
-        where = self._client.redis, bounds
+    def _reader(self, shard: Shard, bounds: Bounds) -> Redis:
+        """What reads within these bounds where the shard is now."""
+        where = shard.redis, bounds
         if where not in self._readers:
-            self._readers[where] = self._client.bounded(bounds)
+            self._readers[where] = shard.bounded(bounds)
         return self._readers[where]
+
+
+def check_letter(name: str) -> str:
+    """The entry of a letter's name.
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    entry = name.rpartition("/")[2]
+    check_stream_id(entry)
+    return entry
 
 
 def _parse(entry: str, fields: Fields) -> DeadLetter:

@@ -55,6 +55,12 @@ def check_stream_id(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
+def is_stream_id(request_id: str) -> bool:
+    """Whether an id has the form of those that XADD gives, which a request goes by that has none of its own."""
+    match = _STREAM_ID.fullmatch(request_id)
+    return match is not None and match[2] is not None
+
+
 def as_text(value: bytes | str | None) -> str:
     """A reply of a client that decodes, or of one that does not; "" for none."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""

@@ -12,6 +12,8 @@ from llm_routerd.protocol.keys import GROUP, Lane, is_handed_back
 from llm_routerd.queue.connection import is_wrong_type
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from redis.asyncio import Redis
 
 _ACTIVE_MS = 30_000  # an idle worker's read ends every few seconds, a busy one renews its leases every ten
@@ -66,6 +68,20 @@ async def look_at(redis: Redis, lane: Lane, key: str) -> LaneState:
             for c in consumers
             if int(c["idle"]) < _ACTIVE_MS and not is_handed_back(as_text(c["name"]))
         ),
+    )
+
+
+def added_up(shards: Sequence[Sequence[LaneState]]) -> tuple[LaneState, ...]:
+    """Lane by lane, what stands in all shards; there is one at the least, and each has the lanes in the same order."""
+    return tuple(
+        LaneState(
+            lane=states[0].lane,
+            has_group=any(state.has_group for state in states),
+            waiting=sum(state.waiting for state in states),
+            running=sum(state.running for state in states),
+            workers=frozenset[str]().union(*(state.workers for state in states)),
+        )
+        for states in zip(*shards, strict=True)
     )
 
 

@@ -5,13 +5,12 @@ That is asked of requests without events: those that are queued.  The server loo
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
-from llm_routerd.client.events import as_text
+from llm_routerd.client.events import as_text, is_stream_id
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import is_unfit
 from llm_routerd.queue.connection.pooled import run_script
@@ -28,7 +27,6 @@ scripts.look_up.put_together()
 MOST_ENTRIES = 100_000  # of all lanes together
 _PAGE_ENTRIES = 500  # some milliseconds, in which the server does nothing else
 _PAGE_BYTES = 2**20
-_STREAM_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 class Sighting(Struct, frozen=True, kw_only=True):
@@ -38,15 +36,17 @@ class Sighting(Struct, frozen=True, kw_only=True):
         is_known: it has events, or stands in a lane.
         why_unsure: why it may be there all the same; "": it is not.
         others: ids of the requests in the lanes that were looked at.
+        prefix: what the keys begin with of the shard that has it; "": none.
     """
 
     is_known: bool
     why_unsure: str = ""
     others: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 class LaneSearch:
-    """One look for one request in all lanes; what stands there all the while is found."""
+    """One look for one request in all lanes of a shard; what stands there all the while is found."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class LaneSearch:
     ) -> None:
         """Prepare it; `where` is the server by now, `patiently` runs an operation until it succeeds, or raises."""
         self._where = where
-        self._lanes = keys.lanes
+        self._keys = keys
         self._id = request_id
         self._patiently = patiently
         self._left = MOST_ENTRIES
@@ -66,10 +66,10 @@ class LaneSearch:
     async def run(self) -> Sighting:
         """Look at the newest entries first; where a right is missing, or too many are queued, the answer is unsure."""
         unsure = ""
-        for lane in self._lanes:
+        for lane in self._keys.lanes:
             # An id that XADD gave is found at once.
-            if _STREAM_ID.fullmatch(self._id) and (page := await self._page(lane, self._id, 1)) and page[0]:
-                return Sighting(is_known=True)
+            if is_stream_id(self._id) and (page := await self._page(lane, self._id, 1)) and page[0]:
+                return Sighting(is_known=True, prefix=self._keys.prefix)
             before = "+"
             while before and not unsure:
                 page = await self._page(lane, before, min(_PAGE_ENTRIES, self._left))
@@ -78,7 +78,7 @@ class LaneSearch:
                     break
                 found, before, ids = page
                 if found:
-                    return Sighting(is_known=True)
+                    return Sighting(is_known=True, prefix=self._keys.prefix)
                 self._others += ids
                 self._left -= len(ids)
                 if before and self._left <= 0:

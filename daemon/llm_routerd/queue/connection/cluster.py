@@ -102,7 +102,7 @@ class ClusterNodes:
         refusal: RedisError | None = None
         for node in dict.fromkeys((*([told] if told else []), *self._nodes, *self._seeds)):
             try:
-                ranges = list(_ranges(await self._asker.ask(node, "CLUSTER", "SLOTS"), node))
+                ranges = list(slot_ranges(await self._asker.ask(node, "CLUSTER", "SLOTS"), node))
             except (ResponseError, AuthenticationError) as error:
                 refusal = error
                 continue
@@ -131,7 +131,7 @@ class ClusterNodes:
         raise NobodyTells(told, "give it one again; CLUSTER SHARDS tells what is left")
 
 
-def _ranges(answer: Any, asked: Place) -> Iterator[tuple[int, int, list[Place]]]:
+def slot_ranges(answer: Any, asked: Place) -> Iterator[tuple[int, int, list[Place]]]:
     """First and last slot, and the nodes that have them, the primary first; what is not as it should be is left out."""
     for each in answer if isinstance(answer, list) else ():
         match each:

@@ -14,10 +14,12 @@ from redis.exceptions import (
     AskError,
     AuthenticationError,
     AuthorizationError,
+    BusyLoadingError,
     ClusterDownError,
     MovedError,
     NoPermissionError,
     RedisError,
+    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -103,7 +105,8 @@ _NOT_NOW = (
         Told("the server is busy with a script (BUSY)", "wait for it, or end it with SCRIPT KILL"),
     ),
 )
-_CLUSTER = {
+_BY_TYPE = {
+    BusyLoadingError: Told("the server is loading its data (BusyLoadingError)", "wait until it has"),
     AskError: Told("a slot of the Cluster is being moved to another node", "wait until it has been"),
     TryAgainError: Told("a slot of the Cluster is being moved to another node", "wait until it has been"),
     ClusterDownError: Told("the Cluster is down (CLUSTERDOWN)", "see that each slot has a node that serves it"),
@@ -140,7 +143,7 @@ def explain(error: BaseException) -> Told:
 
 
 def _by_words(error: BaseException) -> Told:
-    if (told := _CLUSTER.get(type(error))) is not None:
+    if (told := _BY_TYPE.get(type(error))) is not None:
         return told
     kind, text = type(error).__name__, str(error)
     for pattern, begins in _REFUSALS:
@@ -176,10 +179,18 @@ def lasts(error: BaseException) -> bool:
 def as_broker_error(error: RedisError, stream: str = "") -> BrokerError:
     """The error for whoever does not know redis-py; `stream`: the key that was to be one, where it is known."""
     if stream and "WRONGTYPE" in str(error):
-        return BrokerError(f"{stream} is not a stream but a key of another type", "RENAME or DEL it")
+        remedy = "RENAME or DEL it"
+        return BrokerError(f"{stream} is not a stream but a key of another type", remedy, is_refusal=True)
     told = explain(error)
+    kind: type[BrokerError] = BrokerError
     if isinstance(error, UnsuitableServerError):
-        return UnsuitableServerError(told.detail, told.remedy)
-    if isinstance(error, NoPermissionError):
-        return NotAllowedError(told.detail, told.remedy)
-    return BrokerError(told.detail, told.remedy)
+        kind = UnsuitableServerError
+    elif isinstance(error, NoPermissionError):
+        kind = NotAllowedError
+    return kind(told.detail, told.remedy, is_refusal=_is_refusal(error))
+
+
+def _is_refusal(error: RedisError) -> bool:
+    """Whether it was said before anything was done, or a connection made: else the command may have been run."""
+    said = (ResponseError, BusyLoadingError, AuthenticationError, AuthorizationError, SetupError, UnsuitableServerError)
+    return isinstance(error, (*said, NobodyTells))

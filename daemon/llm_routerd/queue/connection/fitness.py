@@ -109,7 +109,7 @@ def check(greeting: Greeting | None, needs: Needs | None) -> None:
     if greeting is None:
         return
     if greeting.mode == "sentinel":
-        raise WrongServerError("a Sentinel answers, which keeps no data", "name the server that it watches")
+        raise WrongServerError("a Sentinel answers, which keeps no data", "write redis+sentinel://host:port/service")
     minimum = MINIMUM.get(greeting.kind)
     if minimum is not None and _parts(greeting.version) < minimum:
         wanted = ".".join(map(str, minimum))

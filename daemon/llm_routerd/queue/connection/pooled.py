@@ -15,6 +15,7 @@ from redis.exceptions import AuthenticationError, NoScriptError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from llm_routerd.config.addresses import read_redis_url
 from llm_routerd.errors import BrokerError, ConfigError
 from llm_routerd.protocol.keys import Keys
 from llm_routerd.queue.connection.bounded_parser import BoundedParser
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.queue.connection.fitness import Needs
     from llm_routerd.queue.connection.skimmer import Bounds
-    from llm_routerd.queue.connection.whereabouts import Whereabouts
+    from llm_routerd.queue.connection.whereabouts import Place, Whereabouts
     from llm_routerd.queue.scripts.binding import Call
 
 T = TypeVar("T")
@@ -44,10 +45,13 @@ class Server:
 
     Attributes:
         redis: what to ask; nothing is connected before.
+        has_all: it is asked for keys of any slot; else for those of one.
     """
 
-    def __init__(self, redis: Redis, whereabouts: Whereabouts) -> None:
+    def __init__(self, url: str, redis: Redis, whereabouts: Whereabouts, *, has_all: bool) -> None:
         self.redis = redis
+        self.has_all = has_all
+        self._url = url
         self._whereabouts = whereabouts
         self._bounds: dict[asyncio.Timeout, float] = {}  # of what is under way, and since when in loop time
         self._watching: asyncio.Task[None] | None = None
@@ -60,6 +64,7 @@ class Server:
             BrokerError: the URL is unsound; the message says how, and quotes nothing of it but an option's name.
         """
         try:
+            has_all = read_redis_url(url).kind != "cluster"
             whereabouts = whereabouts_of(url, Keys(needs.prefix).dead)
         except ConfigError as error:
             raise BrokerError(f"the Redis URL: {error}") from None
@@ -75,7 +80,28 @@ class Server:
             "needs": needs,
             "whereabouts": whereabouts,
         }
-        return cls(Redis.from_pool(ConnectionPool(**settings | options)), whereabouts)
+        return cls(url, Redis.from_pool(ConnectionPool(**settings | options)), whereabouts, has_all=has_all)
+
+    @property
+    def may_move(self) -> bool:
+        """It may be elsewhere, though nobody has said so."""
+        return self._whereabouts.may_move
+
+    async def place(self) -> Place | None:
+        """Where it is; None: at a Unix socket.
+
+        Raises:
+            RedisError: nobody tells.
+        """
+        return await self._whereabouts.find()
+
+    def apart(self, needs: Needs) -> Server:
+        """The one that has the keys of `needs`, for MOVED says that they are elsewhere than others; the caller's."""
+        if not self.has_all:
+            return self
+        server = Server.at(self._url, needs)
+        server.has_all = False
+        return server
 
     def lost(self, error: RedisError) -> None:
         """It is not where it was, or does not serve us there: the next try finds out."""
@@ -83,7 +109,7 @@ class Server:
 
     async def once(self, operation: Callable[[], Awaitable[T]]) -> T:
         """One try within bounds, which is over when the server turns out to be elsewhere by now."""
-        if not self._whereabouts.may_move:
+        if not self.may_move:
             return await once(operation)
         try:
             async with asyncio.timeout(None) as bound:
