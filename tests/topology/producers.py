@@ -59,7 +59,7 @@ class Subscribers:
         self.asked: list[Asked] = []
         self.layout = layout
         self._url = url
-        self._clients: dict[Keys, Client] = {}
+        self._clients: dict[Layout, Client] = {}
         self._rng = random.Random(f"subscribers-{seed}")
 
     def open_since(self, at: float) -> frozenset[str]:
@@ -75,10 +75,13 @@ class Subscribers:
                 await asyncio.sleep(began + at - time.monotonic())
                 asked = self._request(number)
                 self.asked.append(asked)
-                if asked.keys not in self._clients:
-                    client = Client(self._url, prefix=asked.keys.prefix)
-                    self._clients[asked.keys] = await stack.enter_async_context(client)
-                group.create_task(self._ask(self._clients[asked.keys], asked), name=asked.name)
+                if asked.layout not in self._clients:
+                    self._clients[asked.layout] = await stack.enter_async_context(self._client(asked.layout))
+                group.create_task(self._ask(self._clients[asked.layout], asked), name=asked.name)
+
+    def _client(self, layout: Layout) -> Client:
+        draining = [earlier.shards for earlier in self._clients]
+        return Client(self._url, prefix=layout.prefix, shards=layout.shards, draining=draining)
 
     def _request(self, number: int) -> Asked:
         name = f"request-{number}"

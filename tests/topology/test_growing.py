@@ -7,6 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from llm_routerd.client import Client
 from llm_routerd.protocol.keys import Layout
 from tests.chaos.world import World
 from tests.support.servers import ValkeyProcess
@@ -49,9 +50,12 @@ async def grown(server: Server, primary: Callable[[Keys], ValkeyProcess], prefix
         async with asyncio.timeout(SECONDS + CALM_SECONDS), asyncio.TaskGroup() as group:
             growing = group.create_task(grow(world, subscribers, new))
             group.create_task(subscribers.run(REQUESTS, SECONDS))
+        async with Client(server.url, prefix=prefix, shards=new.shards, draining=[old.shards]) as client:
+            forgotten = [each.name for each in subscribers.asked if await client.final(each.name) is None]
         findings = await asyncio.to_thread(judge, world, primary, subscribers.asked, [])
         told = "\n".join([f"seed {seed}", *findings.faults, world.worker_log()])
     assert not findings.faults, told
+    assert forgotten == []
     assert growing.result() == [0, 0, 0], told
     assert {each.layout for each in subscribers.asked} == {old, new}
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ATTEMPT = ("attempt", json.dumps({"model": "first-0", "deployment": "first"}))
 TOKEN = ("token", json.dumps({"text": "Hello"}))
 RESULT = ("result", json.dumps({"attempt": 1, "content": "Hello"}))
+POISONED: Events = {FINAL_ID: ("error", json.dumps({"code": "poisoned"}))}
 WHOLE: Events = {"1-0": ATTEMPT, "1-1": TOKEN, FINAL_ID: RESULT}
 
 
@@ -38,13 +39,15 @@ def faults(
     calls: tuple[Call, ...] = (),
     added: tuple[float, ...] = (10.0,),
     left: tuple[Departure, ...] = (),
+    deaths: int = 0,
 ) -> list[str]:
     """What the verdict says of one request; as it stands it is in order."""
     asked = Asked(name="r", layout=Layout(), lane="normal", prompt="", live=False, added=list(added), ended_at=20.0)
     asked.seen = [Seen(15.0, stream_id, *event) for stream_id, event in (WHOLE if seen is None else seen).items()]
     findings = Findings()
     judge_request(
-        Request(asked=asked, stands=stands, lost=lost or {}, calls=calls or (call(12.0),), left=left), findings
+        Request(asked=asked, stands=stands, lost=lost or {}, calls=calls or (call(12.0),), left=left, deaths=deaths),
+        findings,
     )
     return findings.faults
 
@@ -64,6 +67,7 @@ def test_what_is_in_order_or_was_lost_is_no_fault() -> None:
     assert faults(calls=twice, lost={"1-0": ATTEMPT}) == []
     assert faults(calls=twice, lost={FINAL_ID: RESULT}) == []
     assert faults(stands={}, lost=WHOLE) == []
+    assert faults(stands=POISONED, seen=POISONED, deaths=3) == []
     assert faults(added=(10.0, 17.0), left=(departure(waiting=frozenset({"r"})),)) == []
 
 
@@ -75,6 +79,7 @@ def test_what_is_in_order_or_was_lost_is_no_fault() -> None:
         ({"calls": (call(12.0), call(16.0)), "lost": {"1-1": TOKEN}}, "was called again"),
         ({"stands": {"1-0": ATTEMPT}, "seen": {"1-0": ATTEMPT}}, "no final event"),
         ({"stands": {}}, "no final event"),
+        ({"stands": POISONED, "seen": POISONED, "deaths": 2}, "ended with error"),
         ({"added": (10.0, 17.0)}, "not known any more"),
         ({"added": (10.0, 17.0), "left": (departure(waiting=frozenset({"other"})),)}, "not known any more"),
         ({"added": (10.0, 17.0), "left": (departure(waiting=frozenset({"r"}), at=18.0),)}, "not known any more"),

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from tests.topology.producers import Asked
 
 
+MOST_DEATHS = 3  # daemon.max_deliveries
+
+
 @dataclass(slots=True)
 class Findings:
     """`faults` is empty if nothing is wrong; `losses` counts what went with a primary, and what came of it."""
@@ -51,6 +54,7 @@ class Request:
     lost: Events  # what was, and stands no more
     calls: Sequence[Call]
     left: Sequence[Departure]  # primaries that served its shard
+    deaths: int  # of workers, from when it was added until its end was seen
 
 
 def judge(
@@ -77,6 +81,7 @@ def judge(
             lost=_lost(key, stands.get(key, {}), departures),
             calls=sorted(by_name[each.name], key=lambda call: call.start),
             left=[left for left in departures if each.keys in left.served],
+            deaths=sum(each.added[0] <= life.end <= (each.ended_at or 0.0) for _, life in world.lives()),
         )
         judge_request(request, findings)
         if each.ended_at is not None:
@@ -195,6 +200,9 @@ def _was_seen_as_it_stands(request: Request, findings: Findings) -> None:
     if FINAL_ID not in request.stands:
         return
     kind, data = request.stands[FINAL_ID]
+    if json.loads(data).get("code") == "poisoned" and request.deaths >= MOST_DEATHS:
+        findings.losses["requests given up after three workers had died"] += 1
+        return
     if kind != "result":
         findings.faults.append(f"{request.asked.name} ended with {kind}: {data[:300]}")
         return
