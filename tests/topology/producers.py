@@ -52,12 +52,12 @@ class Subscribers:
 
     Attributes:
         asked: what they remember.
-        layout: where they ask from now on.
+        layouts: where they ask from now on, in one or the other.
     """
 
     def __init__(self, url: str, layout: Layout, seed: int) -> None:
         self.asked: list[Asked] = []
-        self.layout = layout
+        self.layouts: tuple[Layout, ...] = (layout,)
         self._url = url
         self._clients: dict[Layout, Client] = {}
         self._rng = random.Random(f"subscribers-{seed}")
@@ -88,7 +88,7 @@ class Subscribers:
         directives = f"tokens={self._rng.randint(3, 40)} delay_ms={self._rng.randint(2, 30)}"
         return Asked(
             name=name,
-            layout=self.layout,
+            layout=self._rng.choice(self.layouts),
             lane=self._rng.choice(LANES),
             prompt=f"[[id={name}]][[{directives}]]",
             live=self._rng.random() < 0.3,

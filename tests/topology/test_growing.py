@@ -26,18 +26,22 @@ REQUESTS = 150
 CALM_SECONDS = 30.0
 
 
-async def grow(world: World, subscribers: Subscribers, new: Layout) -> list[int]:
-    """Restart the workers one by one, so that they serve both layouts; returns their exit statuses."""
-    statuses, old = [], subscribers.layout
+async def grow(world: World, subscribers: Subscribers, old: Layout, new: Layout) -> list[int]:
+    """Restart the workers one by one, so that they serve both layouts; returns their exit statuses.
+
+    Of the producers some know the new layout when the first worker does, some only when the last has for a while.
+    """
+    statuses = []
     for number, slot in enumerate(world.slots):
         await slot.ready()
-        await asyncio.sleep(SECONDS / (len(world.slots) + 2))
-        if number == 1:
-            subscribers.layout = new
+        await asyncio.sleep(SECONDS / (len(world.slots) + 3))
         slot.signal(signal.SIGTERM)
         statuses.append(await slot.ended())
         world.configure(number, f'prefix = "{new.prefix}"\nshards = {new.shards}\ndraining = [{old.shards}]')
         slot.start()
+        subscribers.layouts = (old, new)
+    await asyncio.sleep(SECONDS / (len(world.slots) + 3))
+    subscribers.layouts = (new,)
     return statuses
 
 
@@ -48,7 +52,7 @@ async def grown(server: Server, primary: Callable[[Keys], ValkeyProcess], prefix
     async with World(server, redis=f'prefix = "{prefix}"', channel=f"{prefix}_router_metrics") as world:
         subscribers = Subscribers(server.url, old, seed)
         async with asyncio.timeout(SECONDS + CALM_SECONDS), asyncio.TaskGroup() as group:
-            growing = group.create_task(grow(world, subscribers, new))
+            growing = group.create_task(grow(world, subscribers, old, new))
             group.create_task(subscribers.run(REQUESTS, SECONDS))
         async with Client(server.url, prefix=prefix, shards=new.shards, draining=[old.shards]) as client:
             forgotten = [each.name for each in subscribers.asked if await client.final(each.name) is None]
