@@ -21,7 +21,7 @@ from tests.chaos.plan import Kind, make_plan
 from tests.chaos.world import Span
 from tests.support.eventually import waited_for
 from tests.support.servers import ValkeyProcess
-from tests.topology.sites import KEEPS_DATA
+from tests.topology.sites import KEEPS_DATA, ClusterSite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -111,6 +111,7 @@ class FailoverDriver(Driver):
 
     def _do_to_server(self, fault: Fault, keys: Keys) -> None:
         if fault.kind in {Failover.MOVE_SLOT, Failover.MOVE_SLOT_AT_ONCE}:
+            assert isinstance(self._site, ClusterSite)
             at_once = fault.kind is Failover.MOVE_SLOT_AT_ONCE
             self._site.move(keys, atomic=at_once, pause_seconds=fault.seconds)
             self._site.settled()
@@ -143,11 +144,13 @@ class FailoverDriver(Driver):
                 replicas = self._site.replicas(keys)
                 for replica in replicas:
                     replica.freeze()
-                primary.command("CLIENT", "KILL", "TYPE", "replica")
-                time.sleep(fault.seconds)
-                primary.kill()
-                for replica in replicas:
-                    replica.thaw()
+                try:
+                    primary.command("CLIENT", "KILL", "TYPE", "replica")
+                    time.sleep(fault.seconds)
+                    primary.kill()
+                finally:
+                    for replica in replicas:
+                        replica.thaw()
                 self._site.promoted(keys, primary)
                 primary.start()
             case Failover.STOP_PRIMARY:

@@ -50,9 +50,6 @@ class Site(Protocol):
     def promoted(self, keys: Keys, instead_of: ValkeyProcess) -> ValkeyProcess:
         """Wait for another primary; returns it."""
 
-    def move(self, keys: Keys, *, atomic: bool, pause_seconds: float) -> bool:
-        """Move the shard's slot to another primary; False: there are no slots."""
-
 
 class SentinelSite:
     """All shards on one primary."""
@@ -82,10 +79,6 @@ class SentinelSite:
         """As the sentinels decide."""
         return self._service.promoted(instead_of)
 
-    def move(self, keys: Keys, *, atomic: bool, pause_seconds: float) -> bool:
-        """It has no slots."""
-        return False
-
 
 class ClusterSite:
     """Each shard in a slot of its own."""
@@ -114,14 +107,13 @@ class ClusterSite:
         """As the primaries vote."""
         return self._cluster.promoted(slot_of(keys), instead_of)
 
-    def move(self, keys: Keys, *, atomic: bool, pause_seconds: float) -> bool:
-        """To the primary after the one that has it, in the order of their ports."""
+    def move(self, keys: Keys, *, atomic: bool, pause_seconds: float) -> None:
+        """Move the shard's slot to the primary after the one that has it, in the order of their ports."""
         source = self.primary(keys)
         primaries = self._cluster.primaries()
         target = primaries[(primaries.index(source) + 1) % len(primaries)]
         at_once = atomic and self._cluster.moves_atomically()
         self._cluster.move_slot(slot_of(keys), target, atomic=at_once, pause_seconds=pause_seconds)
-        return True
 
 
 def slot_of(keys: Keys) -> int:
