@@ -146,9 +146,10 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[str]
 async def test_commands_say_the_same_in_one_line(
     old: Proxy, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
-    """With the exit code of the daemon."""
+    """With the exit code of the daemon; of a request it is said that it was not accepted."""
     ended = await asyncio.to_thread(run, capsys, *words, "--redis", old.url)
-    assert ended == (Exit.CONFIGURATION, [f"llm-routerd: {TOO_OLD}"])
+    begins = "not accepted: " if words[0] == "submit" else ""
+    assert ended == (Exit.CONFIGURATION, [f"llm-routerd: {begins}{TOO_OLD}"])
 
 
 async def test_check_says_that_it_is_too_old_and_guesses_no_further(
@@ -244,7 +245,7 @@ def test_client_that_cannot_go_there_says_where_our_keys_are(
     """By a socket it does not get to the other node: the request was not accepted, and nobody waits for it."""
     where = f"this node of the cluster does not have our keys; they are at 127.0.0.1:{cluster[1].port}"
     ended = run(capsys, "submit", "Why?", "--redis", cluster[0].url, "--prefix", LLM)
-    assert ended == (Exit.UNAVAILABLE, [f"llm-routerd: Redis cannot be used: {where}"])
+    assert ended == (Exit.UNAVAILABLE, [f"llm-routerd: not accepted: {where}"])
 
 
 @pytest.mark.parametrize("node", [0, 1], ids=["without the slot", "with it"])
