@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from redis.exceptions import AuthenticationError, ClusterDownError, MovedError, NoPermissionError, ResponseError
 
+from llm_routerd.queue.connection import ConnectionFactory, Pipe
 from llm_routerd.queue.connection.cluster import ClusterNodes
 from llm_routerd.queue.connection.describing import NobodyTells, SetupError, describe
 from llm_routerd.queue.connection.fitness import Greeting
 from llm_routerd.queue.connection.locating import whereabouts_of
 from llm_routerd.queue.connection.sentinels import Sentinels
 from llm_routerd.queue.connection.whereabouts import Fixed, Place
+from tests.support.eventually import eventually
+from tests.support.processes import lasting_port
+from tests.support.servers import ValkeyProcess
 
 if TYPE_CHECKING:
     from llm_routerd.queue.connection.asking import Asker
@@ -303,3 +307,40 @@ async def test_node_that_may_not_be_asked_is_connected_to(refusal: Exception) ->
     """What it refuses is told there, or it says MOVED; one that is not there is passed over."""
     assert await member(Said({B: refusal}), B, A).find() == B
     assert await member(Said({B: slots((0, 16383, C)), A: refusal}), A, B).find() == C
+
+
+class Shared(Fixed):
+    """Found anew by another connection: who asks is told that nothing has moved since."""
+
+    may_move = True
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    async def find(self) -> Place:
+        """By now."""
+        return self.place
+
+
+async def test_pipe_goes_where_another_connection_has_found_the_server_anew() -> None:
+    """Though its own goes on answering."""
+    servers = [ValkeyProcess({}, port=lasting_port()) for _ in range(2)]
+    try:
+        for server in servers:
+            server.start()
+        here, there = (Place("127.0.0.1", server.port) for server in servers)
+        where = Shared(here)
+        states: list[str] = []
+        maker = ConnectionFactory("redis://127.0.0.1", client_name="test", whereabouts=where)
+        pipe = Pipe(maker, on_state=lambda state, why: states.append(f"{state.value} {why}"))
+        running = asyncio.create_task(pipe.run())
+        await pipe.call("SET", "k", "here")
+        where.place = there
+        await eventually(lambda: pipe.generation == 2)
+        assert await pipe.call("GET", "k") is None
+        assert states == ["ready ", "away ConnectionError: another server has taken its place", "ready "]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    finally:
+        for server in servers:
+            server.close()

@@ -98,9 +98,10 @@ class _Silence:
         has_moved: that is how it ended.
     """
 
-    def __init__(self, seconds: float, whereabouts: Whereabouts) -> None:
+    def __init__(self, seconds: float, whereabouts: Whereabouts, connection: Any) -> None:
         self._seconds = seconds
         self._whereabouts = whereabouts
+        self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._since: float | None = None  # None: nothing is asked of the server
         self._timeout = asyncio.timeout(None)
@@ -154,10 +155,16 @@ class _Silence:
             asking.result()
 
     async def _ask_where(self, *, is_silent: bool) -> None:
-        whereabouts = self._whereabouts
-        if await (whereabouts.moved() if is_silent else whereabouts.glance()):
-            self.has_moved = True
-            self.break_off()
+        whereabouts, connection = self._whereabouts, self._connection
+        try:
+            if not await (whereabouts.moved() if is_silent else whereabouts.glance()):
+                place = await whereabouts.find()  # which another connection may have found anew before
+                if place is None or place == (connection.host, connection.port):
+                    return
+        except RedisError:  # nobody tells: it is as good as ever
+            return
+        self.has_moved = True
+        self.break_off()
 
 
 class Pipe:
@@ -239,7 +246,8 @@ class Pipe:
             while True:
                 connection = await self._connect()
                 try:
-                    async with _Silence(self._silent_seconds, self._factory.whereabouts) as self._silence:
+                    watched = _Silence(self._silent_seconds, self._factory.whereabouts, connection)
+                    async with watched as self._silence:
                         silence, self._is_leaving = self._silence, False
                         tell_progress(connection, silence.begins)
                         while True:
