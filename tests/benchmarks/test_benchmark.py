@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.benchmarks.costs import Meter
 from tests.benchmarks.load import EXPECTED, Delivered, DeliveryError, Event, check
 from tests.benchmarks.systems import Bed, Process, make_bed
 from tests.benchmarks.table import Row, Target, to_markdown, to_text
@@ -113,3 +114,12 @@ def test_process_that_does_not_start_is_told_at_once() -> None:
         nowhere = Bed(redis_url="redis://127.0.0.1:1/0", model_url=bed.model_url, directory=bed.directory)
         with pytest.raises(RuntimeError, match="ended with"):
             Process(nowhere, "floor", "floor", 4)
+
+
+def test_costs_are_told_by_request_since_the_reading_before() -> None:
+    """Bytes as they are, CPU in microseconds."""
+    before = Meter(1, 2, 3, 4, 5, 6, 0.5, 0.25, 1.0)
+    after = Meter(101, 2, 3, 4, 5, 1006, 0.75, 0.25, 2.0)
+    costs = after.per(before, 100)
+    assert (costs["to_workers"], costs["from_workers"], costs["replica"]) == (1, 0, 10)
+    assert (costs["cpu"], costs["replica_cpu"], costs["worker_cpu"]) == (2500, 0, 10_000)

@@ -161,12 +161,12 @@ def test_request_that_the_server_refuses_is_said_not_to_be_accepted(
 
 
 def test_sentinel_accepts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """It names the form of URL that finds the server which does."""
+    """As every command says it: with the form of URL that finds the server which does."""
     sentinel = ValkeyProcess({}, port=lasting_port(), sentinel=True)
     try:
         sentinel.start()
-        said = refusal(capsys, sentinel.tcp_url, Exit.CONFIGURATION)
-        assert said.endswith("a Sentinel answers, which keeps no data; write redis+sentinel://host:port/service")
+        said = refusal(capsys, sentinel.tcp_url, Exit.CONFIGURATION, begins="llm-routerd: a Sentinel answers")
+        assert said.endswith(", which keeps no data; write redis+sentinel://host:port/service")
     finally:
         sentinel.close()
 
@@ -188,7 +188,13 @@ def test_cluster_without_the_slot_accepts_nothing(capsys: pytest.CaptureFixture[
         node.close()
 
 
-def refusal(capsys: pytest.CaptureFixture[str], url: str, code: Exit, *more: str) -> str:
+def refusal(
+    capsys: pytest.CaptureFixture[str],
+    url: str,
+    code: Exit,
+    *more: str,
+    begins: str = "llm-routerd: not accepted: ",
+) -> str:
     """The last line that `submit` says of a request that is not accepted."""
     for words in (("--no-wait",), ()):
         assert main(["submit", "Why?", "--redis", url, "--timeout", "0.7", *words, *more]) == code
@@ -197,5 +203,5 @@ def refusal(capsys: pytest.CaptureFixture[str], url: str, code: Exit, *more: str
         assert "picked" not in said.err
         assert "follow" not in said.err
         last = said.err.splitlines()[-1]
-        assert last.startswith("llm-routerd: not accepted: ")
+        assert last.startswith(begins)
     return last

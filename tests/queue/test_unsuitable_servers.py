@@ -244,7 +244,7 @@ def test_client_that_cannot_go_there_says_where_our_keys_are(
     """By a socket it does not get to the other node: the request was not accepted, and nobody waits for it."""
     where = f"this node of the cluster does not have our keys; they are at 127.0.0.1:{cluster[1].port}"
     ended = run(capsys, "submit", "Why?", "--redis", cluster[0].url, "--prefix", LLM)
-    assert ended == (Exit.UNAVAILABLE, [f"llm-routerd: Redis cannot be used: {where}"])
+    assert ended == (Exit.UNAVAILABLE, [f"llm-routerd: not accepted: {where}"])
 
 
 @pytest.mark.parametrize("node", [0, 1], ids=["without the slot", "with it"])

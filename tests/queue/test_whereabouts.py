@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from redis.exceptions import AuthenticationError, ClusterDownError, MovedError, NoPermissionError, ResponseError
 
-from llm_routerd.queue.connection import ConnectionFactory, Pipe
+from llm_routerd.queue.connection import ConnectionFactory, Pipe, sentinels
 from llm_routerd.queue.connection.cluster import ClusterNodes
 from llm_routerd.queue.connection.describing import NobodyTells, SetupError, describe
 from llm_routerd.queue.connection.fitness import Greeting
@@ -171,8 +171,11 @@ async def test_epoch_that_is_none_counts_for_nothing(reply: Any) -> None:
     assert await watched(said).find() == A
 
 
-async def test_one_sentinel_after_the_other_is_asked_whether_there_is_a_successor() -> None:
+async def test_one_sentinel_after_the_other_is_asked_whether_there_is_a_successor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Also while the primary answers; only where one names another, or nothing, are the others asked."""
+    monkeypatch.setattr(sentinels, "GLANCE_SECONDS", 0.0)
     said = Said({S1: named(A), S2: named(A), S3: named(A)})
     where = watched(said)
     assert not await where.glance()
@@ -184,6 +187,16 @@ async def test_one_sentinel_after_the_other_is_asked_whether_there_is_a_successo
     said.answers = {S1: named(B), S2: ConnectionRefusedError(), S3: named(B)}
     assert await where.glance()
     assert await where.find() == B
+
+
+async def test_sentinels_are_asked_once_a_second_by_however_many_connections() -> None:
+    """All shards of a worker share what is known of them."""
+    said = Said({S1: named(A), S2: named(A), S3: named(A)})
+    where = watched(said)
+    await where.find()
+    said.asked.clear()
+    assert [await where.glance() for _ in range(50)] == [False] * 50
+    assert said.asked == [S1]
 
 
 async def test_sentinels_that_are_all_away_call_nobody_away() -> None:

@@ -122,6 +122,26 @@ async def test_what_stands_in_the_layout_before_is_answered_while_the_new_one_fi
                     assert final["type"] == "result"
 
 
+async def test_same_id_in_two_layouts_is_one_request_only_where_both_have_it_in_one_shard(redis_url: str) -> None:
+    """`{llm:1}` is a shard of two and of four: half of all ids stay where they were when a queue is doubled."""
+    before, model = Layout("llm", 2), FakeBackend(says("hi"))
+    stays = [each for each in (f"r{number}" for number in range(40)) if before.keys_of(each) == LAYOUT.keys_of(each)]
+    moves = [each for each in (f"r{number}" for number in range(40)) if each not in stays]
+    async with (
+        open_client(redis_url) as client,
+        run_worker(redis_url, {"local": model}, config=sharded(draining=(2,))),
+    ):
+        for request_id in (*stays[:4], *moves[:4]):
+            for layout in (before, LAYOUT):
+                await submit(client, request_id, layout)
+                final = await final_in(client, layout.keys_of(request_id).prefix, request_id)
+                assert final["type"] == "result"
+        await submit(client, "last")
+        await final_in(client, LAYOUT.keys_of("last").prefix, "last")
+        assert len(model.calls) == 4 + 8 + 1
+        assert 10 <= len(stays) <= 30
+
+
 async def test_shards_share_the_places_of_their_worker(redis_url: str) -> None:
     """However many of them have requests, no more are taken than there are places, and none goes without."""
     model = FakeBackend(hangs())

@@ -18,7 +18,7 @@ from llm_routerd.cli.terminal import json_line, note, say
 from llm_routerd.cli.views import choose_view
 from llm_routerd.cli.watch import Watch, unconfirmed
 from llm_routerd.client import RequestFields, check_id
-from llm_routerd.errors import BrokerError
+from llm_routerd.errors import BrokerError, UnsuitableServerError
 
 if TYPE_CHECKING:
     import argparse
@@ -124,13 +124,15 @@ class _Adding:
     def refused(self) -> Iterator[None]:
         """Within the block, a refusal is one of the request, unless that may be queued all the same.
 
+        Of a server that can serve nobody every command says the same.
+
         Raises:
             NotAcceptedError: it is not queued.
         """
         try:
             yield
         except BrokerError as error:
-            if not error.is_refusal or self._may_be_queued:
+            if not error.is_refusal or self._may_be_queued or isinstance(error, UnsuitableServerError):
                 raise
             raise NotAcceptedError(error) from error
 

@@ -237,7 +237,9 @@ class Shard:
 
     def _may_pass(self, error: RedisError) -> bool:
         """Whether the same command may succeed later, where the server is then."""
-        return _is_away(error) or (isinstance(error, MovedError) and self.server is not None)
+        if isinstance(error, MovedError):
+            return self.server is not None and not self.server.is_fixed
+        return _is_away(error)
 
     def bounded(self, bounds: Bounds) -> Redis:
         """Another client of the same server, of whose replies no more is kept than `bounds` says.  It is the caller's.

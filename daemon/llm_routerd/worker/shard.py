@@ -65,6 +65,7 @@ class Workplace:
         rng: for jitter.
         tasks: of the process.
         on_change: called when `is_served` or `complaint` of a shard may have changed.
+        whereabouts: of servers that have all shards, by their URL.
     """
 
     consumer: str
@@ -73,6 +74,7 @@ class Workplace:
     rng: random.Random
     tasks: Supervisor
     on_change: Callable[[], None]
+    whereabouts: dict[str, Whereabouts]
 
 
 class Shard:
@@ -93,6 +95,7 @@ class Shard:
         self._config = config
         self._tasks = workplace.tasks
         self._on_change = workplace.on_change
+        self._shared_whereabouts = workplace.whereabouts
         self._why = "connecting to Redis"
         self.has_groups = False
         self._keepers: list[asyncio.Task[None]] = []
@@ -322,7 +325,15 @@ class Shard:
         self._on_change()
 
     def _find(self, url: str) -> Whereabouts:
-        return whereabouts_of(url, self.placement.keys.dead, tell=lambda what: log.warning("redis_ambiguous", why=what))
+        shared = self._shared_whereabouts
+        if (found := shared.get(url)) is None:
+            found = whereabouts_of(
+                url, self.placement.keys.dead, tell=lambda what: log.warning("redis_ambiguous", why=what)
+            )
+            if found.has_all:
+                shared.clear()
+                shared[url] = found
+        return found
 
     def _connect(self, name: str) -> ConnectionFactory:
         config, placement = self._config, self.placement

@@ -109,6 +109,7 @@ class Worker:
             rng=rng,
             tasks=self._tasks,
             on_change=self._tell,
+            whereabouts={},
         )
         self.shards: Sequence[Shard] = tuple(
             Shard(config, placement, admission, workplace) for placement in placements(config)

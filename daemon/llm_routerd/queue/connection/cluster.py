@@ -33,6 +33,9 @@ class ClusterNodes:
         is_cluster: the URL says so; else the first of them may be a single server.
     """
 
+    is_fixed = False
+    has_all = False
+
     def __init__(self, seeds: Sequence[Place], slot: int, asker: Asker, *, is_cluster: bool) -> None:
         self._seeds = tuple(seeds)
         self._slot = slot

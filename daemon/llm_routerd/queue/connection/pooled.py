@@ -36,7 +36,8 @@ T = TypeVar("T")
 _reply_limit: ContextVar[asyncio.Timeout] = ContextVar("reply_limit")
 
 REPLY_SECONDS = 10.0  # above the longest BLOCK, or a quiet stream would look like a dead server
-WATCH_SECONDS = 2.0  # of silence, after which it is asked whether the server has moved, and so often
+WATCH_SECONDS = 2.0  # so often it is asked whether the server has moved
+LINGER_SECONDS = 10.0  # and so long after it was last used
 _CONNECTIONS = 10_000  # every follower holds one while it waits; the default of 100 would refuse the next
 
 
@@ -55,6 +56,7 @@ class Server:
         self._whereabouts = whereabouts
         self._bounds: dict[asyncio.Timeout, float] = {}  # of what is under way, and since when in loop time
         self._watching: asyncio.Task[None] | None = None
+        self._used = 0.0  # when it last was, in loop time
 
     @classmethod
     def at(cls, url: str, needs: Needs) -> Self:
@@ -87,6 +89,11 @@ class Server:
         """It may be elsewhere, though nobody has said so."""
         return self._whereabouts.may_move
 
+    @property
+    def is_fixed(self) -> bool:
+        """It is nowhere else, whatever it says."""
+        return self._whereabouts.is_fixed
+
     async def place(self) -> Place | None:
         """Where it is; None: at a Unix socket.
 
@@ -111,9 +118,10 @@ class Server:
         """One try within bounds, which is over when the server turns out to be elsewhere by now."""
         if not self.may_move:
             return await once(operation)
+        self._used = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(None) as bound:
-                self._bounds[bound] = asyncio.get_running_loop().time()
+                self._bounds[bound] = self._used
                 if self._watching is None:
                     self._watching = asyncio.create_task(self._watch(), name="watch-server")
                 try:
@@ -124,13 +132,13 @@ class Server:
             raise RedisTimeoutError("no reply") from None
 
     async def _watch(self) -> None:
-        """As long as somebody waits for an answer, find out now and then whether it will come from here."""
-        loop = asyncio.get_running_loop()
+        """As long as it is used, find out now and then whether answers will come from here."""
+        loop, whereabouts = asyncio.get_running_loop(), self._whereabouts
         try:
-            while self._bounds:
+            while self._bounds or loop.time() < self._used + LINGER_SECONDS:
                 await asyncio.sleep(WATCH_SECONDS)
                 waits = any(since <= loop.time() - WATCH_SECONDS for since in self._bounds.values())
-                if waits and await self._whereabouts.moved():
+                if await (whereabouts.moved() if waits else whereabouts.glance()):
                     for bound in self._bounds:
                         if not bound.expired():
                             bound.reschedule(loop.time())

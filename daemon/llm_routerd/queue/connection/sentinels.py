@@ -4,7 +4,7 @@ All of them are asked at once, when a first connection is made and when the last
 failover spreads they differ: the place of the latest is tried first (`config-epoch`; where that is not told, the one
 that most name), then the others, and it must say of itself that it is a primary.
 
-One after the other is asked once a second as long as there is a connection: after SENTINEL FAILOVER the old primary
+One after the other is asked once a second as long as somebody is connected: after SENTINEL FAILOVER the old primary
 takes writes for ten seconds more, which are thrown away when it is made a replica.
 """
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llm_routerd.queue.connection.asking import Asker
     from llm_routerd.queue.connection.fitness import Greeting
 
+GLANCE_SECONDS = 0.9  # a little less than the time between two looks of one connection
 _DIGITS = re.compile(r"\d{1,18}", re.ASCII)
 
 
@@ -43,6 +44,8 @@ class Sentinels:
     """
 
     may_move = True
+    is_fixed = False
+    has_all = True
 
     def __init__(
         self, nodes: Sequence[Place], service: str, asker: Asker, *, tell: Callable[[str], object] = lambda _what: None
@@ -56,6 +59,7 @@ class Sentinels:
         self._tell = tell
         self._agree = True
         self._asking = asyncio.Lock()
+        self._glance_at = 0.0  # loop time of the next
 
     async def find(self) -> Place:
         """Where the latest failover has put it.
@@ -100,8 +104,14 @@ class Sentinels:
         return True
 
     async def glance(self) -> bool:
-        """The same; the others are asked only where the one whose turn it is does not name the place that was found."""
-        place = self._place
+        """The same; the others are asked only where the one whose turn it is does not name the place that was found.
+
+        However many ask this, the Sentinels are asked once a second.
+        """
+        place, now = self._place, asyncio.get_running_loop().time()
+        if now < self._glance_at:
+            return False
+        self._glance_at = now + GLANCE_SECONDS
         with suppress(RedisError):
             if await self._ask(next(self._turns)) == place:
                 return False

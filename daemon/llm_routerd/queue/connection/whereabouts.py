@@ -38,9 +38,13 @@ class Whereabouts(Protocol):
 
     Attributes:
         may_move: it may be elsewhere, though nobody has said so: whom it does not answer may ask `moved`.
+        is_fixed: it is nowhere else, whatever it says.
+        has_all: it has every key, and not only those of one slot.
     """
 
     may_move: bool
+    is_fixed: bool
+    has_all: bool
 
     async def find(self) -> Place | None:
         """Where it is; None: where the URL says.
@@ -75,6 +79,8 @@ class Fixed:
     """A server whose place is known: a Unix socket."""
 
     may_move = False
+    is_fixed = True
+    has_all = True
 
     async def find(self) -> Place | None:
         """Where the URL says."""
