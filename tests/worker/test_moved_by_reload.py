@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from llm_routerd.queue.connection import PipeState
+from llm_routerd.queue.connection import ConnectionFactory, Pipe, PipeState
+from llm_routerd.queue.connection.whereabouts import Fixed
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
@@ -129,3 +130,60 @@ async def test_worker_that_waits_for_a_server_that_is_gone_goes_where_a_reload_s
         reload(worker, new, model)
         async with asyncio.timeout(2.0):
             assert (await final_of(after, await add(after)))[0] == "result"
+
+
+async def test_nothing_is_read_of_the_old_server_by_a_worker_that_had_no_place_free_when_it_left(
+    pair: tuple[ValkeyProcess, ValkeyProcess],
+) -> None:
+    """No read was under way that could be broken off: what comes next is read where the reload says."""
+    old, new = pair
+    gate = asyncio.Event()
+    model = FakeBackend(waits_for(gate))
+    async with (
+        open_client(old.tcp_url) as before,
+        open_client(new.tcp_url) as after,
+        run_worker(old.tcp_url, {"local": model}, config=CONFIG) as worker,
+    ):
+        await begun(before, model)
+        new.command("REPLICAOF", "NO", "ONE")
+        reload(worker, new, model)
+        await eventually(lambda: worker.shards[0].pipe.generation == 2)
+        await add(before)
+        gate.set()
+        assert (await final_of(after, await add(after)))[0] == "result"
+        await eventually(lambda: worker.in_flight == 0)
+        assert await before.xlen("llm:requests") == COUNT + 1
+        assert len(model.calls) == COUNT + 1
+
+
+class Slow(Fixed):
+    """It takes its time."""
+
+    def __init__(self) -> None:
+        self.asked, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def find(self) -> None:
+        """Where the URL says, by and by."""
+        self.asked.set()
+        await self.gate.wait()
+
+
+async def test_pipe_that_was_connecting_to_the_old_server_does_not_stay_there(
+    pair: tuple[ValkeyProcess, ValkeyProcess],
+) -> None:
+    """That connection comes about soon after the reload, and leads where the old configuration said."""
+    old, new = pair
+    slow = Slow()
+    factory = ConnectionFactory(old.tcp_url, client_name="a", whereabouts=slow)
+    pipe = Pipe(factory)
+    running = asyncio.create_task(pipe.run())
+    try:
+        await slow.asked.wait()
+        factory.use(new.tcp_url, Fixed())
+        pipe.leave()
+        slow.gate.set()
+        async with asyncio.timeout(5):
+            assert await pipe.call("CONFIG", "GET", "port") == [b"port", str(new.port).encode()]
+        assert pipe.generation == 1
+    finally:
+        running.cancel()

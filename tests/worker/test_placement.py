@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from llm_routerd.protocol.keys import Layout
 from llm_routerd.worker.placement import placements
 from tests.support.workers import make_config
 
@@ -52,3 +53,12 @@ def test_shard_is_named_as_soon_as_there_are_several() -> None:
     """Also the plain one, while it is drained."""
     config = replace(CONFIG, redis=replace(CONFIG.redis, shards=2, draining=(1,)))
     assert [each.name for each in placements(config)] == ["{llm:0}", "{llm:1}", "llm"]
+
+
+def test_shard_is_home_of_what_any_layout_puts_there_though_it_is_served_for_an_earlier_one() -> None:
+    """Producers use the new layout: what they add to {llm:0} belongs there, though `serve` does not name it."""
+    config = replace(CONFIG, redis=replace(CONFIG.redis, shards=4, draining=(3,), serve=(1,)))
+    zero = next(each for each in placements(config) if each.keys.prefix == "{llm:0}")
+    ids = [f"r{n}" for n in range(200)]
+    assert all(zero.is_home_of(each) for shards in (3, 4) for each in ids if Layout("llm", shards).shard_of(each) == 0)
+    assert not all(map(zero.is_home_of, ids))

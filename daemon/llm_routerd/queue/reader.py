@@ -83,6 +83,7 @@ class Reader:
         self._client_id: int | None = None
         self._left_behind: int | None = None  # the client of the last connection
         self._stopped = False
+        self._leaves = False  # the connection leads where the factory did before
         self._losses = 0  # in a row
         self._lost_since: float | None = None  # loop time; None: all is well
         self._bound: asyncio.Timeout | None = None  # of the read that is under way
@@ -122,6 +123,8 @@ class Reader:
         return taken
 
     async def _read(self, free: int) -> list[Delivery]:
+        if self._leaves:  # it may be no read that was broken off
+            await self.aclose()
         if self._connection is None:
             self._on_wait()
             self._lost_since = self._lost_since or asyncio.get_running_loop().time()
@@ -136,6 +139,7 @@ class Reader:
         return [] if self._stopped else self._measured(await self._block(free))
 
     async def _connect(self) -> list[Delivery]:
+        self._leaves = False
         self._connection = connection = await self._factory.connect()
         self._client_id = await execute(connection, ("CLIENT", "ID"), timeout_seconds=GRACE_SECONDS)
         await self._leave(connection)
@@ -255,6 +259,7 @@ class Reader:
 
     def leave(self) -> None:
         """Give the connection up for where the factory leads by now; what it may have brought is looked for there."""
+        self._leaves = True
         if self._bound is not None and not self._bound.expired():
             self._bound.reschedule(asyncio.get_running_loop().time())
 

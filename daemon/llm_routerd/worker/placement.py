@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from llm_routerd.protocol.keys import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from llm_routerd.config.tree import Config
     from llm_routerd.protocol.keys import Keys
 
@@ -43,24 +41,19 @@ class Placement:
 def placements(config: Config) -> tuple[Placement, ...]:
     """The shards that a worker serves: its own of the layout in force, and all of the earlier ones."""
     redis = config.redis
-    served: dict[str, list[tuple[Layout, int]]] = {}
-    for layout, number in _stations(config):
-        served.setdefault(layout.keys[number].prefix, []).append((layout, number))
+    current, *earlier = layouts = [Layout(redis.prefix, shards) for shards in (redis.shards, *redis.draining)]
+    served = [current.keys[number] for number in redis.serve or range(redis.shards)]
+    served += [keys for layout in earlier for keys in layout.keys]
+    homes: dict[str, list[tuple[Layout, int]]] = {}
+    for layout in dict.fromkeys(layouts):
+        for number, keys in enumerate(layout.keys):
+            homes.setdefault(keys.prefix, []).append((layout, number))
     return tuple(
         Placement(
-            keys=homes[0][0].keys[homes[0][1]],
-            metrics_channel=homes[0][0].metrics_channel(homes[0][1], config.metrics.channel),
-            homes=tuple(homes),
+            keys=keys,
+            metrics_channel=homes[keys.prefix][0][0].metrics_channel(homes[keys.prefix][0][1], config.metrics.channel),
+            homes=tuple(homes[keys.prefix]),
             is_only=redis.shards == 1 and not redis.draining,
         )
-        for homes in served.values()
+        for keys in dict.fromkeys(served)
     )
-
-
-def _stations(config: Config) -> Iterator[tuple[Layout, int]]:
-    redis = config.redis
-    current = Layout(redis.prefix, redis.shards)
-    yield from ((current, number) for number in redis.serve or range(redis.shards))
-    for shards in redis.draining:
-        layout = Layout(redis.prefix, shards)
-        yield from ((layout, number) for number in range(shards))

@@ -246,9 +246,8 @@ class Pipe:
             while True:
                 connection = await self._connect()
                 try:
-                    watched = _Silence(self._silent_seconds, self._factory.whereabouts, connection)
-                    async with watched as self._silence:
-                        silence, self._is_leaving = self._silence, False
+                    silence = _Silence(self._silent_seconds, self._factory.whereabouts, connection)
+                    async with silence as self._silence:
                         tell_progress(connection, silence.begins)
                         while True:
                             await self._one_batch(connection, silence)
@@ -265,6 +264,7 @@ class Pipe:
 
     async def _connect(self) -> AbstractConnection:
         while True:
+            self._is_leaving = False
             try:
                 async with asyncio.timeout(None) as bound:
                     with self.reach.hurries(bound):
@@ -273,6 +273,9 @@ class Pipe:
                 self._away(error)
                 await self.reach.pause(self._backoff.next_seconds())
             else:
+                if self._is_leaving:  # this is where the factory led when it began
+                    await self._connection.disconnect(nowait=True)
+                    continue
                 self.generation += 1
                 if not self._unanswered:  # else the first batch tells
                     self._enter(PipeState.READY, "")
