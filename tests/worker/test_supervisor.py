@@ -130,7 +130,7 @@ _OWN: dict[str, str] = {
     "running/examination.py": "shared by the requests that wait for it; its faults are logged by it",
     "service/health_http.py": "one for each connection, as asyncio's server makes them; its faults are logged by it",
     "worker/abandoning.py": "the last connection of a process that ends, which waits for it or breaks it off",
-    "queue/connection/pipe.py": "a question that its connection waits for; a fault in it is one of the loop's, and logged",
+    "queue/connection/silence.py": "a question that its connection waits for; a fault in it is one of the loop's, and logged",
     "queue/connection/pooled.py": "a client has no daemon; it lives while somebody waits for an answer",
     "cli/watch.py": "a command, which waits for all of its tasks",
 }

@@ -3,10 +3,12 @@
 `factory` makes a connection, by the `handshake`, which asks for the server's `whereabouts` (`locating` reads the URL;
 `sentinels` tell, or nodes of a `cluster`, on connections of `asking`), for its `fitness` and, where nothing comes of
 it, for a `diagnosis`; `bounded_parser` and `skimmer` read its replies; `describing` says what is wrong.  `pipe` shares
-one among all commands of a worker, and asks `replicas` for what is to stand there, too; `pooled` has those of a client,
-and `reach` lets the connections of one worker tell each other that the server is back.
+one among all commands of a worker, bounds the server's `silence`, and asks `replicas` for what is to stand there, too;
+`pooled` has those of a client, and `reach` lets the connections of one worker tell each other that the server is back.
+`surroundings` are what Sentinels and a Cluster tell `check`.
 
-Doors: what is named here, `fitness` for whoever asks a server what it is, and `pooled` for the client.
+Doors: what is named here, `fitness` and `surroundings` for whoever asks what a server is and what is about it, and
+`pooled` for the client.
 It knows nothing of lanes and requests: a script is to it what the server is told when a connection begins.
 """
 
