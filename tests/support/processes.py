@@ -106,8 +106,15 @@ class ChildProcess:
         return "\n".join(self.output[-10:])
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        self._running.send_signal(number)
+        """Send it a signal.
+
+        Raises:
+            ProcessLookupError: it has ended.
+        """
+        # Not by subprocess, which first looks whether the process has ended, and so takes its status from asyncio.
+        if self._running.returncode is not None:
+            raise ProcessLookupError(self._running.pid)
+        os.kill(self._running.pid, number)
 
     async def wait(self, *, seconds: float = _STOP_SECONDS) -> int:
         """Wait until it has ended and all its output is there; return its exit status.
