@@ -6,17 +6,20 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from msgspec.structs import replace
 from structlog.contextvars import clear_contextvars, merge_contextvars
 from structlog.testing import capture_logs
 
 from llm_routerd.protocol.events import FINAL_ID
-from llm_routerd.protocol.keys import Layout
+from llm_routerd.protocol.keys import GROUP, HANDED_BACK, Layout
+from llm_routerd.queue.connection import PipeState
 from llm_routerd.worker.places import Capacity, Places
 from tests.support.eventually import eventually
-from tests.support.fakes import FakeBackend, hangs, says
+from tests.support.fakes import FakeBackend, hangs, says, waits_for
 from tests.support.queue import open_client
-from tests.support.workers import DAEMON, make_config, run_worker
+from tests.support.servers import running_valkey
+from tests.support.workers import DAEMON, make_config, make_test_admission, run_worker
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Config
@@ -282,3 +285,43 @@ async def test_burst_on_all_shards_at_once_leaves_nothing_behind(redis_url: str)
                     assert final["type"] == "result"
             await eventually(lambda: worker.in_flight == 0)
     assert [line for line in logs if line["event"] == "request_claimed"] == []
+
+
+@pytest.mark.parametrize("how", ["away", "full"])
+async def test_shard_that_cannot_be_served_keeps_no_place_for_what_it_was_to_take_over(
+    valkey_url: str, how: str
+) -> None:
+    """With one place, which its neighbour needs: nobody knows how long that server is away, or full."""
+    layout, gate = Layout("llm", 2), asyncio.Event()
+    config = sharded(concurrency=1, shards=2)
+    model = FakeBackend(waits_for(gate))
+    ids = [each for each in (f"r{number}" for number in range(50)) if layout.shard_of(each) == 1]
+    with running_valkey({}, tcp=True) as other:
+        url = other.tcp_url
+        async with (
+            open_client(valkey_url) as client,
+            open_client(url) as there,
+            run_worker(valkey_url, {"local": model}, config=config) as worker,
+        ):
+            lost, key = worker.shards[0], layout.keys[0].requests("normal")
+            await there.xgroup_create(key, GROUP, "0", mkstream=True)
+            at_other = replace(config, redis=replace(config.redis, url=url))
+            lost.use(at_other, make_test_admission(at_other, {"local": model}, consumer="w1"))
+            await eventually(lambda: lost.pipe.generation == 2)
+            await submit(client, ids[0], layout)
+            await eventually(lambda: model.running == 1)
+            await there.xadd(key, {"prompt": "hello"})
+            await there.xreadgroup(GROUP, HANDED_BACK, {key: ">"})
+            await asyncio.sleep(0.5)  # it has seen that there is something
+            if how == "away":
+                other.kill()
+            else:
+                await there.config_set("maxmemory", 1)
+                lost.pipe.call("SET", "k", "v")
+            await eventually(lambda: lost.pipe.state is (PipeState.AWAY if how == "away" else PipeState.OUT_OF_MEMORY))
+            for request_id in ids[1:4]:
+                await submit(client, request_id, layout)
+            gate.set()
+            async with asyncio.timeout(5):
+                for request_id in ids[:4]:
+                    assert (await final_in(client, layout.keys[1].prefix, request_id))["type"] == "result"

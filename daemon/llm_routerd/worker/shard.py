@@ -258,7 +258,8 @@ class Shard:
         """Read requests and start them, until the places are closed."""
         while not self._places.is_closed:
             free = self._places.free_to_read()
-            free -= self._leases.reserved(free)
+            if self.pipe.state is PipeState.READY:  # else nothing can be taken over
+                free -= self._leases.reserved(free)
             if free <= 0:
                 await self._places.turn()
                 continue
@@ -318,6 +319,7 @@ class Shard:
 
     def _redis_state(self, state: PipeState, why: str) -> None:
         self._why = why
+        self._places.changed()  # what was kept for what is to be taken over
         if state is PipeState.READY:
             log.info("redis_ready")
         else:
