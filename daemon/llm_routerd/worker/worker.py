@@ -141,17 +141,18 @@ class Worker:
     def status(self) -> Status:
         """How this worker is doing."""
         shortage = self.resources.shortage.why
-        states = [shard.pipe.state for shard in self.shards]
-        complaints = [shard.complaint(shortage) for shard in self.shards]
+        # Those that are away come first: what is told of Redis, and why, is of one shard.
+        shards = sorted(self.shards, key=lambda shard: shard.pipe.state is PipeState.READY)
+        complaints = [shard.complaint(shortage) for shard in shards]
         served = [
             shard.is_served and not why and not self._stopping.is_set()
-            for shard, why in zip(self.shards, complaints, strict=True)
+            for shard, why in zip(shards, complaints, strict=True)
         ]
         why = next(filter(None, complaints), "")
         return Status(
             ready=all(served),
             serves=any(served),
-            redis=next((state for state in states if state is not PipeState.READY), PipeState.READY),
+            redis=shards[0].pipe.state,
             why=why or next((note for shard in self.shards if (note := shard.note)), ""),
             in_flight=self.in_flight,
             draining=self._stopping.is_set(),
