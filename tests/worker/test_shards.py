@@ -325,3 +325,16 @@ async def test_shard_that_cannot_be_served_keeps_no_place_for_what_it_was_to_tak
             async with asyncio.timeout(5):
                 for request_id in ids[:4]:
                     assert (await final_in(client, layout.keys[1].prefix, request_id))["type"] == "result"
+
+
+async def test_status_tells_of_one_shard_what_is_wrong_and_why(valkey_url: str) -> None:
+    """Of the one whose server is away, though another has its own trouble."""
+    config = sharded(shards=2)
+    async with open_client(valkey_url) as client, run_worker(valkey_url, {}, config=config) as worker:
+        await client.delete("{llm:0}:requests")
+        await client.set("{llm:0}:requests", "no stream")
+        await eventually(lambda: "{llm:0}:requests" in worker.status().why)
+        at_nobody = replace(config, redis=replace(config.redis, url="redis://127.0.0.1:1"))
+        worker.shards[1].use(at_nobody, make_test_admission(at_nobody, {}, consumer="w1"))
+        await eventually(lambda: worker.status().redis is PipeState.AWAY)
+        assert worker.status().why.startswith("{llm:1}: ConnectionError")

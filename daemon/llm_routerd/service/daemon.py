@@ -257,7 +257,8 @@ class Daemon:
 
     def _status_changed(self, status: Status) -> None:
         line = _status_line(status)
-        if status.ready and not self._is_ready:
+        # Before all shards are there, if need be: a node that is away must not have systemd take us for one that hangs.
+        if status.serves and not self._is_ready:
             self._is_ready = True
             self._notifier.ready(line)
             log.info("ready", consumer=self._worker.consumer)

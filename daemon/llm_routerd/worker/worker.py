@@ -46,6 +46,7 @@ class Status:
 
     Attributes:
         ready: requests of all its shards are read and answered.
+        serves: those of one of them are, at least.
         redis: what is known of Redis; of several shards of the first whose server is not there.
         why: what is wrong; "": nothing.
         in_flight: requests.
@@ -53,6 +54,7 @@ class Status:
     """
 
     ready: bool
+    serves: bool
     redis: PipeState
     why: str
     in_flight: int
@@ -140,11 +142,18 @@ class Worker:
     def status(self) -> Status:
         """How this worker is doing."""
         shortage = self.resources.shortage.why
-        states = [shard.pipe.state for shard in self.shards]
-        why = next((why for shard in self.shards if (why := shard.complaint(shortage))), "")
+        # Those that are away come first: what is told of Redis, and why, is of one shard.
+        shards = sorted(self.shards, key=lambda shard: shard.pipe.state is PipeState.READY)
+        complaints = [shard.complaint(shortage) for shard in shards]
+        served = [
+            shard.is_served and not why and not self._stopping.is_set()
+            for shard, why in zip(shards, complaints, strict=True)
+        ]
+        why = next(filter(None, complaints), "")
         return Status(
-            ready=not why and all(shard.is_served for shard in self.shards) and not self._stopping.is_set(),
-            redis=next((state for state in states if state is not PipeState.READY), PipeState.READY),
+            ready=all(served),
+            serves=any(served),
+            redis=shards[0].pipe.state,
             why=why or next((note for shard in self.shards if (note := shard.note)), ""),
             in_flight=self.in_flight,
             draining=self._stopping.is_set(),
