@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import MovedError, ResponseError, TryAgainError
 
 from llm_routerd.protocol.cut import HEAD_BYTES, CutBytes, CutList
 from llm_routerd.queue.connection import Bounds
@@ -155,3 +155,13 @@ async def test_short_replies_are_no_concern_of_the_skimmer(monkeypatch: pytest.M
         stream.feed_data(reply)
         assert await parser.read_response() == [b"1-0", [b"data", b"x" * 50]]
     assert isinstance(parser._reader, hiredis.Reader)
+
+
+@pytest.mark.parametrize("said", [b"MOVED", b"MOVED 1", b"MOVED 1 host:", b"MOVED 1 host:port", b"ASK 1 host"])
+async def test_moved_that_names_no_place_is_a_reply_as_any_other(said: bytes) -> None:
+    """Redis-py cannot read it, and what that raises would be taken for a fault of ours."""
+    stream = asyncio.StreamReader()
+    parser = parser_on(stream)
+    stream.feed_data(b"-" + said + b"\r\n-MOVED 1 host:1\r\n")
+    assert isinstance(await parser.read_response(), TryAgainError)
+    assert isinstance(await parser.read_response(), MovedError)

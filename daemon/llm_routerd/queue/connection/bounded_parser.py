@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 from redis._parsers.hiredis import _AsyncHiredisParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse
+from redis.exceptions import InvalidResponse, TryAgainError
 
 from llm_routerd.queue.connection.skimmer import Bounds, Skimmer
 
@@ -57,6 +57,15 @@ class BoundedParser(_AsyncHiredisParser):
         super().on_connect(connection)  # type: ignore[no-untyped-call]  # redis-py
         self._reader = self._new_reader()
         self._forget()
+
+    @classmethod
+    def parse_error(cls, response: str) -> Exception:
+        """The error that a reply is; MOVED or ASK that name no place say no more than "not now"."""
+        try:
+            error: Exception = super().parse_error(response)  # type: ignore[no-untyped-call]  # redis-py
+        except ValueError:
+            return TryAgainError(response)
+        return error
 
     def _new_reader(self) -> hiredis.Reader:
         return hiredis.Reader(protocolError=InvalidResponse, replyError=self.parse_error, notEnoughData=_INCOMPLETE)
