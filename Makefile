@@ -39,10 +39,10 @@ $(ENGINES): $(STAMP) requirements-engines.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-engines.lock
 	@touch $@
 
-# Five on two cores: more than half of the time is waiting.  What pytest has rewritten and Python compiled is kept, whatever the
+# Six on two cores: more than half of the time is waiting.  What pytest has rewritten and Python compiled is kept, whatever the
 # shell says: each of them would do it again.
 test: $(STAMP)
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist worksteal -m "not engines" \
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist worksteal -m "not engines" \
 		--ignore=tests/chaos --ignore=tests/topology --ignore=tests/examples
 
 # What waits more than it works, and takes as long as all the rest: a stage of its own.

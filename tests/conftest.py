@@ -5,7 +5,7 @@ from hypothesis import settings
 import llm_routerd.logs  # noqa: F401 - before anybody imports structlog: it keeps rich, which reads files, out
 from tests.support.binaries import server_binary
 from tests.support.clusters import cluster
-from tests.support.engines import pytest_collection_modifyitems
+from tests.support.order import pytest_collection_modifyitems
 from tests.support.sentinels import sentinels
 from tests.support.servers import broker_url, redis_url, valkey_server, valkey_url
 
