@@ -41,7 +41,7 @@ def _plan(bed: Bed, rounds: int) -> dict[str, Callable[[], AsyncIterator[Row]]]:
             bed, [workloads.SHORT, workloads.SHORT_WITH_SCHEMA], concurrency=64, rounds=2 * rounds + 1
         ),
         "two": lambda: workloads.measure_two_workers(bed, rounds=5, requests=2500),
-        "shards": lambda: sharded.measure_shards(bed, rounds=5, rate=200, seconds=3),
+        "shards": lambda: sharded.measure_shards(bed, rounds=5, rate=60, seconds=4),
         "trickle": lambda: workloads.measure_trickle(bed, rounds=3, seconds=8),
         "delay": lambda: workloads.measure_delay(bed, rounds=3),
         "open": lambda: workloads.measure_open_streams(bed),
