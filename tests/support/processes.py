@@ -222,13 +222,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_given: set[int] = set()
+
+
 def lasting_port() -> int:
     """A port that nobody listens on, and that the kernel gives to no connection: a server finds it again after a pause.
 
-    10,000 above it is one of those as well, and free: the port of a Cluster's bus.
+    10,000 above it is one of those as well, and free: the port of a Cluster's bus.  Each of pytest's processes has a
+    thousand of its own, and gives none of them twice, for a server may listen a while after it was given its port.
     """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
     while True:
-        port = random.randrange(10_000, 22_000)
+        port = 10_000 + 1000 * process + random.randrange(1000)
+        if port in _given:
+            continue
+        _given.add(port)
         with contextlib.suppress(OSError):
             for number in (port, port + 10_000):
                 with socket.create_server(("127.0.0.1", number)):
