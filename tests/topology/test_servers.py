@@ -7,25 +7,39 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
+from tests.support.eventually import waited_for
+
 if TYPE_CHECKING:
     from tests.support.clusters import Cluster
     from tests.support.sentinels import Sentinels
+    from tests.support.servers import ValkeyProcess
 
 KEY, SLOT = "{llm}:requests", 7494
+
+
+def has_all(sentinels: Sentinels) -> ValkeyProcess:
+    """All is in order, and every server has what was written; returns the primary."""
+    primary = sentinels.settled()
+
+    def has_it() -> bool | None:
+        return all(server.command("XLEN", KEY) == 1 for server in sentinels.servers if server.answers) or None
+
+    waited_for("what was written, at every server", has_it, seconds=30.0, passing=redis.RedisError)
+    return primary
 
 
 def test_sentinels_promote_a_replica_for_a_primary_that_is_asked_killed_or_stopped(sentinels: Sentinels) -> None:
     """Data that a replica had is there after each, and who comes back follows the new primary."""
     first = sentinels.primary()
     first.command("XADD", KEY, "*", "prompt", "hello")
-    sentinels.settled()
+    has_all(sentinels)
     second = sentinels.failover()
     assert second is not first
-    assert sentinels.settled() is second
+    assert has_all(sentinels) is second
     assert sentinels.kill_primary() is second
     third = sentinels.promoted(second)
     sentinels.restart(second)
-    assert sentinels.settled() is third
+    assert has_all(sentinels) is third
     assert sentinels.stop_primary() is third
     fourth = sentinels.promoted(third)
     sentinels.cont(third)
