@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import subprocess
 import threading
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.errors import BrokerError
 from llm_routerd.logs import scrub
 from llm_routerd.queue.connection import pooled
+from tests.support.certificates import make_certificate
 from tests.support.eventually import eventually
 from tests.support.queue import open_client
 from tests.support.servers import ValkeyProcess, running_valkey
@@ -105,14 +105,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another, which no server of ours knows."""
     return make_certificate(tmp_path_factory.mktemp("strange"))
-
-
-def make_certificate(directory: Path) -> Path:
-    """A certificate in this directory, and its key."""
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    files = ("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", directory / "key.pem", "-out", directory / "cert.pem")
-    subprocess.run(["openssl", *words.split(), *files], check=True, capture_output=True)
-    return directory / "cert.pem"
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import pytest
 
 from llm_routerd.client import Client
 from llm_routerd.errors import BrokerError
+from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeBackend, says
 from tests.support.processes import lasting_port
 from tests.support.servers import ValkeyProcess
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """One of this machine, which is its own authority; its key lies beside it."""
-    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    files = ("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem")
-    subprocess.run(["openssl", *words.split(), *files], check=True, capture_output=True)
-    return tmp_path / "cert.pem"
+    return make_certificate(tmp_path)
 
 
 @pytest.fixture

@@ -296,12 +296,9 @@ class Client:
         *,
         stream: str = "",
     ) -> T:
-        """Run an operation on `redis` that may be repeated, until it succeeds or the patience is over.
-
-        `on_trouble` is told why a try failed, before the next one; not of a MOVED, which leads on at once.  `stream`
-        is the key that is named where it is of another type.
+        """As `Shard.patiently`, on `redis`.
 
         Raises:
-            BrokerError: it is over, or the server refuses what was asked.
+            BrokerError: the patience is over, or the server refuses what was asked.
         """
         return await self._first.patiently(operation, on_trouble, stream=stream)

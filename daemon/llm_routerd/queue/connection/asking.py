@@ -62,3 +62,9 @@ class Asker:
 def text_of(said: Any) -> str:
     """Text of a reply; "" where it is none."""
     return said.decode("utf-8", "replace") if isinstance(said, bytes) else said if isinstance(said, str) else ""
+
+
+def fields_of(reply: Any) -> dict[str, str]:
+    """Names and values that stand in turns; none of a reply that is no list."""
+    texts = [text_of(word) for word in reply] if isinstance(reply, list) else []
+    return dict(zip(texts[::2], texts[1::2], strict=False))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
-from llm_routerd.queue.connection.asking import text_of
+from llm_routerd.queue.connection.asking import fields_of, text_of
 from llm_routerd.queue.connection.describing import NobodyTells, SetupError, describe
 from llm_routerd.queue.connection.whereabouts import Place, sound_place
 
@@ -144,8 +144,7 @@ class Sentinels:
             reply = await self._asker.ask(node, "SENTINEL", "MASTER", self._service)
         except (RedisError, OSError, TimeoutError):
             return 0
-        words = [text_of(each) for each in reply] if isinstance(reply, list) else []
-        epoch = dict(zip(words[::2], words[1::2], strict=False)).get("config-epoch", "")
+        epoch = fields_of(reply).get("config-epoch", "")
         return int(epoch) if _DIGITS.fullmatch(epoch) else 0
 
     async def _ask(self, node: Place) -> Place:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.queue.connection.asking import text_of
+from llm_routerd.queue.connection.asking import fields_of, text_of
 from llm_routerd.queue.connection.cluster import slot_ranges
 from llm_routerd.queue.connection.describing import describe
 from llm_routerd.queue.connection.locating import neighbours_of
 from llm_routerd.queue.connection.whereabouts import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from llm_routerd.queue.connection.asking import Asker
 
 SLOTS = 16_384
@@ -90,7 +88,7 @@ async def services_at(url: str) -> tuple[Place, tuple[str, ...]] | None:
             found = await near.asker.ask(place, "SENTINEL", "MASTERS")
         except (RedisError, OSError, TimeoutError):
             continue
-        return place, tuple(_fields(each).get("name", "") for each in found)
+        return place, tuple(fields_of(each).get("name", "") for each in found)
     return None
 
 
@@ -109,7 +107,7 @@ async def cluster_of(url: str) -> ClusterView | None:
 
 async def _view(asker: Asker, place: Place, service: str) -> SentinelView:
     try:
-        said = _fields(await asker.ask(place, "SENTINEL", "MASTER", service))
+        said = fields_of(await asker.ask(place, "SENTINEL", "MASTER", service))
     except (OSError, TimeoutError):
         return SentinelView(place, trouble="it does not answer")
     except RedisError as error:
@@ -146,13 +144,6 @@ async def _failing(asker: Asker, place: Place) -> tuple[Place, ...]:
         if {"fail", "fail?"} & set(flags.split(",")):
             found.append(Place(host or place.host, _number(port)))
     return tuple(found)
-
-
-def _fields(reply: Any) -> dict[str, str]:
-    """Names and values that stand in turns."""
-    words: Iterable[Any] = reply if isinstance(reply, list) else ()
-    texts = [text_of(word) for word in words]
-    return dict(zip(texts[::2], texts[1::2], strict=False))
 
 
 def _number(text: str | None) -> int:
