@@ -10,7 +10,7 @@ from llm_routerd.cli.check_cluster import check_cluster
 from llm_routerd.cli.check_keys import judge_keys, types_of_others
 from llm_routerd.cli.check_replication import judge_replicas
 from llm_routerd.cli.check_sentinels import check_sentinels, judge_lone_sentinel
-from llm_routerd.cli.check_shards import check_shards
+from llm_routerd.cli.check_shards import judge_shards
 from llm_routerd.cli.exits import nobody_listens
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.cli.settings import open_client
@@ -19,9 +19,9 @@ from llm_routerd.config.addresses import shown_url
 from llm_routerd.errors import BrokerError, NotAllowedError, UnsuitableServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from llm_routerd.client import Client, Shard
+    from llm_routerd.client import Client, LaneState, Shard
     from llm_routerd.config.tree import Config, DaemonConfig, RedisConfig
     from llm_routerd.queue.connection import Greeting
 
@@ -58,7 +58,6 @@ async def check_server(config: Config) -> list[Finding]:
             judge_version(greeting),
             *await _check_nodes(client, greeting, redis),
             *keys,
-            *await check_shards(client),
             *await _check_queue(client),
             *([await _check_dead_letters(client, config.daemon)] if has_letters else []),
         ]
@@ -203,10 +202,18 @@ def _judge_persistence(appendonly: str, appendfsync: str) -> Finding:
 
 
 async def _check_queue(client: Client) -> list[Finding]:
+    shards = client.shards
     try:
-        lanes = await client.lanes()
+        states = {shard.keys.prefix: await shard.lanes() for shard in shards.all}
     except BrokerError as error:
-        return [warn("workers", f"cannot tell ({error})", "let this user run XLEN and XINFO on the lanes")]
+        told = f"cannot tell who serves them ({error})"
+        unsure = [] if shards.is_only else [warn("shards", told)]
+        return [*unsure, warn("workers", f"cannot tell ({error})", "let this user run XLEN and XINFO on the lanes")]
+    each = [] if shards.is_only else judge_shards(states, [keys.prefix for keys in shards.layout.keys])
+    return [*each, *_judge_queue([lane for lanes in states.values() for lane in lanes])]
+
+
+def _judge_queue(lanes: Sequence[LaneState]) -> list[Finding]:
     workers = frozenset[str]().union(*(lane.workers for lane in lanes))
     waiting, running = sum(lane.waiting for lane in lanes), sum(lane.running for lane in lanes)
     load = fine("queue", f"{waiting} waiting, {running} running")

@@ -5,26 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llm_routerd.cli.findings import Finding, fine, warn
-from llm_routerd.errors import BrokerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llm_routerd.client import Client, LaneState
+    from llm_routerd.client import LaneState
 
 _MOST_NAMED = 8
-
-
-async def check_shards(client: Client) -> list[Finding]:
-    """Every shard of the layout in force, and what earlier ones have left; nothing where there is one only."""
-    shards = client.shards
-    if shards.is_only:
-        return []
-    try:
-        lanes = {shard.keys.prefix: await shard.lanes() for shard in shards.all}
-    except BrokerError as error:
-        return [warn("shards", f"cannot tell who serves them ({error})")]
-    return judge_shards(lanes, [keys.prefix for keys in shards.layout.keys])
 
 
 def judge_shards(lanes: Mapping[str, Sequence[LaneState]], current: Sequence[str]) -> list[Finding]:
