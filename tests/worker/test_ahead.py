@@ -58,12 +58,14 @@ async def test_entry_that_gave_way_may_come_back_while_its_lane_is_still_being_m
         return await mend(*args)
 
     monkeypatch.setattr("llm_routerd.worker.mending.mend", slow)
-    config = make_config(daemon=replace(DAEMON, lease_seconds=3.0))
+    # So long that no renewal falls between: it would find the entry handed back, and begin it anew by itself.
+    config = make_config(daemon=replace(DAEMON, lease_seconds=20.0))
     async with (
         open_client(broker_url) as client,
         run_worker(broker_url, {"local": FakeBackend(says("x"))}, config=config) as worker,
     ):
-        await eventually(lambda: worker.shards[0]._leases._generation)  # the first tick renews, the next one claims
+        leases = worker.shards[0]._leases
+        await eventually(lambda: leases._steady_since > leases._renewed_at > 0)  # the first tick has renewed
         with capture_logs() as logs:
             await client.xadd(LANE, {"prompt": "hello"}, id="99999999999999-0")
             await eventually(lambda: {"request_from_ahead", "request_claimed"} <= {line["event"] for line in logs})
