@@ -279,7 +279,10 @@ async def test_burst_on_all_shards_at_once_leaves_nothing_behind(redis_url: str)
         async with open_client(redis_url) as client, run_worker(redis_url, {"local": model}, config=config) as worker:
             for round_ in range(3):
                 ids = [f"b{round_}-{number}" for number in range(40)]
-                await asyncio.gather(*(submit(client, each) for each in ids))
+                pipeline = client.pipeline(transaction=False)  # one connection: a test's server takes few at once
+                for each in ids:
+                    await submit(pipeline, each)
+                await pipeline.execute()
                 for each in ids:
                     final = await final_in(client, LAYOUT.keys_of(each).prefix, each)
                     assert final["type"] == "result"
