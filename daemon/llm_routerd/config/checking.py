@@ -7,6 +7,7 @@ and chains, and it quotes.  Values are never quoted, for a string may have come 
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,7 @@ def check_relations(config: Config) -> None:
             if name not in config.chains:
                 where = f"chains.{chain.name}.fallback"
                 raise ConfigError(f"{where}: there is no chain {name!r}{nearest(name, config.chains)}")
+    _check_gateway(config)
     finished: set[str] = set()
     for name in config.chains:
         _refuse_cycle((), name, config, finished)
@@ -117,6 +119,24 @@ def _check_shards(redis: RedisConfig) -> None:
         )
     if redis.shards in redis.draining:
         raise ConfigError(f"redis.draining: {redis.shards} is the layout in force (redis.shards), and no earlier one")
+
+
+def _check_gateway(config: Config) -> None:
+    known = {*config.chains, *config.deployments}
+    for alias, name in config.gateway.aliases.items():
+        if name not in known:
+            where = f"gateway.aliases.{alias}"
+            raise ConfigError(f"{where}: there is no chain or deployment {name!r}{nearest(name, known)}")
+        if alias in known:
+            raise ConfigError(f"gateway.aliases.{alias}: a chain or deployment has this name already")
+    for name, key in config.gateway.keys.items():
+        if key.key is None and key.key_missing is None:
+            raise ConfigError(f"gateway.keys.{name}: the key `key` is missing")
+    for number, each in enumerate(config.gateway.normalise):
+        try:
+            re.compile(each.pattern)
+        except re.error as error:
+            raise ConfigError(f"gateway.normalise.{number}.pattern: no regular expression: {error.msg}") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -112,6 +112,9 @@ def _resolve_all(value: Any, path: tuple[str, ...], environ: Mapping[str, str], 
                     case ("deployments", name, "api_key"):
                         disabled[name] = error.name
                         return None
+                    case ("gateway", "keys", name, "key"):  # which a daemon beside the gateway need not have
+                        disabled[_gateway_key(name)] = error.name
+                        return None
                     case _:
                         raise ConfigError(f"{'.'.join(path)}: {error}") from None
             except ConfigError as error:
@@ -123,6 +126,11 @@ def _resolve_all(value: Any, path: tuple[str, ...], environ: Mapping[str, str], 
             return [_resolve_all(each, path, environ, disabled) for each in value]
         case _:
             return value
+
+
+def _gateway_key(name: str) -> str:
+    """Among what is disabled for want of a secret."""
+    return f"gateway.keys.{name}"
 
 
 def _check_place(path: tuple[str, ...]) -> None:
@@ -161,9 +169,19 @@ def _build(merged: dict[str, Any], environ: Mapping[str, str], disabled: Mapping
     for name, table in named["deployments"].items():
         table["api_key"], table["key_missing"] = key_of(table, environ, disabled.get(name))
     # Not strict: to TOML 5.0 is no whole number, to the schema it is.
-    config = convert({**merged, **named}, Config, strict=False)
+    config = convert({**merged, **named, "gateway": _gateway(merged, disabled)}, Config, strict=False)
     for name, deployment in config.deployments.items():
         lent = deployment.protocol.lends_protocol and deployment.protocol is not provider_of(deployment.model)
         if lent and deployment.api_base is None:
             raise ConfigError(f"deployments.{name}.api_base: missing; its provider has no address of its own")
     return config
+
+
+def _gateway(merged: dict[str, Any], disabled: Mapping[str, str]) -> dict[str, Any]:
+    """Its table, whose keys know their names, and which secret is missing."""
+    table = merged.get("gateway", {})
+    keys = {
+        name: {"key_missing": disabled.get(_gateway_key(name)), **each, "name": name}
+        for name, each in table.get("keys", {}).items()
+    }
+    return {**table, "keys": keys}

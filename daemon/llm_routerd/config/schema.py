@@ -89,11 +89,20 @@ def _of_type(hint: Any, named: dict[str, Any]) -> dict[str, Any]:
     if origin is tuple:
         found["items"] = _of_type(arguments[0], named)
     elif origin is Mapping and arguments[1] is not Any:
-        table = arguments[1]
-        name = table.__name__.lower()
-        named[name] = {"description": _first_line(table), **_of_table(table, named)}
-        found |= {"propertyNames": _of_type(arguments[0], named), "additionalProperties": {"$ref": f"#/$defs/{name}"}}
+        found |= {
+            "propertyNames": _of_type(arguments[0], named),
+            "additionalProperties": _of_values(arguments[1], named),
+        }
     return found
+
+
+def _of_values(hint: Any, named: dict[str, Any]) -> dict[str, Any]:
+    """What stands under names: tables, which get a definition of their own, or plain values."""
+    if not (isinstance(hint, type) and issubclass(hint, Table)):
+        return _of_type(hint, named)
+    name = hint.__name__.lower()
+    named[name] = {"description": _first_line(hint), **_of_table(hint, named)}
+    return {"$ref": f"#/$defs/{name}"}
 
 
 def _as_json(default: Any) -> Any:
