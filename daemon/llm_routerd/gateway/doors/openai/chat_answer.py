@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from llm_routerd.gateway.doors.openai.fault import fault_body
-from llm_routerd.protocol.wire import encode
+from llm_routerd.gateway.line import json_line
 
 if TYPE_CHECKING:
     from llm_routerd.gateway.door import Told
@@ -48,7 +48,7 @@ class ChatVoice:
         return self._event([choice], **more, **({"usage": None} if self._tells_usage else {}))
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return b"data: " + encode({**self._head, "choices": choices, **more}) + b"\n\n"
+        return b"data: " + json_line({**self._head, "choices": choices, **more}) + b"\n\n"
 
     def whole(self, result: Result) -> bytes:
         """See `Voice.whole`."""
@@ -61,7 +61,7 @@ class ChatVoice:
             message["tool_calls"] = result.tool_calls
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": result.finish_reason}
         head = {**self._head, "object": "chat.completion", "choices": [choice]}
-        return encode({**head, "usage": _usage(result.usage), "system_fingerprint": result.model_used})
+        return json_line({**head, "usage": _usage(result.usage), "system_fingerprint": result.model_used})
 
     def begin(self) -> bytes:
         """See `Voice.begin`."""
@@ -73,7 +73,7 @@ class ChatVoice:
 
     def text(self, text: str) -> bytes:
         """See `Voice.text`."""
-        return self._before_text + encode(text) + self._after_text
+        return self._before_text + json_line(text) + self._after_text
 
     def end(self, result: Result) -> bytes:
         """See `Voice.end`."""

@@ -86,8 +86,8 @@ def _params(given: dict[str, Any], *, has_schema: bool) -> dict[str, Any]:
         raise refused("max_tokens", "`max_completion_tokens` is another number; give one of them")
     limit = given.get("max_completion_tokens", given.get("max_tokens"))
     params = params_of(given, limit=limit, effort=given.get("reasoning_effort"), has_schema=has_schema)
-    if stop := given.get("stop"):
-        params["stop"] = stop
+    if given.get("stop", []) != []:
+        params["stop"] = given["stop"]
     return params
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from llm_routerd.gateway.line import json_line
 from llm_routerd.protocol.codes import ErrorCode
-from llm_routerd.protocol.wire import encode
 
 if TYPE_CHECKING:
     from llm_routerd.gateway.fault import Fault
@@ -35,4 +35,4 @@ def error_of(fault: Fault) -> dict[str, Any]:
 
 def fault_body(fault: Fault) -> bytes:
     """The body of a reply that is an error; in a stream, the data of its last event."""
-    return encode({"error": error_of(fault)})
+    return json_line({"error": error_of(fault)})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from llm_routerd.gateway.doors.openai.fault import error_of
-from llm_routerd.protocol.wire import encode
+from llm_routerd.gateway.line import json_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,17 +77,17 @@ class ResponsesVoice:
 
     def unfinished(self, status: str) -> bytes:
         """The body of a response that is `queued` or `in_progress`."""
-        return encode(self._response(status))
+        return json_line(self._response(status))
 
     def failed(self, fault: Fault) -> bytes:
         """The body of one that has failed, or was cancelled."""
-        return encode(self._failed(fault))
+        return json_line(self._failed(fault))
 
     def whole(self, result: Result) -> bytes:
         """See `Voice.whole`."""
         for item in self._items(result):
             self._output.append(item)
-        return encode(self._ended(result))
+        return json_line(self._ended(result))
 
     def begin(self) -> bytes:
         """See `Voice.begin`."""
@@ -111,7 +111,7 @@ class ResponsesVoice:
         self._number += 1
         if self._number <= self._after:
             return told
-        return b"%b%b%b%d}\n\n" % (told + self._before_text, encode(text), self._after_text, self._number)
+        return b"%b%b%b%d}\n\n" % (told + self._before_text, json_line(text), self._after_text, self._number)
 
     def end(self, result: Result) -> bytes:
         """See `Voice.end`."""
@@ -166,7 +166,7 @@ class ResponsesVoice:
         self._number += 1
         if self._number <= self._after:
             return b""
-        data = encode({"type": kind, **fields, "sequence_number": self._number})
+        data = json_line({"type": kind, **fields, "sequence_number": self._number})
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
 
     def _place(self, prefix: str, **more: Any) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class ResponsesVoice:
         self._has_text = True
         # The text and the number are all that differs from one to the next.
         data = {"type": _TEXT_DELTA, **self._place("msg", content_index=0), "delta": "", "logprobs": []}
-        before, _, after = encode({**data, "sequence_number": 0}).rpartition(b'""')
+        before, _, after = json_line({**data, "sequence_number": 0}).rpartition(b'""')
         self._before_text = b"event: %b\ndata: %b" % (_TEXT_DELTA.encode(), before)
         self._after_text = after.removesuffix(b"0}")
         return told

@@ -68,6 +68,7 @@ def read(body: dict[str, Any], catalogue: Catalogue) -> Ask:
     given = FORM.sift(body)
     if "message.output_text.logprobs" in expect(given.get("include", []), list, "include"):
         raise unsupported("include")
+    expect(given.get("metadata", {}), dict, "metadata")
     model = catalogue.model_of(given)
     text = _TEXT.sift(expect(given.get("text", {}), dict, "text"), "text.")
     reasoning = _REASONING.sift(expect(given.get("reasoning", {}), dict, "reasoning"), "reasoning.")
