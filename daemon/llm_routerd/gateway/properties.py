@@ -8,6 +8,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import Struct, field
 
 from llm_routerd.gateway.fault import refused, unsupported
@@ -67,6 +68,14 @@ def an_object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise refused(where or "body", "expected an object")
     return value
+
+
+def an_object_text(value: Any, where: str) -> str:
+    """The value, which has to be an object, as JSON."""
+    try:
+        return msgspec.json.encode(an_object(value, where)).decode()
+    except (RecursionError, ValueError, OverflowError):
+        raise refused(where, "this JSON cannot be written again") from None
 
 
 def a_list(value: Any, where: str) -> list[Any]:

@@ -113,13 +113,13 @@ def prompt_tokens(fields: dict[str, Any]) -> int:
     """How long the prompt of a request is, by the rule of thumb.
 
     Raises:
-        RefusedError: it is nested too deeply to be written as JSON.
+        RefusedError: it holds JSON that cannot be written again.
     """
     call = Call(messages=tuple(fields["messages"]), tools=tuple(fields.get("tools", ())), schema=fields.get("schema"))
     try:
         return estimated_usage(call, 0).prompt_tokens
     except TypeError:
-        raise refused("tools", "nested too deeply") from None
+        raise refused("tools", "this JSON cannot be written again") from None
 
 
 def _schema(output: dict[str, Any], given: dict[str, Any]) -> Any:

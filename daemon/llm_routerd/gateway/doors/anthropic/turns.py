@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
 from msgspec import Struct
 
 from llm_routerd.gateway.doors.anthropic.blocks import Part, joined, kind_of, part_of, parts_of, text_of, text_part
 from llm_routerd.gateway.doors.anthropic.thinking import effort_of
 from llm_routerd.gateway.fault import refused, unsupported
-from llm_routerd.gateway.properties import Properties, a_flag, a_list, a_text, an_object, path
+from llm_routerd.gateway.properties import Properties, a_flag, a_list, a_text, an_object, an_object_text, path
 
 TURN: Final = Properties(heeded=frozenset({"role", "content"}))
 SYSTEM_TURN: Final = Properties(heeded=frozenset({"role", "content", "clear_at", "output_config"}))
@@ -154,10 +153,7 @@ class _Writing:
 def _tool_use(block: Any, where: str) -> dict[str, Any]:
     given = TOOL_USE.of(block, where)
     call_id, name = (a_text(given.get(key), path(where, key)) for key in ("id", "name"))
-    try:
-        arguments = orjson.dumps(an_object(given.get("input"), path(where, "input"))).decode()
-    except TypeError:
-        raise refused(path(where, "input"), "nested too deeply") from None
+    arguments = an_object_text(given.get("input"), path(where, "input"))
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
-
 from llm_routerd.gateway.doors.ollama.images import image_parts
-from llm_routerd.gateway.fault import refused
-from llm_routerd.gateway.properties import Properties, a_list, a_text, an_object, path
+from llm_routerd.gateway.properties import Properties, a_list, a_text, an_object_text, path
 
 MESSAGE: Final = Properties(
     heeded=frozenset({"role", "content", "images", "tool_calls", "tool_name", "tool_call_id"}),
@@ -66,10 +63,7 @@ class _Writing:
         at = path(where, "function")
         function = FUNCTION.of(given.get("function"), at)
         name = a_text(function.get("name"), path(at, "name"))
-        try:
-            arguments = orjson.dumps(an_object(function.get("arguments", {}), path(at, "arguments"))).decode()
-        except TypeError:
-            raise refused(path(at, "arguments"), "nested too deeply") from None
+        arguments = an_object_text(function.get("arguments", {}), path(at, "arguments"))
         call_id = a_text(given.get("id", ""), path(where, "id")) or self._new_id()
         self._waiting.append((call_id, name))
         return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
