@@ -34,7 +34,9 @@ CATALOGUE = Catalogue(
 TOLD = Told("r-1", 1_700_000_000)
 USAGE = Usage(prompt_tokens=31, completion_tokens=9, cached_tokens=20, reasoning_tokens=4)
 CALLS = (
-    ToolCall.of(id="call_1", name="weather", arguments='{"city":"Köln","n":123456789012345678901234567890}'),
+    ToolCall.of(
+        id="call_1", name="weather", arguments='{\n "city": "Köln\u2028",\r\n "n": 123456789012345678901234567890\n}'
+    ),
     ToolCall.of(id="call_2", name="time", arguments="{}"),
 )
 PARSER = RequestParser(max_request_bytes=1_000_000, schemas=SchemaCache())

@@ -36,7 +36,7 @@ CALLED = [
         "function": {
             "index": 0,
             "name": "weather",
-            "arguments": {"city": "Köln", "n": 123456789012345678901234567890},
+            "arguments": {"city": "Köln\u2028", "n": 123456789012345678901234567890},
         },
     },
     {"id": "call_2", "function": {"index": 1, "name": "time", "arguments": {}}},
@@ -61,7 +61,7 @@ def lines(pieces: Iterable[bytes]) -> list[dict[str, Any]]:
     """One JSON object a line, and nothing beside."""
     whole = b"".join(pieces)
     assert whole.endswith(b"\n")
-    return [json.loads(line) for line in whole.removesuffix(b"\n").split(b"\n")]
+    return [json.loads(line) for line in whole.decode().splitlines()]  # as clients do, by whatever ends a line
 
 
 def streamed(says: Voice) -> list[bytes]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llm_routerd.gateway.doors import anthropic, ollama
+from llm_routerd.gateway.doors import anthropic, ollama, openai
 
 if TYPE_CHECKING:
     from llm_routerd.gateway.door import Endpoint
 
-ENDPOINTS: tuple[Endpoint, ...] = (*anthropic.ENDPOINTS, *ollama.ENDPOINTS)
+ENDPOINTS: tuple[Endpoint, ...] = (*openai.ENDPOINTS, *anthropic.ENDPOINTS, *ollama.ENDPOINTS)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from llm_routerd.accounting.estimate import estimated_usage
 from llm_routerd.gateway.door import Ask, Body, Looked
 from llm_routerd.gateway.doors.anthropic.thinking import thinking_of
@@ -16,6 +14,7 @@ from llm_routerd.gateway.doors.anthropic.voice import MessageVoice
 from llm_routerd.gateway.fault import refused, unsupported
 from llm_routerd.gateway.properties import Properties, a_flag, a_list, a_text, an_object, path
 from llm_routerd.protocol.call import Call
+from llm_routerd.protocol.wire import encode
 
 if TYPE_CHECKING:
     from llm_routerd.gateway.catalogue import Catalogue
@@ -106,7 +105,7 @@ def count(body: Body, catalogue: Catalogue) -> Looked:
         RefusedError: as `read`.
     """
     tokens = prompt_tokens(read(body, catalogue).fields)
-    return Looked(body=orjson.dumps({"input_tokens": tokens}), headers=_ESTIMATED)
+    return Looked(body=encode({"input_tokens": tokens}), headers=_ESTIMATED)
 
 
 def prompt_tokens(fields: dict[str, Any]) -> int:

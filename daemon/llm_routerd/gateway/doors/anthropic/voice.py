@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
+from llm_routerd.gateway.line import json_line, within_line
 from llm_routerd.protocol.outcome import Usage
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ _REFUSAL: Final = "refusal"
 
 def fault_body(fault: Fault) -> bytes:
     """An error in the shape of this protocol."""
-    return orjson.dumps(_error(fault))
+    return json_line(_error(fault))
 
 
 def _error(fault: Fault) -> dict[str, Any]:
@@ -72,11 +71,11 @@ class MessageVoice:
         """The message.  A model's thinking is in its stream alone."""
         text = [{"type": "text", "text": result.raw_text}] if result.raw_text or not result.tool_calls else []
         message = self._message(
-            [*text, *({**_block_of(call), "input": _input(call)} for call in result.tool_calls)],
+            [*text, *({**_block_of(call), "input": within_line(call.arguments)} for call in result.tool_calls)],
             stop_reason=_STOP_REASONS.get(result.finish_reason, "end_turn"),
             usage=_usage(result.usage),
         )
-        return orjson.dumps(message)
+        return json_line(message)
 
     def begin(self) -> bytes:
         """The message without its content.  How long the prompt is, is an estimate here; the end tells."""
@@ -97,7 +96,7 @@ class MessageVoice:
             opening = self._start({"type": "text", "text": ""})
             whole = self._delta({"type": "text_delta", "text": ""})
             self._before_text = whole[: -len(_AFTER_TEXT) - 2]
-        return opening + self._before_text + orjson.dumps(text) + _AFTER_TEXT
+        return opening + self._before_text + json_line(text) + _AFTER_TEXT
 
     def end(self, result: Result) -> bytes:
         """Blocks of tool calls, why it ended, what it took."""
@@ -149,7 +148,7 @@ class MessageVoice:
 
 
 def _event(kind: str, **data: Any) -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (kind.encode(), orjson.dumps({"type": kind, **data}))
+    return b"event: %s\ndata: %s\n\n" % (kind.encode(), json_line({"type": kind, **data}))
 
 
 _PING: Final = _event("ping")
@@ -163,11 +162,6 @@ def _ending(stop_reason: str, usage: Usage) -> bytes:
 
 def _block_of(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id, "name": call.name}
-
-
-def _input(call: ToolCall) -> orjson.Fragment:
-    """The arguments as the model wrote them: a JSON object, which has been judged."""
-    return orjson.Fragment(call.arguments)
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from llm_routerd.gateway.door import Body, Looked
 from llm_routerd.gateway.properties import Properties
+from llm_routerd.protocol.wire import encode
 
 if TYPE_CHECKING:
     from llm_routerd.gateway.catalogue import Catalogue, Model
@@ -62,7 +61,7 @@ def show(body: Body, catalogue: Catalogue) -> Looked:
 
 
 def _looked(told: dict[str, Any]) -> Looked:
-    return Looked(body=orjson.dumps(told))
+    return Looked(body=encode(told))
 
 
 def _listed(model: Model) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def _listed(model: Model) -> dict[str, Any]:
         "model": model.name,
         "modified_at": _NEVER,
         "size": 0,
-        "digest": sha256(orjson.dumps((model.name, model.models))).hexdigest(),  # clients cut it; it tells the same
+        "digest": sha256(encode((model.name, model.models))).hexdigest(),  # clients cut it; it tells the same
         "details": _details(model),
         "capabilities": _CAPABILITIES,
     }

@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from llm_routerd.gateway.door import NDJSON, Ask, Body, Looked
 from llm_routerd.gateway.doors.ollama.messages import content_of, messages_of
 from llm_routerd.gateway.doors.ollama.options import params_of
 from llm_routerd.gateway.doors.ollama.voice import CHAT, GENERATE, Form, LineVoice
 from llm_routerd.gateway.fault import refused
 from llm_routerd.gateway.properties import Properties, a_flag, a_list, a_text, an_object
+from llm_routerd.protocol.wire import encode
 
 if TYPE_CHECKING:
     from llm_routerd.gateway.catalogue import Catalogue
@@ -75,7 +74,7 @@ def read_generate(body: Body, catalogue: Catalogue) -> Ask | Looked:
 
 def _loaded(given: dict[str, Any], said: dict[str, Any]) -> Looked:
     reason = "unload" if given.get("keep_alive") in (0, "0", "0s") else "load"
-    return Looked(body=orjson.dumps({"model": given["model"], **said, "done": True, "done_reason": reason}))
+    return Looked(body=encode({"model": given["model"], **said, "done": True, "done_reason": reason}))
 
 
 def _ask(given: dict[str, Any], fields: dict[str, Any], form: Form) -> Ask:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 from msgspec import Struct
+
+from llm_routerd.gateway.line import json_line, within_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ _MARK: Final = "\x00"
 
 def fault_body(fault: Fault) -> bytes:
     """An error in the shape of this protocol."""
-    return orjson.dumps({"error": fault.message})
+    return json_line({"error": fault.message})
 
 
 class Form(Struct, frozen=True, kw_only=True):
@@ -58,14 +59,14 @@ class LineVoice:
         created = datetime.fromtimestamp(told.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._head = {"model": model, "created_at": created}
         line = self._line(form.text(_MARK))
-        self._before_text, _, self._after_text = line.partition(orjson.dumps(_MARK))
+        self._before_text, _, self._after_text = line.partition(json_line(_MARK))
 
     def whole(self, result: Result) -> bytes:
         """The answer; a model's thinking is in its stream alone."""
         said = self._form.text(result.raw_text)
         if result.tool_calls and "message" in said:
             said["message"].update(_calls(result))
-        return orjson.dumps({**self._head, **said, **_ending(result)})
+        return json_line({**self._head, **said, **_ending(result)})
 
     def begin(self) -> bytes:
         """Nothing."""
@@ -77,12 +78,12 @@ class LineVoice:
 
     def text(self, text: str) -> bytes:
         """A line of it."""
-        return self._before_text + orjson.dumps(text) + self._after_text
+        return self._before_text + json_line(text) + self._after_text
 
     def end(self, result: Result) -> bytes:
         """A line of tool calls, if there are any, and the last."""
         calls = self._line(self._form.more(_calls(result))) if result.tool_calls else b""
-        return calls + orjson.dumps({**self._head, **self._form.text(""), **_ending(result)}) + b"\n"
+        return calls + json_line({**self._head, **self._form.text(""), **_ending(result)}) + b"\n"
 
     def broken(self, fault: Fault) -> bytes:
         """A line with the error, the last."""
@@ -93,7 +94,7 @@ class LineVoice:
         return b""
 
     def _line(self, said: dict[str, Any]) -> bytes:
-        return orjson.dumps({**self._head, **said, "done": False}) + b"\n"
+        return json_line({**self._head, **said, "done": False}) + b"\n"
 
 
 def _calls(result: Result) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _calls(result: Result) -> dict[str, Any]:
         "tool_calls": [
             {
                 "id": call.id,
-                "function": {"index": index, "name": call.name, "arguments": orjson.Fragment(call.arguments)},
+                "function": {"index": index, "name": call.name, "arguments": within_line(call.arguments)},
             }
             for index, call in enumerate(result.tool_calls)
         ]
