@@ -74,7 +74,7 @@ def read(body: Body, catalogue: Catalogue) -> Ask:
     thinking = thinking_of(given.get("thinking"), talk.effort or output.get("effort"))
     if thinking.effort is not None:
         params["reasoning_effort"] = thinking.effort
-    if tools := tools_of(given.get("tools", [])):
+    if tools := tools_of(given.get("tools", []), talk.found):
         fields["tools"] = tools
     if "tool_choice" in given:
         choice = choice_of(given["tool_choice"])
