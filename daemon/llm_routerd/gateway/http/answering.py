@@ -21,7 +21,6 @@ from llm_routerd.protocol.events import AttemptRejected, Result
 
 if TYPE_CHECKING:
     from llm_routerd.client import Following
-    from llm_routerd.gateway.admission import Caller
     from llm_routerd.gateway.door import Ask, Completion, Voice
     from llm_routerd.gateway.http.exchange import Exchange, Prepared
     from llm_routerd.protocol.reading import SeenEnd, SeenEvent
@@ -190,6 +189,3 @@ def fields_of(ask: Ask) -> dict[str, Any]:
 def key_of(request: web.Request) -> str | None:
     """The client's idempotency key."""
     return request.headers.get("Idempotency-Key") or None
-
-
-__all__ = ["Answering", "Caller", "fields_of", "key_of", "wants_async"]
