@@ -139,13 +139,11 @@ class _Writing:
     def _tool_result(self, block: Any, where: str) -> Message:
         given = TOOL_RESULT.of(block, where)
         call_id = a_text(given.get("tool_use_id"), path(where, "tool_use_id"))
-        content, where = given.get("content", ""), path(where, "content")
+        content, at = given.get("content", ""), path(where, "content")
         if isinstance(content, list):
-            parts = [
-                part for number, each in enumerate(content) for part in self._result_part(each, path(where, number))
-            ]
+            parts = [part for number, each in enumerate(content) for part in self._result_part(each, path(at, number))]
         else:
-            parts = parts_of(content, where)
+            parts = parts_of(content, at)
         if a_flag(given.get("is_error", False), path(where, "is_error")):
             first = parts[0] if parts and parts[0]["type"] == "text" else None
             parts = [text_part(_FAILED + (first["text"] if first else "")), *parts[1 if first else 0 :]]
