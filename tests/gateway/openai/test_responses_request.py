@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llm_routerd.gateway.doors.openai.responses_request import FORM, read
 from llm_routerd.gateway.fault import Fault
-from tests.gateway.openai.asking import CATALOGUE, WEATHER, fault_of, outcome_of, request_of
+from tests.gateway.openai.asking import CATALOGUE, TOLD, WEATHER, fault_of, outcome_of, request_of
 
 SAID = {"role": "user", "content": "Wie heißt du? 🦊"}
 BODY: dict[str, Any] = {"model": "default", "input": SAID["content"]}
@@ -41,6 +41,7 @@ HONOURED: list[tuple[str, Any, dict[str, Any]]] = [
     ("text", {"format": {"type": "json_schema", "name": "place", "schema": WEATHER}}, {"schema": WEATHER}),
     ("include", ["reasoning.encrypted_content"], {}),
     ("stream", True, {}),
+    ("background", True, {"metadata": {"openai": {"background": True, "model": "default"}}}),
 ]
 IDLE: dict[str, Any] = {
     "max_tool_calls": 3,
@@ -54,7 +55,6 @@ IDLE: dict[str, Any] = {
     "user": "u",
 }
 REFUSED: dict[str, Any] = {
-    "background": True,
     "context_management": [{"type": "compaction"}],
     "conversation": "conv_1",
     "moderation": {"model": "m"},
@@ -142,6 +142,15 @@ def test_refused_with_what_was_expected(change: dict[str, Any], param: str, told
     fault = fault_of(read, {**BODY, **change})
     assert (fault.status, fault.param) == (400, param)
     assert told in fault.message
+
+
+def test_background_has_a_receipt() -> None:
+    """Whoever comes back is told at once how to."""
+    assert read(BODY, CATALOGUE).receipt is None
+    receipt = read({**BODY, "background": True}, CATALOGUE).receipt
+    assert receipt is not None
+    told = orjson.loads(receipt(TOLD))
+    assert (told["id"], told["status"], told["background"], told["output"]) == ("resp_r1", "queued", True, [])
 
 
 def test_forced_function() -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORM: Final = Form(
     read=(SAMPLING - {"seed", "presence_penalty", "frequency_penalty"})
     | {
+        "background",
         "include",
         "input",
         "instructions",
@@ -41,7 +42,6 @@ FORM: Final = Form(
     # Calls of built-in tools are not made here, and so never too many.
     idle=(FOR_PROVIDERS - {"metadata"}) | {"max_tool_calls", "stream_options"},
     neutral={
-        "background": (False,),
         "context_management": ([],),
         "conversation": (),
         "moderation": (),
@@ -79,9 +79,12 @@ def read(body: dict[str, Any], catalogue: Catalogue) -> Ask:
     limit, effort = given.get("max_output_tokens"), reasoning.get("effort")
     if params := params_of(given, limit=limit, effort=effort, has_schema=schema is not None):
         fields["params"] = params
+    voice = partial(ResponsesVoice, shape=shape_of(picked(body, FORM.read)))
+    is_background = expect(given.get("background", False), bool, "background")
     return Ask(
         fields=fields,
-        voice=partial(ResponsesVoice, shape=shape_of(picked(body, FORM.read))),
+        voice=voice,
+        receipt=(lambda told: voice(told).unfinished("queued")) if is_background else None,
         streams=expect(given.get("stream", False), bool, "stream"),
         shows_reasoning=True,
     )
