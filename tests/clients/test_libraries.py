@@ -120,7 +120,7 @@ async def test_schema(library: Any, prompt: str) -> None:
 
 async def test_error(library: Any) -> None:
     """The status is where the client looks for it."""
-    with pytest.raises(Exception, match="no deployment|every|none|503") as caught:
+    with pytest.raises(Exception, match=r"no deployment|every|none|503") as caught:
         await library.text("[[fail=503]]")
     assert getattr(caught.value, "status_code", None) == 503
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from llm_routerd.client import Following
-    from llm_routerd.gateway.admission import Caller
     from llm_routerd.gateway.door import Ask, Completion, Voice
     from llm_routerd.gateway.http.exchange import Exchange, Prepared
     from llm_routerd.protocol.reading import SeenEnd, SeenEvent
@@ -198,6 +197,3 @@ def fields_of(ask: Ask) -> dict[str, Any]:
 def key_of(request: web.Request) -> str | None:
     """The client's idempotency key."""
     return request.headers.get("Idempotency-Key") or None
-
-
-__all__ = ["Answering", "Caller", "fields_of", "key_of", "wants_async"]
