@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from llm_routerd.gateway.door import JSON, Completion, Endpoint, Lookup, Told
+from llm_routerd.gateway.door import JSON, Completion, Endpoint, Looked, Lookup, Told
 from llm_routerd.gateway.doors import ENDPOINTS
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
 from llm_routerd.gateway.http import responses
@@ -51,6 +51,8 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
 def _completing(exchange: Exchange, endpoint: Completion) -> Any:
     async def complete(request: web.Request) -> web.StreamResponse:
         ask = endpoint.read(await read_object(exchange, request), exchange.catalogue)
+        if isinstance(ask, Looked):
+            return _looked_up(ask)
         key = key_of(request)
         prepared = exchange.prepare(fields_of(ask), request[CALLER], key=key)
         is_async = wants_async(request)
@@ -84,10 +86,13 @@ def _looking(exchange: Exchange, endpoint: Lookup) -> Any:
             body = await read_object(exchange, request)
         else:
             body = {**request.query, **request.match_info}
-        found = endpoint.look(body, exchange.catalogue)
-        return web.Response(body=found.body, content_type=found.media_type, headers=found.headers)
+        return _looked_up(endpoint.look(body, exchange.catalogue))
 
     return look
+
+
+def _looked_up(found: Looked) -> web.Response:
+    return web.Response(body=found.body, content_type=found.media_type, headers=found.headers)
 
 
 async def read_object(exchange: Exchange, request: web.Request) -> dict[str, Any]:
