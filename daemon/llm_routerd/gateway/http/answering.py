@@ -65,7 +65,11 @@ class Answering:
         self._voice: Voice = ask.voice(Told(prepared.request_id, int(time.time())))
         self._shown = Shown(is_held=ask.is_held or not ask.streams, shows_reasoning=ask.shows_reasoning)
         self._response: web.StreamResponse | None = None
-        self._headers = {"X-Request-ID": self._id} | ({endpoint.id_header: self._id} if endpoint.id_header else {})
+        self._headers = {"X-Request-ID": self._id}
+        if endpoint.id_header:
+            self._headers[endpoint.id_header] = self._id
+        if prepared.normalised:
+            self._headers["X-LLM-Routerd-Normalised"] = ", ".join(prepared.normalised)
 
     async def run(self) -> web.StreamResponse:
         """Answer.
