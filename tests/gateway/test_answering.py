@@ -232,3 +232,20 @@ async def test_a_slow_reader_has_everything_and_costs_little(valkey_url: str) ->
         assert following._pending_bytes < 400_000
         await door.result(request_id, "".join(texts))
         assert await response.text() == "[" + "".join(texts) + "]stop"
+
+
+async def test_what_breaks_a_local_cache_is_taken_out_and_that_is_said(valkey_url: str) -> None:
+    """Only where nobody but local deployments can answer."""
+    line = "x-anthropic-billing-header: cc_version=1; cch=ab12c;"
+    messages = [{"role": "system", "content": f"{line}\nBe brief."}, {"role": "user", "content": "x"}]
+    for model, told in (("local", "billing-header"), ("default", None)):
+        async with open_door(valkey_url, normalise_known=True) as door:
+            fields = {"messages": messages, "model": model}
+            asking = asyncio.create_task(door.ask(streams=False, fields=fields).__aenter__())
+            request_id = await door.request_id()
+            ((_, sent),) = await door.redis.xrange("llm:requests")
+            assert (line in sent["data"]) is (told is None)
+            await door.result(request_id, "One")
+            response = await asking
+            assert response.headers.get("X-LLM-Routerd-Normalised") == told
+            await door.redis.delete("llm:requests")
