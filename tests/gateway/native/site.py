@@ -6,24 +6,24 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 from aiohttp import web
 
 from llm_routerd.client import Client, Multiplexer
 from llm_routerd.gateway.admission import Caller
-from llm_routerd.gateway.doors.native.telling import fault
-from llm_routerd.gateway.fault import RefusedError
-from llm_routerd.gateway.http.durable import add_durable
+from llm_routerd.gateway.http.app import make_application
 from llm_routerd.gateway.http.exchange import Exchange
-from llm_routerd.gateway.http.native import add_native
 from llm_routerd.protocol.events import FINAL_ID
 from tests.config.configs import load
 from tests.support.queue import open_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
+
+    from llm_routerd.gateway.admission import Admission
 
 CONFIG = """
 [deployments.small]
@@ -93,7 +93,7 @@ async def open_site(url: str, caller: Caller | None = None) -> AsyncIterator[Sit
         running = asyncio.create_task(plexer.run())
         exchange = Exchange(load(CONFIG), client, plexer)
         try:
-            async with serving(exchange, lambda _request: who) as (http, app):
+            async with serving(exchange, who) as (http, app):
                 routes = frozenset(
                     (route.resource.canonical, route.method.lower()) for route in app.router.routes() if route.resource
                 )
@@ -105,13 +105,9 @@ async def open_site(url: str, caller: Caller | None = None) -> AsyncIterator[Sit
 
 
 @asynccontextmanager
-async def serving(
-    exchange: Exchange, caller_of: Callable[[web.Request], Caller]
-) -> AsyncIterator[tuple[aiohttp.ClientSession, web.Application]]:
-    """The doors at a port of their own, and a client of them."""
-    app = web.Application(middlewares=[_border])
-    add_native(app.router, exchange, caller_of, lambda request: request.json())
-    add_durable(app.router, exchange, caller_of)
+async def serving(exchange: Exchange, caller: Caller) -> AsyncIterator[tuple[aiohttp.ClientSession, web.Application]]:
+    """The gateway's application at a port of its own, which lets everybody in as `caller`, and a client of it."""
+    app = make_application(exchange, lambda: cast("Admission", SimpleNamespace(admit=lambda *_: caller)))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
     try:
@@ -121,12 +117,3 @@ async def serving(
             yield http, app
     finally:
         await runner.cleanup()
-
-
-@web.middleware
-async def _border(request: web.Request, handler: Any) -> web.StreamResponse:
-    try:
-        response: web.StreamResponse = await handler(request)
-    except RefusedError as error:
-        return web.Response(status=error.fault.status, body=fault(error.fault), content_type="application/json")
-    return response

@@ -29,10 +29,9 @@ SSE_SECONDS: Final = 60.0  # so that caches between can join those who follow th
 KEEP_ALIVE_SECONDS: Final = 15.0
 MOST_EVENTS: Final = 1_000  # in one answer
 
-_SAFE: Final = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
-_UNCACHED: Final = {**_SAFE, "Cache-Control": "no-store"}
+_UNCACHED: Final = {"Cache-Control": "no-store"}
 # What has been read stays as it is, but an answer is its caller's alone, and the end is not to be hidden.
-_CACHED: Final = {**_SAFE, "Cache-Control": "private, no-cache"}
+_CACHED: Final = {"Cache-Control": "private, no-cache"}
 
 
 def add_durable(router: web.UrlDispatcher, exchange: Exchange, caller_of: Callable[[web.Request], Caller]) -> None:

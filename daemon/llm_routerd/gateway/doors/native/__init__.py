@@ -11,4 +11,4 @@ from llm_routerd.gateway.doors.native.telling import fault
 
 ENDPOINTS: tuple[Endpoint, ...] = (Endpoint(door="native", path="/v1/requests", fault=fault),)
 
-__all__ = ["ENDPOINTS"]
+__all__ = ["ENDPOINTS", "fault"]
