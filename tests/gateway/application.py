@@ -1,4 +1,4 @@
-"""The native door and that of Durable Streams on a real server, with events that the test writes."""
+"""The whole application of a gateway on a real server, with events that the test writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.config.configs import load
 from tests.support.queue import open_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from llm_routerd.gateway.admission import Admission
 
@@ -69,19 +69,19 @@ class Site:
         """A request that nobody has taken."""
         await self.redis.xadd("llm:requests", {"data": json.dumps({"id": request_id, "prompt": "hi"})})
 
-    async def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
+    async def get(self, path: str, **headers: str) -> tuple[int, Mapping[str, str], Any]:
         """Status, headers, and the JSON in the body if there is one."""
         async with self.http.get(
             path, headers={name.replace("_", "-"): text for name, text in headers.items()}
         ) as reply:
             text = await reply.read()
-            return reply.status, dict(reply.headers), json.loads(text) if text else None
+            return reply.status, reply.headers, json.loads(text) if text else None
 
-    async def post(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, str], Any]:
+    async def post(self, path: str, body: Any, **headers: str) -> tuple[int, Mapping[str, str], Any]:
         """The same."""
         named = {name.replace("_", "-"): text for name, text in headers.items()}
         async with self.http.post(path, json=body, headers=named) as reply:
-            return reply.status, dict(reply.headers), await reply.json()
+            return reply.status, reply.headers, await reply.json()
 
 
 @asynccontextmanager
