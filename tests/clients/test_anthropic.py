@@ -122,7 +122,7 @@ async def test_a_tool_that_must_be_called(client: Any) -> None:
     """The answer is its call."""
     choice = {"type": "tool", "name": "weather", "disable_parallel_tool_use": True}
     found = await client.messages.create(**asked("[[call]]", tools=[TOOL], tool_choice=choice))
-    assert [block.type for block in found.content] == ["tool_use"]
+    assert (found.content[-1].type, found.stop_reason) == ("tool_use", "tool_use")
 
 
 @pytest.mark.parametrize("streams", [False, True])
