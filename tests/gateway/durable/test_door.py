@@ -43,7 +43,7 @@ async def sse(site: Site, query: str, seconds: float = 5) -> list[tuple[str, Any
     for block in text.removesuffix("\n\n").split("\n\n"):
         if not block.startswith(":"):
             event, data = block.split("\n")
-            found.append((event.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+            found.append((event.removeprefix("event: "), json.loads(data.removeprefix("data:"))))
     return found
 
 
