@@ -1,7 +1,7 @@
 """The producers' side of the queue: adds requests, follows and cancels them; needs neither the daemon nor a backend.
 
-`client` is the client, `shards` and `shard` what it asks.  `events` and `look_up` are parts of it, `lane_state` and
-`dead_letters` what operators look at.
+`client` is the client, `shards` and `shard` what it asks.  `events` and `look_up` are parts of it, `lane_state`,
+`survey` and `dead_letters` what operators look at.
 Producers import what is named here; `cli` and the tests also `dead_letters`.
 
 Imports `queue.connection`, `queue.scripts`, `protocol` and `errors`.  Another question to Redis: a method of `Shard`,
@@ -15,6 +15,7 @@ from llm_routerd.client.events import as_text, check_id, check_stream_id
 from llm_routerd.client.lane_state import LaneState
 from llm_routerd.client.look_up import Sighting
 from llm_routerd.client.shard import Shard
+from llm_routerd.client.survey import Running, Survey
 from llm_routerd.errors import UnknownRequestError
 from llm_routerd.protocol.events import (
     AttemptRejected,
@@ -42,8 +43,10 @@ __all__ = [
     "Reasoning",
     "RequestFields",
     "Result",
+    "Running",
     "Shard",
     "Sighting",
+    "Survey",
     "Token",
     "UnknownEvent",
     "UnknownRequestError",
