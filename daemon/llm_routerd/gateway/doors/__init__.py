@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llm_routerd.gateway.doors import openai
+
 if TYPE_CHECKING:
     from llm_routerd.gateway.door import Endpoint
 
-ENDPOINTS: tuple[Endpoint, ...] = ()
+ENDPOINTS: tuple[Endpoint, ...] = (*openai.ENDPOINTS,)

@@ -264,19 +264,21 @@ function confirmationRow(call) {
   const left = el("span.left");
   const place = el("div");
   const said = call.arguments ?? "The arguments are too long to be shown here; they are in the request's events.";
-  const answer = async (decision) => {
+  const answer = async (agrees) => {
+    const allowed = buttons.map((each) => each.disabled);
     buttons.forEach((each) => (each.disabled = true));
     try {
       const path = requestPath(call.id, `/confirmations/${encodeURIComponent(call.call_id)}`);
-      await ask(path, { method: "POST", body: { decision, ...(call.args_sha256 ? { args_sha256: call.args_sha256 } : {}) } });
-      place.replaceChildren(el("p.note", decision === "allow" ? "allowed" : "denied"));
+      await ask(path, { method: "POST", body: { confirm: agrees, args_sha256: call.args_sha256 } });
+      place.replaceChildren(el("p.note", agrees ? "allowed" : "denied"));
       look();
     } catch (error) {
-      buttons.forEach((each) => (each.disabled = false));
+      buttons.forEach((each, at) => (each.disabled = allowed[at]));
       trouble(place, error);
     }
   };
-  const buttons = [button("Allow", () => answer("allow"), "primary"), button("Deny", () => answer("deny"))];
+  const buttons = [button("Allow", () => answer(true), "primary"), button("Deny", () => answer(false))];
+  buttons[0].disabled = call.arguments === null; // nobody agrees to what was not shown
   buttons.forEach((each) => each.setAttribute("aria-label", `${each.textContent} ${call.name}`));
   return {
     node: el("li.call", el("div.head", el("b", call.name || "a tool"), el("span.controls", ...buttons)), el("pre", said), el("p.facts", el("code.id", call.id), left), place),
