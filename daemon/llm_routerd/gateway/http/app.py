@@ -149,7 +149,11 @@ def _border(admission: Callable[[], Admission]) -> Any:
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:
-            _log.exception("http_request_failed", path=request.match_info.route.resource and request.match_info.route.resource.canonical, kind=type(error).__name__)
+            _log.exception(
+                "http_request_failed",
+                path=request.match_info.route.resource and request.match_info.route.resource.canonical,
+                kind=type(error).__name__,
+            )
             fault = Fault(status=500, code="internal", message="a fault of llm-routerd; its log says more")
             return fault_response(endpoint_at(request.path), fault)
         return response

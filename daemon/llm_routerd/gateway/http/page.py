@@ -23,9 +23,9 @@ _TYPES: Final = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_FILES: Final = ("index.html", "page.css", "page.js", "events.js", "shown.js", "transcript.js", "icon.svg")
-# What is needed to see the page at all: they hold nothing of anybody, and are given without a key.
-PATHS: Final = frozenset({"/"} | {f"/{name}" for name in _FILES if name != "index.html"})
+_ASSETS: Final = ("page.css", "page.js", "events.js", "shown.js", "transcript.js", "icon.svg")
+# All of it is given without a key, for it holds nothing of anybody.
+PATHS: Final = {"index.html": "/"} | {name: f"/assets/{name}" for name in _ASSETS}
 OVERVIEW_PATH: Final = "/v1/overview"
 
 # Nothing is loaded from elsewhere, nothing in a prompt or an answer can run, and no other page can frame this one.
@@ -50,8 +50,7 @@ def add_page(router: web.UrlDispatcher, see: Callable[[web.Request], Awaitable[O
         see: what the caller of a request may see.  Raises `BrokerError` or `TimeoutError`.
     """
     folder = resources.files("llm_routerd.gateway").joinpath("page")
-    for name in _FILES:
-        path = "/" if name == "index.html" else f"/{name}"
+    for name, path in PATHS.items():
         router.add_get(path, _serving(folder.joinpath(name).read_bytes(), _TYPES[name.rpartition(".")[2]]))
 
     async def tell(request: web.Request) -> web.Response:

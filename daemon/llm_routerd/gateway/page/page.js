@@ -16,6 +16,7 @@ const followed = new Set();
 let lookedAt = 0;
 let failures = 0;
 let timer = 0;
+let rowsMade = 0;
 let skew = 0; // ms by which the server's clock is ahead of ours
 
 // --- what is seen at a look
@@ -63,7 +64,7 @@ function show(seen) {
   showConfirmations(seen.confirmations);
   showRunning(seen);
   keyed($("lanes"), rows.lanes, seen.lanes, (lane) => lane.lane, laneRow);
-  say($("dead"), seen.dead_letters ? `${plural(seen.dead_letters, "dead letter")} wait for an operator: llm-routerd dead` : "");
+  say($("dead-count"), `${plural(seen.dead_letters ?? 0, "dead letter")} for an operator to look at`);
   $("dead").hidden = !seen.dead_letters;
   keyed($("deployments"), rows.deployments, seen.deployments, (each) => each.name, deploymentRow);
   showToday(seen.today);
@@ -104,6 +105,7 @@ function laneRow({ lane }) {
   };
 }
 
+const DOINGS = { "": "not begun", attempt: "asked", token: "answering", reasoning: "thinking", rejected: "discarded", tool_call: "calls a tool", tool_result: "has a tool's answer", turn: "goes on" };
 const STATES = { none: "no calls yet", answering: "answers", rejected: "last answer not accepted", failing: "fails", cooling: "left alone", disabled: "its key is missing" };
 
 function deploymentRow({ name }) {
@@ -114,15 +116,16 @@ function deploymentRow({ name }) {
   const facts = el("span.facts");
   recent.setAttribute("role", "img");
   return {
-    node: el("li.deployment", dot, el("b", name), model, recent, el("p.line", state, facts)),
+    node: el("li.deployment", el("div.head", el("span.name", dot, el("b", name)), recent), el("p.line", model), el("p.line", state, facts)),
     update(each) {
       dot.className = `dot ${each.state}`;
-      say(model, `${each.model}${each.is_local ? "" : ", cloud"}`);
+      say(model, `${each.model}${each.is_local ? "" : ", in the cloud"}`);
       const since = each.since ? `, for ${span(Date.now() + skew - each.since * 1000)}` : "";
       say(state, `${STATES[each.state] ?? each.state}${each.code && each.state !== "answering" ? `: ${each.code}` : ""}${since}`);
       state.className = `state ${each.state}`;
       const calls = each.recent.length;
-      say(facts, calls ? `${each.answers} of ${calls} answered${each.median_ms === null ? "" : `, median ${span(each.median_ms)}`}` : "");
+      say(facts, calls ? `${each.answers} of ${calls}${each.median_ms === null ? "" : `, median ${span(each.median_ms)}`}` : "");
+      facts.title = calls ? `Of its last ${calls} calls ${each.answers} were answered.` : "";
       const shape = each.recent.join(",");
       if (recent.dataset.shape !== shape || !recent.childElementCount) {
         recent.dataset.shape = shape;
@@ -182,6 +185,8 @@ function runningRow({ id }) {
   const isOwn = own.has(id);
   const name = el("code.id", id);
   name.title = id;
+  name.id = `request-${(rowsMade += 1)}`;
+  for (const each of [watch, cancel]) each.setAttribute("aria-describedby", name.id);
   const row = {
     node: el("li.request", el("div.head", name, el("span.controls", isOwn ? null : watch, isOwn ? null : cancel)), facts, place),
     watch,
@@ -189,7 +194,8 @@ function runningRow({ id }) {
     id,
     stop: null,
     update(each) {
-      const where = each.deployment ? `${each.deployment}, ${each.last === "token" ? "answering" : each.last || "begun"}` : "not begun";
+      const doing = DOINGS[each.last] ?? each.last;
+      const where = each.deployment ? `${each.deployment}, ${doing}` : doing;
       const again = each.deliveries > 1 ? ` · delivery ${each.deliveries}` : "";
       say(facts, `${where} · ${span(each.age_ms)} · lane ${each.lane} · ${each.worker}${again}${isOwn ? " · asked here" : ""}`);
     },
@@ -294,11 +300,11 @@ let trying = null;
 
 async function tryPrompt(event) {
   event.preventDefault();
-  trying?.controller.abort();
+  if (!$("stop").hidden) return; // one at a time
   const controller = new AbortController();
   const mine = { controller, id: null };
   trying = mine;
-  const transcript = new Transcript();
+  const transcript = new Transcript({ announces: true });
   const place = $("answer");
   place.replaceChildren(transcript.node);
   busy(true);
@@ -336,7 +342,7 @@ function wantKey(error) {
   say($("link"), "");
   if (key.get()) {
     key.forget();
-    say($("door-hint"), `${error.message}. Another one?`);
+    say($("door-hint"), error.status === 401 ? "That is none of this gateway's keys." : error.message);
     $("door-hint").classList.add("bad");
   }
   $("key").focus();

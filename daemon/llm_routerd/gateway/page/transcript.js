@@ -56,10 +56,20 @@ class Attempt {
   discard(why) {
     this.isDiscarded = true;
     this.node.classList.add("discarded");
+    if (this.text.length === 0 && !this.thought) this.node.classList.add("bare");
     this.tell(why);
     const struck = document.createElement("del");
     struck.append(this.text);
     this.body.append(struck);
+  }
+
+  /** It is the answer, whatever was thought of it before. */
+  accept() {
+    this.isDiscarded = false;
+    this.node.classList.remove("discarded", "bare");
+    this.node.classList.add("answer");
+    this.body.replaceChildren(this.text);
+    this.tell("answered");
   }
 
   /** Nothing more will come: what was discarded is folded away. */
@@ -69,10 +79,11 @@ class Attempt {
 }
 
 export class Transcript {
-  constructor() {
+  /** `announces`: its end is read out by a screen reader; the text is not, which would never stop. */
+  constructor({ announces = false } = {}) {
     this.attempts = new Map();
     this.end = el("p.end");
-    this.end.hidden = true;
+    if (announces) this.end.setAttribute("role", "status");
     this.node = el("div.transcript", this.end);
     this.hasEnded = false;
   }
@@ -134,7 +145,6 @@ export class Transcript {
     if (type === "result") this.answered(data);
     else this.failed(type === "cancelled" ? `stopped: ${data.reason || "no reason was given"}` : `${data.code ?? type}: ${data.message ?? ""}`);
     for (const attempt of this.attempts.values()) attempt.close();
-    this.end.hidden = false;
   }
 
   answered(data) {
@@ -145,8 +155,7 @@ export class Transcript {
     const attempt = this.attempts.get(number) ?? this.attempt(number);
     if (!attempt.deployment) attempt.begin(data);
     if (typeof data.raw_text === "string" && attempt.text.data !== data.raw_text) attempt.text.data = data.raw_text;
-    attempt.node.classList.add("answer");
-    attempt.tell("answered");
+    attempt.accept();
     for (const call of data.tool_calls ?? []) attempt.note("wants ", el("code", `${call.function?.name}(${brief(call.function?.arguments)})`));
     const used = data.usage ?? {};
     const facts = [`${data.deployment} in ${span(data.latency_ms)}`];
