@@ -97,6 +97,14 @@ class Ask(Struct, frozen=True, kw_only=True):
         return "schema" in self.fields
 
 
+class Looked(Struct, frozen=True, kw_only=True):
+    """What is known without a model."""
+
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = JSON
+
+
 class Endpoint(Struct, frozen=True, kw_only=True):
     """One path of a door.
 
@@ -117,18 +125,10 @@ class Completion(Endpoint, frozen=True, kw_only=True):
     """POST of a prompt.
 
     Attributes:
-        read: makes an `Ask` of a body.  Raises `RefusedError`.
+        read: makes an `Ask` of a body, or answers it at once where no model is needed.  Raises `RefusedError`.
     """
 
-    read: Callable[[Body, Catalogue], Ask]
-
-
-class Looked(Struct, frozen=True, kw_only=True):
-    """What a lookup brings."""
-
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    media_type: str = JSON
+    read: Callable[[Body, Catalogue], Ask | Looked]
 
 
 class Lookup(Endpoint, frozen=True, kw_only=True):

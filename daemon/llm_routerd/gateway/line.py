@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
+
 from llm_routerd.protocol.wire import encode
 
 # What is no control character, and ends a line for Python's `str.splitlines`, by which clients on httpx read a stream.
@@ -17,3 +19,8 @@ def json_line(value: Any) -> bytes:
         for end, escaped in _LINE_ENDS:
             data = data.replace(end, escaped)
     return data
+
+
+def within_line(text: str) -> msgspec.Raw:
+    """JSON text as a part of a value: without what stands between its tokens, and its numbers as they are."""
+    return msgspec.Raw(msgspec.json.format(text.encode(), indent=-1))

@@ -21,7 +21,6 @@ from llm_routerd.protocol.events import AttemptRejected, Result
 
 if TYPE_CHECKING:
     from llm_routerd.client import Following
-    from llm_routerd.gateway.admission import Caller
     from llm_routerd.gateway.door import Ask, Completion, Voice
     from llm_routerd.gateway.http.exchange import Exchange, Prepared
     from llm_routerd.protocol.reading import SeenEnd, SeenEvent
@@ -63,7 +62,11 @@ class Answering:
         self._voice: Voice = ask.voice(Told(prepared.request_id, int(time.time())))
         self._shown = Shown(is_held=ask.is_held or not ask.streams, shows_reasoning=ask.shows_reasoning)
         self._response: web.StreamResponse | None = None
-        self._headers = {"X-Request-ID": self._id} | ({endpoint.id_header: self._id} if endpoint.id_header else {})
+        self._headers = {"X-Request-ID": self._id}
+        if endpoint.id_header:
+            self._headers[endpoint.id_header] = self._id
+        if prepared.normalised:
+            self._headers["X-LLM-Routerd-Normalised"] = ", ".join(prepared.normalised)
 
     async def run(self) -> web.StreamResponse:
         """Answer.
@@ -190,6 +193,3 @@ def fields_of(ask: Ask) -> dict[str, Any]:
 def key_of(request: web.Request) -> str | None:
     """The client's idempotency key."""
     return request.headers.get("Idempotency-Key") or None
-
-
-__all__ = ["Answering", "Caller", "fields_of", "key_of", "wants_async"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
 
-from llm_routerd.gateway.door import JSON, Completion, Endpoint, Lookup
+from llm_routerd.gateway.door import JSON, Completion, Endpoint, Looked, Lookup
 from llm_routerd.gateway.doors import ENDPOINTS
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
@@ -16,7 +17,7 @@ from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from llm_routerd.gateway.admission import Admission, Caller
     from llm_routerd.gateway.http.exchange import Exchange
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _log = get_logger()
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", object)  # type: ignore[arg-type]
-Handler = "Callable[[web.Request], Awaitable[web.StreamResponse]]"
 
 
 def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> web.Application:
@@ -47,6 +47,8 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
 def _completing(exchange: Exchange, endpoint: Completion) -> Any:
     async def complete(request: web.Request) -> web.StreamResponse:
         ask = endpoint.read(await read_object(exchange, request), exchange.catalogue)
+        if isinstance(ask, Looked):
+            return _looked_up(ask)
         key = key_of(request)
         prepared = exchange.prepare(fields_of(ask), request[CALLER], key=key)
         is_async = wants_async(request)
@@ -75,10 +77,13 @@ def _looking(exchange: Exchange, endpoint: Lookup) -> Any:
             body = await read_object(exchange, request)
         else:
             body = {**request.query, **request.match_info}
-        found = endpoint.look(body, exchange.catalogue)
-        return web.Response(body=found.body, content_type=found.media_type, headers=found.headers)
+        return _looked_up(endpoint.look(body, exchange.catalogue))
 
     return look
+
+
+def _looked_up(found: Looked) -> web.Response:
+    return web.Response(body=found.body, content_type=found.media_type, headers=found.headers)
 
 
 async def read_object(exchange: Exchange, request: web.Request) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def fault_response(endpoint: Endpoint | None, fault: Fault) -> web.Response:
     headers = {"X-Request-ID": fault.request_id} if fault.request_id else {}
     if fault.retry_after_seconds is not None:
         headers["Retry-After"] = str(fault.retry_after_seconds)
-    if fault.status == 401:  # noqa: PLR2004 - of HTTP
+    if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="llm-routerd"'
     return web.Response(status=fault.status, body=tell(fault), content_type=JSON, headers=headers)
 
@@ -148,12 +153,8 @@ def _border(admission: Callable[[], Admission]) -> Any:
             return fault_response(endpoint_at(request.path), _of_http(error))
         except (asyncio.CancelledError, ConnectionError):
             raise
-        except Exception as error:
-            _log.exception(
-                "http_request_failed",
-                path=request.match_info.route.resource and request.match_info.route.resource.canonical,
-                kind=type(error).__name__,
-            )
+        except Exception:  # noqa: BLE001 - the outer border of one request
+            _log.exception("http_request_failed", path=path_of(request))
             fault = Fault(status=500, code="internal", message="a fault of llm-routerd; its log says more")
             return fault_response(endpoint_at(request.path), fault)
         return response
@@ -161,11 +162,17 @@ def _border(admission: Callable[[], Admission]) -> Any:
     return border
 
 
+def path_of(request: web.Request) -> str:
+    """The path as its route has it: ids and whatever else a client wrote are not in it."""
+    resource = request.match_info.route.resource
+    return "" if resource is None else resource.canonical
+
+
 def _of_http(error: web.HTTPException) -> Fault:
     match error.status:
-        case 404:
+        case HTTPStatus.NOT_FOUND:
             return Fault(status=404, code="not_found", message="there is nothing at this path")
-        case 405:
+        case HTTPStatus.METHOD_NOT_ALLOWED:
             return Fault(status=405, code="method_not_allowed", message="this path does not take this method")
         case status:
             return Fault(status=status, code="invalid_request", message=error.reason or "the request is malformed")

@@ -12,6 +12,7 @@ from msgspec import Struct
 from llm_routerd.errors import BrokerError
 from llm_routerd.gateway.catalogue import Catalogue
 from llm_routerd.gateway.fault import BUSY_RETRY_SECONDS, STATUSES, Fault, RefusedError
+from llm_routerd.gateway.normalising import normalised, rules_of
 from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
@@ -39,12 +40,14 @@ class Prepared(Struct, frozen=True, kw_only=True):
         data: its JSON.
         lane: where it goes.
         is_new: nobody can know of it yet: its id was made here.
+        normalised: what was taken out of its prompt, or moved in it, by name.
     """
 
     request_id: str
     data: bytes
     lane: Lane = "normal"
     is_new: bool = True
+    normalised: tuple[str, ...] = ()
 
 
 class Exchange:
@@ -67,6 +70,7 @@ class Exchange:
         """Take another configuration over, for what comes from now on."""
         self.config = config
         self.catalogue = Catalogue(config)
+        self._rules = rules_of(config.gateway)
         self._parser = RequestParser(max_request_bytes=config.daemon.max_request_bytes, schemas=SchemaCache())
 
     def prepare(
@@ -87,6 +91,7 @@ class Exchange:
         if valid_id(request_id) is None:
             told = "an idempotency key has letters, digits and . _ : -, and at most 128 of them with its tenant's name"
             raise RefusedError(Fault(status=400, code=ErrorCode.INVALID_REQUEST, message=told, param="Idempotency-Key"))
+        fields, done = self._normalised(fields)
         owned = {} if caller.tenant is None else {"tenant_id": caller.tenant}
         try:
             data = as_json({**fields, **owned, "id": request_id, "publish": True})
@@ -97,7 +102,17 @@ class Exchange:
         found = self._parser.parse(request_id, {b"data": data})
         if isinstance(found, RequestError):
             raise RefusedError(Fault(status=STATUSES[found.code], code=found.code, message=found.message))
-        return Prepared(request_id=request_id, data=data, lane=lane, is_new=key is None)
+        return Prepared(request_id=request_id, data=data, lane=lane, is_new=key is None, normalised=done)
+
+    def _normalised(self, fields: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """What changes at the front taken out, where only local deployments can answer."""
+        messages = fields.get("messages")
+        if not self._rules or not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
+            return fields, ()
+        if not (fields.get("local_only") is True or self.catalogue.is_local(fields.get("model", "default"))):
+            return fields, ()
+        changed, done = normalised(messages, self._rules)
+        return ({**fields, "messages": changed}, done) if done else (fields, ())
 
     async def submit(self, prepared: Prepared) -> None:
         """Add it; what has its answer already is not asked again.
