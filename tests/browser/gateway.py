@@ -185,7 +185,8 @@ class FakeGateway:
         try:
             while not events[:at] or events[at - 1][0] != FINAL_ID:
                 async with self._more:
-                    await self._more.wait_for(lambda position=at: len(events) > position)
+                    while len(events) == at:
+                        await self._more.wait()
                 for event_id, kind, data in events[at:]:
                     await response.write(f"id: {event_id}\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode())
                 at = len(events)

@@ -15,12 +15,14 @@ from msgspec import Raw, Struct, field
 
 from llm_routerd.client import Survey
 from llm_routerd.protocol.codes import AttemptCode, Fault
+from llm_routerd.routing.chains import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from llm_routerd.client import LaneState, Running
     from llm_routerd.config.tree import Config
+    from llm_routerd.gateway.admission import Caller
     from llm_routerd.protocol.keys import Lane
 
 State = Literal["none", "answering", "rejected", "failing", "cooling", "disabled"]
@@ -95,6 +97,9 @@ class Sums(Struct, kw_only=True):
     unpriced_calls: int = 0
     saved_usd: float = 0.0
 
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
+
     def add(self, event: Finished) -> None:
         """Count one more."""
         self.requests += 1
@@ -146,13 +151,12 @@ class Tally:
         self.known_since: float | None = None
         self.courses = {name: Course() for name in deployments}
         self._by_tenant: dict[str | None, Sums] = {}
-        self._all = Sums()
 
     def begin_day(self, midnight: float) -> None:
         """What is fed from here on belongs to this day; the same one as before: nothing changes."""
         if midnight != self.midnight:
             self.midnight, self.known_since = midnight, None
-            self._by_tenant, self._all = {}, Sums()
+            self._by_tenant = {}
 
     def feed(self, text: bytes) -> None:
         """The next event; what is none is passed over."""
@@ -164,12 +168,13 @@ class Tally:
             if course := self.courses.get(attempt.deployment):
                 course.add(attempt, event.timestamp)
         if event.timestamp >= self.midnight:
-            self._all.add(event)
             self._by_tenant.setdefault(event.tenant_id, Sums()).add(event)
 
-    def sums(self, tenant: str | None) -> Sums:
-        """Of a tenant's requests today; None: of everybody's."""
-        return self._all if tenant is None else self._by_tenant.get(tenant, Sums())
+    def sums(self, caller: Caller) -> Sums:
+        """Of those requests today that a caller may know of."""
+        if caller.tenant is not None:
+            return self._by_tenant.get(caller.tenant, Sums())
+        return sum((sums for tenant, sums in self._by_tenant.items() if tenant not in caller.others), Sums())
 
 
 class LaneView(Struct, frozen=True, kw_only=True):
@@ -298,15 +303,11 @@ class Overview(Struct, frozen=True, kw_only=True):
 
 
 def overview(
-    surveys: Sequence[Survey],
-    lanes: Sequence[LaneState],
-    tally: Tally,
-    config: Config,
-    models: Sequence[str],
-    tenant: str | None = None,
+    surveys: Sequence[Survey], lanes: Sequence[LaneState], tally: Tally, config: Config, caller: Caller
 ) -> Overview:
-    """What a caller sees; without a tenant: everything.  `surveys`: of each shard, one at the least."""
-    seen = [(survey, each) for survey in surveys for each in survey.running if is_visible(each.request_id, tenant)]
+    """What a caller sees.  `surveys`: of each shard, one at the least."""
+    tenant = caller.tenant
+    seen = [(survey, each) for survey in surveys for each in survey.running if caller.may_see(each.request_id)]
     return Overview(
         at_ms=max(survey.server_ms for survey in surveys),
         tenant=tenant,
@@ -316,15 +317,10 @@ def overview(
         confirmations=tuple(call for _, each in seen for call in _confirmations(each)),
         workers=tuple(_workers(surveys)) if tenant is None else None,
         deployments=tuple(_deployments(config, tally.courses)),
-        today=Today(midnight=tally.midnight, known_since=tally.known_since, sums=tally.sums(tenant)),
+        today=Today(midnight=tally.midnight, known_since=tally.known_since, sums=tally.sums(caller)),
         dead_letters=sum(survey.letters for survey in surveys) if tenant is None else None,
-        models=tuple(models),
+        models=names(config),
     )
-
-
-def is_visible(request_id: str, tenant: str | None) -> bool:
-    """Whether a caller with this tenant may see a request: its id says whose it is."""
-    return tenant is None or request_id.startswith(f"{tenant}:")
 
 
 def _age_ms(entry: str, now_ms: int) -> int:

@@ -10,10 +10,12 @@ import pytest
 
 from llm_routerd.client import LaneState, Running, Survey
 from llm_routerd.config.tree import Chain, Config, Deployment
+from llm_routerd.gateway.admission import Caller
 from llm_routerd.gateway.overview import RECENT, Overview, Sums, Tally, Today, overview
 from llm_routerd.protocol.examples import METRICS_EVENTS
 from llm_routerd.protocol.keys import LANES
 
+ANYBODY = Caller()
 MIDNIGHT, NOW_MS = 1_000_000.0, 1_000_060_000
 CONFIG = Config(
     deployments={
@@ -64,9 +66,9 @@ def tally_of(*events: bytes) -> Tally:
     return tally
 
 
-def seen(*surveys: Survey, tally: Tally | None = None, tenant: str | None = None, busy: int = 0) -> Overview:
+def seen(*surveys: Survey, tally: Tally | None = None, caller: Caller = ANYBODY, busy: int = 0) -> Overview:
     """What a caller sees."""
-    return overview(surveys or (survey(),), lanes(busy), tally or tally_of(), CONFIG, ("default",), tenant)
+    return overview(surveys or (survey(),), lanes(busy), tally or tally_of(), CONFIG, caller)
 
 
 def states(*events: bytes) -> dict[str, str]:
@@ -131,7 +133,7 @@ def test_sums_are_of_today() -> None:
         b"no event",
         b'{"timestamp": "no"}',
         b"",
-    ).sums(None)
+    ).sums(ANYBODY)
     assert msgspec.to_builtins(sums) == {
         "requests": 3,
         "answered": 1,
@@ -163,7 +165,7 @@ def test_the_protocols_own_example_is_read() -> None:
     example = METRICS_EVENTS[0]
     tally = Tally(tuple(each["deployment"] for each in example["attempts"]), example["timestamp"])
     tally.feed(msgspec.json.encode(example))
-    assert tally.sums(None).requests == 1
+    assert tally.sums(ANYBODY).requests == 1
     assert all(course.state != "none" for course in tally.courses.values())
 
 
@@ -174,14 +176,29 @@ def test_a_tenant_sees_his_own_beside_lanes_and_deployments() -> None:
         survey(running=(running("ada:1"), running("adam:2"), running("3"), running("ada:4", deployment=""))),
     )
     tally = tally_of(event(attempt(), tenant_id="ada", saved_usd=1), event(attempt(), tenant_id="adam", saved_usd=2))
-    ada = seen(*surveys, tally=tally, tenant="ada")
+    ada = seen(*surveys, tally=tally, caller=Caller(tenant="ada"))
     assert [each.id for each in ada.running] == ["ada:1", "ada:4"]
     assert (ada.workers, ada.dead_letters, ada.more_running) == (None, None, 0)
     assert (ada.today.sums.requests, ada.today.sums.saved_usd) == (1, 1)
     assert ada.deployments[0].answers == 2
-    assert seen(*surveys, tally=tally, tenant="nobody").today.sums.requests == 0
+    assert seen(*surveys, tally=tally, caller=Caller(tenant="nobody")).today.sums.requests == 0
     everybody = seen(*surveys, tally=tally)
     assert (len(everybody.running), everybody.dead_letters, everybody.today.sums.saved_usd) == (4, 3, 3)
+
+
+def test_who_has_no_key_sees_nothing_of_those_who_have_one() -> None:
+    """Their tenants are others'."""
+    anonymous = Caller(others=frozenset({"ada"}))
+    surveys = survey(running=(running("ada:1"), running("adam:2"), running("3")))
+    tally = tally_of(event(tenant_id="ada"), event(tenant_id="adam"), event())
+    found = seen(surveys, tally=tally, caller=anonymous)
+    assert [each.id for each in found.running] == ["adam:2", "3"]
+    assert found.today.sums.requests == 2
+
+
+def test_what_a_request_may_name_is_told() -> None:
+    """Chains and deployments."""
+    assert seen().models == ("default", "local", "cloud", "keyless")
 
 
 def test_the_oldest_of_all_shards_is_told() -> None:

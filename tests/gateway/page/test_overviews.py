@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from llm_routerd.client import Client
 from llm_routerd.errors import BrokerError
+from llm_routerd.gateway.admission import Caller
 from llm_routerd.gateway.http import overviews
 from llm_routerd.gateway.http.overviews import Overviews
 from tests.support.fakes import FakeBackend, says
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from llm_routerd.gateway.overview import Overview, Today
 
 CONFIG = make_config()
+ANYBODY = Caller()
 STREAM = CONFIG.metrics.channel
 NOON = time.mktime((2026, 7, 14, 12, 0, 0, 0, 0, -1))
 
@@ -49,7 +51,7 @@ async def finished(client: Client, at: float, **more: Any) -> None:
 
 async def today(looks: Overviews, config: Any = CONFIG) -> Today:
     """What the day has come to."""
-    return (await looks.see(config, (), None)).today
+    return (await looks.see(config, ANYBODY)).today
 
 
 async def test_a_worker_and_what_it_has_done_are_seen(valkey_url: str) -> None:
@@ -58,15 +60,15 @@ async def test_a_worker_and_what_it_has_done_are_seen(valkey_url: str) -> None:
     config = make_config(valkey_url)
     async with Client(valkey_url) as client, run_worker(valkey_url, {"local": backend}, config=config):
         looks = Overviews(client)
-        assert (await looks.see(config, (), None)).today.sums.requests == 0
+        assert (await looks.see(config, ANYBODY)).today.sums.requests == 0
         await client.result(await client.submit(prompt="a secret prompt", tenant_id="ada"))
-        seen = await looks.see(config, ("default",), None)
+        seen = await looks.see(config, ANYBODY)
         assert [worker.name for worker in seen.workers or ()] == ["w1"]
         assert (seen.today.sums.requests, seen.today.sums.answered, seen.today.known_since) == (1, 1, None)
         assert seen.today.sums.completion_tokens == 5
         assert [(each.name, each.state) for each in seen.deployments] == [("local", "answering"), ("cloud", "none")]
-        assert (await looks.see(config, (), "bob")).today.sums.requests == 0
-        assert (await looks.see(config, (), "ada")).today.sums.requests == 1
+        assert (await looks.see(config, Caller(tenant="bob"))).today.sums.requests == 0
+        assert (await looks.see(config, Caller(tenant="ada"))).today.sums.requests == 1
 
 
 async def test_no_event_is_counted_twice(client: Client) -> None:
@@ -132,11 +134,9 @@ async def test_another_configuration_is_taken_over(client: Client) -> None:
     looks = Overviews(client, now=lambda: NOON)
     attempt = {"deployment": "new", "outcome": "success"}
     await finished(client, NOON, attempts=[attempt])
-    assert [each.name for each in (await looks.see(CONFIG, (), None)).deployments] == ["local", "cloud"]
+    assert [each.name for each in (await looks.see(CONFIG, ANYBODY)).deployments] == ["local", "cloud"]
     other = replace(CONFIG, deployments={"new": replace(CONFIG.deployments["local"], name="new")})
-    assert [(each.name, each.state) for each in (await looks.see(other, (), None)).deployments] == [
-        ("new", "answering")
-    ]
+    assert [(each.name, each.state) for each in (await looks.see(other, ANYBODY)).deployments] == [("new", "answering")]
 
 
 async def test_all_who_look_at_once_are_one_look(
@@ -148,12 +148,12 @@ async def test_all_who_look_at_once_are_one_look(
     async with open_client(broker_url) as redis:
 
         async def see(tenant: str | None) -> Overview:
-            return await looks.see(CONFIG, (), tenant)
+            return await looks.see(CONFIG, Caller(tenant=tenant))
 
         await asyncio.gather(*(see(tenant) for tenant in (None, "ada", "bob", None)))
         await redis.xadd("llm:requests", {"prompt": "x"})
         assert sum(lane.waiting for lane in (await see(None)).lanes) == 0
-        assert sum(lane.waiting for lane in (await Overviews(client).see(CONFIG, (), None)).lanes) == 1
+        assert sum(lane.waiting for lane in (await Overviews(client).see(CONFIG, ANYBODY)).lanes) == 1
 
 
 async def test_redis_that_is_away_is_told_and_looked_at_again() -> None:
@@ -162,7 +162,7 @@ async def test_redis_that_is_away_is_told_and_looked_at_again() -> None:
         looks = Overviews(client)
         for _ in range(2):
             with pytest.raises(BrokerError):
-                await looks.see(CONFIG, (), None)
+                await looks.see(CONFIG, ANYBODY)
 
 
 async def test_redis_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,4 +170,4 @@ async def test_redis_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.
     monkeypatch.setattr(overviews, "_LONGEST_SECONDS", 0.05)
     async with Client("redis://127.0.0.1:1/0", patience_seconds=60) as client:
         with pytest.raises(TimeoutError):
-            await Overviews(client).see(CONFIG, (), None)
+            await Overviews(client).see(CONFIG, ANYBODY)

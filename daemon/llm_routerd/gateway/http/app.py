@@ -15,6 +15,8 @@ from llm_routerd.gateway.doors import ENDPOINTS
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
 from llm_routerd.gateway.http import responses
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
+from llm_routerd.gateway.http.overviews import Overviews
+from llm_routerd.gateway.http.page import add_page
 from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
 
@@ -37,6 +39,8 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
         admission: who may come in, as it is in force when a request comes.
     """
     app = web.Application(middlewares=[_border(admission)])
+    overviews = Overviews(exchange.client)
+    add_page(app.router, lambda request: overviews.see(exchange.config, request[CALLER]))
     for endpoint in ENDPOINTS:
         match endpoint:
             case Completion():

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 from llm_routerd.gateway.overview import Overview, Tally, overview
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from llm_routerd.client import Client, LaneState, Shard, Survey
     from llm_routerd.config.tree import Config
+    from llm_routerd.gateway.admission import Caller
 
 _KEPT_SECONDS: Final = 1.0
 _LONGEST_SECONDS: Final = 5.0
@@ -40,13 +41,12 @@ class Overviews:
         self._tally = Tally((), 0.0)
         self._read: dict[str, str] = {}  # by metrics stream: the last ID that was fed
 
-    async def see(self, config: Config, models: Sequence[str], tenant: str | None) -> Overview:
+    async def see(self, config: Config, caller: Caller) -> Overview:
         """What a caller sees, by a look that is a second old at the most.
 
         Args:
             config: in force, for deployments and metrics.
-            models: what a request may give as its model.
-            tenant: whose requests the caller sees; None: everybody's.
+            caller: who looks.
 
         Raises:
             BrokerError: Redis refuses the look.
@@ -60,7 +60,7 @@ class Overviews:
                     self._kept = await self._look(config)
                 self._kept_until = clock() + _KEPT_SECONDS
             surveys, lanes = self._kept
-            return overview(surveys, lanes, self._tally, config, models, tenant)
+            return overview(surveys, lanes, self._tally, config, caller)
 
     async def _look(self, config: Config) -> tuple[list[Survey], tuple[LaneState, ...]]:
         surveys = [await shard.survey() for shard in self._client.shards.all]
