@@ -60,6 +60,11 @@ class Following:
         """The final event has been taken."""
         return self._is_over
 
+    @property
+    def is_behind(self) -> bool:
+        """There may be events in the stream that can be taken at once."""
+        return self._is_behind
+
     async def __aenter__(self) -> Self:
         await self._plexer.join(self)
         return self
