@@ -60,6 +60,7 @@ def test_the_line_of_a_bill_goes(before: Any, after: Any) -> None:
         f"<system_warning>{USAGE}</system_warning>",
         f"<system-reminder>\n{USAGE}\n</system-reminder>",
         f"<system-reminder>{USAGE}</system-reminder>  ",
+        "<system-reminder>\n<total_tokens>14999960 tokens left</total_tokens>\n</system-reminder>",
     ],
 )
 def test_a_count_of_tokens_left_goes(note: str) -> None:

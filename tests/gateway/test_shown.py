@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from llm_routerd.gateway.shown import Ended, More, Shown, Superseded
+from llm_routerd.gateway.shown import Ended, More, Shown, Superseded, unfenced
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.examples import EVENTS
 from llm_routerd.protocol.reading import read_event
 from llm_routerd.protocol.wire import encode
+from tests.support.queue import result as answer
 
 if TYPE_CHECKING:
     from llm_routerd.protocol.reading import SeenEvent
@@ -125,3 +127,17 @@ def test_never_two_answers(attempts: list[list[str]], rest: list[str], is_held: 
         assert not answer.startswith(shown) or not all(
             "".join(texts).startswith(first) or first.startswith("".join(texts)) for texts in attempts
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "told"),
+    [
+        ('```json\n{"a": "é"}\n```', {"a": "é"}, '{"a":"é"}'),
+        (" ```\n[1]\n``` ", [1], "[1]"),
+        ('{"a": 1.0}', {"a": 1.0}, '{"a": 1.0}'),
+        ("```sh\nls\n```", "```sh\nls\n```", "```sh\nls\n```"),
+    ],
+)
+def test_fence_around_json_is_not_told(text: str, content: Any, told: str) -> None:
+    """Who has asked for JSON reads nothing else; and text stays as it is."""
+    assert unfenced(replace(answer("r1", text), content=content)).raw_text == told

@@ -83,6 +83,8 @@ class Ask(Struct, frozen=True, kw_only=True):
         streams: whether it is to be streamed.
         media_type: of a stream.
         shows_reasoning: whether the model's thinking is told.
+        receipt: the body that is told at once, where the client comes back for the answer and nothing but its own word
+            ends the request; a stream is told all the same.  None: the client waits.
     """
 
     fields: dict[str, Any]
@@ -90,6 +92,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     streams: bool = False
     media_type: str = SSE
     shows_reasoning: bool = False
+    receipt: Callable[[Told], bytes] | None = None
 
     @property
     def is_held(self) -> bool:

@@ -23,7 +23,10 @@ _SYSTEM: Final = frozenset({"system", "developer"})
 # What a model or a tool said is data, and not of the prompt's making.
 _PROMPTS: Final = _SYSTEM | {"user"}
 _BETWEEN: Final = "\n\n"
-_USAGE: Final = r"Token usage: [0-9,]{1,15}/[0-9,]{1,15}; [0-9,]{1,15} remaining"
+_USAGE: Final = (
+    r"(?:Token usage: [0-9,]{1,15}/[0-9,]{1,15}; [0-9,]{1,15} remaining"
+    r"|<total_tokens>[0-9,]{1,15} tokens left</total_tokens>)"
+)
 
 
 class Rule(Struct, frozen=True, kw_only=True):

@@ -24,14 +24,18 @@ AGENT: dict[str, Any] = {
     "max_tokens": 32000,
     "stream": True,
     "metadata": {"user_id": '{"device_id":"d","session_id":"s"}'},
-    "thinking": {"type": "adaptive"},
+    "thinking": {"type": "adaptive", "display": "summarized"},
     "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
     "output_config": {"effort": "medium"},
     "system": [
         {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.69.0d9; cc_entrypoint=cli; cch=fa690;"},
         {"type": "text", "text": "You are an agent.", **CACHED},
     ],
-    "tools": [{**WEATHER, "eager_input_streaming": True}, {**WEATHER, "name": "mcp__files__read", **CACHED}],
+    "tools": [
+        {**WEATHER, "eager_input_streaming": True},
+        {**WEATHER, "name": "mcp__files__read", **CACHED},
+        {**WEATHER, "name": "Later", "defer_loading": True},
+    ],
     "messages": [
         {
             "role": "user",
@@ -40,7 +44,7 @@ AGENT: dict[str, Any] = {
                 {"type": "text", "text": "What is the weather?"},
             ],
         },
-        {"role": "system", "content": "Agents: none."},
+        {"role": "system", "content": "Agents: none.", "output_config": {"effort": "low"}},
         {
             "role": "assistant",
             "content": [

@@ -50,7 +50,7 @@ def test_what_a_coding_agent_sends() -> None:
     assert ask.streams
     assert ask.shows_reasoning
     told = sound(ask)
-    assert (told.model, told.params["reasoning_effort"], told.params["max_tokens"]) == ("default", "medium", 32000)
+    assert (told.model, told.params["reasoning_effort"], told.params["max_tokens"]) == ("default", "low", 32000)
     assert [tool["function"]["name"] for tool in told.tools] == ["weather", "mcp__files__read"]
     assert told.messages == (
         {
@@ -161,6 +161,24 @@ def test_tool_choice(choice: dict[str, Any], told: Any, is_single: bool) -> None
     assert found.params.get("parallel_tool_calls", True) is not is_single
 
 
+def test_a_tool_that_is_deferred_is_offered_when_it_has_been_found() -> None:
+    """By a search of the client's own, whose result names it."""
+    deferred = [WEATHER, *({**WEATHER, "name": name, "defer_loading": True} for name in ("Later", "Never"))]
+    call = {"type": "tool_use", "id": "t", "name": "weather", "input": {}}
+    reference = {"type": "tool_reference", "tool_name": "Later"}
+    turns = [
+        *SMALL["messages"],
+        {"role": "assistant", "content": [call]},
+        user({"type": "tool_result", "tool_use_id": "t", "content": [reference]}),
+    ]
+    before = sound(read({**SMALL, "tools": deferred}, CATALOGUE))
+    after = sound(read({**SMALL, "tools": deferred, "messages": turns}, CATALOGUE))
+    assert [tool["function"]["name"] for tool in before.tools] == ["weather"]
+    assert [tool["function"]["name"] for tool in after.tools] == ["weather", "Later"]
+    assert after.messages[-1]["content"] == "The tool Later can be called now."
+    assert refusal(read, {**SMALL, "messages": [user(reference)]}).param == "messages.0.content.0.type"
+
+
 @pytest.mark.parametrize("name", ["output_format", "output_config"])
 def test_a_schema(name: str) -> None:
     """In its place of now and of before; an answer that is cut is none."""
@@ -256,7 +274,6 @@ def test_every_property_is_heeded_idle_or_refused_by_name(where: str, table: Pro
         ("thinking.type", "between_tools", "thinking.type"),
         ("thinking.type", "often", "thinking.type"),
         ("thinking.display", [], "thinking.display"),
-        ("thinking", {"type": "enabled", "budget_tokens": True}, "output_config.effort"),
         ("output_config.effort", "some", "output_config.effort"),
         ("output_format.type", "grammar", "output_format.type"),
         ("output_format.schema", [], "output_format.schema"),
@@ -265,17 +282,20 @@ def test_every_property_is_heeded_idle_or_refused_by_name(where: str, table: Pro
         ("tools.0.input_schema", None, "tools.0.input_schema"),
         ("tools.0.type", "web_search_20250305", "tools.0.type"),
         ("tools.0.type", ["custom"], "tools.0.type"),
+        ("tools.0.defer_loading", "yes", "tools.0.defer_loading"),
         ("tool_choice.type", "some", "tool_choice.type"),
         ("tool_choice.type", "tool", "tool_choice.name"),
     ],
 )
 def test_what_is_refused(way: str, value: Any, param: str) -> None:
     """By the path of what is meant."""
-    body = put(WHOLE, way, value)
-    if way == "thinking":
-        body = {**body, "output_config": {}}
-        param = "thinking.budget_tokens"
-    assert refusal(read, body).param == param
+    assert refusal(read, put(WHOLE, way, value)).param == param
+
+
+def test_a_budget_has_to_be_a_number() -> None:
+    """Where no effort is named beside it."""
+    body = {**SMALL, "thinking": {"type": "enabled", "budget_tokens": True}}
+    assert refusal(read, body).param == "thinking.budget_tokens"
 
 
 def test_the_nearest_name_is_told() -> None:

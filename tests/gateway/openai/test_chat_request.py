@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_routerd.gateway.doors.openai.chat_request import FORM, read
+from llm_routerd.gateway.doors.openai.chat_request import PROPERTIES, read
 from llm_routerd.gateway.fault import Fault
 from tests.gateway.openai.asking import CATALOGUE, WEATHER, fault_of, outcome_of, request_of
 
@@ -76,15 +76,18 @@ REFUSED: dict[str, Any] = {
 
 def test_table_names_every_property() -> None:
     """None is left out, here or there."""
-    assert {name for name, _, _ in HONOURED} | {"tool_choice"} == FORM.read
-    assert IDLE.keys() == FORM.idle
-    assert REFUSED.keys() == FORM.neutral.keys()
+    assert {name for name, _, _ in HONOURED} | {"tool_choice"} == PROPERTIES.heeded
+    assert IDLE.keys() == PROPERTIES.idle
+    assert REFUSED.keys() == PROPERTIES.refused.keys()
 
 
 def test_table_names_every_property_of_the_official_client() -> None:
     """What OpenAI's client can send is honoured, idle or refused by name, and nothing is forgotten."""
     types = pytest.importorskip("openai.types.chat.completion_create_params")
-    assert types.CompletionCreateParamsStreaming.__annotations__.keys() <= FORM.read | FORM.idle | FORM.neutral.keys()
+    assert (
+        types.CompletionCreateParamsStreaming.__annotations__.keys()
+        <= PROPERTIES.heeded | PROPERTIES.idle | PROPERTIES.refused.keys()
+    )
 
 
 @pytest.mark.parametrize(("name", "value", "made"), HONOURED, ids=str)
@@ -106,23 +109,23 @@ def test_refused_by_name(name: str) -> None:
     """What cannot be honoured is refused, but for null and the values that ask for nothing."""
     fault = fault_of(read, {**BODY, name: REFUSED[name]})
     assert (fault.status, fault.code, fault.param) == (400, "unsupported", name)
-    for neutral in (None, *FORM.neutral[name]):
+    for neutral in (None, *PROPERTIES.refused[name]):
         assert read({**BODY, name: neutral}, CATALOGUE).fields == BODY
 
 
 @pytest.mark.parametrize(
     ("change", "param", "told"),
     [
-        ({"max_token": 5}, "max_token", "did you mean `max_tokens`?"),
-        ({"zzzzzzzz": 5}, "zzzzzzzz", "unknown property"),
+        ({"max_token": 5}, "max_token", "did you mean 'max_tokens'?"),
+        ({"zzzzzzzz": 5}, "zzzzzzzz", "no such property"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "give one of them"),
         ({"messages": None}, "messages", "expected an array"),
-        ({"messages": ["hello"]}, "messages[0]", "expected an object"),
-        ({"messages": [{"role": "user", "content": [1]}]}, "messages[0].content[0]", "expected an object"),
-        ({"messages": [{"role": "assistant", "function_call": {}}]}, "messages[0].function_call", "not supported"),
+        ({"messages": ["hello"]}, "messages.0", "expected an object"),
+        ({"messages": [{"role": "user", "content": [1]}]}, "messages.0.content.0", "expected an object"),
+        ({"messages": [{"role": "assistant", "function_call": {}}]}, "messages.0.function_call", "not supported"),
         ({"tools": {}}, "tools", "expected an array"),
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type", "no `custom`"),
-        ({"tools": [{"function": {"name": "x"}}]}, "tools[0].type", "expected a string"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools.0.type", "no `custom`"),
+        ({"tools": [{"function": {"name": "x"}}]}, "tools.0.type", "expected a string"),
         ({"tool_choice": {"type": "function"}}, "tool_choice", "expected the name"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "not supported"),
         ({"response_format": "json"}, "response_format", "expected an object"),
@@ -134,7 +137,7 @@ def test_refused_by_name(name: str) -> None:
             "expected an object",
         ),
         ({"stream": "yes"}, "stream", "expected true or false"),
-        ({"stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats", "unknown"),
+        ({"stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats", "no such"),
         ({"model": None}, "model", "expected the name"),
         ({"model": 5}, "model", "expected the name"),
     ],
@@ -225,7 +228,11 @@ HOSTILE = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(sorted(FORM.read | FORM.idle | FORM.neutral.keys())) | st.text(), HOSTILE))
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(PROPERTIES.heeded | PROPERTIES.idle | PROPERTIES.refused.keys())) | st.text(), HOSTILE
+    )
+)
 def test_whatever_comes_is_read_or_refused(body: dict[str, Any]) -> None:
     """No body makes anything else than an ask, whose fields are JSON, or a refusal of one line."""
     outcome = outcome_of(read, {"model": "default", **body})

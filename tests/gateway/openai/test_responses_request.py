@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_routerd.gateway.doors.openai.responses_request import FORM, read
+from llm_routerd.gateway.doors.openai.responses_request import PROPERTIES, read
 from llm_routerd.gateway.fault import Fault
-from tests.gateway.openai.asking import CATALOGUE, WEATHER, fault_of, outcome_of, request_of
+from tests.gateway.openai.asking import CATALOGUE, TOLD, WEATHER, fault_of, outcome_of, request_of
 
 SAID = {"role": "user", "content": "Wie heißt du? 🦊"}
 BODY: dict[str, Any] = {"model": "default", "input": SAID["content"]}
@@ -41,6 +41,7 @@ HONOURED: list[tuple[str, Any, dict[str, Any]]] = [
     ("text", {"format": {"type": "json_schema", "name": "place", "schema": WEATHER}}, {"schema": WEATHER}),
     ("include", ["reasoning.encrypted_content"], {}),
     ("stream", True, {}),
+    ("background", True, {"metadata": {"openai": {"background": True, "model": "default"}}}),
 ]
 IDLE: dict[str, Any] = {
     "max_tool_calls": 3,
@@ -54,7 +55,6 @@ IDLE: dict[str, Any] = {
     "user": "u",
 }
 REFUSED: dict[str, Any] = {
-    "background": True,
     "context_management": [{"type": "compaction"}],
     "conversation": "conv_1",
     "moderation": {"model": "m"},
@@ -67,15 +67,18 @@ REFUSED: dict[str, Any] = {
 
 def test_table_names_every_property() -> None:
     """None is left out, here or there."""
-    assert {name for name, _, _ in HONOURED} == FORM.read
-    assert IDLE.keys() == FORM.idle
-    assert REFUSED.keys() == FORM.neutral.keys()
+    assert {name for name, _, _ in HONOURED} == PROPERTIES.heeded
+    assert IDLE.keys() == PROPERTIES.idle
+    assert REFUSED.keys() == PROPERTIES.refused.keys()
 
 
 def test_table_names_every_property_of_the_official_client() -> None:
     """What OpenAI's client can send is honoured, idle or refused by name, and nothing is forgotten."""
     types = pytest.importorskip("openai.types.responses.response_create_params")
-    assert types.ResponseCreateParamsStreaming.__annotations__.keys() <= FORM.read | FORM.idle | FORM.neutral.keys()
+    assert (
+        types.ResponseCreateParamsStreaming.__annotations__.keys()
+        <= PROPERTIES.heeded | PROPERTIES.idle | PROPERTIES.refused.keys()
+    )
 
 
 @pytest.mark.parametrize(("name", "value", "made"), HONOURED, ids=str)
@@ -97,37 +100,37 @@ def test_refused_by_name(name: str) -> None:
     """What cannot be honoured is refused, but for null and the values that ask for nothing."""
     fault = fault_of(read, {**BODY, name: REFUSED[name]})
     assert (fault.status, fault.code, fault.param) == (400, "unsupported", name)
-    for neutral in (None, *FORM.neutral[name]):
+    for neutral in (None, *PROPERTIES.refused[name]):
         assert read({**BODY, name: neutral}, CATALOGUE).fields == MADE
 
 
 @pytest.mark.parametrize(
     ("change", "param", "told"),
     [
-        ({"messages": []}, "messages", "unknown property"),
-        ({"inputs": "x"}, "inputs", "did you mean `input`?"),
+        ({"messages": []}, "messages", "no such property"),
+        ({"inputs": "x"}, "inputs", "did you mean 'input'?"),
         ({"input": None}, "input", "expected a string or an array"),
         ({"input": 5}, "input", "expected a string or an array"),
-        ({"input": ["x"]}, "input[0]", "expected an object"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type", "`item_reference` is not supported"),
-        ({"input": [{"type": 5}]}, "input[0].type", "expected a string"),
-        ({"input": [{"role": "user"}]}, "input[0].content", "expected a string or an array"),
-        ({"input": [{"content": "x"}]}, "input[0].role", "expected a string"),
-        ({"input": [{"type": "function_call"}]}, "input[0].name", "expected a string"),
-        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id", "expected a string"),
+        ({"input": ["x"]}, "input.0", "expected an object"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type", "`item_reference` is not supported"),
+        ({"input": [{"type": 5}]}, "input.0.type", "expected a string"),
+        ({"input": [{"role": "user"}]}, "input.0.content", "expected a string or an array"),
+        ({"input": [{"content": "x"}]}, "input.0.role", "expected a string"),
+        ({"input": [{"type": "function_call"}]}, "input.0.name", "expected a string"),
+        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input.0.call_id", "expected a string"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
-            "input[0].content[0].file_id",
+            "input.0.content.0.file_id",
             "not supported",
         ),
         (
             {"input": [{"role": "user", "content": [{"type": "input_audio"}]}]},
-            "input[0].content[0].type",
+            "input.0.content.0.type",
             "expected `input_text`",
         ),
         ({"instructions": ["x"]}, "instructions", "expected a string"),
         ({"metadata": ["x"]}, "metadata", "expected an object"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "no `web_search`"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type", "no `web_search`"),
         ({"tool_choice": {"type": "file_search"}}, "tool_choice", "not supported"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", "expected an object"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "not supported"),
@@ -142,6 +145,15 @@ def test_refused_with_what_was_expected(change: dict[str, Any], param: str, told
     fault = fault_of(read, {**BODY, **change})
     assert (fault.status, fault.param) == (400, param)
     assert told in fault.message
+
+
+def test_background_has_a_receipt() -> None:
+    """Whoever comes back is told at once how to."""
+    assert read(BODY, CATALOGUE).receipt is None
+    receipt = read({**BODY, "background": True}, CATALOGUE).receipt
+    assert receipt is not None
+    told = orjson.loads(receipt(TOLD))
+    assert (told["id"], told["status"], told["background"], told["output"]) == ("resp_r1", "queued", True, [])
 
 
 def test_forced_function() -> None:
@@ -222,7 +234,11 @@ HOSTILE = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(sorted(FORM.read | FORM.idle | FORM.neutral.keys())) | st.text(), HOSTILE))
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(PROPERTIES.heeded | PROPERTIES.idle | PROPERTIES.refused.keys())) | st.text(), HOSTILE
+    )
+)
 def test_whatever_comes_is_read_or_refused(body: dict[str, Any]) -> None:
     """No body makes anything else than an ask, whose fields are JSON, or a refusal of one line."""
     outcome = outcome_of(read, {"model": "default", "input": "x", **body})

@@ -7,6 +7,7 @@ after `HEAD_SECONDS`.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ from aiohttp.client_exceptions import ClientConnectionResetError
 
 from llm_routerd.gateway.door import JSON, Told
 from llm_routerd.gateway.fault import Fault, RefusedError, fault_of
-from llm_routerd.gateway.shown import Ended, More, Shown, Superseded
+from llm_routerd.gateway.shown import Ended, More, Shown, Superseded, unfenced
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import AttemptRejected, Result
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from llm_routerd.client import Following
     from llm_routerd.gateway.door import Ask, Completion, Voice
     from llm_routerd.gateway.http.exchange import Exchange, Prepared
@@ -75,7 +78,9 @@ class Answering:
             RefusedError: there is no answer, and nothing of one has been told.
         """
         try:
-            async with self._exchange.submitted(self._prepared) as following:
+            async with self._followed() as following:
+                if self._ask.receipt is not None:  # it can only be come back to by who knows its id
+                    await self._write(b"")
                 return await self._tell(following)
         except (asyncio.CancelledError, ClientConnectionResetError):
             if not self._is_kept:
@@ -86,10 +91,13 @@ class Answering:
                 raise
             return await self._break(error.fault)
 
+    def _followed(self) -> AbstractAsyncContextManager[Following]:
+        return self._exchange.submitted(self._prepared)
+
     async def _tell(self, following: Following) -> web.StreamResponse:
         clock = asyncio.get_running_loop().time
         began = clock()
-        ends = began + self._exchange.config.gateway.timeout_seconds
+        ends = began + self._exchange.config.gateway.timeout_seconds if self._ask.receipt is None else math.inf
         while True:
             until = (
                 (began + HEAD_SECONDS if self._response is None else clock() + PING_SECONDS)
@@ -112,7 +120,7 @@ class Answering:
         """Tell what follows from these; the response, where that is all."""
         pieces: list[bytes] = []
         for event in events:
-            match self._shown.see(event):
+            match self._shown.see(unfenced(event) if isinstance(event, Result) else event):
                 case More(text, reasoning):
                     if reasoning:
                         pieces.append(self._voice.reasoning(reasoning))
@@ -187,7 +195,7 @@ def wants_async(request: web.Request) -> bool:
 
 def fields_of(ask: Ask) -> dict[str, Any]:
     """The properties of the request that an ask makes."""
-    return {**ask.fields, "stream": ask.streams and not ask.is_held}
+    return {**ask.fields, "stream": (ask.streams or ask.receipt is not None) and not ask.is_held}
 
 
 def key_of(request: web.Request) -> str | None:

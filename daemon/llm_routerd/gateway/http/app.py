@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
 
-from llm_routerd.gateway.door import JSON, Completion, Endpoint, Looked, Lookup
+from llm_routerd.gateway.door import JSON, Completion, Endpoint, Looked, Lookup, Told
 from llm_routerd.gateway.doors import ENDPOINTS
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
+from llm_routerd.gateway.http import responses
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
 from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
@@ -39,6 +41,8 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
         match endpoint:
             case Completion():
                 app.router.add_post(endpoint.path, _completing(exchange, endpoint))
+                if endpoint.path == responses.PATH:
+                    responses.add_routes(app.router, exchange, endpoint, CALLER)
             case Lookup():
                 app.router.add_route(endpoint.method, endpoint.path, _looking(exchange, endpoint))
     return app
@@ -55,7 +59,12 @@ def _completing(exchange: Exchange, endpoint: Completion) -> Any:
         if is_async:
             await exchange.submit(prepared)
             return accepted(prepared.request_id)
-        return await Answering(exchange, endpoint, request, ask, prepared, is_kept=key is not None).run()
+        if ask.receipt is not None and not ask.streams:
+            await exchange.submit(prepared)
+            body = ask.receipt(Told(prepared.request_id, int(time.time())))
+            return web.Response(body=body, content_type=JSON, headers={"X-Request-ID": prepared.request_id})
+        is_kept = key is not None or ask.receipt is not None
+        return await Answering(exchange, endpoint, request, ask, prepared, is_kept=is_kept).run()
 
     return complete
 

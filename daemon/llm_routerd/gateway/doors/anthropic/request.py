@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llm_routerd.accounting.estimate import estimated_usage
 from llm_routerd.gateway.door import Ask, Body, Looked
-from llm_routerd.gateway.doors.anthropic.thinking import thinking_of
+from llm_routerd.gateway.doors.anthropic.thinking import effort_of, thinking_of
 from llm_routerd.gateway.doors.anthropic.tools import choice_of, tools_of
 from llm_routerd.gateway.doors.anthropic.turns import conversation
 from llm_routerd.gateway.doors.anthropic.voice import MessageVoice
@@ -71,10 +71,11 @@ def read(body: Body, catalogue: Catalogue) -> Ask:
     if stop := a_list(given.get("stop_sequences", []), "stop_sequences"):
         params["stop"] = stop
     output = OUTPUT.of(given.get("output_config", {}), "output_config")
-    thinking = thinking_of(given.get("thinking"), talk.effort or output.get("effort"))
+    effort = effort_of(output["effort"], "output_config.effort") if "effort" in output else None
+    thinking = thinking_of(given.get("thinking"), talk.effort or effort)
     if thinking.effort is not None:
         params["reasoning_effort"] = thinking.effort
-    if tools := tools_of(given.get("tools", [])):
+    if tools := tools_of(given.get("tools", []), talk.found):
         fields["tools"] = tools
     if "tool_choice" in given:
         choice = choice_of(given["tool_choice"])

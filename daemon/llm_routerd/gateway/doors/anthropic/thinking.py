@@ -28,28 +28,27 @@ class Thinking(Struct, frozen=True, kw_only=True):
     is_shown: bool = False
 
 
-def thinking_of(config: Any, effort: Any) -> Thinking:
-    """What `thinking` and an effort say together.
+def thinking_of(config: Any, effort: str | None) -> Thinking:
+    """What `thinking` says, with the effort that is asked for beside it.
 
     Raises:
-        RefusedError: they are none of this protocol.
+        RefusedError: it is none of this protocol.
     """
-    level = None if effort is None else effort_of(effort, "output_config.effort")
     if config is None:
-        return Thinking(effort=level)
+        return Thinking(effort=effort)
     kind = an_object(config, "thinking").get("type")
     if not isinstance(kind, str) or kind not in THINKING:
         raise unsupported("thinking.type") if kind == "between_tools" else _wrong("thinking.type", THINKING)
     given = THINKING[kind].of(config, "thinking")
     if kind == "disabled":
         return Thinking(effort="none")
-    if level is None and kind == "enabled":
+    if effort is None and kind == "enabled":
         budget = a_count(given.get("budget_tokens"), "thinking.budget_tokens")
-        level = next((word for end, word in _BUDGETS if budget < end), "high")
+        effort = next((word for end, word in _BUDGETS if budget < end), "high")
     display = given.get("display", "summarized")
     if not isinstance(display, str) or display not in _IS_SHOWN:
         raise _wrong("thinking.display", _IS_SHOWN)
-    return Thinking(effort=level or _USUAL_EFFORT, is_shown=_IS_SHOWN[display])
+    return Thinking(effort=effort or _USUAL_EFFORT, is_shown=_IS_SHOWN[display])
 
 
 def effort_of(effort: Any, where: str) -> str:

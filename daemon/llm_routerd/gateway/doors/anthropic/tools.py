@@ -10,9 +10,9 @@ from llm_routerd.gateway.fault import refused
 from llm_routerd.gateway.properties import Properties, a_flag, a_list, a_text, an_object, path
 
 TOOL: Final = Properties(
-    heeded=frozenset({"type", "name", "description", "input_schema", "strict"}),
+    heeded=frozenset({"type", "name", "description", "input_schema", "strict", "defer_loading"}),
     idle=frozenset({"cache_control", "eager_input_streaming"}),
-    refused={"allowed_callers": (["direct"],), "defer_loading": (False,), "input_examples": ([],)},
+    refused={"allowed_callers": (["direct"],), "input_examples": ([],)},
 )
 CHOICE: Final = Properties(heeded=frozenset({"type", "name", "disable_parallel_tool_use"}))
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
@@ -25,16 +25,20 @@ class Choice(Struct, frozen=True, kw_only=True):
     is_single: bool
 
 
-def tools_of(tools: Any) -> list[dict[str, Any]]:
+def tools_of(tools: Any, found: frozenset[str]) -> list[dict[str, Any]]:
     """The functions.
+
+    One that is deferred is offered from when a search of the client's own has found it.
 
     Raises:
         RefusedError: one runs at Anthropic, or is known to its models alone.
     """
-    return [_tool(tool, f"tools.{number}") for number, tool in enumerate(a_list(tools, "tools"))]
+    read = [_tool(tool, f"tools.{number}") for number, tool in enumerate(a_list(tools, "tools"))]
+    return [{"type": "function", "function": each} for each, waits in read if not waits or each["name"] in found]
 
 
-def _tool(tool: Any, where: str) -> dict[str, Any]:
+def _tool(tool: Any, where: str) -> tuple[dict[str, Any], bool]:
+    """The function, and whether it waits to be found."""
     kind = an_object(tool, where).get("type")
     if kind not in (None, "custom"):
         named = f" {kind}" if isinstance(kind, str) and kind.isidentifier() else ""
@@ -46,7 +50,7 @@ def _tool(tool: Any, where: str) -> dict[str, Any]:
     for name in ("description", "strict"):
         if name in given:
             function[name] = given[name]
-    return {"type": "function", "function": function}
+    return function, a_flag(given.get("defer_loading", False), path(where, "defer_loading"))
 
 
 def choice_of(choice: Any) -> Choice:

@@ -29,20 +29,29 @@ TOOL_RESULT: Final = Properties(
     idle=frozenset({"cache_control"}),
     refused={"toolset_name": ()},
 )
+TOOL_REFERENCE: Final = Properties(heeded=frozenset({"type", "tool_name"}), idle=frozenset({"cache_control"}))
 # Of a model's earlier turns; no other model can do anything with them.
 _DROPPED: Final = frozenset({"thinking", "redacted_thinking"})
 _ROLES: Final = ("user", "assistant", "system")
 _REMINDER: Final = "<system-reminder>\n{}\n</system-reminder>"
 _FAILED: Final = "Error: "
+_FOUND: Final = "The tool {} can be called now."
 
 Message = dict[str, Any]
 
 
 class Conversation(Struct, frozen=True, kw_only=True):
-    """The messages in OpenAI's form, and the effort that the system asked for in the middle of them, if it did."""
+    """What has been said.
+
+    Attributes:
+        messages: in OpenAI's form.
+        effort: that the system asked for in the middle of them, if it did.
+        found: the tools that a search for tools has found.
+    """
 
     messages: list[Message]
-    effort: str | None = None
+    effort: str | None
+    found: frozenset[str]
 
 
 def conversation(given: dict[str, Any]) -> Conversation:
@@ -79,13 +88,14 @@ class _Writing:
     def __init__(self, system: str) -> None:
         self._system = [system] if system else []
         self._effort: str | None = None
+        self._found: set[str] = set()
         self._messages: list[Message] = []
         self._parts: list[Part] = []  # of the user's turn that is being written
 
     def done(self) -> Conversation:
         self._end_turn()
         head = [{"role": "system", "content": "\n".join(self._system)}] if self._system else []
-        return Conversation(messages=head + self._messages, effort=self._effort)
+        return Conversation(messages=head + self._messages, effort=self._effort, found=frozenset(self._found))
 
     def add(self, turn: Any, number: int, *, is_past: bool) -> None:
         """`is_past`: a user speaks after it."""
@@ -122,9 +132,30 @@ class _Writing:
             at = path(where, number)
             if kind_of(block, at) == "tool_result":
                 self._end_turn()
-                self._messages.append(_tool_result(block, at))
+                self._messages.append(self._tool_result(block, at))
             else:
                 self._parts += part_of(block, at)
+
+    def _tool_result(self, block: Any, where: str) -> Message:
+        given = TOOL_RESULT.of(block, where)
+        call_id = a_text(given.get("tool_use_id"), path(where, "tool_use_id"))
+        content, at = given.get("content", ""), path(where, "content")
+        if isinstance(content, list):
+            parts = [part for number, each in enumerate(content) for part in self._result_part(each, path(at, number))]
+        else:
+            parts = parts_of(content, at)
+        if a_flag(given.get("is_error", False), path(where, "is_error")):
+            first = parts[0] if parts and parts[0]["type"] == "text" else None
+            parts = [text_part(_FAILED + (first["text"] if first else "")), *parts[1 if first else 0 :]]
+        return {"role": "tool", "tool_call_id": call_id, "content": joined(parts)}
+
+    def _result_part(self, block: Any, where: str) -> list[Part]:
+        """Of a tool's result: what any content holds, or a tool that was found."""
+        if kind_of(block, where) != "tool_reference":
+            return part_of(block, where)
+        name = a_text(TOOL_REFERENCE.of(block, where).get("tool_name"), path(where, "tool_name"))
+        self._found.add(name)
+        return [text_part(_FOUND.format(name))]
 
     def _end_turn(self) -> None:
         if self._parts:
@@ -155,13 +186,3 @@ def _tool_use(block: Any, where: str) -> dict[str, Any]:
     call_id, name = (a_text(given.get(key), path(where, key)) for key in ("id", "name"))
     arguments = an_object_text(given.get("input"), path(where, "input"))
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def _tool_result(block: Any, where: str) -> Message:
-    given = TOOL_RESULT.of(block, where)
-    call_id = a_text(given.get("tool_use_id"), path(where, "tool_use_id"))
-    parts = parts_of(given.get("content", ""), path(where, "content"))
-    if a_flag(given.get("is_error", False), path(where, "is_error")):
-        first = parts[0] if parts and parts[0]["type"] == "text" else None
-        parts = [text_part(_FAILED + (first["text"] if first else "")), *parts[1 if first else 0 :]]
-    return {"role": "tool", "tool_call_id": call_id, "content": joined(parts)}

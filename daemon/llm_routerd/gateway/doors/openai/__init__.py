@@ -1,6 +1,6 @@
 """OpenAI's door: chat completions, responses, models.
 
-`properties` says what may stand in a body; `chat_request` and `responses_request` read one, `chat_answer` and
+`chat_request` and `responses_request` read a body, `features` what both have in common; `chat_answer` and
 `responses_answer` tell the answer; `fault` is the shape of an error, `models` the list.
 """
 

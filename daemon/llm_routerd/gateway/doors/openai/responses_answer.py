@@ -25,6 +25,7 @@ _TEXT_DELTA: Final = "response.output_text.delta"
 
 # What a response tells of its body, where the body said nothing of it, or is not known any more.
 _SHAPE: Final[dict[str, Any]] = {
+    "background": False,
     "instructions": None,
     "max_output_tokens": None,
     "metadata": {},
@@ -46,7 +47,7 @@ def shape_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def carried(given: Mapping[str, Any]) -> dict[str, Any]:
     """The request's `metadata`: what of the body a response can tell when nothing but the request's end is left."""
-    return {_CARRIED: {name: given[name] for name in ("model", "metadata") if name in given}}
+    return {_CARRIED: {name: given[name] for name in ("background", "metadata", "model") if name in given}}
 
 
 def shape_carried(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,25 +1,17 @@
-"""What may stand in a body: what is read, what changes nothing, and what is refused by name.
-
-Null counts as absent everywhere.
-"""
+"""What chat completions and responses have in common: sampling, formats, tools.  Null counts as absent."""
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, Any, Final
 
 from llm_routerd.gateway.fault import refused, unsupported
+from llm_routerd.gateway.properties import a_list, a_text, an_object, path
 from llm_routerd.jsonschema.path import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-T = TypeVar("T")
-
 _MAX_NAME: Final = 40
-_WORDS: Final = {str: "a string", bool: "true or false", list: "an array", dict: "an object"}
 
 # Of a request, under the same names and with the same meaning; what values they may have is its schema's business.
 SAMPLING: Final = frozenset(
@@ -38,53 +30,6 @@ FOR_PROVIDERS: Final = frozenset(
         "user",
     }
 )
-
-
-class Form(Struct, frozen=True, kw_only=True):
-    """The properties of a body.
-
-    Attributes:
-        read: those that are honoured.
-        idle: those that cannot change the answer.
-        neutral: those that nothing here can honour, with the values that ask for nothing.
-    """
-
-    read: frozenset[str]
-    idle: frozenset[str] = frozenset()
-    neutral: Mapping[str, tuple[Any, ...]]
-
-    def sift(self, body: dict[str, Any], where: str = "") -> dict[str, Any]:
-        """What of a body is to be read.
-
-        Raises:
-            RefusedError: it has a property that cannot be honoured, or that nobody knows.
-        """
-        given = {}
-        for name, value in body.items():
-            if value is None or name in self.idle:
-                continue
-            if name in self.read:
-                given[name] = value
-            elif name not in self.neutral:
-                raise refused(f"{where}{printable(name[:_MAX_NAME])}", f"unknown property{self._nearest(name)}")
-            elif value not in self.neutral[name]:
-                raise unsupported(f"{where}{name}")
-        return given
-
-    def _nearest(self, name: str) -> str:
-        found = get_close_matches(name[:_MAX_NAME], sorted(self.read | self.idle | self.neutral.keys()), 1)
-        return f"; did you mean `{found[0]}`?" if found else ""
-
-
-def expect(value: Any, kind: type[T], param: str) -> T:
-    """The same value.
-
-    Raises:
-        RefusedError: it is of another kind.
-    """
-    if not isinstance(value, kind):
-        raise refused(param, f"expected {_WORDS[kind]}")
-    return value
 
 
 def picked(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -124,9 +69,9 @@ def schema_of(wanted: Mapping[str, Any], param: str, *, within: str = "") -> dic
         case "json_object":
             return {"type": "object"}
         case "json_schema":
-            where = f"{param}.{within}" if within else param
-            holder = expect(wanted.get(within), dict, where) if within else wanted
-            return expect(holder.get("schema"), dict, f"{where}.schema")
+            where = path(param, within) if within else param
+            holder = an_object(wanted.get(within), where) if within else wanted
+            return an_object(holder.get("schema"), path(where, "schema"))
         case _:
             raise refused(f"{param}.type", "expected `text`, `json_object` or `json_schema`")
 
@@ -138,8 +83,8 @@ def tools_of(given: Mapping[str, Any]) -> dict[str, Any]:
         RefusedError: one of them is no function.
     """
     fields: dict[str, Any] = {}
-    if tools := expect(given.get("tools", []), list, "tools"):
-        fields["tools"] = [_function(tool, f"tools[{number}]") for number, tool in enumerate(tools)]
+    if tools := a_list(given.get("tools", []), "tools"):
+        fields["tools"] = [_function(tool, path("tools", number)) for number, tool in enumerate(tools)]
     match given.get("tool_choice"):
         case None:
             pass
@@ -157,9 +102,9 @@ def tools_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _function(tool: Any, where: str) -> dict[str, Any]:
-    tool = expect(tool, dict, where)
-    if (kind := expect(tool.get("type"), str, f"{where}.type")) != "function":
+    tool = an_object(tool, where)
+    if (kind := a_text(tool.get("type"), path(where, "type"))) != "function":
         told = f"of tools only functions are supported here, and no `{printable(kind[:_MAX_NAME])}`"
         raise refused(f"{where}.type", told, code="unsupported")
-    function = expect(tool.get("function", tool), dict, f"{where}.function")
+    function = an_object(tool.get("function", tool), path(where, "function"))
     return {"type": "function", "function": picked(function, ("name", "description", "parameters", "strict"))}
