@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from llm_routerd.cli.main import main
 from llm_routerd.client import Client
-from llm_routerd.config.addresses import RedisAddress, read_redis_url, shown_url
-from llm_routerd.errors import BrokerError
+from llm_routerd.config.addresses import RedisAddress, read_listen, read_redis_url, shown_url
+from llm_routerd.errors import BrokerError, ConfigError
 from tests.config.configs import error, load
 
 if TYPE_CHECKING:
@@ -197,3 +197,19 @@ def test_any_password_is_either_taken_whole_or_refused(password: str) -> None:
     """What is shown of a URL does not depend on the password in it."""
     url = f"redis://:{password}@host:6379/0"
     assert shown_url(url) in {"redis://***@host:6379/0", "(a URL that cannot be read)"}
+
+
+@pytest.mark.parametrize("listen", ["9464", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "::1:9464", "a:-1", "a:٣"])
+def test_a_malformed_address_is_a_configuration_error(listen: str) -> None:
+    """The error names the key."""
+    with pytest.raises(ConfigError, match=r"metrics\.listen"):
+        read_listen(listen, "metrics.listen")
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [("127.0.0.1:9464", ("127.0.0.1", 9464)), ("[::1]:80", ("::1", 80)), (":9464", (None, 9464))],
+)
+def test_addresses_are_read(listen: str, address: tuple[str | None, int]) -> None:
+    """IPv4, IPv6 and all addresses."""
+    assert read_listen(listen, "metrics.listen") == address

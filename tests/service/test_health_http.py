@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llm_routerd.errors import ConfigError
 from llm_routerd.service import health_http
-from llm_routerd.service.health_http import HealthServer, parse_listen
+from llm_routerd.service.health_http import HealthServer
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -84,22 +83,6 @@ async def test_a_taken_port_is_a_value_and_not_an_exception(server: HealthServer
     assert f"127.0.0.1:{server.port}" in problem
     assert "\n" not in problem
     await second.stop()
-
-
-@pytest.mark.parametrize("listen", ["9464", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "::1:9464", "a:-1", "a:٣"])
-def test_a_malformed_address_is_a_configuration_error(listen: str) -> None:
-    """The error names the key."""
-    with pytest.raises(ConfigError, match=r"metrics\.listen"):
-        parse_listen(listen)
-
-
-@pytest.mark.parametrize(
-    ("listen", "address"),
-    [("127.0.0.1:9464", ("127.0.0.1", 9464)), ("[::1]:80", ("::1", 80)), (":9464", (None, 9464))],
-)
-def test_addresses_are_read(listen: str, address: tuple[str | None, int]) -> None:
-    """IPv4, IPv6 and all addresses."""
-    assert parse_listen(listen) == address
 
 
 async def test_readiness_tells_why_it_is_missing(server: HealthServer, daemon: Daemon) -> None:

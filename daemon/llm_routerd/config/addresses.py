@@ -163,6 +163,27 @@ def check_api_base(address: str) -> None:
         raise ConfigError(_HTTP_FORM)
 
 
+def read_listen(listen: str, key: str) -> tuple[str | None, int]:
+    """Split `host:port`, where something is to listen.
+
+    Args:
+        listen: `host:port`, `[v6]:port` or `:port` (all addresses).
+        key: which of the configuration's it is, for the message.
+
+    Returns:
+        The host, None standing for all addresses, and the port.
+
+    Raises:
+        ConfigError: it has no port, or one out of range, or an IPv6 address without brackets.
+    """
+    host, colon, port = listen.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    sound = colon and port.isascii() and port.isdigit() and int(port[:6]) <= _MOST_PORT
+    if not sound or (":" in host and not bracketed):
+        raise ConfigError(f'{key} = {listen!r}: expected "host:port", "[v6 address]:port" or ":port"')
+    return (host[1:-1] if bracketed else host) or None, int(port)
+
+
 def shown_url(url: str) -> str:
     """A Redis URL to be shown: without user, password and options, which may hold one."""
     try:

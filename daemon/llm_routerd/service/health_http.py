@@ -18,8 +18,8 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from llm_routerd.config.addresses import read_listen
 from llm_routerd.descriptors import Reserve
-from llm_routerd.errors import ConfigError
 from llm_routerd.logs import get_logger
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ _log = get_logger()
 
 _MAX_HEAD_BYTES = 8192
 _MAX_CONNECTIONS = 32
-_MAX_PORT = 65_535
 _EXCHANGE_SECONDS = 5.0
 _RESERVED = 4  # descriptors, and so many pages at once while none else is left
 _ACCEPT_PAUSE_SECONDS = 0.05  # after a connection that could not be accepted
@@ -72,7 +71,7 @@ class HealthServer:
         not_alive: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._listen = listen
-        self._host, self._port = parse_listen(listen)
+        self._host, self._port = read_listen(listen, "metrics.listen")
         self._metrics = metrics
         self._not_ready = not_ready
         self._not_alive = not_alive
@@ -232,23 +231,6 @@ class HealthServer:
         except Exception:  # noqa: BLE001 -- the outer border of one HTTP request
             _log.exception("health_page_failed", page=path.decode(errors="replace"))
             return _response(500, "see the log\n")
-
-
-def parse_listen(listen: str) -> tuple[str | None, int]:
-    """Split `host:port`.
-
-    Returns:
-        The host, None standing for all addresses, and the port.
-
-    Raises:
-        ConfigError: it has no port, or one out of range, or an IPv6 address without brackets.
-    """
-    host, colon, port = listen.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    sound = colon and port.isascii() and port.isdigit() and int(port[:6]) <= _MAX_PORT
-    if not sound or (":" in host and not bracketed):
-        raise ConfigError(f'metrics.listen = {listen!r}: expected "host:port", "[v6 address]:port" or ""')
-    return (host[1:-1] if bracketed else host) or None, int(port)
 
 
 def _listening(family: int, address: Any) -> socket.socket:
