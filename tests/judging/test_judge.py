@@ -12,7 +12,7 @@ from llm_routerd.judging.refusal import RefusalDetector
 from llm_routerd.protocol.call import Finish
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Rejection, ToolCall, Usage
-from llm_routerd.protocol.request import StreamMode
+from llm_routerd.protocol.request import Request, StreamMode
 
 REFUSALS = RefusalDetector("anchored")
 _CORPUS = Path(__file__).parent / "refusals" / "corpus.jsonl"
@@ -42,6 +42,22 @@ def json_judge(mode: StreamMode = StreamMode.LIVE, **terms: Any) -> Judge:
 def stop(text: str = "", **fields: Any) -> Finish:
     """Make a terminal event."""
     return Finish(**{"finish_reason": "stop", "text": text, **fields})
+
+
+def test_a_call_that_was_cut_off_is_none_though_length_is_accepted() -> None:
+    """Half of a call's arguments may read like the whole of others."""
+    call = ToolCall.of(id="1", name="f", arguments="{}")
+    finish = stop(finish_reason="length", tool_calls=(call,))
+    judge = text_judge(has_tools=True, tool_names=frozenset({"f"}), accepts_length=True)
+    verdict = judge.finish(finish)
+    assert isinstance(verdict, Rejection)
+    assert verdict.code is AttemptCode.LENGTH
+
+
+def test_json_that_was_cut_off_is_none_though_length_is_accepted() -> None:
+    """The model had more to say, and a reader of JSON cannot see that it did."""
+    asked = Request(id="r", messages=(), schema=NUMBER, params={"max_tokens": 3}, accept_length=True)
+    assert not asked.accepts_length
 
 
 def run(judge: Judge, text: str, finish: Finish | None = None, size: int = 3) -> tuple[str, Accepted | Rejection]:

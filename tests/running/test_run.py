@@ -197,6 +197,25 @@ async def test_refusal_is_passed_over_unless_the_request_says_not_to_look() -> N
     assert ending.event.answer.content == refusal
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"params": {"accept_length": True, "max_tokens": 3}}, [None]),
+        ({"params": {"max_tokens": 3}}, ["length", None]),
+        ({"params": {"accept_length": True}}, ["length", None]),
+    ],
+)
+async def test_text_that_ends_at_its_own_limit_is_an_answer_where_the_request_says_so(
+    asked: dict[str, Any], told: list[str | None]
+) -> None:
+    """`accept_length`, with a limit of its own."""
+    resources, _, _ = resources_of(says("One, two,", finish_reason="length"))
+    ending = await run(resources, request(**asked))
+    assert codes(ending) == told
+    assert isinstance(ending.event, Result)
+    assert ending.event.finish_reason == ("length" if told == [None] else "stop")
+
+
 async def test_retry_comes_back_to_the_same_deployment() -> None:
     """`retries`: once more after a failure that may pass."""
     resources, local, cloud = resources_of(

@@ -51,12 +51,12 @@ async def final_in(client: Any, prefix: str, request_id: str) -> dict[str, Any]:
     raise AssertionError("there is no final event")
 
 
-async def test_requests_of_all_shards_are_answered_each_in_its_slot(redis_url: str) -> None:
+async def test_requests_of_all_shards_are_answered_each_in_its_slot(valkey_url: str) -> None:
     """Nothing is left in the lanes, and each shard's metrics stand beside it."""
     ids = [f"r{number}" for number in range(24)]
     async with (
-        open_client(redis_url) as client,
-        run_worker(redis_url, {"local": FakeBackend(says("hi"))}, config=sharded()),
+        open_client(valkey_url) as client,
+        run_worker(valkey_url, {"local": FakeBackend(says("hi"))}, config=sharded()),
     ):
         for request_id in ids:
             await submit(client, request_id)
@@ -70,11 +70,11 @@ async def test_requests_of_all_shards_are_answered_each_in_its_slot(redis_url: s
         assert not await client.exists("llm:requests", "llm_router_metrics")
 
 
-async def test_request_in_another_shard_than_its_own_is_refused_there(redis_url: str) -> None:
+async def test_request_in_another_shard_than_its_own_is_refused_there(valkey_url: str) -> None:
     """Whoever put it there looks for its events there."""
     async with (
-        open_client(redis_url) as client,
-        run_worker(redis_url, {"local": FakeBackend(says("hi"))}, config=sharded()),
+        open_client(valkey_url) as client,
+        run_worker(valkey_url, {"local": FakeBackend(says("hi"))}, config=sharded()),
     ):
         await client.xadd("{llm:1}:requests", {"id": "a", "prompt": "hello"})
         final = await final_in(client, "{llm:1}", "a")
@@ -82,23 +82,23 @@ async def test_request_in_another_shard_than_its_own_is_refused_there(redis_url:
         assert await client.xlen("{llm:1}:dead") == 1
 
 
-async def test_request_without_an_id_is_answered_where_it_was_put(redis_url: str) -> None:
+async def test_request_without_an_id_is_answered_where_it_was_put(valkey_url: str) -> None:
     """By its entry's ID, whatever shard that would be in."""
     async with (
-        open_client(redis_url) as client,
-        run_worker(redis_url, {"local": FakeBackend(says("hi"))}, config=sharded()),
+        open_client(valkey_url) as client,
+        run_worker(valkey_url, {"local": FakeBackend(says("hi"))}, config=sharded()),
     ):
         for keys in LAYOUT.keys:
             entry = await client.xadd(keys.requests("normal"), {"prompt": "hello"})
             assert (await final_in(client, keys.prefix, entry))["type"] == "result"
 
 
-async def test_worker_serves_the_shards_that_it_is_told_and_no_other(redis_url: str) -> None:
+async def test_worker_serves_the_shards_that_it_is_told_and_no_other(valkey_url: str) -> None:
     """The others are another's."""
     config = sharded(serve=(3,))
     async with (
-        open_client(redis_url) as client,
-        run_worker(redis_url, {"local": FakeBackend(says("hi"))}, config=config),
+        open_client(valkey_url) as client,
+        run_worker(valkey_url, {"local": FakeBackend(says("hi"))}, config=config),
     ):
         await submit(client, "123456789")  # shard 3
         await submit(client, "r2")
@@ -109,15 +109,15 @@ async def test_worker_serves_the_shards_that_it_is_told_and_no_other(redis_url: 
         assert not await client.exists("{llm:0}:workers")
 
 
-async def test_what_stands_in_the_layout_before_is_answered_while_the_new_one_fills(redis_url: str) -> None:
+async def test_what_stands_in_the_layout_before_is_answered_while_the_new_one_fills(valkey_url: str) -> None:
     """Both of one queue, and from two shards to four."""
     before, plain = Layout("llm", 2), Layout("llm", 1)
-    async with open_client(redis_url) as client:
+    async with open_client(valkey_url) as client:
         ids = [f"r{number}" for number in range(12)]
         for layout in (plain, before, LAYOUT):
             for request_id in ids:
                 await submit(client, f"{request_id}-{layout.shards}", layout)
-        async with run_worker(redis_url, {"local": FakeBackend(says("hi"))}, config=sharded(draining=(1, 2))):
+        async with run_worker(valkey_url, {"local": FakeBackend(says("hi"))}, config=sharded(draining=(1, 2))):
             for layout in (plain, before, LAYOUT):
                 for each in ids:
                     request_id = f"{each}-{layout.shards}"
@@ -125,14 +125,14 @@ async def test_what_stands_in_the_layout_before_is_answered_while_the_new_one_fi
                     assert final["type"] == "result"
 
 
-async def test_same_id_in_two_layouts_is_one_request_only_where_both_have_it_in_one_shard(redis_url: str) -> None:
+async def test_same_id_in_two_layouts_is_one_request_only_where_both_have_it_in_one_shard(valkey_url: str) -> None:
     """`{llm:1}` is a shard of two and of four: half of all ids stay where they were when a queue is doubled."""
     before, model = Layout("llm", 2), FakeBackend(says("hi"))
     stays = [each for each in (f"r{number}" for number in range(40)) if before.keys_of(each) == LAYOUT.keys_of(each)]
     moves = [each for each in (f"r{number}" for number in range(40)) if each not in stays]
     async with (
-        open_client(redis_url) as client,
-        run_worker(redis_url, {"local": model}, config=sharded(draining=(2,))),
+        open_client(valkey_url) as client,
+        run_worker(valkey_url, {"local": model}, config=sharded(draining=(2,))),
     ):
         for request_id in (*stays[:4], *moves[:4]):
             for layout in (before, LAYOUT):
@@ -145,14 +145,14 @@ async def test_same_id_in_two_layouts_is_one_request_only_where_both_have_it_in_
         assert 10 <= len(stays) <= 30
 
 
-async def test_shards_share_the_places_of_their_worker(redis_url: str) -> None:
+async def test_shards_share_the_places_of_their_worker(valkey_url: str) -> None:
     """However many of them have requests, no more are taken than there are places, and none goes without."""
     model = FakeBackend(hangs())
     config = sharded(concurrency=6)
-    async with open_client(redis_url) as client:
+    async with open_client(valkey_url) as client:
         for number in range(60):
             await submit(client, f"r{number}")
-        async with run_worker(redis_url, {"local": model}, config=config) as worker:
+        async with run_worker(valkey_url, {"local": model}, config=config) as worker:
             await eventually(lambda: worker.in_flight >= 6)
             most = 0
             for _ in range(20):
@@ -161,18 +161,18 @@ async def test_shards_share_the_places_of_their_worker(redis_url: str) -> None:
             assert 6 <= most <= 8  # as with one shard, two that crossed may be above
 
 
-async def test_one_busy_shard_may_have_all_places(redis_url: str) -> None:
+async def test_one_busy_shard_may_have_all_places(valkey_url: str) -> None:
     """What its neighbours wait for is kept from nobody."""
     model = FakeBackend(hangs())
     ids = [each for each in (f"r{number}" for number in range(200)) if LAYOUT.shard_of(each) == 2][:8]
-    async with open_client(redis_url) as client, run_worker(redis_url, {"local": model}, config=sharded()) as worker:
+    async with open_client(valkey_url) as client, run_worker(valkey_url, {"local": model}, config=sharded()) as worker:
         await asyncio.sleep(0.3)  # all of them wait
         for request_id in ids:
             await submit(client, request_id)
         await eventually(lambda: worker.in_flight == len(ids) == 8)
 
 
-async def test_busy_shard_does_not_starve_its_neighbours(redis_url: str) -> None:
+async def test_busy_shard_does_not_starve_its_neighbours(valkey_url: str) -> None:
     """With one place: of twelve in one shard and one in another that one is not the last."""
     order: list[tuple[float, str]] = []
     layout = Layout("llm", 2)
@@ -180,11 +180,11 @@ async def test_busy_shard_does_not_starve_its_neighbours(redis_url: str) -> None
     busy = [each for each in ids if layout.shard_of(each) == 0][:12]
     alone = next(each for each in ids if layout.shard_of(each) == 1)
     config = sharded(concurrency=1, shards=2)
-    async with open_client(redis_url) as client:
+    async with open_client(valkey_url) as client:
         for request_id in busy:
             await submit(client, request_id, layout)
         await submit(client, alone, layout)
-        async with run_worker(redis_url, {"local": FakeBackend(says("hi", delay=0.03))}, config=config):
+        async with run_worker(valkey_url, {"local": FakeBackend(says("hi", delay=0.03))}, config=config):
             for request_id in (*busy, alone):
                 await final_in(client, layout.keys_of(request_id).prefix, request_id)
         for shard in range(2):
@@ -195,14 +195,14 @@ async def test_busy_shard_does_not_starve_its_neighbours(redis_url: str) -> None
         assert position <= 4
 
 
-async def test_lines_of_the_log_name_the_shard(redis_url: str) -> None:
+async def test_lines_of_the_log_name_the_shard(valkey_url: str) -> None:
     """Where there are several."""
     clear_contextvars()
     config = sharded(serve=(1,))
     with capture_logs(processors=[merge_contextvars]) as logs:
         async with (
-            open_client(redis_url) as client,
-            run_worker(redis_url, {"local": FakeBackend(says("hi"))}, config=config),
+            open_client(valkey_url) as client,
+            run_worker(valkey_url, {"local": FakeBackend(says("hi"))}, config=config),
         ):
             await client.xadd("{llm:1}:requests", {"id": "a", "prompt": "hello"})
             await final_in(client, "{llm:1}", "a")
@@ -271,12 +271,12 @@ async def test_few_requests_may_wait_for_a_place_and_the_others_are_handed_back(
     assert third.done()
 
 
-async def test_burst_on_all_shards_at_once_leaves_nothing_behind(redis_url: str) -> None:
+async def test_burst_on_all_shards_at_once_leaves_nothing_behind(valkey_url: str) -> None:
     """What crossed is neither lost nor handed about: all are answered long before the next tick would take it up."""
     config = sharded(concurrency=4)
     model = FakeBackend(says("hi", delay=0.005))
     with capture_logs() as logs:
-        async with open_client(redis_url) as client, run_worker(redis_url, {"local": model}, config=config) as worker:
+        async with open_client(valkey_url) as client, run_worker(valkey_url, {"local": model}, config=config) as worker:
             for round_ in range(3):
                 ids = [f"b{round_}-{number}" for number in range(40)]
                 pipeline = client.pipeline(transaction=False)  # one connection: a test's server takes few at once

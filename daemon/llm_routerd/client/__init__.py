@@ -1,6 +1,7 @@
 """The producers' side of the queue: adds requests, follows and cancels them; needs neither the daemon nor a backend.
 
-`client` is the client, `shards` and `shard` what it asks.  `events` and `look_up` are parts of it, `lane_state` and
+`client` is the client, `shards` and `shard` what it asks; `multiplexer` and `following` serve a process that has many
+requests under way at once.  `events` and `look_up` are parts of it, `lane_state` and
 `dead_letters` what operators look at.
 Producers import what is named here; `cli` and the tests also `dead_letters`.
 
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 from llm_routerd.client.client import Client
 from llm_routerd.client.events import as_text, check_id, check_stream_id
+from llm_routerd.client.following import Following
 from llm_routerd.client.lane_state import LaneState
 from llm_routerd.client.look_up import Sighting
+from llm_routerd.client.multiplexer import Multiplexer
 from llm_routerd.client.shard import Shard
 from llm_routerd.errors import UnknownRequestError
 from llm_routerd.protocol.events import (
@@ -37,7 +40,9 @@ __all__ = [
     "Client",
     "ClientEvent",
     "Failed",
+    "Following",
     "LaneState",
+    "Multiplexer",
     "Params",
     "Reasoning",
     "RequestFields",

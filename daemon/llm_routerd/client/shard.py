@@ -72,12 +72,14 @@ class Shard:
         key = self.keys.requests(lane)
         await self.patiently(lambda: self.redis.xadd(key, {"data": data}), on_trouble, stream=key)
 
-    async def read(self, request_id: str, position: str, block_ms: int) -> list[SeenEvent]:
-        """The events after `position`, as soon as there are any; none within `block_ms`: none."""
+    async def read(
+        self, request_id: str, position: str, block_ms: int | None, *, count: int = _EVENTS_PER_READ
+    ) -> list[SeenEvent]:
+        """The events after `position`, as soon as there are any; none within `block_ms`: none.  None: do not wait."""
         key = self.keys.events(request_id)
 
         async def read() -> list[SeenEvent]:
-            reply = await self.redis.xread({key: position}, count=_EVENTS_PER_READ, block=block_ms)
+            reply = await self.redis.xread({key: position}, count=count, block=block_ms)
             streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
             return [event_of(entry) for entries in streams for entry in entries_of(entries)]
 

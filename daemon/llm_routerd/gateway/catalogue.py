@@ -69,6 +69,11 @@ class Catalogue:
         told = f"model: no chain, deployment or alias has this name; {hint}"
         raise RefusedError(Fault(status=404, code=ErrorCode.UNKNOWN_MODEL, message=told, param="model"))
 
+    def is_local(self, name: Any) -> bool:
+        """Whether only local deployments can answer what gives this name as its model."""
+        found = self._named.get(name) if isinstance(name, str) else None
+        return found is not None and bool(found.models) and found.is_local
+
     def model_of(self, body: dict[str, Any], *, default: str | None = None) -> str:
         """What the request is to give as its `model`: the name that a body gives, or what that stands for.
 

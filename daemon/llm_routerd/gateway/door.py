@@ -83,6 +83,8 @@ class Ask(Struct, frozen=True, kw_only=True):
         streams: whether it is to be streamed.
         media_type: of a stream.
         shows_reasoning: whether the model's thinking is told.
+        receipt: the body that is told at once, where the client comes back for the answer and nothing but its own word
+            ends the request; a stream is told all the same.  None: the client waits.
     """
 
     fields: dict[str, Any]
@@ -90,11 +92,20 @@ class Ask(Struct, frozen=True, kw_only=True):
     streams: bool = False
     media_type: str = SSE
     shows_reasoning: bool = False
+    receipt: Callable[[Told], bytes] | None = None
 
     @property
     def is_held(self) -> bool:
         """Text goes out when the answer is whole and valid: JSON that is none cannot be taken back."""
         return "schema" in self.fields
+
+
+class Looked(Struct, frozen=True, kw_only=True):
+    """What is known without a model."""
+
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = JSON
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -117,18 +128,10 @@ class Completion(Endpoint, frozen=True, kw_only=True):
     """POST of a prompt.
 
     Attributes:
-        read: makes an `Ask` of a body.  Raises `RefusedError`.
+        read: makes an `Ask` of a body, or answers it at once where no model is needed.  Raises `RefusedError`.
     """
 
-    read: Callable[[Body, Catalogue], Ask]
-
-
-class Looked(Struct, frozen=True, kw_only=True):
-    """What a lookup brings."""
-
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    media_type: str = JSON
+    read: Callable[[Body, Catalogue], Ask | Looked]
 
 
 class Lookup(Endpoint, frozen=True, kw_only=True):

@@ -12,8 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_routerd.protocol.events import AttemptStarted, Reasoning, Result, Token
+from llm_routerd.protocol.wire import encode
 
 if TYPE_CHECKING:
     from llm_routerd.protocol.reading import SeenEnd, SeenEvent
@@ -38,6 +40,13 @@ class Ended(Struct, frozen=True):
 
 
 NOTHING = More()
+
+
+def unfenced(result: Result) -> Result:
+    """The same answer, whose text, where it is to be JSON, is nothing else: models like to put a fence around it."""
+    if isinstance(result.content, str) or not result.raw_text.lstrip().startswith("`"):
+        return result
+    return replace(result, raw_text=encode(result.content).decode())
 
 
 class Shown:

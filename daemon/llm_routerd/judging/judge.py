@@ -9,8 +9,9 @@ In order of what is asked:
   neither apart from it nor within it (`leaked_calls`).  Where a call was demanded, no text is an answer.
 
 Thinking at the start of the text (`thinking`) is passed on as reasoning and is no part of the answer.
-An answer cut off at its length limit is rejected even where what came is complete: the model had more to say.
-So is one that the server did not call whole, and one that promises calls of tools and has none.
+An answer cut off at its length limit is rejected even where what came is complete: the model had more to say; but for
+text of a request that accepts it.  So is one that the server did not call whole, and one that promises calls of tools
+and has none.
 
 Words.  `feed` takes a delta's text, and `reason` what the backend told apart as thinking; `release` gives up holding
 text back; `finish` takes the end.  `Released` may be shown, and counts for nothing yet.  The *verdict* is `Accepted`,
@@ -103,6 +104,7 @@ class Judge:
         has_tools: bool = False,
         tool_names: frozenset[str] | None = None,
         demanded: frozenset[str] = frozenset(),
+        accepts_length: bool = False,
     ) -> None:
         """Begin an attempt.
 
@@ -113,12 +115,14 @@ class Judge:
             has_tools: tools were offered, so that calls of them are an answer.
             tool_names: the tools offered, to reject calls of others; None: any name will do.
             demanded: the tools of which one must be called; empty: the model may answer in text.
+            accepts_length: text that was cut off at the limit of tokens is an answer, too.
         """
         self._schema = schema
         self._refusals = refusals
         self._has_tools = has_tools
         self._tool_names = tool_names
         self._demanded = demanded
+        self._accepts_length = accepts_length
         self.shows = mode is not StreamMode.OFF  # whether text is released at all
         # Both are dropped when they have nothing more to say: a judged answer passes at 0.1 µs a token instead of 0.2.
         self._thinking: ThinkSplitter | None = ThinkSplitter()
@@ -188,7 +192,7 @@ class Judge:
         With `validate=False` it is final but for the schema, which the caller holds the content to himself.
         """
         rejection = judge_ending(finish)
-        if rejection is not None:
+        if rejection is not None and not self._is_long_enough(finish):
             return rejection
         came_in_pieces = self._chars or finish.reasoning
         if not (came_in_pieces or self._has_tools or finish.tool_calls or finish.finish_reason == "tool_calls"):
@@ -196,6 +200,12 @@ class Judge:
             if verdict is not None:
                 return verdict
         return self._judge_to_the_end(finish, validate=validate)
+
+    def _is_long_enough(self, finish: Finish) -> bool:
+        """Whether it was cut off, and that is all that is wrong with it; a call of a tool is whole or none."""
+        return (
+            self._accepts_length and finish.finish_reason == "length" and not finish.tool_calls and not finish.refusal
+        )
 
     def _judge_to_the_end(self, finish: Finish, *, validate: bool) -> Accepted | Rejection:
         """Judge an answer that came in pieces, or whose whole text needs a closer look."""

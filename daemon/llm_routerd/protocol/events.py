@@ -162,7 +162,9 @@ class Result(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
     raw_text: Annotated[str, said("The answer as text, without the model's thinking.")]
     model_used: ModelName
     deployment: DeploymentName
-    finish_reason: Annotated[str, said("Why the model ended: `stop`, or `tool_calls`.")]
+    finish_reason: Annotated[
+        str, said("Why the model ended: `stop`, `tool_calls`, or `length` where the request accepts that.")
+    ]
     tool_calls: Annotated[
         tuple[ToolCall, ...], said("The functions that the model wants called; acted on only from here.")
     ]

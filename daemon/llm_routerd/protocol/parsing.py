@@ -198,6 +198,7 @@ class RequestParser:
             for name in self._form.integers & params.keys():
                 params[name] = int(params[name])
             given["detect_refusal"] = params.pop("detect_refusal", True)
+            given["accept_length"] = params.pop("accept_length", False)
         request = Request(**given)
         if request.tool_choice is not None:
             _check_tool_choice(request)

@@ -66,6 +66,14 @@ class Params(TypedDict, total=False):
         bool,
         said("false: an answer is not rejected for reading like a refusal. Never sent to a model.", default=True),
     ]
+    accept_length: Annotated[
+        bool,
+        said(
+            "true: text that ends at this request's own `max_tokens` is an answer, with `finish_reason` `length`; not "
+            "with a schema. Never sent to a model.",
+            default=False,
+        ),
+    ]
 
 
 class RequestFields(TypedDict, total=False):
@@ -202,6 +210,7 @@ class Request(Struct, frozen=True, kw_only=True):
     local_only: bool = False
     publish: bool = False
     detect_refusal: bool = True
+    accept_length: bool = False
     traceparent: str | None = None
 
     @property
@@ -210,6 +219,11 @@ class Request(Struct, frozen=True, kw_only=True):
         if self.tool_choice == "none":
             return frozenset()
         return frozenset(tool["function"]["name"] for tool in self.tools)
+
+    @property
+    def accepts_length(self) -> bool:
+        """Whether text that was cut off at the limit of tokens is an answer: it asked for both."""
+        return self.accept_length and self.schema is None and "max_tokens" in self.params
 
     @property
     def demanded_tools(self) -> frozenset[str]:

@@ -158,6 +158,7 @@ class Caller:
             has_tools=bool(offered),
             tool_names=offered,
             demanded=request.demanded_tools if offered else frozenset(),
+            accepts_length=request.accepts_length,
         )
         bounds = Bounds.of(deployment, streams=mode is not StreamMode.OFF, deadline=self._deadline)
         return Attempt(

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llm_routerd.gateway.doors import anthropic, before, ollama, openai
+
 if TYPE_CHECKING:
     from llm_routerd.gateway.door import Endpoint
 
-ENDPOINTS: tuple[Endpoint, ...] = ()
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *openai.ENDPOINTS,
+    *anthropic.ENDPOINTS,
+    *ollama.ENDPOINTS,
+    *before.ENDPOINTS,
+)

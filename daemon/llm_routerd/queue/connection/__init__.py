@@ -4,7 +4,8 @@
 `sentinels` tell, or nodes of a `cluster`, on connections of `asking`), for its `fitness` and, where nothing comes of
 it, for a `diagnosis`; `bounded_parser` and `skimmer` read its replies; `describing` says what is wrong.  `pipe` shares
 one among all commands of a worker, bounds the server's `silence`, and asks `replicas` for what is to stand there, too;
-`pooled` has those of a client, and `reach` lets the connections of one worker tell each other that the server is back.
+a `subscriber` hears many channels on one; `pooled` has those of a client, and `reach` lets the connections of one
+worker tell each other that the server is back.
 `surroundings` are what Sentinels and a Cluster tell `check`.
 
 Doors: what is named here, `fitness` and `surroundings` for whoever asks what a server is and what is about it, and
@@ -32,6 +33,7 @@ from llm_routerd.queue.connection.locating import whereabouts_of
 from llm_routerd.queue.connection.pipe import Command, Pipe, PipeState, resolving
 from llm_routerd.queue.connection.replicas import Replicas
 from llm_routerd.queue.connection.skimmer import Bounds
+from llm_routerd.queue.connection.subscriber import Subscriber
 from llm_routerd.queue.connection.whereabouts import Whereabouts
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "RedisError",
     "Replicas",
     "ResponseError",
+    "Subscriber",
     "Whereabouts",
     "as_broker_error",
     "describe",

@@ -96,6 +96,7 @@ class ConnectionFactory:
         most_entry_bytes: entries that are longer come cut, see `Skimmer`; may change, also for connections that stand.
         needs: what a server has to keep in one place to serve us; None: whatever.
         whereabouts: of the server, shared by all who connect to it; None: its own.
+        loads: the scripts that its connections ask for, unless told otherwise.
     """
 
     def __init__(
@@ -106,7 +107,9 @@ class ConnectionFactory:
         most_entry_bytes: int = MOST_ENTRY_BYTES,
         needs: Needs | None = None,
         whereabouts: Whereabouts | None = None,
+        loads: Sequence[Script[...]] = scripts.ALL,
     ) -> None:
+        self._loads = loads
         self.most_entry_bytes = most_entry_bytes
         self._needs = needs
         self._client_name = client_name
@@ -123,11 +126,11 @@ class ConnectionFactory:
     def _bounds(self) -> Bounds:
         return Bounds(most_bytes=self.most_entry_bytes)
 
-    async def connect(self, *, loads: Sequence[Script[...]] = scripts.ALL) -> AbstractConnection:
+    async def connect(self, *, loads: Sequence[Script[...]] | None = None) -> AbstractConnection:
         """A connection that stands, has authenticated, and whose server can serve us and knows our scripts.
 
         Args:
-            loads: those of them that are asked for on this connection.
+            loads: those of them that are asked for on this connection; None: all that were told of.
 
         Raises:
             WrongServerError: the server cannot; it is also a RedisError.
@@ -147,7 +150,7 @@ class ConnectionFactory:
             # Of all of it, however slowly each step is answered; redis-py bounds the first half.
             async with asyncio.timeout(2 * CONNECT_SECONDS):
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis-py
-                await _load(connection, loads)
+                await _load(connection, self._loads if loads is None else loads)
         except BaseException as error:
             self.whereabouts.lost(error)
             await connection.disconnect(nowait=True)

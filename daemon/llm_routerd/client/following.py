@@ -1,0 +1,156 @@
+"""One request that is followed among many: what is heard of it, joined by event IDs with what stands in its stream."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+from llm_routerd.client.events import check_stream_id
+from llm_routerd.protocol.events import FINAL_ID
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from llm_routerd.client.multiplexer import Multiplexer
+    from llm_routerd.client.shard import Shard
+    from llm_routerd.protocol.reading import SeenEvent
+
+MOST_PENDING_BYTES = 262_144
+_PAGE_EVENTS = 100
+
+
+class Following:
+    """The events of a request after some ID, in order, each once; ends after the final one.
+
+    What comes faster than it is taken is dropped here and read from the stream when there is room again: whoever is
+    slow costs nothing.  Enter it before it is read.
+
+    Attributes:
+        known_homes: where it may stand.
+        position: the ID of the last event that was taken.
+        is_published: something was heard of it: there is no need to look into the stream often.
+    """
+
+    def __init__(
+        self, plexer: Multiplexer, request_id: str, homes: tuple[Shard, ...], *, after: str, is_new: bool
+    ) -> None:
+        self.request_id = request_id
+        self.known_homes = homes
+        self._homes = homes
+        self.position = after
+        self.is_published = is_new
+        self._plexer = plexer
+        self._is_behind = not is_new  # there may be events in the stream that are not pending here
+        self._is_over = check_stream_id(after) >= check_stream_id(FINAL_ID)
+        self._order = order_of(after)
+        self._pending: list[SeenEvent] = []
+        self._pending_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self.idle_at = 0.0  # loop time at which a wait ends though nothing has come
+        self.polled_at = 0.0  # loop time at which the stream was last looked at, or something heard
+        self.poll_seconds = 0.0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Nothing is known of that could be taken."""
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def is_over(self) -> bool:
+        """The final event has been taken."""
+        return self._is_over
+
+    async def __aenter__(self) -> Self:
+        await self._plexer.join(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._plexer.leave(self)
+
+    def hear(self, event: SeenEvent, size: int) -> None:
+        """An event has come that was published."""
+        self.is_published = True
+        if self._is_behind:  # it will be read with all that is missing
+            return
+        if self._pending_bytes + size > MOST_PENDING_BYTES and not event.is_final:
+            self.fall_behind()
+            return
+        self._pending.append(event)
+        self._pending_bytes += size
+        self._wake()
+
+    def fall_behind(self) -> None:
+        """Something may stand in the stream that was not heard."""
+        self._is_behind = True
+        self._pending, self._pending_bytes = [], 0
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def tick(self, now: float) -> None:
+        """Time goes by."""
+        if now >= self.idle_at:
+            self._wake()
+
+    async def next(self, idle_seconds: float) -> list[SeenEvent]:
+        """What has come since, as soon as there is something; nothing: that long there was none, or it is over.
+
+        The time is kept to within a second.
+
+        Raises:
+            BrokerError: Redis stays away, or refuses.
+        """
+        loop = asyncio.get_running_loop()
+        self.idle_at = loop.time() + idle_seconds
+        while not self._is_over:
+            if self._is_behind:
+                events = await self._catch_up()
+            else:
+                events, self._pending, self._pending_bytes = self._pending, [], 0
+            if events := self._after_position(events):
+                return events
+            if self._is_behind or self._pending:
+                continue
+            if loop.time() >= self.idle_at:
+                return []
+            self._waiter = loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return []
+
+    def _after_position(self, events: list[SeenEvent]) -> list[SeenEvent]:
+        """Those that have not been taken, which they are now."""
+        found = []
+        for event in events:
+            if (order := order_of(event.stream_id)) > self._order:
+                self._order = order
+                found.append(event)
+        if found:
+            self.position = found[-1].stream_id
+        if found and found[-1].is_final:
+            self._is_over = True
+        return found
+
+    async def _catch_up(self) -> list[SeenEvent]:
+        """The next events in the stream; what is heard meanwhile is pending after them."""
+        self._is_behind = False  # before it is read: what falls behind meanwhile is to be read again
+        self._pending, self._pending_bytes = [], 0
+        for shard in self._homes:
+            if events := await shard.read(self.request_id, self.position, None, count=_PAGE_EVENTS):
+                self._homes = (shard,)
+                if len(events) == _PAGE_EVENTS:
+                    self._is_behind = True
+                return events
+        return []
+
+
+def order_of(stream_id: str) -> tuple[int, int]:
+    """By which events are ordered."""
+    attempt, _, seq = stream_id.partition("-")
+    return int(attempt), int(seq or 0)

@@ -1,0 +1,203 @@
+"""One prompt over HTTP: submitted, followed, and told by the voice of the door that it came through.
+
+A failure before anything was told has a status of its own, so the head of a stream goes out with its first text, or
+after `HEAD_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from aiohttp.client_exceptions import ClientConnectionResetError
+
+from llm_routerd.gateway.door import JSON, Told
+from llm_routerd.gateway.fault import Fault, RefusedError, fault_of
+from llm_routerd.gateway.shown import Ended, More, Shown, Superseded, unfenced
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.events import AttemptRejected, Result
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from llm_routerd.client import Following
+    from llm_routerd.gateway.door import Ask, Completion, Voice
+    from llm_routerd.gateway.http.exchange import Exchange, Prepared
+    from llm_routerd.protocol.reading import SeenEnd, SeenEvent
+
+HEAD_SECONDS = 10.0
+PING_SECONDS = 15.0
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class Answering:
+    """One prompt, from its body to the last byte of its answer.
+
+    Args:
+        exchange: the way to the queue.
+        endpoint: through which it came.
+        request: as aiohttp has it.
+        ask: what its body asks for.
+        prepared: what is submitted.
+        is_kept: the client may come back for the answer, so that nothing is cancelled when it hangs up.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        endpoint: Completion,
+        request: web.Request,
+        ask: Ask,
+        prepared: Prepared,
+        *,
+        is_kept: bool,
+    ) -> None:
+        self._exchange = exchange
+        self._endpoint = endpoint
+        self._request = request
+        self._ask = ask
+        self._id = prepared.request_id
+        self._prepared = prepared
+        self._is_kept = is_kept
+        self._voice: Voice = ask.voice(Told(prepared.request_id, int(time.time())))
+        self._shown = Shown(is_held=ask.is_held or not ask.streams, shows_reasoning=ask.shows_reasoning)
+        self._response: web.StreamResponse | None = None
+        self._headers = {"X-Request-ID": self._id}
+        if endpoint.id_header:
+            self._headers[endpoint.id_header] = self._id
+        if prepared.normalised:
+            self._headers["X-LLM-Routerd-Normalised"] = ", ".join(prepared.normalised)
+
+    async def run(self) -> web.StreamResponse:
+        """Answer.
+
+        Raises:
+            RefusedError: there is no answer, and nothing of one has been told.
+        """
+        try:
+            async with self._followed() as following:
+                if self._ask.receipt is not None:  # it can only be come back to by who knows its id
+                    await self._write(b"")
+                return await self._tell(following)
+        except (asyncio.CancelledError, ClientConnectionResetError):
+            if not self._is_kept:
+                self._exchange.give_up(self._id, "the client has gone")
+            raise
+        except RefusedError as error:
+            if self._response is None:
+                raise
+            return await self._break(error.fault)
+
+    def _followed(self) -> AbstractAsyncContextManager[Following]:
+        return self._exchange.submitted(self._prepared)
+
+    async def _tell(self, following: Following) -> web.StreamResponse:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        ends = began + self._exchange.config.gateway.timeout_seconds if self._ask.receipt is None else math.inf
+        while True:
+            until = (
+                (began + HEAD_SECONDS if self._response is None else clock() + PING_SECONDS)
+                if self._ask.streams
+                else ends
+            )
+            events = await following.next(max(0.0, min(until, ends) - clock()))
+            if not events:
+                if clock() >= ends:
+                    self._exchange.give_up(self._id, "no answer in time")
+                    return await self._break(self._fault(504, "deadline_exceeded", "no answer in time"))
+                if self._ask.streams:
+                    await self._write(self._voice.ping() if self._response is not None else b"")
+                continue
+            told = await self._tell_events(events)
+            if told is not None:
+                return told
+
+    async def _tell_events(self, events: list[SeenEvent]) -> web.StreamResponse | None:
+        """Tell what follows from these; the response, where that is all."""
+        pieces: list[bytes] = []
+        for event in events:
+            match self._shown.see(unfenced(event) if isinstance(event, Result) else event):
+                case More(text, reasoning):
+                    if reasoning:
+                        pieces.append(self._voice.reasoning(reasoning))
+                    if text:
+                        pieces.append(self._voice.text(text))
+                case Superseded():
+                    await self._write_all(pieces)
+                    told = (
+                        "the answer that was being shown was discarded, and the request goes on with another; "
+                        f"its end will be at /v1/requests/{self._id}"
+                    )
+                    return await self._break(self._fault(503, "superseded", told))
+                case Ended(end, rest):
+                    return await self._end(pieces, end, rest)
+            if isinstance(event, AttemptRejected) and self._is_refused(event):
+                self._exchange.give_up(self._id, "the model's provider refused it")
+                return await self._break(self._fault(403, "refusal", "the model's provider refuses to answer"))
+        await self._write_all(pieces)
+        return None
+
+    def _is_refused(self, event: AttemptRejected) -> bool:
+        return event.code is AttemptCode.REFUSAL and self._exchange.config.gateway.on_provider_refusal == "fail"
+
+    def _fault(self, status: int, code: str, message: str) -> Fault:
+        return Fault(status=status, code=code, message=message, request_id=self._id)
+
+    async def _end(self, pieces: list[bytes], end: SeenEnd, rest: str) -> web.StreamResponse:
+        if not isinstance(end, Result):
+            await self._write_all(pieces)
+            return await self._break(fault_of(end, self._id))
+        if not self._ask.streams:
+            return web.Response(body=self._voice.whole(end), content_type=JSON, headers=self._headers)
+        if rest:
+            pieces.append(self._voice.text(rest))
+        pieces.append(self._voice.end(end))
+        await self._write(b"".join(pieces))
+        return await self._close()
+
+    async def _break(self, fault: Fault) -> web.StreamResponse:
+        """There will be no answer."""
+        if self._response is None:
+            raise RefusedError(fault)
+        await self._write(self._voice.broken(fault))
+        return await self._close()
+
+    async def _write_all(self, pieces: list[bytes]) -> None:
+        if pieces:
+            await self._write(b"".join(pieces))
+
+    async def _write(self, data: bytes) -> None:
+        """Send it, with the head before it; returns when the client has room for more."""
+        if self._response is None:
+            self._response = web.StreamResponse(headers={**STREAM_HEADERS, **self._headers})
+            self._response.content_type = self._ask.media_type
+            if self._ask.media_type == "text/event-stream":
+                self._response.charset = "utf-8"
+            await self._response.prepare(self._request)
+            data = self._voice.begin() + data
+        if data:
+            await self._response.write(data)
+
+    async def _close(self) -> web.StreamResponse:
+        assert self._response is not None  # noqa: S101 - something has been written
+        await self._response.write_eof()
+        return self._response
+
+
+def wants_async(request: web.Request) -> bool:
+    """Whether the client comes back for its answer (RFC 7240)."""
+    return any(word.strip().lower() == "respond-async" for word in request.headers.get("Prefer", "").split(","))
+
+
+def fields_of(ask: Ask) -> dict[str, Any]:
+    """The properties of the request that an ask makes."""
+    return {**ask.fields, "stream": (ask.streams or ask.receipt is not None) and not ask.is_held}
+
+
+def key_of(request: web.Request) -> str | None:
+    """The client's idempotency key."""
+    return request.headers.get("Idempotency-Key") or None

@@ -1,0 +1,26 @@
+"""JSON that is one line, whoever splits it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from llm_routerd.protocol.wire import encode
+
+# What is no control character, and ends a line for Python's `str.splitlines`, by which clients on httpx read a stream.
+_LINE_ENDS: Final = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029")
+
+
+def json_line(value: Any) -> bytes:
+    """The value as JSON, without the newline that may follow."""
+    data = encode(value)
+    if not data.isascii():
+        for end, escaped in _LINE_ENDS:
+            data = data.replace(end, escaped)
+    return data
+
+
+def within_line(text: str) -> msgspec.Raw:
+    """JSON text as a part of a value: without what stands between its tokens, and its numbers as they are."""
+    return msgspec.Raw(msgspec.json.format(text.encode(), indent=-1))

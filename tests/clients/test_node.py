@@ -1,0 +1,76 @@
+"""Clients in Node against the gateway: OpenAI's own, and Vercel's AI SDK with its provider for what is compatible."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.clients.site import HOSTILE_TEXT, slow_prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.clients.site import Site
+
+    Node = Callable[..., Awaitable[Any]]
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ANSWER = f'[[answer="{HOSTILE_TEXT}"]]'
+SCRIPTS = ["openai.js", "ai_sdk.js"]
+
+
+@pytest.mark.parametrize(
+    ("script", "case"),
+    [(script, case) for script in SCRIPTS for case in ("plain", "streamed")]
+    + [("openai.js", "response"), ("openai.js", "response_streamed")],
+)
+async def test_text(node: Node, site: Site, script: str, case: str) -> None:
+    """It comes to the byte, with its usage."""
+    found = await node(script, site.url, case, ANSWER)
+    assert found["text"] == HOSTILE_TEXT
+    assert found["tokens"] > 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_tools(node: Node, site: Site, script: str) -> None:
+    """The call comes whole."""
+    ((name, arguments),) = await node(script, site.url, "tools", "[[call=weather]] How warm is it?")
+    assert name == "weather"
+    assert arguments.keys() == {"city", "degrees"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("prompt", ["Where?", "[[json=fence]] Where?"])
+async def test_schema(node: Node, site: Site, script: str, prompt: str) -> None:
+    """The client finds in the answer what it has asked for."""
+    assert (await node(script, site.url, "schema", prompt)).keys() == {"city", "degrees"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_error(node: Node, site: Site, script: str) -> None:
+    """Status and code are where the client looks for them."""
+    found = await node(script, site.url, "error", "[[fail=503]]")
+    assert (found["status"], found["code"]) == (503, "chain_exhausted")
+    assert found.get("named", True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_stream_that_breaks(node: Node, site: Site, script: str) -> None:
+    """The client knows that the answer is not whole."""
+    assert await node(script, site.url, "broken", "[[tokens=400 delay_ms=1 error_after=300]]") == {"raised": True}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_hanging_up_cancels(node: Node, site: Site, script: str) -> None:
+    """The model is not left to talk to nobody."""
+    prompt, mark = slow_prompt()
+    assert await node(script, site.url, "cancel", prompt) == {"left": True}
+    await site.until_hung_up(mark)
+
+
+async def test_thinking(node: Node, site: Site) -> None:
+    """What is told of it as OpenAI's imitators do, the AI SDK understands."""
+    found = await node("ai_sdk.js", site.url, "reasoning", '[[reasoning="Hm, well." answer=Yes.]]')
+    assert found == {"text": "Yes.", "reasoning": "Hm, well."}

@@ -1,0 +1,261 @@
+"""OpenAI's own client in Python against the gateway, in both of its protocols."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.clients.site import HOSTILE_TEXT, slow_prompt
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tests.clients.site import Site
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PLACE = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "degrees": {"type": "integer"}},
+    "required": ["city", "degrees"],
+    "additionalProperties": False,
+}
+WEATHER = {"name": "weather", "description": "How warm it is.", "parameters": PLACE}
+TOOL: Any = {"type": "function", "function": WEATHER}
+
+
+@pytest.fixture(scope="session")
+def openai(python_client: Callable[[str], Any]) -> Any:
+    """The package."""
+    return python_client("openai")
+
+
+@pytest.fixture
+async def client(openai: Any, site: Site) -> AsyncIterator[Any]:
+    """A client that asks once."""
+    async with openai.AsyncOpenAI(base_url=f"{site.url}/v1", api_key="none", max_retries=0) as found:
+        yield found
+
+
+def said(text: str) -> list[Any]:
+    """A conversation of one message."""
+    return [{"role": "user", "content": text}]
+
+
+async def collect(stream: Any, into: list[Any]) -> None:
+    """All that comes, also where the stream breaks."""
+    async for chunk in stream:
+        into += [chunk]
+
+
+def answer_with(text: str) -> str:
+    """A prompt that the model answers with this text."""
+    return f'[[answer="{text}"]]'
+
+
+# ---------------------------------------------------------------------- chat completions
+
+
+async def test_chat(client: Any) -> None:
+    """A whole answer, to the byte, with its usage."""
+    found = await client.chat.completions.create(model="default", messages=said(answer_with(HOSTILE_TEXT)))
+    assert found.choices[0].message.content == HOSTILE_TEXT
+    assert found.choices[0].finish_reason == "stop"
+    assert found.usage.completion_tokens > 0
+    assert found.id == f"chatcmpl-{found._request_id}"
+
+
+async def test_chat_streamed(client: Any) -> None:
+    """The same text in pieces, and the usage at the end."""
+    stream = await client.chat.completions.create(
+        model="gpt-5",
+        messages=said(answer_with(HOSTILE_TEXT)),
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = [chunk async for chunk in stream]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == HOSTILE_TEXT
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage.completion_tokens > 0
+    assert {chunk.model for chunk in chunks} == {"gpt-5"}
+
+
+async def test_chat_thinks_aloud(client: Any) -> None:
+    """What the model thinks comes apart from its answer."""
+    stream = await client.chat.completions.create(
+        model="default", messages=said('[[reasoning="Hm, well." answer=Yes.]]'), stream=True
+    )
+    deltas = [chunk.choices[0].delta async for chunk in stream]
+    assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == "Hm, well."
+    assert "".join(delta.content or "" for delta in deltas) == "Yes."
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_chat_calls_a_tool(client: Any, *, streams: bool) -> None:
+    """The call comes whole, and its result goes back."""
+    asked: dict[str, Any] = {"model": "default", "tools": [TOOL], "messages": said("[[call=weather]] How warm is it?")}
+    if streams:
+        async with client.chat.completions.stream(**asked) as stream:
+            choice = (await stream.get_final_completion()).choices[0]
+    else:
+        choice = (await client.chat.completions.create(**asked)).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments).keys() == {"city", "degrees"}
+    history = [
+        *asked["messages"],
+        choice.message.model_dump(exclude={"tool_calls": {"__all__": {"function": {"parsed_arguments"}}}}),
+        {"role": "tool", "tool_call_id": call.id, "content": "21"},
+        *said("[[answer=Warm.]]"),
+    ]
+    again = await client.chat.completions.create(model="default", messages=history)
+    assert again.choices[0].message.content == "Warm."
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("kind", ["", "fence", "think"])
+async def test_chat_with_schema(client: Any, kind: str, *, streams: bool) -> None:
+    """The answer is JSON that satisfies it, and nothing but JSON, whatever a model writes around it."""
+    asked: dict[str, Any] = {
+        "model": "default",
+        "messages": said(f"[[json={kind}]] Where?" if kind else "Where?"),
+        "response_format": {"type": "json_schema", "json_schema": {"name": "place", "strict": True, "schema": PLACE}},
+    }
+    if streams:
+        stream = await client.chat.completions.create(**asked, stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    else:
+        text = (await client.chat.completions.create(**asked)).choices[0].message.content
+    assert json.loads(text).keys() == {"city", "degrees"}
+
+
+async def test_chat_ends_at_its_limit(client: Any) -> None:
+    """What came until then counts, and says so."""
+    found = await client.chat.completions.create(
+        model="default", messages=said("[[tokens=50 length]]"), max_completion_tokens=50
+    )
+    assert found.choices[0].finish_reason == "length"
+
+
+async def test_unknown_model(openai: Any, client: Any) -> None:
+    """A 404 with the code that programs look for."""
+    with pytest.raises(openai.NotFoundError, match="default") as caught:
+        await client.chat.completions.create(model="defautl", messages=said("Hi"))
+    assert caught.value.code == "model_not_found"
+
+
+async def test_refused_property(openai: Any, client: Any) -> None:
+    """A 400 that names it."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(model="default", messages=said("Hi"), n=2)
+    assert caught.value.param == "n"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_no_answer(openai: Any, client: Any, *, streams: bool) -> None:
+    """A 503 before anything was told, streamed or not, with the request's id."""
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.chat.completions.create(model="default", messages=said("[[fail=503]]"), stream=streams)
+    assert caught.value.status_code == 503
+    assert caught.value.code == "chain_exhausted"
+    assert caught.value.body["request_id"] == caught.value.request_id
+
+
+async def test_stream_that_breaks(openai: Any, client: Any) -> None:
+    """An error in the stream is raised, and what was told before is there."""
+    prompt = "[[tokens=400 delay_ms=1 error_after=300]]"
+    stream = await client.chat.completions.create(model="local", messages=said(prompt), stream=True)
+    told: list[Any] = []
+    with pytest.raises(openai.APIError):
+        await collect(stream, told)
+    assert any(chunk.choices[0].delta.content for chunk in told)
+
+
+async def test_hanging_up_cancels(client: Any, site: Site) -> None:
+    """The model is not left to talk to nobody."""
+    prompt, mark = slow_prompt()
+    stream = await client.chat.completions.create(model="default", messages=said(prompt), stream=True)
+    async for chunk in stream:
+        if chunk.choices[0].delta.content:
+            break
+    await stream.close()
+    await site.until_hung_up(mark)
+
+
+async def test_models(client: Any) -> None:
+    """Chains, deployments and aliases, all and one by one."""
+    names = {model.id async for model in client.models.list()}
+    assert {"default", "local", "second", "gpt-5"} <= names
+    assert (await client.models.retrieve("gpt-5")).id == "gpt-5"
+
+
+# ---------------------------------------------------------------------- responses
+
+
+async def test_response(client: Any) -> None:
+    """A whole answer, to the byte, with its usage."""
+    found = await client.responses.create(model="default", input=answer_with(HOSTILE_TEXT), instructions="Be brief.")
+    assert found.output_text == HOSTILE_TEXT
+    assert (found.status, found.model, found.instructions) == ("completed", "default", "Be brief.")
+    assert found.usage.output_tokens > 0
+
+
+async def test_response_streamed(client: Any) -> None:
+    """The events build up what the last one tells."""
+    async with client.responses.stream(model="default", input=f'[[reasoning=Hm. answer="{HOSTILE_TEXT}"]]') as stream:
+        events = [event async for event in stream]
+        found = await stream.get_final_response()
+    assert found.output_text == HOSTILE_TEXT
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == HOSTILE_TEXT
+    assert "".join(event.delta for event in events if event.type == "response.reasoning_text.delta") == "Hm."
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_response_calls_a_tool(client: Any, *, streams: bool) -> None:
+    """The call comes whole, and it goes back with its result."""
+    asked: dict[str, Any] = {"model": "default", "tools": [{"type": "function", "strict": False, **WEATHER}]}
+    prompt = said("[[call=weather]] How warm is it?")
+    if streams:
+        async with client.responses.stream(**asked, input=prompt) as stream:
+            found = await stream.get_final_response()
+    else:
+        found = await client.responses.create(**asked, input=prompt)
+    (call,) = found.output
+    assert json.loads(call.arguments).keys() == {"city", "degrees"}
+    history = [
+        *prompt,
+        {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments},
+        {"type": "function_call_output", "call_id": call.call_id, "output": "21"},
+        *said("[[answer=Warm.]]"),
+    ]
+    assert (await client.responses.create(model="default", input=history)).output_text == "Warm."
+
+
+async def test_response_with_schema(client: Any) -> None:
+    """The answer is JSON that satisfies it."""
+    wanted = {"format": {"type": "json_schema", "name": "place", "strict": True, "schema": PLACE}}
+    found = await client.responses.create(model="default", input="Where?", text=wanted)
+    assert json.loads(found.output_text).keys() == {"city", "degrees"}
+
+
+async def test_response_that_fails_has_a_status(openai: Any, client: Any) -> None:
+    """Before anything was told it is an error of HTTP."""
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.responses.create(model="default", input="[[fail=503]]", stream=True)
+    assert caught.value.status_code == 503
+
+
+async def test_hanging_up_on_a_response_cancels(client: Any, site: Site) -> None:
+    """As with a chat completion."""
+    prompt, mark = slow_prompt()
+    stream = await client.responses.create(model="default", input=prompt, stream=True)
+    async for event in stream:
+        if event.type == "response.output_text.delta":
+            break
+    await stream.close()
+    await site.until_hung_up(mark)

@@ -1,0 +1,143 @@
+"""Shown text is never followed by another model's: whatever happens, what was told is the beginning of the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from llm_routerd.gateway.shown import Ended, More, Shown, Superseded, unfenced
+from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.examples import EVENTS
+from llm_routerd.protocol.reading import read_event
+from llm_routerd.protocol.wire import encode
+from tests.support.queue import result as answer
+
+if TYPE_CHECKING:
+    from llm_routerd.protocol.reading import SeenEvent
+
+
+def event(stream_id: str, kind: str, **data: Any) -> SeenEvent:
+    """An event as it is read from a stream."""
+    return read_event(stream_id, kind, encode(data))
+
+
+def attempt(number: int) -> SeenEvent:
+    """A call begins."""
+    return event(f"{number}-0", "attempt", deployment="d", model="m")
+
+
+def token(number: int, seq: int, text: str) -> SeenEvent:
+    """Text of a call."""
+    return event(f"{number}-{seq}", "token", text=text)
+
+
+def rejected(number: int, seq: int) -> SeenEvent:
+    """The call was none."""
+    told = {"deployment": "d", "model": "m", "outcome": "rejected", "code": "truncated", "reason": "r", "latency_ms": 1}
+    return event(f"{number}-{seq}", "rejected", **told)
+
+
+def result(text: str, number: int = 1) -> SeenEvent:
+    """The answer."""
+    return event(FINAL_ID, "result", **{**EVENTS["result"][0], "raw_text": text, "content": text, "attempt": number})
+
+
+def told(events: list[SeenEvent], *, is_held: bool = False, shows_reasoning: bool = False) -> tuple[str, str]:
+    """All text that is told, and how it ends: `ended`, `superseded`, `open`."""
+    shown = Shown(is_held=is_held, shows_reasoning=shows_reasoning)
+    text = ""
+    for each in events:
+        match shown.see(each):
+            case More(more, thought):
+                text += f"({thought})" if thought else more
+            case Superseded():
+                return text, "superseded"
+            case Ended(_, rest):
+                return text + rest, "ended"
+    return text, "open"
+
+
+ONE = [attempt(1), token(1, 1, "One "), token(1, 2, "two")]
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([*ONE, result("One two")], ("One two", "ended")),
+        ([*ONE, result("One two three")], ("One two three", "ended")),
+        ([*ONE, result("One two\n")], ("One two\n", "ended")),
+        ([attempt(1), token(1, 1, "One \n"), result("One")], ("One \n", "ended")),
+        ([*ONE, rejected(1, 3), attempt(2), token(2, 1, "Uno")], ("One two", "superseded")),
+        ([*ONE, rejected(1, 3), attempt(2), token(2, 1, "One")], ("One two", "open")),
+        ([*ONE, rejected(1, 3), attempt(2), token(2, 1, "One"), token(2, 2, " twofold")], ("One twofold", "open")),
+        (
+            [*ONE, attempt(2), token(2, 1, "One twofold"), token(2, 2, "!"), result("One twofold!", 2)],
+            ("One twofold!", "ended"),
+        ),
+        ([*ONE, rejected(1, 3), attempt(2), token(2, 1, "One "), token(2, 2, "tw!")], ("One two", "superseded")),
+        ([*ONE, rejected(1, 3), attempt(2), result("Uno", 2)], ("One two", "superseded")),
+        ([*ONE, rejected(1, 3), attempt(2), result("One two", 2)], ("One two", "ended")),
+        ([*ONE, attempt(2), token(1, 3, " late"), token(2, 1, "One two"), token(2, 2, "."), result("One two.", 2)],
+         ("One two late", "superseded")),
+        ([attempt(1), rejected(1, 1), attempt(2), token(2, 1, "Uno"), result("Uno", 2)], ("Uno", "ended")),
+        ([*ONE, rejected(1, 3), event(FINAL_ID, "cancelled", id="r", reason="")], ("One two", "ended")),
+    ],
+)  # fmt: skip
+def test_what_is_told_is_the_beginning_of_the_answer(events: list[SeenEvent], expected: tuple[str, str]) -> None:
+    """A later attempt goes on only where it has said the same, byte for byte."""
+    assert told(events) == expected
+
+
+def test_what_is_held_is_told_whole() -> None:
+    """Nothing before the end, and none of a discarded attempt."""
+    events = [*ONE, rejected(1, 3), attempt(2), token(2, 1, "{}")]
+    assert told(events, is_held=True) == ("", "open")
+    assert told([*events, result("{}", 2)], is_held=True) == ("{}", "ended")
+
+
+def test_thinking_is_told_where_it_is_wanted_and_only_before_the_answer() -> None:
+    """Of a later attempt none is put behind text that was shown."""
+    thought = event("1-1", "reasoning", text="hm")
+    again = event("2-1", "reasoning", text="again")
+    events = [attempt(1), thought, token(1, 2, "One"), rejected(1, 3), attempt(2), again, token(2, 2, "One!")]
+    assert told(events, shows_reasoning=True) == ("(hm)One!", "open")
+    assert told(events) == ("One!", "open")
+
+
+TEXTS = st.lists(st.sampled_from(["a", "b", "ab", "é", " "]), max_size=5)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4), TEXTS, st.booleans())
+def test_never_two_answers(attempts: list[list[str]], rest: list[str], is_held: bool) -> None:
+    """Of any attempts, the last of which answers: all that was told is the answer, or its telling is broken off."""
+    events: list[SeenEvent] = []
+    for number, texts in enumerate(attempts, 1):
+        events.append(attempt(number))
+        events += [token(number, seq, text) for seq, text in enumerate(texts, 1)]
+    answer = "".join(attempts[-1]) + "".join(rest)
+    shown, end = told([*events, result(answer, len(attempts))], is_held=is_held)
+    if end == "ended":
+        assert shown.rstrip() == answer.rstrip()
+    else:
+        first = next(("".join(texts) for texts in attempts if texts), "")
+        assert not answer.startswith(shown) or not all(
+            "".join(texts).startswith(first) or first.startswith("".join(texts)) for texts in attempts
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "told"),
+    [
+        ('```json\n{"a": "é"}\n```', {"a": "é"}, '{"a":"é"}'),
+        (" ```\n[1]\n``` ", [1], "[1]"),
+        ('{"a": 1.0}', {"a": 1.0}, '{"a": 1.0}'),
+        ("```sh\nls\n```", "```sh\nls\n```", "```sh\nls\n```"),
+    ],
+)
+def test_fence_around_json_is_not_told(text: str, content: Any, told: str) -> None:
+    """Who has asked for JSON reads nothing else; and text stays as it is."""
+    assert unfenced(replace(answer("r1", text), content=content)).raw_text == told
