@@ -84,9 +84,9 @@ class Gateway:
         self._admission = Admission(config.gateway)
         self._exchange.use(config)
 
-    async def stop(self) -> None:
-        """Listen no more, and let what is being answered end; nothing is cancelled, for somebody may come back."""
+    async def stop(self, grace_seconds: float = 5.0) -> None:
+        """Listen no more, and give what is being answered so long; nothing is cancelled, for somebody may come back."""
         self._exchange.is_stopping = True
-        await self._server.stop()
+        await self._server.stop(grace_seconds)
         await self._exchange.aclose()
         await self._client.aclose()
