@@ -154,7 +154,7 @@ async def open_door(url: str, *, tenant: str | None = None, **gateway: Any) -> A
         door = Door(exchange, redis, session, "")
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            ask = ENDPOINT.read(json.loads(await request.read()), exchange.catalogue)
+            ask = read(json.loads(await request.read()), exchange.catalogue)
             try:
                 key = key_of(request)
                 prepared = exchange.prepare(fields_of(ask), caller, key=key)

@@ -208,6 +208,11 @@ async def test_a_long_body_at_a_good_pace_has_more_time() -> None:
         assert body(answer) == content
 
 
+def squeezed(content: bytes) -> bytes:
+    """By gzip, and always the same: it has the time in it."""
+    return gzip.compress(content, mtime=0)
+
+
 @pytest.mark.parametrize("size", [0, 1, MOST_BYTES])
 async def test_a_body_comes_as_it_was_sent(house: House, size: int) -> None:
     """Whole, in chunks, compressed."""
@@ -248,12 +253,12 @@ async def test_a_body_that_swells_is_refused(house: House, size: int) -> None:
     ("content", "encoding", "expected"),
     [
         (b"plain", "gzip", 400),
-        (gzip.compress(b"cut")[:-1], "gzip", 400),
-        (gzip.compress(b"a") + b"b", "gzip", 400),
-        (gzip.compress(b"a") * 2, "gzip", 400),
+        (squeezed(b"cut")[:-1], "gzip", 400),
+        (squeezed(b"a") + b"b", "gzip", 400),
+        (squeezed(b"a") * 2, "gzip", 400),
         (b"x", "br", 415),
         (b"x", "zstd", 415),
-        (gzip.compress(gzip.compress(b"x")), "gzip, gzip", 415),
+        (squeezed(squeezed(b"x")), "gzip, gzip", 415),
     ],
 )
 async def test_what_is_not_compressed_as_it_says_is_refused(

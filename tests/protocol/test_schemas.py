@@ -80,9 +80,9 @@ def walk(schema: Any, path: str = "$") -> typing.Iterator[tuple[str, dict[str, A
 
 
 def test_the_package_ships_every_schema_and_no_other() -> None:
-    """One of each type, and the package and the top folder have the same files."""
+    """One of each type and the description of the HTTP that speaks them, and the package and the top folder have the same files."""
     shipped = {each.name for each in files("llm_routerd").joinpath("schemas").iterdir()}
-    assert shipped == {f"{name}.schema.json" for name in NAMES}
+    assert shipped == {f"{name}.schema.json" for name in NAMES} | {"openapi.json"}
     assert shipped == {each.name for each in Path(__file__).parents[2].joinpath("schemas").iterdir()}
 
 

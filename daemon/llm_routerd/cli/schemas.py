@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.config.schema import config_schema
+from llm_routerd.gateway import openapi
 from llm_routerd.protocol import published
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ def documents() -> dict[str, dict[str, Any]]:
 def files() -> Iterator[tuple[str, str]]:
     """Name and text of every file."""
     for name, document in documents().items():
-        yield f"{name}.schema.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        yield f"{name}.schema.json", _text(document)
+    yield "openapi.json", _text(openapi.document(documents()))
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

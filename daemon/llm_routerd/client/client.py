@@ -29,7 +29,7 @@ from llm_routerd.client.look_up import Sighting
 from llm_routerd.client.shard import Sealing
 from llm_routerd.client.shards import Shards
 from llm_routerd.errors import BrokerError, UnknownRequestError
-from llm_routerd.protocol.events import FINAL_ID, FINAL_PART, Cancelled
+from llm_routerd.protocol.events import BEFORE_FINAL_ID, FINAL_ID, Cancelled
 from llm_routerd.protocol.keys import Layout
 from llm_routerd.protocol.reading import as_end, read_event
 from llm_routerd.protocol.request import as_json
@@ -37,7 +37,7 @@ from llm_routerd.protocol.wire import encode
 from llm_routerd.queue.connection import Needs, fitness, pooled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
     from llm_routerd.queue.connection import Greeting
 
 T = TypeVar("T")
-
-# Greater than every event but the final one: a read from here sees that one alone, at the same cost always.
-_BEFORE_FINAL = f"{FINAL_PART - 1}-{2**64 - 1}"
 
 _BLOCK_MS = 5_000
 _SEARCH_BLOCK_MS = 500  # where events may come in another shard than the one that is waited at
@@ -174,7 +171,7 @@ class Client:
             TimeoutError: there was none within `timeout_seconds`.
         """
         async with asyncio.timeout(timeout_seconds):
-            async for event in self.follow(request_id, _BEFORE_FINAL):
+            async for event in self.follow(request_id, BEFORE_FINAL_ID):
                 return as_end(event)
         raise AssertionError("a stream ends with its final event")
 
@@ -184,6 +181,45 @@ class Client:
             if final := await shard.final(request_id):
                 return final
         return None
+
+    async def last(self, request_id: str) -> SeenEvent | None:
+        """The newest event; None: there is none."""
+        for shard in self.shards.homes(check_id(request_id)):
+            if event := await shard.last(request_id):
+                return event
+        return None
+
+    async def at(self, request_id: str, stream_id: str) -> SeenEvent | None:
+        """The event with this ID if there is one."""
+        for shard in self.shards.homes(check_id(request_id)):
+            if event := await shard.at(request_id, stream_id):
+                return event
+        return None
+
+    async def events_after(self, request_id: str, last_id: str, most: int) -> list[SeenEvent]:
+        """The events after `last_id` that are there by now, at most so many.
+
+        Raises:
+            ValueError: the id or `last_id` is not valid.
+        """
+        check_stream_id(last_id)
+        for shard in self.shards.homes(check_id(request_id)):
+            if events := await shard.read(request_id, last_id, None, count=most):
+                return events
+        return []
+
+    async def consent(self, request_id: str, fields: Mapping[str, str | bytes]) -> None:
+        """Write what a person says to a tool call; nobody looks here whether the call is there.
+
+        Raises:
+            NotAllowedError: this user may not.
+        """
+        homes = self.shards.homes(check_id(request_id))
+        for shard in homes[:-1]:
+            if await shard.has_events(request_id):
+                await shard.consent(request_id, fields)
+                return
+        await homes[-1].consent(request_id, fields)
 
     async def cancel(
         self, request_id: str, reason: str = "cancelled by the client", *, anyway: bool = False

@@ -87,14 +87,37 @@ class Shard:
 
     async def final(self, request_id: str) -> SeenEnd | None:
         """The final event if there is one by now."""
+        event = await self.at(request_id, FINAL_ID)
+        return None if event is None else as_end(event)
+
+    async def at(self, request_id: str, stream_id: str) -> SeenEvent | None:
+        """The event with this ID if there is one."""
         key = self.keys.events(request_id)
-        entries = await self.patiently(lambda: self.redis.xrange(key, FINAL_ID, FINAL_ID), stream=key)
-        return next((as_end(event_of(entry)) for entry in entries or ()), None)
+        entries = await self.patiently(lambda: self.redis.xrange(key, stream_id, stream_id), stream=key)
+        return next((event_of(entry) for entry in entries or ()), None)
+
+    async def last(self, request_id: str) -> SeenEvent | None:
+        """The newest event; None: there is none."""
+        key = self.keys.events(request_id)
+        entries = await self.patiently(lambda: self.redis.xrevrange(key, count=1), stream=key)
+        return next((event_of(entry) for entry in entries or ()), None)
 
     async def has_events(self, request_id: str) -> bool:
         """Whether it has begun or ended."""
         key = self.keys.events(request_id)
         return bool(await self.patiently(lambda: self.redis.xrange(key, count=1), stream=key))
+
+    async def consent(self, request_id: str, fields: Mapping[str, str | bytes]) -> None:
+        """Write what a person says to a tool call; the stream goes an hour after the last word."""
+        key = self.keys.consent(request_id)
+
+        async def write() -> None:
+            pipe = self.redis.pipeline(transaction=False)
+            pipe.xadd(key, dict[Any, Any](fields))
+            pipe.expire(key, _STRAY_SECONDS)
+            await pipe.execute()
+
+        await self.patiently(write, stream=key)
 
     async def look_in_lanes(self, request_id: str) -> Sighting:
         """Whether it stands in a lane."""

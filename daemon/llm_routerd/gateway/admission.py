@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 OPEN_PATHS: Final = frozenset({"/", "/favicon.ico", "/health", "/openapi.json"})
 OPEN_FOLDER: Final = "/assets/"
 _OPEN_METHODS = frozenset({"GET", "HEAD"})
-_KEYS_IN_QUERY = re.compile(r"(x[-_])?(access[-_]|api[-_]?|auth[-_])?(key|token)|auth(orization)?|bearer|password|secret")
+_KEYS_IN_QUERY = re.compile(
+    r"(x[-_])?(access[-_]|api[-_]?|auth[-_])?(key|token)|auth(orization)?|bearer|password|secret"
+)
 _PORTS = {"http": 80, "https": 443}
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
 _METHODS = "GET, HEAD, POST, DELETE"

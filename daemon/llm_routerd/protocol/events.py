@@ -33,6 +33,8 @@ from llm_routerd.protocol.wire import (
 
 FINAL_PART = 2**53 - 1
 FINAL_ID = f"{FINAL_PART}-0"
+# Greater than every event but the final one: a read from here sees that one alone, at the same cost always.
+BEFORE_FINAL_ID = f"{FINAL_PART - 1}-{2**64 - 1}"
 
 Attempts = Annotated[tuple[AttemptSummary, ...], said("Every attempt in order, passed-over deployments included.")]
 Metadata = Annotated[dict[str, Any] | None, said("As the request gave it; null where it gave none.")]

@@ -38,6 +38,10 @@ class Keys:
         """The events stream of a request, also the name of its Pub/Sub channel."""
         return f"{self.prefix}:events:{request_id}"
 
+    def consent(self, request_id: str) -> str:
+        """The stream of what people said to a request's tool calls."""
+        return f"{self.prefix}:consent:{request_id}"
+
     @property
     def workers(self) -> str:
         """The hash in which the workers tell each other what they need to know; see `workers.lua`."""

@@ -56,10 +56,12 @@ def test_what_is_known_of_a_request_that_has_not_ended() -> None:
 
 
 def test_fault_names_what_there_is() -> None:
-    """A property or a request only where one is meant."""
+    """Null where no property, or no request, is meant."""
     assert orjson.loads(telling.fault(Fault(status=404, code="not_found", message="m"))) == {
-        "error": {"code": "not_found", "message": "m"}
+        "error": {"code": "not_found", "message": "m", "param": None},
+        "request_id": None,
     }
     assert orjson.loads(telling.fault(Fault(status=400, code="c", message="m", param="p", request_id="r"))) == {
-        "error": {"code": "c", "message": "m", "param": "p", "id": "r"}
+        "error": {"code": "c", "message": "m", "param": "p"},
+        "request_id": "r",
     }

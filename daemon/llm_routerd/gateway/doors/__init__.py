@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llm_routerd.gateway.doors import anthropic, before, ollama, openai
+from llm_routerd.gateway.doors import anthropic, before, native, ollama, openai
 
 if TYPE_CHECKING:
     from llm_routerd.gateway.door import Endpoint
@@ -17,4 +17,5 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *anthropic.ENDPOINTS,
     *ollama.ENDPOINTS,
     *before.ENDPOINTS,
+    *native.ENDPOINTS,
 )

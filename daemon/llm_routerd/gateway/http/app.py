@@ -11,10 +11,12 @@ import msgspec
 from aiohttp import web
 
 from llm_routerd.gateway.door import JSON, Completion, Endpoint, Looked, Lookup, Told
-from llm_routerd.gateway.doors import ENDPOINTS
+from llm_routerd.gateway.doors import ENDPOINTS, native
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
 from llm_routerd.gateway.http import responses
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
+from llm_routerd.gateway.http.durable import add_durable
+from llm_routerd.gateway.http.native import add_native
 from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
 
@@ -37,6 +39,7 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
         admission: who may come in, as it is in force when a request comes.
     """
     app = web.Application(middlewares=[_border(admission)])
+    app.on_response_prepare.append(_guard)
     for endpoint in ENDPOINTS:
         match endpoint:
             case Completion():
@@ -45,7 +48,19 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
                     responses.add_routes(app.router, exchange, endpoint, CALLER)
             case Lookup():
                 app.router.add_route(endpoint.method, endpoint.path, _looking(exchange, endpoint))
+    add_native(app.router, exchange, _caller_of, lambda request: read_object(exchange, request))
+    add_durable(app.router, exchange, _caller_of)
     return app
+
+
+async def _guard(_request: web.Request, response: web.StreamResponse) -> None:
+    """No browser takes an answer for what it does not say it is, nor shows it within a page of another origin."""
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+
+
+def _caller_of(request: web.Request) -> Caller:
+    return request[CALLER]
 
 
 def _completing(exchange: Exchange, endpoint: Completion) -> Any:
@@ -113,19 +128,16 @@ async def read_object(exchange: Exchange, request: web.Request) -> dict[str, Any
 
 def fault_response(endpoint: Endpoint | None, fault: Fault) -> web.Response:
     """A failure, in the shape of its door."""
-    tell = _plain if endpoint is None else endpoint.fault
-    headers = {"X-Request-ID": fault.request_id} if fault.request_id else {}
+    tell = native.fault if endpoint is None else endpoint.fault
+    headers = {}
+    if fault.request_id:
+        own = endpoint.id_header if endpoint is not None else ""
+        headers = {name: fault.request_id for name in ("X-Request-ID", own) if name}
     if fault.retry_after_seconds is not None:
         headers["Retry-After"] = str(fault.retry_after_seconds)
     if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="llm-routerd"'
     return web.Response(status=fault.status, body=tell(fault), content_type=JSON, headers=headers)
-
-
-def _plain(fault: Fault) -> bytes:
-    """A failure at a path that belongs to no door of another protocol."""
-    told = {"code": fault.code, "message": fault.message, "param": fault.param or None}
-    return msgspec.json.encode({"error": told, "request_id": fault.request_id or None})
 
 
 def endpoint_at(path: str) -> Endpoint | None:

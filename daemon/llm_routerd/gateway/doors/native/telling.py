@@ -24,10 +24,9 @@ def event_sse(event: SeenEvent) -> bytes:
 
 
 def fault(told: Fault) -> bytes:
-    """An error's body: `{"error": {"code", "message", "param", "id"}}`, the last two where there is such a thing."""
-    error = {"code": told.code, "message": told.message}
-    error |= {name: value for name, value in (("param", told.param), ("id", told.request_id)) if value}
-    return orjson.dumps({"error": error})
+    """An error's body: `{"error": {"code", "message", "param"}, "request_id"}`, null where there is no such thing."""
+    error = {"code": told.code, "message": told.message, "param": told.param or None}
+    return orjson.dumps({"error": error, "request_id": told.request_id or None})
 
 
 def links(request_id: str) -> dict[str, str]:
@@ -49,3 +48,8 @@ def standing(request_id: str, attempt: SeenEvent | None) -> bytes:
     if isinstance(attempt, AttemptStarted):
         known |= {"deployment": attempt.deployment, "model": attempt.model, "delivery": attempt.delivery}
     return orjson.dumps(known | {"links": links(request_id)})
+
+
+def said(request_id: str, call_id: str) -> bytes:
+    """A person's word has been passed on; the event that follows from it says what became of it."""
+    return orjson.dumps({"id": request_id, "call_id": call_id, "status": "accepted", "links": links(request_id)})
