@@ -13,12 +13,12 @@ from aiohttp import web
 from llm_routerd.gateway.door import JSON, Completion, Endpoint, Looked, Lookup, Told
 from llm_routerd.gateway.doors import ENDPOINTS, native
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
-from llm_routerd.gateway.http import responses
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
 from llm_routerd.gateway.http.durable import add_durable
 from llm_routerd.gateway.http.native import add_native
 from llm_routerd.gateway.http.overviews import Overviews
 from llm_routerd.gateway.http.page import add_page
+from llm_routerd.gateway.http.responses import RESPONSES, add_responses
 from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
 
@@ -53,8 +53,8 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
         match endpoint:
             case Completion():
                 app.router.add_post(endpoint.path, _completing(exchange, endpoint))
-                if endpoint.path == responses.PATH:
-                    responses.add_routes(app.router, exchange, endpoint, CALLER)
+                if endpoint.path == RESPONSES:
+                    add_responses(app.router, exchange, _caller_of, endpoint)
             case Lookup():
                 app.router.add_route(endpoint.method, endpoint.path, _looking(exchange, endpoint))
     add_native(app.router, exchange, _caller_of, lambda request: read_object(exchange, request))
