@@ -17,6 +17,8 @@ from llm_routerd.gateway.http import responses
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
 from llm_routerd.gateway.http.durable import add_durable
 from llm_routerd.gateway.http.native import add_native
+from llm_routerd.gateway.http.overviews import Overviews
+from llm_routerd.gateway.http.page import add_page
 from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
 
@@ -40,6 +42,8 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
     """
     app = web.Application(middlewares=[_border(admission)])
     app.on_response_prepare.append(_guard)
+    overviews = Overviews(exchange.client)
+    add_page(app.router, lambda request: overviews.see(exchange.config, request[CALLER]))
     for endpoint in ENDPOINTS:
         match endpoint:
             case Completion():
