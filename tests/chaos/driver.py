@@ -28,10 +28,16 @@ _LAST_ID = "18446744073709551615-18446744073709551615"
 
 
 class Driver:
-    """One storm.  A fault whose victim is still busy with an earlier one is passed over."""
+    """One storm.  A fault whose victim is still busy with an earlier one is passed over.
 
-    def __init__(self, world: World) -> None:
+    Args:
+        world: whose server it hits.
+        slots: whose processes it hits; None: the workers'.
+    """
+
+    def __init__(self, world: World, slots: Sequence[Slot] | None = None) -> None:
         self._world = world
+        self._slots = world.slots if slots is None else slots
         self.done: Counter[str] = Counter()
         self.unclean_exits: list[int] = []  # of workers that were asked to end
         self.orders: list[Order] = []  # requests of its own
@@ -46,7 +52,7 @@ class Driver:
                 group.create_task(self._do(fault), name=fault.kind)
 
     async def _do(self, fault: Fault) -> None:
-        slot = self._world.slots[fault.slot]
+        slot = self._slots[fault.slot]
         hits_worker = fault.kind in {Kind.KILL_WORKER, Kind.STOP_WORKER, Kind.DRAIN_WORKER}
         lock = slot.lock if hits_worker else self._world.server_lock
         if lock.locked():
@@ -94,6 +100,7 @@ class Driver:
                     await self._command("CONFIG", "SET", "maxmemory", "0")
             case Kind.KILL_CONNECTIONS:
                 with self._trouble():
+                    await self._command("CLIENT", "KILL", "TYPE", "pubsub")
                     await self._command("CLIENT", "KILL", "TYPE", "normal")
             case Kind.DROP_GROUP | Kind.GROUP_AT_END:
                 with self._trouble():

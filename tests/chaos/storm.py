@@ -63,9 +63,9 @@ async def run_storm(seed: int, seconds: float) -> Report:
             group.create_task(producers.run(seconds), name="producers")
         orders = [*producers.orders, *driver.orders]
         async with world.client() as client:
-            late = await _calm(client, orders)
+            late = await wait_for_calm(client, orders)
             verdict = Verdict(world, orders)
-            running = await asyncio.to_thread(_running_calls, world.models_url)
+            running = await asyncio.to_thread(calls_still_running, world.models_url)
             await verdict.reach(client)
         unexpected = [f"worker {n} ended by itself" for n, slot in enumerate(world.slots) if slot.has_ended]
         return Report(
@@ -84,7 +84,7 @@ async def run_storm(seed: int, seconds: float) -> Report:
         )
 
 
-async def _calm(client: Any, orders: Sequence[Order]) -> list[str]:
+async def wait_for_calm(client: Any, orders: Sequence[Order]) -> list[str]:
     """Wait until every request has its final event and no lane holds anything; tells what is missing at the end."""
     open_orders = [order for order in orders if order.accepted]
     waiting = 0
@@ -105,7 +105,7 @@ async def _calm(client: Any, orders: Sequence[Order]) -> list[str]:
         return [f"after {CALM_SECONDS:g} s of calm {waiting} entries wait, and there is no end of: {names}"]
 
 
-def _running_calls(models_url: str) -> list[dict[str, Any]]:
+def calls_still_running(models_url: str) -> list[dict[str, Any]]:
     """The calls that the stand-in is still busy with."""
     with urllib.request.urlopen(f"{models_url}/log", timeout=5) as answer:  # noqa: S310 - our own process
         calls: list[dict[str, Any]] = json.load(answer)["calls"]

@@ -34,7 +34,7 @@ _CONFIG = """
 url = "{url}"
 {redis}
 [daemon]
-concurrency = 8
+concurrency = {concurrency}
 lease_seconds = {lease}
 drain_seconds = 2.0
 [metrics]
@@ -50,7 +50,7 @@ local = true
 timeout = 12.0
 idle_timeout = {idle}
 stream_timeout = 15.0
-concurrency = 8
+concurrency = {concurrency}
 [deployments.second]
 model = "openai/second-{slot}"
 api_base = "{models}/v1"
@@ -59,7 +59,7 @@ local = true
 timeout = 12.0
 idle_timeout = {idle}
 stream_timeout = 15.0
-concurrency = 8
+concurrency = {concurrency}
 [chains.default]
 deployments = ["first", "second"]
 """
@@ -84,20 +84,23 @@ class Life:
 
 
 class Slot:
-    """A place for a worker; one process after the other lives in it, never two at once."""
+    """A place for a worker, or for what `command` starts; one process after the other lives in it, never two at once."""
 
-    def __init__(self, number: int, config: Path, log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, number: int, config: Path, log: Path, environment: dict[str, str], *, command: str = "serve"
+    ) -> None:
         self.number = number
         self.lock = asyncio.Lock()
         self.lives: list[Life] = []
         self._config = config
         self._log = log
         self._environment = environment
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the next worker; it gets a process group of its own."""
-        command = [sys.executable, "-m", "llm_routerd", "serve", "--config", str(self._config)]
+        command = [sys.executable, "-m", "llm_routerd", self._command, "--config", str(self._config)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=_ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
@@ -136,6 +139,11 @@ class Slot:
             self.signal(signal.SIGCONT)
             self.lives[-1].stops.append(Span(began, time.time()))
 
+    def last_words(self, lines: int) -> str:
+        """The end of its log."""
+        tail = self._log.read_text("utf-8", "replace").splitlines()[-lines:] if self._log.exists() else []
+        return "\n".join([f"{self._log.stem}:", *tail])
+
     @property
     def has_ended(self) -> bool:
         """Whether its worker has ended."""
@@ -170,6 +178,7 @@ class World:
         redis: str = "",
         channel: str = "llm_router_metrics",
         idle_seconds: float = 1.0,
+        concurrency: int = 8,
     ) -> None:
         """Prepare it.
 
@@ -178,6 +187,7 @@ class World:
             redis: further lines of the workers' `[redis]`.
             channel: of their metrics.
             idle_seconds: the deployments' `idle_timeout`.
+            concurrency: of each worker and of each of its deployments.
         """
         self.channel = channel
         self.server = server or ValkeyProcess(_SERVER)
@@ -187,6 +197,7 @@ class World:
         self.directory = Path(tempfile.mkdtemp(prefix="chaos-"))
         self._redis = redis
         self._idle_seconds = idle_seconds
+        self._concurrency = concurrency
         self.models_url = ""
         self._models: subprocess.Popen[bytes] | None = None
         # Its own byte code cache: a worker that starts is to be up at once, also where none is written.
@@ -252,6 +263,7 @@ class World:
             slot=number,
             models=self.models_url,
             idle=self._idle_seconds,
+            concurrency=self._concurrency,
             channel=self.channel,
         )
         self._config_path(number).write_text(text)
@@ -273,9 +285,4 @@ class World:
 
     def worker_log(self, *, lines: int = 15) -> str:
         """The end of each worker's log, for the report of a failure."""
-        tails = []
-        for slot in self.slots:
-            path = self.directory / f"worker-{slot.number}.log"
-            tail = path.read_text("utf-8", "replace").splitlines()[-lines:] if path.exists() else []
-            tails.append("\n".join([f"worker {slot.number}:", *tail]))
-        return "\n".join(tails)
+        return "\n".join(slot.last_words(lines) for slot in self.slots)

@@ -159,6 +159,27 @@ async def test_nothing_is_heard_of_a_server_that_is_away(monkeypatch: pytest.Mon
         assert 0 < await redis.ttl("llm:events:r") <= 3600
 
 
+async def test_what_somebody_may_come_back_for_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sender was told that Redis was away, or has gone: under the same id it may be asked again, and is answered."""
+    monkeypatch.setattr("llm_routerd.client.multiplexer.PATIENCE_SECONDS", 0.3)
+    async with proxied() as (redis, proxy, plexer):
+        proxy.swallows = True
+        with pytest.raises(BrokerError, match="Redis"):
+            await plexer.submit("r", b'{"id":"r"}', is_new=False)
+        left = asyncio.create_task(plexer.submit("s", b'{"id":"s"}', is_new=False))
+        await asyncio.sleep(0)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        proxy.swallows = False
+        await proxy.drop()
+        await eventually(lambda: not plexer.trouble)
+        await plexer.submit("t", b'{"id":"t"}')
+        waiting = [json.loads(fields["data"])["id"] for _, fields in await redis.xrange("llm:requests")]
+        assert waiting[-1] == "t"
+        assert await redis.exists("llm:events:r", "llm:events:s") == 0
+
+
 async def test_a_thousand_requests_share_two_connections(valkey_url: str) -> None:
     """Not one each."""
     async with open_client(valkey_url) as redis, multiplexed(valkey_url) as plexer:

@@ -67,6 +67,13 @@ class Site:
         await eventually(has_left, seconds=_SECONDS)
 
 
+REFUSED = "[[refuse]]"
+"""A prompt to which no model has an answer; nor is any of them left alone for it, as after a failure of a server."""
+
+BREAKS = "[[tokens=400 length]]"
+"""One whose answer is discarded when much of it has been told."""
+
+
 def slow_prompt() -> tuple[str, str]:
     """A prompt whose answer takes long, and the mark by which its call is found."""
     mark = uuid.uuid4().hex
@@ -79,9 +86,7 @@ async def site(valkey_server: ValkeyProcess, tmp_path_factory: pytest.TempPathFa
     port = free_port()
     async with StandIn({"tiny": "", "big": ""}) as standin, Client(valkey_server.url) as queue:
         more = _MORE.format(port=port)
-        config = write_config(
-            tmp_path_factory.mktemp("gateway"), valkey_server.url, standin.url, level="warning", more=more
-        )
+        config = write_config(tmp_path_factory.mktemp("gateway"), valkey_server.url, standin.url, more=more)
         async with (
             running_daemon(config),
             ChildProcess("-m", "llm_routerd", "gateway", "--config", str(config)) as gateway,

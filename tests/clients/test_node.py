@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.clients.site import HOSTILE_TEXT, slow_prompt
+from tests.clients.site import BREAKS, HOSTILE_TEXT, REFUSED, slow_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -51,7 +51,7 @@ async def test_schema(node: Node, site: Site, script: str, prompt: str) -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 async def test_error(node: Node, site: Site, script: str) -> None:
     """Status and code are where the client looks for them."""
-    found = await node(script, site.url, "error", "[[fail=503]]")
+    found = await node(script, site.url, "error", REFUSED)
     assert (found["status"], found["code"]) == (503, "chain_exhausted")
     assert found.get("named", True)
 
@@ -59,7 +59,7 @@ async def test_error(node: Node, site: Site, script: str) -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 async def test_stream_that_breaks(node: Node, site: Site, script: str) -> None:
     """The client knows that the answer is not whole."""
-    assert await node(script, site.url, "broken", "[[tokens=400 delay_ms=1 error_after=300]]") == {"raised": True}
+    assert await node(script, site.url, "broken", BREAKS) == {"raised": True}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.clients.site import HOSTILE_TEXT, slow_prompt
+from tests.clients.site import BREAKS, HOSTILE_TEXT, REFUSED, slow_prompt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ PLACE = {
     "required": ["city", "degrees"],
     "additionalProperties": False,
 }
-WEATHER = {"name": "weather", "description": "How warm it is.", "parameters": PLACE}
+WEATHER = {"name": "weather", "description": "How warm it is.", "parameters": PLACE, "strict": True}
 TOOL: Any = {"type": "function", "function": WEATHER}
 
 
@@ -159,7 +159,7 @@ async def test_refused_property(openai: Any, client: Any) -> None:
 async def test_no_answer(openai: Any, client: Any, *, streams: bool) -> None:
     """A 503 before anything was told, streamed or not, with the request's id."""
     with pytest.raises(openai.InternalServerError) as caught:
-        await client.chat.completions.create(model="default", messages=said("[[fail=503]]"), stream=streams)
+        await client.chat.completions.create(model="default", messages=said(REFUSED), stream=streams)
     assert caught.value.status_code == 503
     assert caught.value.code == "chain_exhausted"
     assert caught.value.body["request_id"] == caught.value.request_id
@@ -167,8 +167,7 @@ async def test_no_answer(openai: Any, client: Any, *, streams: bool) -> None:
 
 async def test_stream_that_breaks(openai: Any, client: Any) -> None:
     """An error in the stream is raised, and what was told before is there."""
-    prompt = "[[tokens=400 delay_ms=1 error_after=300]]"
-    stream = await client.chat.completions.create(model="local", messages=said(prompt), stream=True)
+    stream = await client.chat.completions.create(model="default", messages=said(BREAKS), stream=True)
     told: list[Any] = []
     with pytest.raises(openai.APIError):
         await collect(stream, told)
@@ -218,14 +217,14 @@ async def test_response_streamed(client: Any) -> None:
 @pytest.mark.parametrize("streams", [False, True])
 async def test_response_calls_a_tool(client: Any, *, streams: bool) -> None:
     """The call comes whole, and it goes back with its result."""
-    asked: dict[str, Any] = {"model": "default", "tools": [{"type": "function", "strict": False, **WEATHER}]}
+    asked: dict[str, Any] = {"model": "default", "tools": [{"type": "function", **WEATHER}]}
     prompt = said("[[call=weather]] How warm is it?")
     if streams:
         async with client.responses.stream(**asked, input=prompt) as stream:
             found = await stream.get_final_response()
     else:
         found = await client.responses.create(**asked, input=prompt)
-    (call,) = found.output
+    (call,) = (item for item in found.output if item.type == "function_call")
     assert json.loads(call.arguments).keys() == {"city", "degrees"}
     history = [
         *prompt,
@@ -246,7 +245,7 @@ async def test_response_with_schema(client: Any) -> None:
 async def test_response_that_fails_has_a_status(openai: Any, client: Any) -> None:
     """Before anything was told it is an error of HTTP."""
     with pytest.raises(openai.InternalServerError) as caught:
-        await client.responses.create(model="default", input="[[fail=503]]", stream=True)
+        await client.responses.create(model="default", input=REFUSED, stream=True)
     assert caught.value.status_code == 503
 
 

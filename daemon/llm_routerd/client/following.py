@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from llm_routerd.client.events import check_stream_id
 from llm_routerd.protocol.events import FINAL_ID
@@ -11,12 +11,21 @@ from llm_routerd.protocol.events import FINAL_ID
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from llm_routerd.client.multiplexer import Multiplexer
     from llm_routerd.client.shard import Shard
     from llm_routerd.protocol.reading import SeenEvent
 
 MOST_PENDING_BYTES = 262_144
 _PAGE_EVENTS = 100
+
+
+class Hears(Protocol):
+    """What hears for many."""
+
+    async def join(self, following: Following) -> None:
+        """Have it hear what is published from the return of this on."""
+
+    def leave(self, following: Following) -> None:
+        """Have it hear nothing more."""
 
 
 class Following:
@@ -31,15 +40,13 @@ class Following:
         is_published: something was heard of it: there is no need to look into the stream often.
     """
 
-    def __init__(
-        self, plexer: Multiplexer, request_id: str, homes: tuple[Shard, ...], *, after: str, is_new: bool
-    ) -> None:
+    def __init__(self, hears: Hears, request_id: str, homes: tuple[Shard, ...], *, after: str, is_new: bool) -> None:
         self.request_id = request_id
         self.known_homes = homes
         self._homes = homes
         self.position = after
         self.is_published = is_new
-        self._plexer = plexer
+        self._hears = hears
         self._is_behind = not is_new  # there may be events in the stream that are not pending here
         self._is_over = check_stream_id(after) >= check_stream_id(FINAL_ID)
         self._order = order_of(after)
@@ -66,13 +73,13 @@ class Following:
         return self._is_behind
 
     async def __aenter__(self) -> Self:
-        await self._plexer.join(self)
+        await self._hears.join(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._plexer.leave(self)
+        self._hears.leave(self)
 
     def hear(self, event: SeenEvent, size: int) -> None:
         """An event has come that was published."""

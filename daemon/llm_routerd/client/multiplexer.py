@@ -149,8 +149,15 @@ class Multiplexer:
 
     # ------------------------------------------------------------------ submitting
 
-    async def submit(self, request_id: str, data: bytes, lane: Lane = "normal") -> None:
-        """Add a request, `data` being its JSON.  One of which nobody knows whether it was added is cancelled.
+    async def submit(self, request_id: str, data: bytes, lane: Lane = "normal", *, is_new: bool = True) -> None:
+        """Add a request.
+
+        Args:
+            request_id: its id.
+            data: its JSON.
+            lane: where it goes.
+            is_new: only who is told that it was added knows its id: one of which that cannot be told is cancelled.
+                Else somebody may come back for it, or have added it elsewhere meanwhile.
 
         Raises:
             BrokerError: Redis refuses, or does not answer in time.
@@ -165,10 +172,12 @@ class Multiplexer:
         except ResponseError as error:
             raise as_broker_error(error, keys.requests(lane)) from error
         except TimeoutError:
-            self._give_up(request_id, "its sender was told that it was not accepted")
+            if is_new:
+                self._give_up(request_id, "its sender was told that it was not accepted")
             raise BrokerError(f"Redis does not answer: {line.why}") from None
         except asyncio.CancelledError:
-            self._give_up(request_id, "its sender has gone")
+            if is_new:
+                self._give_up(request_id, "its sender has gone")
             raise
 
     def _give_up(self, request_id: str, reason: str) -> None:

@@ -65,6 +65,7 @@ class Answering:
         self._voice: Voice = ask.voice(Told(prepared.request_id, int(time.time())))
         self._shown = Shown(is_held=ask.is_held or not ask.streams, shows_reasoning=ask.shows_reasoning)
         self._response: web.StreamResponse | None = None
+        self._has_begun = False
         self._headers = {"X-Request-ID": self._id}
         if endpoint.id_header:
             self._headers[endpoint.id_header] = self._id
@@ -122,6 +123,8 @@ class Answering:
         for event in events:
             match self._shown.see(unfenced(event) if isinstance(event, Result) else event):
                 case More(text, reasoning):
+                    if reasoning or text:
+                        pieces.append(self._beginning())
                     if reasoning:
                         pieces.append(self._voice.reasoning(reasoning))
                     if text:
@@ -153,6 +156,7 @@ class Answering:
             return await self._break(fault_of(end, self._id))
         if not self._ask.streams:
             return web.Response(body=self._voice.whole(end), content_type=JSON, headers=self._headers)
+        pieces.append(self._beginning())
         if rest:
             pieces.append(self._voice.text(rest))
         pieces.append(self._voice.end(end))
@@ -178,9 +182,16 @@ class Answering:
             if self._ask.media_type == "text/event-stream":
                 self._response.charset = "utf-8"
             await self._response.prepare(self._request)
-            data = self._voice.begin() + data
+            data = self._beginning() + data
         if data:
             await self._response.write(data)
+
+    def _beginning(self) -> bytes:
+        """What the stream begins with, once: before anything else is asked of the voice."""
+        if self._has_begun:
+            return b""
+        self._has_begun = True
+        return self._voice.begin()
 
     async def _close(self) -> web.StreamResponse:
         assert self._response is not None  # noqa: S101 - something has been written

@@ -133,7 +133,10 @@ async def read_object(exchange: Exchange, request: web.Request) -> dict[str, Any
 def fault_response(endpoint: Endpoint | None, fault: Fault) -> web.Response:
     """A failure, in the shape of its door."""
     tell = native.fault if endpoint is None else endpoint.fault
-    headers = {"X-Request-ID": fault.request_id} if fault.request_id else {}
+    headers = {}
+    if fault.request_id:
+        own = endpoint.id_header if endpoint is not None else ""
+        headers = {name: fault.request_id for name in ("X-Request-ID", own) if name}
     if fault.retry_after_seconds is not None:
         headers["Retry-After"] = str(fault.retry_after_seconds)
     if fault.status == HTTPStatus.UNAUTHORIZED:

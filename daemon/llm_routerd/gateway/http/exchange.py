@@ -122,7 +122,7 @@ class Exchange:
         """
         try:
             if prepared.is_new or await self.client.final(prepared.request_id) is None:
-                await self.plexer.submit(prepared.request_id, prepared.data, prepared.lane)
+                await self.plexer.submit(prepared.request_id, prepared.data, prepared.lane, is_new=prepared.is_new)
         except BrokerError as error:
             raise unavailable(error) from error
 
