@@ -83,11 +83,14 @@ class HttpWorld(World):
         super()._close()
 
     async def ready(self) -> None:
-        """Wait until all gateways and workers have been there."""
-        for slot in self.slots:
-            await slot.ready()
-        for port in self._ports:
-            await eventually(partial(_listens, port), seconds=20.0)
+        """Wait until all gateways and workers have been there; fails with their last words."""
+        try:
+            for slot in self.slots:
+                await slot.ready()
+            for port in self._ports:
+                await eventually(partial(_listens, port), seconds=20.0)
+        except AssertionError:
+            raise AssertionError(self.worker_log()) from None
 
     def worker_log(self, *, lines: int = 15) -> str:
         """The gateways' too."""
