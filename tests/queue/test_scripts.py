@@ -119,7 +119,7 @@ class Bytecode:
 def test_every_file_has_a_signature_and_the_other_way_round() -> None:
     """A script is a file and a signature of its name."""
     assert set(FILES) - set(binding.PRELUDES) == {script.name for script in EVERY}
-    assert set(scripts.ALL) | {scripts.look_up, scripts.retry} == set(EVERY)
+    assert set(scripts.ALL) | {scripts.look_up, scripts.retry, scripts.survey} == set(EVERY)
 
 
 @each_script

@@ -1,8 +1,8 @@
 """The producers' side of the queue: adds requests, follows and cancels them; needs neither the daemon nor a backend.
 
 `client` is the client, `shards` and `shard` what it asks; `multiplexer` and `following` serve a process that has many
-requests under way at once.  `events` and `look_up` are parts of it, `lane_state` and
-`dead_letters` what operators look at.
+requests under way at once.  `events` and `look_up` are parts of it, `lane_state`, `survey` and `dead_letters` what
+operators look at.
 Producers import what is named here; `cli` and the tests also `dead_letters`.
 
 Imports `queue.connection`, `queue.scripts`, `protocol` and `errors`.  Another question to Redis: a method of `Shard`,
@@ -18,6 +18,7 @@ from llm_routerd.client.lane_state import LaneState
 from llm_routerd.client.look_up import Sighting
 from llm_routerd.client.multiplexer import Multiplexer
 from llm_routerd.client.shard import Shard
+from llm_routerd.client.survey import Running, Survey
 from llm_routerd.errors import UnknownRequestError
 from llm_routerd.protocol.events import (
     AttemptRejected,
@@ -47,8 +48,10 @@ __all__ = [
     "Reasoning",
     "RequestFields",
     "Result",
+    "Running",
     "Shard",
     "Sighting",
+    "Survey",
     "Token",
     "UnknownEvent",
     "UnknownRequestError",

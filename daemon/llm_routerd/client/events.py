@@ -32,6 +32,11 @@ def entries_of(stream: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
             yield entry
 
 
+def data_of(entries: Iterable[tuple[Any, Any]] | None) -> list[tuple[str, bytes]]:
+    """The IDs of entries, and what their field `data` holds."""
+    return [(as_text(entry_id), as_bytes((fields or {}).get(b"data", b""))) for entry_id, fields in entries or ()]
+
+
 def check_id(request_id: str) -> str:
     """The same id.
 
@@ -64,3 +69,8 @@ def is_stream_id(request_id: str) -> bool:
 def as_text(value: bytes | str | None) -> str:
     """A reply of a client that decodes, or of one that does not; "" for none."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
+
+
+def as_bytes(value: bytes | str) -> bytes:
+    """Such a reply, as it is on the wire."""
+    return value if isinstance(value, bytes) else value.encode()

@@ -11,9 +11,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from llm_routerd.client.events import entries_of, event_of
+from llm_routerd.client.events import data_of, entries_of, event_of
 from llm_routerd.client.lane_state import LaneState, look_at
 from llm_routerd.client.look_up import LaneSearch, Sighting
+from llm_routerd.client.survey import Survey, look_around
 from llm_routerd.errors import BrokerError, NotAllowedError
 from llm_routerd.protocol.events import FINAL_ID, Cancelled
 from llm_routerd.protocol.keys import LANES, Keys, Lane
@@ -129,6 +130,18 @@ class Shard:
 
     async def _lane(self, lane: Lane) -> LaneState:
         return await self.patiently(lambda: look_at(self.redis, lane, self.keys.requests(lane)))
+
+    async def survey(self) -> Survey:
+        """What there is to be seen at one look."""
+        return await self.patiently(lambda: look_around(self.redis, self.keys))
+
+    async def newest(self, stream: str, before: str, most: int) -> list[tuple[str, bytes]]:
+        """Of a stream with a field `data`, as the metrics' is, the last before an ID ("+": of all), newest first."""
+        return data_of(await self.patiently(lambda: self.redis.xrevrange(stream, before, count=most), stream=stream))
+
+    async def since(self, stream: str, after: str, most: int) -> list[tuple[str, bytes]]:
+        """Of such a stream the first after an ID, oldest first."""
+        return data_of(await self.patiently(lambda: self.redis.xrange(stream, f"({after}", count=most), stream=stream))
 
     async def seal(self, request_id: str, data: bytes, *, must_exist: bool) -> Sealing:
         """Write the final event."""

@@ -17,6 +17,8 @@ from llm_routerd.gateway.http import responses
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
 from llm_routerd.gateway.http.durable import add_durable
 from llm_routerd.gateway.http.native import add_native
+from llm_routerd.gateway.http.overviews import Overviews
+from llm_routerd.gateway.http.page import add_page
 from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
 
@@ -40,6 +42,8 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
     """
     app = web.Application(middlewares=[_border(admission)])
     app.on_response_prepare.append(_guard)
+    overviews = Overviews(exchange.client)
+    add_page(app.router, lambda request: overviews.see(exchange.config, request[CALLER]))
     for endpoint in ENDPOINTS:
         match endpoint:
             case Completion():
@@ -129,7 +133,10 @@ async def read_object(exchange: Exchange, request: web.Request) -> dict[str, Any
 def fault_response(endpoint: Endpoint | None, fault: Fault) -> web.Response:
     """A failure, in the shape of its door."""
     tell = native.fault if endpoint is None else endpoint.fault
-    headers = {"X-Request-ID": fault.request_id} if fault.request_id else {}
+    headers = {}
+    if fault.request_id:
+        own = endpoint.id_header if endpoint is not None else ""
+        headers = {name: fault.request_id for name in ("X-Request-ID", own) if name}
     if fault.retry_after_seconds is not None:
         headers["Retry-After"] = str(fault.retry_after_seconds)
     if fault.status == HTTPStatus.UNAUTHORIZED:

@@ -165,6 +165,11 @@ def look_up(*, requests: Key, before: str, request_id: str, most: int, most_byte
 
 
 @script
+def survey(*, lanes: Lanes, letters: Key, registry: str, events_prefix: str, most: int, most_bytes: int) -> Any:
+    """Tell what there is to be seen of a shard."""
+
+
+@script
 def retry(*, letters: Key, requests: Key, streams: KeyList, letter: str, fields: ArgumentList) -> Any:
     """Queue a dead letter's request again."""
 

@@ -5,7 +5,7 @@
 -- Returns {1 if it was found, where to go on ("": all has been seen), {the ids of those that were looked at...}}
 -- May be repeated.  Entries are read one by one: a producer may have added large ones, and no more than one of them is copied here.
 -- Beyond LONGEST JSON is not parsed, and its beginning alone is searched.
-local SEARCHED, LONGEST = 8192, 2097152
+local LONGEST = 2097152
 
 -- By what one finds quickly, which may be the id of a tool and not of the request.
 local function is_likely(item)
@@ -21,19 +21,6 @@ local function is_it(item)
   if field(item, 'id') == request_id then return true end
   local may_be = request_id == item[1] or string.find(data, request_id, 1, true) or string.find(data, '\\u00[2-7]')
   return may_be and (data_of(item).id or item[1]) == request_id
-end
-
--- What to offer of another request: its id where that is certain, else its entry's.
-local function name_of(item)
-  local told, data = field(item, 'id'), field(item, 'data')
-  if not told and data then
-    if #data <= SEARCHED then
-      told = data_of(item).id
-    else
-      told = string.match(string.sub(data, 1, SEARCHED), '^%s*{%s*"id"%s*:%s*"([^"]+)"')
-    end
-  end
-  return is_id(told) and told or item[1]
 end
 
 local ids, bytes = {}, 0

@@ -152,6 +152,22 @@ local function size_of(item)
   return size
 end
 
+-- How much of a long entry is searched.
+local SEARCHED = 8192
+
+-- What to call the request of an entry: its id where that is certain, else the entry's.
+local function name_of(item)
+  local told, data = field(item, 'id'), field(item, 'data')
+  if not told and data then
+    if #data <= SEARCHED then
+      told = data_of(item).id
+    else
+      told = string.match(string.sub(data, 1, SEARCHED), '^%s*{%s*"id"%s*:%s*"([^"]+)"')
+    end
+  end
+  return is_id(told) and told or item[1]
+end
+
 -- A reply ends with the entry that has made it longer: the server builds it whole, and others wait meanwhile.
 local MOST_REPLY_BYTES = 16777216
 

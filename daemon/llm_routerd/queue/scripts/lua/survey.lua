@@ -1,0 +1,80 @@
+-- What there is to be seen of a shard at one look; changes nothing, and tells no prompt and no answer.
+-- Keys: lanes; letters, the dead ones.
+-- Arguments: registry, of the workers; events_prefix, before the id of a request; most, of the running requests of a
+--   lane; most_bytes, of all that is read of them, after which no more are told.
+-- Returns {ms, letters, {worker, what it has registered...}, {lane...}}; of each lane, the most urgent first,
+--   {the ID of the entry that has waited longest; "": none waits, {running...}}; and of each running request
+--   {id, entry, worker, ms since its last sign of life, deliveries, deployment, model, type of its last event,
+--   {data of the tool calls that wait for a person's word...}}.
+-- May be repeated.
+local LONGEST_CALL, MOST_EVENTS = 16384, 32
+local left = most_bytes
+
+-- What an event says of a tool call; of a long one without its arguments.
+local function told_of(item, call)
+  local data = field(item, 'data')
+  if #data <= LONGEST_CALL then return data end
+  local short = {name = call.name, turn = call.turn, args_sha256 = call.args_sha256, expires_at_ms = call.expires_at_ms}
+  short.call_id = call.call_id
+  data = cjson.encode(short)
+  return #data <= LONGEST_CALL and data or nil
+end
+
+-- The tool calls at the end of a run's events that no person has answered yet, the oldest first.
+local function unanswered(events)
+  local found, answered = {}, {}
+  for _, item in ipairs(redis.call('XREVRANGE', events, '+', '-', 'COUNT', MOST_EVENTS)) do
+    local kind, data = type_of(item), data_of(item)
+    if kind == 'tool_call' then
+      local told = data.confirm == true and not answered[tostring(data.call_id)] and told_of(item, data)
+      if told then table.insert(found, 1, told) end
+    elseif kind == 'confirmed' or kind == 'denied' or kind == 'tool_result' then
+      answered[tostring(data.call_id)] = true
+    else
+      break
+    end
+  end
+  return found
+end
+
+-- What the events of a request tell of it: deployment, model, type of the last event, tool calls.
+local function progress_of(events)
+  local last = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]  -- pcall: the key may be no stream
+  if not last then return '', '', '', {} end
+  left = left - size_of(last)
+  local kind = type_of(last)
+  local attempt = not is_at_end(last[1]) and attempt_of(events, string.match(last[1], '^%d+')) or {}
+  local is_asking = kind == 'tool_call' or kind == 'confirmed' or kind == 'denied' or kind == 'tool_result'
+  local calls = is_asking and unanswered(events) or {}
+  for _, call in ipairs(calls) do left = left - #call end
+  return tostring(attempt.deployment or ''), tostring(attempt.model or ''), kind, calls
+end
+
+-- What stands in a lane.
+local function look(requests)
+  local group = group_of(requests)
+  local after = group and '(' .. group['last-delivered-id'] or '-'
+  local next_one = (ask_lane('XRANGE', requests, after, '+', 'COUNT', 1) or {})[1]
+  local oldest, running = next_one and next_one[1] or '', {}
+  local pending = group and redis.call('XPENDING', requests, GROUP, '-', '+', most) or {}
+  for at = #pending, 1, -1 do
+    if is_handed_back(pending[at][2]) then oldest = pending[at][1] end
+  end
+  for _, owned in ipairs(pending) do
+    if left <= 0 then break end
+    if not is_handed_back(owned[2]) then
+      local item = redis.call('XRANGE', requests, owned[1], owned[1])[1]
+      left = left - (item and size_of(item) or 0)
+      local id = item and name_of(item) or owned[1]
+      local deployment, model, kind, calls = progress_of(events_prefix .. id)
+      running[#running + 1] = {id, owned[1], owned[2], owned[3], owned[4], deployment, model, kind, calls}
+    end
+  end
+  return {oldest, running}
+end
+
+local found = {}
+for _, lane in ipairs(LANES) do found[#found + 1] = look(lanes[lane]) end
+local count = redis.pcall('XLEN', letters)
+local workers = redis.pcall('HGETALL', registry)
+return {now_ms(), is_refusal(count) and 0 or count, is_refusal(workers) and {} or workers, found}

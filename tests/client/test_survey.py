@@ -1,0 +1,196 @@
+"""What there is to be seen of a shard at one look, on fakeredis and on a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llm_routerd.client import Client, Running, Survey
+from llm_routerd.errors import BrokerError
+from tests.support.queue import add, begin, open_broker, open_client, take, take_one
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from llm_routerd.queue.broker import Broker
+
+CALL = {"call_id": "c1", "name": "lights.on", "turn": 1, "arguments": {"room": "hall"}, "confirm": True}
+
+
+@pytest.fixture
+async def redis(broker_url: str) -> AsyncIterator[Any]:
+    """A plain client."""
+    async with open_client(broker_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def broker(broker_url: str) -> AsyncIterator[Broker]:
+    """The side of a worker, `w1`."""
+    async with open_broker(broker_url) as broker:
+        yield broker
+
+
+async def survey(url: str) -> Survey:
+    """One look."""
+    async with Client(url, patience_seconds=1) as client:
+        return await client.shards.all[0].survey()
+
+
+async def the_one(url: str) -> Running:
+    """The one request that runs."""
+    (running,) = (await survey(url)).running
+    return running
+
+
+async def take_all(redis: Any) -> None:
+    """Have `w1` take what stands in the lane, as no worker does at one look."""
+    await redis.xreadgroup("llm-router", "w1", {"llm:requests": ">"})
+
+
+async def write(redis: Any, event_id: str, kind: str, data: Any) -> None:
+    """Write an event of `r1` by hand."""
+    await redis.xadd("llm:events:r1", {"type": kind, "data": json.dumps(data)}, id=event_id)
+
+
+async def test_nothing_is_seen_of_an_empty_server(broker_url: str) -> None:
+    """No keys, no groups, no trouble."""
+    seen = await survey(broker_url)
+    assert (seen.letters, dict(seen.workers), dict(seen.oldest), seen.running) == (0, {}, {}, ())
+    assert seen.server_ms > 0
+
+
+async def test_the_entry_that_has_waited_longest_is_seen(broker_url: str, redis: Any, broker: Broker) -> None:
+    """By lane, and not the one that a worker has."""
+    await add(redis, id="r1")
+    await take_one(broker_url, broker)
+    second = await add(redis, id="r2")
+    await add(redis, id="r3")
+    low = await add(redis, "low")
+    assert (await survey(broker_url)).oldest == {"normal": second, "low": low}
+
+
+async def test_what_was_handed_back_waits(broker_url: str, redis: Any, broker: Broker) -> None:
+    """It has an owner, which is no worker."""
+    entry = await add(redis, id="r1")
+    (delivery,) = await take(broker_url, broker)
+    await broker.hand_back([delivery])
+    await add(redis, id="r2")
+    seen = await survey(broker_url)
+    assert (seen.oldest, seen.running) == ({"normal": entry}, ())
+
+
+async def test_a_running_request_is_seen_with_its_deployment_and_last_event(
+    broker_url: str, redis: Any, broker: Broker
+) -> None:
+    """By its own id, in either form of a request."""
+    await redis.xadd("llm:requests", {"data": json.dumps({"id": "r1", "prompt": "a secret"})})
+    delivery = await take_one(broker_url, broker)
+    begun = await the_one(broker_url)
+    assert (begun.request_id, begun.worker, begun.deliveries, begun.last) == ("r1", "w1", 1, "")
+    transcript = await begin(broker, delivery)
+    running = await the_one(broker_url)
+    assert (running.deployment, running.model, running.last) == ("local", "ollama/tiny", "attempt")
+    transcript.text("token", "a secret")
+    async with asyncio.timeout(10):
+        while (await the_one(broker_url)).last != "token":  # noqa: ASYNC110 - it is on its way
+            await asyncio.sleep(0.01)
+    assert "secret" not in repr(await survey(broker_url))
+
+
+@pytest.mark.usefixtures("broker")
+async def test_no_more_than_a_bound_are_listed(broker_url: str, redis: Any) -> None:
+    """Those that have run longest."""
+    entries = [await add(redis, id=f"r{number}") for number in range(Survey.most_running + 5)]
+    await take_all(redis)
+    assert [each.entry for each in (await survey(broker_url)).running] == entries[: Survey.most_running]
+
+
+@pytest.mark.usefixtures("broker")
+async def test_after_large_bodies_no_more_are_listed(broker_url: str, redis: Any) -> None:
+    """The server reads a few megabytes at the most."""
+    for number in range(6):
+        await redis.xadd("llm:requests", {"data": json.dumps({"id": f"r{number}", "prompt": "x" * 2**20})})
+    await take_all(redis)
+    assert [each.request_id for each in (await survey(broker_url)).running] == ["r0", "r1", "r2", "r3"]
+
+
+async def test_a_call_waits_until_a_person_has_answered_it(broker_url: str, redis: Any, broker: Broker) -> None:
+    """Whatever else of the same turn has come since."""
+    await add(redis, id="r1")
+    await begin(broker, await take_one(broker_url, broker))
+    await write(redis, "1-1", "tool_call", CALL)
+    await write(redis, "1-2", "tool_call", CALL | {"call_id": "c2", "confirm": False})
+    await write(redis, "1-3", "tool_call", CALL | {"call_id": "c3"})
+    await write(redis, "1-4", "tool_result", {"call_id": "c2", "result": 1})
+    assert [json.loads(call)["call_id"] for call in (await the_one(broker_url)).calls] == ["c1", "c3"]
+    await write(redis, "1-5", "denied", {"call_id": "c1", "by": "ada"})
+    assert [json.loads(call) for call in (await the_one(broker_url)).calls] == [CALL | {"call_id": "c3"}]
+    await write(redis, "1-6", "token", {"text": "it goes on"})
+    assert (await the_one(broker_url)).calls == ()
+
+
+async def test_arguments_too_long_for_a_look_are_left_out(broker_url: str, redis: Any, broker: Broker) -> None:
+    """The call is seen all the same; one whose name alone is too long is not."""
+    await add(redis, id="r1")
+    await begin(broker, await take_one(broker_url, broker))
+    await write(redis, "1-1", "tool_call", CALL | {"arguments": "x" * 20_000})
+    await write(redis, "1-2", "tool_call", CALL | {"call_id": "c2", "name": "x" * 20_000})
+    (call,) = (await the_one(broker_url)).calls
+    assert json.loads(call) == {"call_id": "c1", "name": "lights.on", "turn": 1}
+
+
+@pytest.mark.parametrize("data", ["", "no json", "[]", "3", '{"confirm": true}', '{"confirm": true, "call_id": []}'])
+async def test_events_that_others_have_written_badly_do_no_harm(
+    broker_url: str, redis: Any, broker: Broker, data: str
+) -> None:
+    """The look is for all."""
+    await add(redis, id="r1")
+    await begin(broker, await take_one(broker_url, broker))
+    for event_id, kind in (("1-1", "tool_call"), ("1-2", "confirmed"), ("7-0", "attempt"), ("7-1", "tool_call")):
+        await redis.xadd("llm:events:r1", {"type": kind, "data": data}, id=event_id)
+    assert (await the_one(broker_url)).last == "tool_call"
+
+
+async def test_keys_of_another_type_are_passed_over(valkey_url: str) -> None:
+    """A lane, an events stream, the dead letters, the registry."""
+    async with open_client(valkey_url) as redis, open_broker(valkey_url) as broker:
+        await add(redis, id="r1")
+        await take_one(valkey_url, broker)
+        for key in ("llm:requests:low", "llm:events:r1", "llm:dead", "llm:workers"):
+            await redis.delete(key)
+            await redis.set(key, "x")
+        seen = await survey(valkey_url)
+    assert [each.request_id for each in seen.running] == ["r1"]
+    assert (seen.letters, dict(seen.workers)) == (0, {})
+
+
+async def test_workers_and_letters_are_seen(broker_url: str, redis: Any, broker: Broker) -> None:
+    """As they have registered."""
+    broker.models = ("default",)
+    await broker.renew([])
+    await redis.xadd("llm:dead", {"reason": "poisoned"})
+    seen = await survey(broker_url)
+    assert seen.letters == 1
+    assert json.loads(seen.workers["w1"])["models"] == ["default"]
+
+
+async def test_a_server_that_is_away_is_told() -> None:
+    """After the client's patience."""
+    async with Client("redis://127.0.0.1:1/0", patience_seconds=0) as client:
+        with pytest.raises(BrokerError):
+            await client.shards.all[0].survey()
+
+
+async def test_entries_of_a_stream_are_read_from_either_end(broker_url: str, redis: Any) -> None:
+    """Page by page."""
+    ids = [await redis.xadd("metrics", {"data": str(number)}) for number in range(5)]
+    async with Client(broker_url) as client:
+        shard = client.shards.all[0]
+        assert await shard.newest("metrics", "+", 2) == [(ids[4], b"4"), (ids[3], b"3")]
+        assert await shard.newest("metrics", f"({ids[3]}", 9) == [(ids[2], b"2"), (ids[1], b"1"), (ids[0], b"0")]
+        assert await shard.since("metrics", ids[1], 2) == [(ids[2], b"2"), (ids[3], b"3")]
+        assert await shard.since("nothing", "0-0", 2) == []
