@@ -149,6 +149,7 @@ async def run_http_storm(seed: int, seconds: float, *, native: int = 400, openai
             faults=[
                 *(f"{which} ended by itself" for which in ended),
                 *(f"a drained process exited with {each}" for each in behind.unclean_exits + in_front.unclean_exits),
+                *(f"gateway {slot.number} logged: {line}" for slot in world.gateways for line in slot.complaints()),
                 *late,
                 *(f"{call['id']} still runs on {call['model']}" for call in running),
                 *verdict.faults,
