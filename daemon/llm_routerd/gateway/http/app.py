@@ -40,8 +40,13 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
         exchange: its way to the queue.
         admission: who may come in, as it is in force when a request comes.
     """
+
+    async def tell_browser(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(admission().cors(request.headers))
+
     app = web.Application(middlewares=[_border(admission)])
     app.on_response_prepare.append(_guard)
+    app.on_response_prepare.append(tell_browser)
     overviews = Overviews(exchange.client)
     add_page(app.router, lambda request: overviews.see(exchange.config, request[CALLER]))
     for endpoint in ENDPOINTS:
@@ -159,6 +164,12 @@ def endpoint_at(path: str) -> Endpoint | None:
     return best
 
 
+def door_at(path: str) -> str:
+    """The name of the door that a path of the table belongs to; "": none."""
+    endpoint = endpoint_at(path)
+    return "" if endpoint is None else endpoint.door
+
+
 def _common(one: str, other: str) -> list[str]:
     found = []
     for a, b in zip(one.split("/"), other.split("/"), strict=False):
@@ -171,8 +182,12 @@ def _common(one: str, other: str) -> list[str]:
 def _border(admission: Callable[[], Admission]) -> Any:
     @web.middleware
     async def border(request: web.Request, handler: Any) -> web.StreamResponse:
+        rules = admission()
         try:
-            request[CALLER] = admission().admit(request.headers, request.query, request.method, request.path)
+            allowed = rules.preflight(request.headers) if request.method == "OPTIONS" else None
+            if allowed is not None:
+                return web.Response(status=204, headers=allowed)
+            request[CALLER] = rules.admit(request.headers, request.query, request.method, request.path)
             response: web.StreamResponse = await handler(request)
         except RefusedError as error:
             return fault_response(endpoint_at(request.path), error.fault)
