@@ -72,10 +72,11 @@ def answer(text: str = "", **named: Any) -> Result:
     return replace(result(TOLD.request_id, text), **{"usage": usage, **named})
 
 
-def events(stream: bytes) -> list[tuple[str, Any]]:
+def events(stream: bytes | str) -> list[tuple[str, Any]]:
     """A stream's events: name and data; the name is "" where none is told, and comments are none."""
     found = []
-    for block in stream.decode().split("\n\n"):
+    text = stream.decode() if isinstance(stream, bytes) else stream
+    for block in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
         if data := fields.get("data"):
             found.append((fields.get("event", ""), data if data == "[DONE]" else json.loads(data)))

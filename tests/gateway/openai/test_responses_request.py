@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llm_routerd.gateway.doors.openai.responses_request import PROPERTIES, read
 from llm_routerd.gateway.fault import Fault
+from llm_routerd.protocol.wire import encode
 from tests.gateway.openai.asking import CATALOGUE, TOLD, WEATHER, fault_of, outcome_of, request_of
 
 SAID = {"role": "user", "content": "Wie heißt du? 🦊"}
@@ -245,4 +246,4 @@ def test_whatever_comes_is_read_or_refused(body: dict[str, Any]) -> None:
     if isinstance(outcome, Fault):
         assert outcome.message.isprintable()
     else:
-        orjson.dumps(outcome.fields)
+        encode(outcome.fields)
