@@ -70,7 +70,7 @@ class Site:
 REFUSED = "[[refuse]]"
 """A prompt to which no model has an answer; nor is any of them left alone for it, as after a failure of a server."""
 
-BREAKS = "[[tokens=400 length]]"
+BREAKS = "[[tokens=400 delay_ms=1 length]]"
 """One whose answer is discarded when much of it has been told."""
 
 
