@@ -111,7 +111,8 @@ async def serving(
     exchange: Exchange, caller: Caller
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, str, web.Application]]:
     """The gateway's application at a port of its own, which lets everybody in as `caller`, and a client of it."""
-    app = make_application(exchange, lambda: cast("Admission", SimpleNamespace(admit=lambda *_: caller)))
+    admission = SimpleNamespace(admit=lambda *_: caller, cors=lambda _: {})
+    app = make_application(exchange, lambda: cast("Admission", admission))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
     try:
