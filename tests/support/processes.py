@@ -155,8 +155,10 @@ class DaemonProcess(ChildProcess):
         environ: beyond the few variables that every child gets.
     """
 
+    command = "serve"
+
     def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
-        super().__init__("-m", "llm_routerd", "serve", *arguments, environ=environ)
+        super().__init__("-m", "llm_routerd", self.command, *arguments, environ=environ)
 
     async def until_logged(self, event: str, *, start: int = 0, seconds: float = _START_SECONDS) -> dict[str, Any]:
         """Wait for a log line by the name of its event; return its fields.
@@ -183,6 +185,12 @@ class DaemonProcess(ChildProcess):
         """The log lines so far of one event."""
         records = map(log_record, self.output)
         return [record for record in records if record is not None and record.get("event") == event]
+
+
+class GatewayProcess(DaemonProcess):
+    """`llm-routerd gateway`, likewise."""
+
+    command = "gateway"
 
 
 class StandInProcess(ChildProcess):

@@ -102,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, add, summary in (
         ("serve", _add_serve, "run the daemon"),
+        ("gateway", _add_gateway, "serve HTTP clients: OpenAI's, Anthropic's, Ollama's, browsers"),
         ("submit", _add_submit, "submit a request and show its answer"),
         ("follow", _add_follow, "show what happens to a request, from any point on"),
         ("cancel", _add_cancel, "cancel a request, queued or running"),
@@ -139,6 +140,11 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 def _add_serve(command: argparse.ArgumentParser) -> None:
     command.add_argument("--embedded", action="store_true", help="start its own Valkey, with its data on disk")
     command.add_argument("--state-directory", metavar="DIR", help="where the embedded Valkey keeps its data")
+    command.add_argument("--gateway", action="store_true", help="serve HTTP clients too, as `gateway` does")
+
+
+def _add_gateway(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--listen", metavar="HOST:PORT", help="where, instead of gateway.listen")
 
 
 def _add_submit(command: argparse.ArgumentParser) -> None:

@@ -27,4 +27,5 @@ def run(arguments: argparse.Namespace) -> int:
         config_path=arguments.config,
         embedded=arguments.embedded,
         state_directory=arguments.state_directory,
+        gateway=arguments.gateway,
     )

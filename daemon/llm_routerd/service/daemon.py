@@ -25,7 +25,7 @@ from llm_routerd.service.embedded import EmbeddedServer, listen_of
 from llm_routerd.service.embedded import state_directory as default_state_directory
 from llm_routerd.service.garbage import calm_garbage_collector
 from llm_routerd.service.health_http import HealthServer
-from llm_routerd.service.limits import make_room
+from llm_routerd.service.limits import make_room, make_room_for_clients
 from llm_routerd.service.notify import Notifier, Watchdog
 from llm_routerd.wiring import get_ready, make_parser, make_resources
 from llm_routerd.worker.admission import Admission
@@ -36,13 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llm_routerd.config.tree import Config
+    from llm_routerd.gateway.http.gateway import Gateway
 
 log = get_logger()
 
-STUCK_SECONDS = 60.0  # a loop that lags so much is not healthy
 MOST_RESTARTS = 5  # of the embedded server, within RESTART_WINDOW_SECONDS
 RESTART_WINDOW_SECONDS = 60.0
 RESTART_PAUSE_SECONDS = 0.5
+_GRACE_SECONDS = 3.0  # for the last of what a gateway tells, when the worker has ended
 LAST_SECONDS = 5.0  # after a fault of ours, until the process ends whatever happens
 
 
@@ -52,8 +53,9 @@ def serve(
     config_path: str | None = None,
     embedded: bool = False,
     state_directory: str | None = None,
+    gateway: bool = False,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code.
+    """Serve until SIGTERM or SIGINT, with a gateway beside it if that is wanted; returns the exit code.
 
     Raises:
         ConfigError: the configuration cannot be used after all (an address, the embedded server).
@@ -61,11 +63,14 @@ def serve(
     """
     set_up_logs(config.log)
     make_room(config)
+    if gateway:
+        config = make_room_for_clients(config, calls=config.daemon.concurrency)
     directory = Path(state_directory) if state_directory else default_state_directory()
     daemon = Daemon(
         config,
         config_path=config_path,
         embedded_in=directory if embedded else None,
+        has_gateway=gateway,
         tasks=Supervisor(on_failure=end_in_any_case),
     )
     import uvloop  # noqa: PLC0415 - only the daemon needs it
@@ -84,15 +89,25 @@ class Daemon:
         config: as read at start.
         config_path: where SIGHUP reads it again.
         embedded_in: directory of an embedded server; None: use the Redis of the configuration.
+        has_gateway: whether there is one beside it.
         tasks: of the process.
     """
 
     def __init__(
-        self, config: Config, *, config_path: str | None, embedded_in: Path | None, tasks: Supervisor | None = None
+        self,
+        config: Config,
+        *,
+        config_path: str | None,
+        embedded_in: Path | None,
+        has_gateway: bool = False,
+        tasks: Supervisor | None = None,
     ) -> None:
         self._config = config
         self._config_path = config_path
         self._embedded_in = embedded_in
+        self._has_gateway = has_gateway
+        self._gateway: Gateway | None = None
+        self._closing: asyncio.Task[None] | None = None  # of the gateway, which ends while the worker drains
         self._notifier = Notifier()
         self._rng = random.Random()
         self._tasks = Supervisor() if tasks is None else tasks
@@ -157,8 +172,13 @@ class Daemon:
         calm_garbage_collector()
         log.info("starting", consumer=consumer, prefix=config.redis.prefix, concurrency=config.daemon.concurrency)
         try:
+            if self._has_gateway:
+                from llm_routerd.service.gateway import start_gateway  # noqa: PLC0415 - 20 ms for who has none
+
+                self._gateway = await start_gateway(config, self._tasks)
             await worker.run()
         finally:
+            await self._stop_gateway()
             self._notifier.stopping("stopped")
             if endpoint is not None:
                 await endpoint.stop()
@@ -176,8 +196,23 @@ class Daemon:
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._worker.stop)
+            loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.helper(self._reload(), "reload"))
+
+    def _stop(self) -> None:
+        self._worker.stop()
+        if self._gateway is not None and self._closing is None:
+            grace = self._config.daemon.drain_seconds + _GRACE_SECONDS
+            self._closing = self._tasks.helper(self._gateway.stop(grace), "close-gateway")
+
+    async def _stop_gateway(self) -> None:
+        """The worker has ended, and what of its requests has an end is told."""
+        if self._gateway is None:
+            return
+        if self._closing is None:
+            await self._gateway.stop(0.0)
+        elif not (await asyncio.wait((self._closing,), timeout=_GRACE_SECONDS))[0]:
+            log.warning("gateway_cut_off", requests=self._gateway.followed)
 
     async def _start_endpoint(self, config: Config) -> HealthServer | None:
         if not config.metrics.listen:
@@ -230,6 +265,9 @@ class Daemon:
             url = config.redis.url if self._embedded_in is None else self._config.redis.url
             config = replace(config, redis=replace(self._config.redis, url=url))
             admission = self._make_admission(config, self._worker.consumer)
+            if self._gateway is not None:
+                listen = self._config.gateway.listen
+                self._gateway.reload(replace(config, gateway=replace(config.gateway, listen=listen)))
         except ConfigError as error:
             log.warning("reload_refused", why=str(error))
         else:
@@ -269,7 +307,7 @@ class Daemon:
             self._notifier.status(line)
 
     def _healthy(self) -> bool:
-        return self._watchdog.loop_lag_seconds < STUCK_SECONDS
+        return not self._watchdog.is_stuck
 
     def _not_alive(self) -> str | None:
         return None if self._healthy() else "the event loop is stuck"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Late wake-ups show within a quarter of a second; four wake-ups a second cost nothing that can be measured.
 _TICK_SECONDS = 0.25
 _LAG_WINDOW_SECONDS = 10.0
+_STUCK_SECONDS = 60.0  # a loop that lags so much is not healthy
 
 
 class Notifier:
@@ -96,6 +97,11 @@ class Watchdog:
     def loop_lag_seconds(self) -> float:
         """The longest delay of a wake-up within the last 10 to 20 seconds."""
         return max(self._window_max_seconds, self._previous_max_seconds)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the loop lags so much that the process had better be started again."""
+        return self.loop_lag_seconds >= _STUCK_SECONDS
 
     async def run(self) -> None:
         """Feed at half the watchdog's interval and measure, until cancelled."""

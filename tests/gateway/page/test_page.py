@@ -11,7 +11,7 @@ from llm_routerd.client import Client, Multiplexer
 from llm_routerd.gateway.admission import Caller, is_open
 from llm_routerd.gateway.http.exchange import Exchange
 from llm_routerd.gateway.http.page import OVERVIEW_PATH, PATHS
-from tests.gateway.native.site import open_site, serving
+from tests.gateway.application import open_site, serving
 from tests.support.workers import make_config
 
 SOURCES = {path.name: path.read_text() for path in resources.files("llm_routerd.gateway").joinpath("page").iterdir()}
@@ -70,7 +70,7 @@ async def test_redis_that_is_away_is_a_503() -> None:
     url = "redis://127.0.0.1:1/0"
     async with Client(url, patience_seconds=0) as client:
         exchange = Exchange(make_config(url), client, Multiplexer(client, url))
-        async with serving(exchange, Caller()) as (http, _):
+        async with serving(exchange, Caller()) as (http, _, _):
             async with http.get(OVERVIEW_PATH) as response:
                 assert (response.status, (await response.json())["error"]["code"]) == (503, "unavailable")
                 assert response.headers["Retry-After"]

@@ -13,12 +13,12 @@ from aiohttp import web
 from llm_routerd.gateway.door import JSON, Completion, Endpoint, Looked, Lookup, Told
 from llm_routerd.gateway.doors import ENDPOINTS, native
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
-from llm_routerd.gateway.http import responses
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
 from llm_routerd.gateway.http.durable import add_durable
 from llm_routerd.gateway.http.native import add_native
 from llm_routerd.gateway.http.overviews import Overviews
 from llm_routerd.gateway.http.page import add_page
+from llm_routerd.gateway.http.responses import RESPONSES, add_responses
 from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
 
@@ -40,16 +40,21 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
         exchange: its way to the queue.
         admission: who may come in, as it is in force when a request comes.
     """
+
+    async def tell_browser(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(admission().cors(request.headers))
+
     app = web.Application(middlewares=[_border(admission)])
     app.on_response_prepare.append(_guard)
+    app.on_response_prepare.append(tell_browser)
     overviews = Overviews(exchange.client)
     add_page(app.router, lambda request: overviews.see(exchange.config, request[CALLER]))
     for endpoint in ENDPOINTS:
         match endpoint:
             case Completion():
                 app.router.add_post(endpoint.path, _completing(exchange, endpoint))
-                if endpoint.path == responses.PATH:
-                    responses.add_routes(app.router, exchange, endpoint, CALLER)
+                if endpoint.path == RESPONSES:
+                    add_responses(app.router, exchange, _caller_of, endpoint)
             case Lookup():
                 app.router.add_route(endpoint.method, endpoint.path, _looking(exchange, endpoint))
     add_native(app.router, exchange, _caller_of, lambda request: read_object(exchange, request))
@@ -139,6 +144,8 @@ def fault_response(endpoint: Endpoint | None, fault: Fault) -> web.Response:
         headers = {name: fault.request_id for name in ("X-Request-ID", own) if name}
     if fault.retry_after_seconds is not None:
         headers["Retry-After"] = str(fault.retry_after_seconds)
+    if fault.code == "cancelled":  # official clients ask once more after a 409 too
+        headers["X-Should-Retry"] = "false"
     if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="llm-routerd"'
     return web.Response(status=fault.status, body=tell(fault), content_type=JSON, headers=headers)
@@ -157,6 +164,12 @@ def endpoint_at(path: str) -> Endpoint | None:
     return best
 
 
+def door_at(path: str) -> str:
+    """The name of the door that a path of the table belongs to; "": none."""
+    endpoint = endpoint_at(path)
+    return "" if endpoint is None else endpoint.door
+
+
 def _common(one: str, other: str) -> list[str]:
     found = []
     for a, b in zip(one.split("/"), other.split("/"), strict=False):
@@ -169,8 +182,12 @@ def _common(one: str, other: str) -> list[str]:
 def _border(admission: Callable[[], Admission]) -> Any:
     @web.middleware
     async def border(request: web.Request, handler: Any) -> web.StreamResponse:
+        rules = admission()
         try:
-            request[CALLER] = admission().admit(request.headers, request.query, request.method, request.path)
+            allowed = rules.preflight(request.headers) if request.method == "OPTIONS" else None
+            if allowed is not None:
+                return web.Response(status=204, headers=allowed)
+            request[CALLER] = rules.admit(request.headers, request.query, request.method, request.path)
             response: web.StreamResponse = await handler(request)
         except RefusedError as error:
             return fault_response(endpoint_at(request.path), error.fault)

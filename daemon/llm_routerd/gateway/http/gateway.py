@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.client import Client, Multiplexer
 from llm_routerd.gateway.admission import Admission
-from llm_routerd.gateway.http.app import make_application
+from llm_routerd.gateway.http.app import CALLER, door_at, make_application
+from llm_routerd.gateway.http.counting import Counting
 from llm_routerd.gateway.http.exchange import Exchange
 from llm_routerd.gateway.http.server import HttpServer
 
@@ -40,6 +41,7 @@ class Gateway:
         self._plexer = Multiplexer(self._client, redis.url)
         self._exchange = Exchange(config, self._client, self._plexer)
         app = make_application(self._exchange, lambda: self._admission)
+        Counting(door_of=door_at, caller=CALLER, connections=lambda: self._server.connections).watch(app)
         self._server = HttpServer(app, config.gateway.listen, max_connections=config.gateway.max_connections)
 
     @property
@@ -82,9 +84,9 @@ class Gateway:
         self._admission = Admission(config.gateway)
         self._exchange.use(config)
 
-    async def stop(self) -> None:
-        """Listen no more, and let what is being answered end; nothing is cancelled, for somebody may come back."""
+    async def stop(self, grace_seconds: float = 5.0) -> None:
+        """Listen no more, and give what is being answered so long; nothing is cancelled, for somebody may come back."""
         self._exchange.is_stopping = True
-        await self._server.stop()
+        await self._server.stop(grace_seconds)
         await self._exchange.aclose()
         await self._client.aclose()
