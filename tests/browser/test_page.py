@@ -267,6 +267,8 @@ async def test_the_house_is_seen_at_a_glance(visit: Visits, gateway: FakeGateway
             deployment("qwen", "answering", ("",) * 39 + ("timeout",), since=now - 9000),
             deployment("llama", "failing", ("", "connect"), since=now - 75, code="connect"),
             deployment("claude", is_local=False),
+            deployment("haiku", "disabled", is_local=False),
+            deployment("gpt", "disabled", is_local=False),
         ),
         today=Today(
             midnight=now - 40_000,
@@ -283,6 +285,7 @@ async def test_the_house_is_seen_at_a_glance(visit: Visits, gateway: FakeGateway
     await seen.until("#deployments li", "39 of 40, median 840 ms")
     await seen.until("#deployments li", "fails: connect, for 1 min")
     await seen.until("#deployments li", "no calls yet")
+    await seen.until("#keyless", "Not asked, for their keys are missing: haiku, gpt.")
     await seen.until("#today", "12,801 answered, 72 failed")
     await seen.until("#today-hint", "what was before is no longer in the metrics stream")
     await seen.until("#dead", "1 dead letter for an operator to look at: llm-routerd dead")

@@ -83,11 +83,14 @@ class HttpWorld(World):
         super()._close()
 
     async def ready(self) -> None:
-        """Wait until all gateways and workers have been there."""
-        for slot in self.slots:
-            await slot.ready()
-        for port in self._ports:
-            await eventually(partial(_listens, port), seconds=20.0)
+        """Wait until all gateways and workers have been there; fails with their last words."""
+        try:
+            for slot in self.slots:
+                await slot.ready()
+            for port in self._ports:
+                await eventually(partial(_listens, port), seconds=20.0)
+        except AssertionError:
+            raise AssertionError(self.worker_log()) from None
 
     def worker_log(self, *, lines: int = 15) -> str:
         """The gateways' too."""
@@ -146,6 +149,7 @@ async def run_http_storm(seed: int, seconds: float, *, native: int = 400, openai
             faults=[
                 *(f"{which} ended by itself" for which in ended),
                 *(f"a drained process exited with {each}" for each in behind.unclean_exits + in_front.unclean_exits),
+                *(f"gateway {slot.number} logged: {line}" for slot in world.gateways for line in slot.complaints()),
                 *late,
                 *(f"{call['id']} still runs on {call['model']}" for call in running),
                 *verdict.faults,

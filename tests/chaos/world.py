@@ -141,8 +141,14 @@ class Slot:
 
     def last_words(self, lines: int) -> str:
         """The end of its log."""
-        tail = self._log.read_text("utf-8", "replace").splitlines()[-lines:] if self._log.exists() else []
-        return "\n".join([f"{self._log.stem}:", *tail])
+        return "\n".join([f"{self._log.stem}:", *self._lines()[-lines:]])
+
+    def complaints(self) -> list[str]:
+        """What stands in its log as nobody's fault but its own: a traceback, an error."""
+        return [line for line in self._lines() if "Traceback" in line or '"level":"error"' in line]
+
+    def _lines(self) -> list[str]:
+        return self._log.read_text("utf-8", "replace").splitlines() if self._log.exists() else []
 
     @property
     def has_ended(self) -> bool:

@@ -109,13 +109,13 @@ async def test_no_more_than_a_bound_are_listed(broker_url: str, redis: Any) -> N
     assert [each.entry for each in (await survey(broker_url)).running] == entries[: Survey.most_running]
 
 
-@pytest.mark.usefixtures("broker")
-async def test_after_large_bodies_no_more_are_listed(broker_url: str, redis: Any) -> None:
+async def test_after_large_bodies_no_more_are_listed(valkey_url: str) -> None:
     """The server reads a few megabytes at the most."""
-    for number in range(6):
-        await redis.xadd("llm:requests", {"data": json.dumps({"id": f"r{number}", "prompt": "x" * 2**20})})
-    await take_all(redis)
-    assert [each.request_id for each in (await survey(broker_url)).running] == ["r0", "r1", "r2", "r3"]
+    async with open_client(valkey_url) as redis, open_broker(valkey_url):
+        for number in range(6):
+            await redis.xadd("llm:requests", {"data": json.dumps({"id": f"r{number}", "prompt": "x" * 2**20})})
+        await take_all(redis)
+        assert [each.request_id for each in (await survey(valkey_url)).running] == ["r0", "r1", "r2", "r3"]
 
 
 async def test_a_call_waits_until_a_person_has_answered_it(broker_url: str, redis: Any, broker: Broker) -> None:

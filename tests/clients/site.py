@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 HOSTILE_TEXT = "Zürich 日本 🦊👩‍👩‍👧 \u2028\u2029 «\u00a0» e\u0301 \\n </think> data: [DONE]"
 """What must come through to the byte; without a quote, so that it may stand in a directive."""
 
-_NODE = ROOT / "tests" / "clients" / "node"
+NODE = ROOT / "tests" / "clients" / "node"
 _SECONDS = 20.0
 _MORE = """
 [gateway]
@@ -70,7 +70,7 @@ class Site:
 REFUSED = "[[refuse]]"
 """A prompt to which no model has an answer; nor is any of them left alone for it, as after a failure of a server."""
 
-BREAKS = "[[tokens=400 length]]"
+BREAKS = "[[tokens=400 delay_ms=1 length]]"
 """One whose answer is discarded when much of it has been told."""
 
 
@@ -131,12 +131,12 @@ def node() -> Callable[..., Awaitable[Any]]:
 
     It is given the words, and is killed if the test ends before it does.
     """
-    if shutil.which("node") is None or not (_NODE / "node_modules").is_dir():
+    if shutil.which("node") is None or not (NODE / "node_modules").is_dir():
         _leave_out("node", "no Node here, or not its clients; `make test-clients` installs them where npm is")
 
     async def run(script: str, *words: str) -> Any:
         process = await asyncio.create_subprocess_exec(
-            "node", str(_NODE / script), *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            "node", str(NODE / script), *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         try:
             async with asyncio.timeout(60):

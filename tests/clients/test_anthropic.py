@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.clients.site import HOSTILE_TEXT, slow_prompt
+from tests.clients.site import BREAKS, HOSTILE_TEXT, REFUSED, slow_prompt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -197,7 +197,7 @@ async def test_refused_property(anthropic: Any, client: Any) -> None:
 async def test_no_answer(anthropic: Any, client: Any, *, streams: bool) -> None:
     """A 503 before anything was told, streamed or not, with the request's id."""
     with pytest.raises(anthropic.APIStatusError) as caught:
-        await message_of(client, asked("[[fail=503]]"), streams=streams)
+        await message_of(client, asked(REFUSED), streams=streams)
     assert (caught.value.status_code, caught.value.type) == (503, "overloaded_error")
     assert caught.value.body["request_id"] == caught.value.request_id
 
@@ -205,9 +205,9 @@ async def test_no_answer(anthropic: Any, client: Any, *, streams: bool) -> None:
 async def test_a_stream_that_breaks(anthropic: Any, client: Any) -> None:
     """An error in the stream is raised, and what was told before is there."""
     told: list[str] = []
-    body = asked("[[tokens=400 delay_ms=1 error_after=300]]")
+    unlimited = asked(BREAKS, extra_body={"max_tokens": None})  # or an answer that is cut would be one
     with pytest.raises(anthropic.APIStatusError):
-        await listen(client.messages.stream(**{**body, "model": "local"}), told)
+        await listen(client.messages.stream(**unlimited), told)
     assert told
 
 

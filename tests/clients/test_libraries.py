@@ -66,9 +66,13 @@ class LiteLLM:
 
     async def pieces(self, prompt: str) -> Any:
         """As LangChain's."""
-        async for chunk in await self._ask(prompt, stream=True):
-            if chunk.choices[0].delta.content:
-                yield chunk.choices[0].delta.content
+        stream = await self._ask(prompt, stream=True)
+        try:
+            async for chunk in stream:
+                if chunk.choices[0].delta.content:
+                    yield chunk.choices[0].delta.content
+        finally:
+            await stream.aclose()
 
     async def call(self, prompt: str) -> tuple[str, Any]:
         """As LangChain's."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.clients.site import HOSTILE_TEXT, slow_prompt
+from tests.clients.site import BREAKS, HOSTILE_TEXT, REFUSED, slow_prompt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -158,7 +158,7 @@ async def test_no_answer(ollama: Any, client: Any, *, streams: bool) -> None:
     """A 503 before anything was told, streamed or not."""
 
     async def ask() -> None:
-        found = await client.chat("default", said("[[fail=503]]"), stream=streams)
+        found = await client.chat("default", said(REFUSED), stream=streams)
         if streams:
             await pieces(found)
 
@@ -169,7 +169,7 @@ async def test_no_answer(ollama: Any, client: Any, *, streams: bool) -> None:
 
 async def test_a_stream_that_breaks(ollama: Any, client: Any) -> None:
     """An error in the stream is raised, and what was told before is there."""
-    stream = await client.chat("local", said("[[tokens=400 delay_ms=1 error_after=300]]"), stream=True)
+    stream = await client.chat("default", said(BREAKS), stream=True)
     told: list[Any] = []
     with pytest.raises(ollama.ResponseError):
         await pieces(stream, told)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.clients.site import BREAKS, HOSTILE_TEXT, REFUSED, slow_prompt
+from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -185,6 +187,27 @@ async def test_hanging_up_cancels(client: Any, site: Site) -> None:
     await site.until_hung_up(mark)
 
 
+async def test_cancelled_elsewhere_is_not_asked_again(openai: Any, site: Site) -> None:
+    """The client would repeat what it takes for a conflict; it is told not to."""
+    prompt, mark = slow_prompt()
+    asked: list[Any] = []
+
+    async def note(request: Any) -> None:
+        asked.append(request)
+
+    http = openai.DefaultAsyncHttpxClient(event_hooks={"request": [note]})
+    async with openai.AsyncOpenAI(base_url=f"{site.url}/v1", api_key="none", max_retries=2, http_client=http) as client:
+        named = {"Idempotency-Key": mark}
+        chat = client.chat.completions.create(model="default", messages=said(prompt), extra_headers=named)
+        waiting = asyncio.create_task(chat)
+        await eventually(lambda: any(call["id"] == mark for call in site.standin.calls))
+        await site.queue.cancel(mark)
+        with pytest.raises(openai.ConflictError) as caught:
+            await waiting
+    assert caught.value.code == "cancelled"
+    assert len(asked) == 1
+
+
 async def test_models(client: Any) -> None:
     """Chains, deployments and aliases, all and one by one."""
     names = {model.id async for model in client.models.list()}
@@ -258,3 +281,84 @@ async def test_hanging_up_on_a_response_cancels(client: Any, site: Site) -> None
             break
     await stream.close()
     await site.until_hung_up(mark)
+
+
+# ---------------------------------------------------------------------- responses in the background
+
+
+async def until_over(client: Any, response_id: str) -> Any:
+    """The response, once it has ended."""
+    async with asyncio.timeout(20):
+        while True:
+            found = await client.responses.retrieve(response_id)
+            if found.status not in {"queued", "in_progress"}:
+                return found
+            await asyncio.sleep(0.02)
+
+
+async def test_background(client: Any) -> None:
+    """Who asks is told at once how to come back, and finds the answer there."""
+    asked = await client.responses.create(
+        model="gpt-5", input=answer_with(HOSTILE_TEXT), background=True, metadata={"row": "1"}
+    )
+    assert (asked.status, asked.background, asked.output) == ("queued", True, [])
+    found = await until_over(client, asked.id)
+    assert (found.id, found.status, found.output_text) == (asked.id, "completed", HOSTILE_TEXT)
+    assert (found.model, found.metadata, found.background) == ("gpt-5", {"row": "1"}, True)
+
+
+async def test_background_stream_goes_on_where_it_broke(client: Any, site: Site) -> None:
+    """Hanging up does no harm; who comes back gets what was missed, under the same numbers, during it and after."""
+    prompt = "[[reasoning=Hm. tokens=60 delay_ms=20]]"
+    events: list[Any] = []
+    stream = await client.responses.create(model="local", input=prompt, background=True, stream=True)
+    async for event in stream:
+        events.append(event)
+        if event.type == "response.output_text.delta":
+            break
+    await stream.close()
+    response_id = events[0].response.id
+    for after in (events[-1].sequence_number, 0, -1):
+        named = {"starting_after": after} if after >= 0 else {}
+        again = [event async for event in await client.responses.retrieve(response_id, stream=True, **named)]
+        assert [each.sequence_number for each in again] == list(range(after + 1, after + 1 + len(again)))
+        assert again[-1].type == "response.completed"
+        if after == events[-1].sequence_number:
+            events += again
+        assert [each.type for each in again] == [each.type for each in events[after + 1 :]]
+    text = "".join(each.delta for each in events if each.type == "response.output_text.delta")
+    assert text == events[-1].response.output_text == (await client.responses.retrieve(response_id)).output_text
+
+
+async def test_stream_of_a_failed_response(client: Any) -> None:
+    """It is told, as an event."""
+    asked = await client.responses.create(model="default", input=REFUSED, background=True)
+    found = await until_over(client, asked.id)
+    assert (found.status, found.error.code) == ("failed", "server_error")
+    events = [event async for event in await client.responses.retrieve(asked.id, stream=True)]
+    assert [event.type for event in events] == ["response.created", "response.in_progress", "response.failed"]
+
+
+@pytest.mark.parametrize("verb", ["cancel", "delete"])
+async def test_background_is_stopped(client: Any, site: Site, verb: str) -> None:
+    """The model is not left to talk, and the response says what became of it; once more does no harm."""
+    prompt, mark = slow_prompt()
+    asked = await client.responses.create(model="default", input=prompt, background=True, stream=True)
+    async for event in asked:
+        if event.type == "response.output_text.delta":
+            break
+    response_id = f"resp_{asked.response.headers['x-request-id']}"
+    for _ in range(2):
+        await getattr(client.responses, verb)(response_id)
+        assert (await client.responses.retrieve(response_id)).status == "cancelled"
+    await site.until_hung_up(mark)
+    assert [event.type async for event in asked][-1] == "response.failed"
+
+
+async def test_unknown_response(openai: Any, client: Any) -> None:
+    """A 404, whatever is wanted of it."""
+    for verb in (client.responses.retrieve, client.responses.cancel, client.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            await verb("resp_nobody")
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve("chatcmpl-1")

@@ -40,6 +40,7 @@ class House:
         app.router.add_post("/echo", self._echo)
         app.router.add_get("/wait", self._wait)
         app.router.add_get("/flood", self._flood)
+        app.router.add_get("/late", self._late)
         app.router.add_get("/fail", self._fail)
         self.server = HttpServer(app, "127.0.0.1:0", max_connections=max_connections, limits=limits)
 
@@ -70,6 +71,18 @@ class House:
                 await response.write(b"x" * 65_536)
         finally:
             self.cancelled += 1
+
+    async def _late(self, request: web.Request) -> web.StreamResponse:
+        """Writes when its client has gone, and before that has ended it."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        assert request.transport is not None
+        request.transport.abort()
+        try:
+            await response.write(b"x")
+        finally:
+            self.waiting += 1
+        return response
 
     async def _fail(self, request: web.Request) -> web.Response:
         raise RuntimeError("a bug")
@@ -333,6 +346,13 @@ async def test_a_client_that_hangs_up_ends_what_is_done_for_it(house: House) -> 
     writer.close()
     await eventually(lambda: house.cancelled)
     await eventually(lambda: house.server.connections == 0)
+
+
+async def test_a_client_that_has_gone_is_no_fault_of_ours(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is written to it all the same fails, and nobody has to read of that."""
+    assert b"\r\n1\r\nx" not in await house.send(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
+    await eventually(lambda: house.waiting and not house.server.connections)
+    assert "failed" not in capsys.readouterr().out
 
 
 async def test_a_client_that_does_not_read_is_cut_off(house: House) -> None:

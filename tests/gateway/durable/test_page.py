@@ -63,8 +63,8 @@ def test_page_with_the_final_event_closes_the_stream() -> None:
         "Stream-Next-Offset": END, "Stream-Up-To-Date": "true", "Stream-Closed": "true",
     }  # fmt: skip
     data, control, nothing = page.sse("7").split(b"\n\n")
-    assert [each["type"] for each in orjson.loads(data.removeprefix(b"event: data\ndata: "))] == ["token", "cancelled"]
-    assert orjson.loads(control.removeprefix(b"event: control\ndata: ")) == {
+    assert [each["type"] for each in orjson.loads(data.removeprefix(b"event: data\ndata:"))] == ["token", "cancelled"]
+    assert orjson.loads(control.removeprefix(b"event: control\ndata:")) == {
         "streamNextOffset": END, "upToDate": True, "streamClosed": True,
     }  # fmt: skip
     assert nothing == b""

@@ -13,7 +13,7 @@ import pytest_asyncio
 from llm_routerd.gateway.admission import Caller
 from llm_routerd.gateway.http import native
 from llm_routerd.protocol.events import FINAL_ID
-from tests.gateway.native.site import Site, open_site
+from tests.gateway.application import Site, open_site
 from tests.support.servers import running_valkey
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from llm_routerd.gateway.event_json import event_json
 from llm_routerd.protocol import examples
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.reading import read_event
-from tests.gateway.native.site import Site, open_site
+from tests.gateway.application import Site, open_site
 
 DOCUMENT: dict[str, Any] = orjson.loads(files("llm_routerd").joinpath("schemas", "openapi.json").read_bytes())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from llm_routerd.gateway.catalogue import Catalogue
@@ -59,6 +60,18 @@ def fault_of(read: Callable[[dict[str, Any], Catalogue], Ask], body: dict[str, A
     return outcome
 
 
+def hostile(names: list[str], words: list[str]) -> st.SearchStrategy[Any]:
+    """Any JSON, in whose objects stand names that somebody may look for, with words that he may look for."""
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(names), inner | st.sampled_from(words), max_size=4)
+        ),
+        max_leaves=12,
+    )
+
+
 def request_of(ask: Ask) -> Request:
     """See that what is asked for is a request."""
     found = _PARSER.parse("1-0", {b"data": encode(ask.fields)})
@@ -72,10 +85,11 @@ def answer(text: str = "", **named: Any) -> Result:
     return replace(result(TOLD.request_id, text), **{"usage": usage, **named})
 
 
-def events(stream: bytes) -> list[tuple[str, Any]]:
+def events(stream: bytes | str) -> list[tuple[str, Any]]:
     """A stream's events: name and data; the name is "" where none is told, and comments are none."""
     found = []
-    for block in stream.decode().split("\n\n"):
+    text = stream.decode() if isinstance(stream, bytes) else stream
+    for block in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
         if data := fields.get("data"):
             found.append((fields.get("event", ""), data if data == "[DONE]" else json.loads(data)))

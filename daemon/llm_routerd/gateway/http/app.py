@@ -13,12 +13,12 @@ from aiohttp import web
 from llm_routerd.gateway.door import JSON, Completion, Endpoint, Looked, Lookup, Told
 from llm_routerd.gateway.doors import ENDPOINTS, native
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
-from llm_routerd.gateway.http import responses
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
 from llm_routerd.gateway.http.durable import add_durable
 from llm_routerd.gateway.http.native import add_native
 from llm_routerd.gateway.http.overviews import Overviews
 from llm_routerd.gateway.http.page import add_page
+from llm_routerd.gateway.http.responses import RESPONSES, add_responses
 from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
 
@@ -53,8 +53,8 @@ def make_application(exchange: Exchange, admission: Callable[[], Admission]) -> 
         match endpoint:
             case Completion():
                 app.router.add_post(endpoint.path, _completing(exchange, endpoint))
-                if endpoint.path == responses.PATH:
-                    responses.add_routes(app.router, exchange, endpoint, CALLER)
+                if endpoint.path == RESPONSES:
+                    add_responses(app.router, exchange, _caller_of, endpoint)
             case Lookup():
                 app.router.add_route(endpoint.method, endpoint.path, _looking(exchange, endpoint))
     add_native(app.router, exchange, _caller_of, lambda request: read_object(exchange, request))
@@ -144,6 +144,8 @@ def fault_response(endpoint: Endpoint | None, fault: Fault) -> web.Response:
         headers = {name: fault.request_id for name in ("X-Request-ID", own) if name}
     if fault.retry_after_seconds is not None:
         headers["Retry-After"] = str(fault.retry_after_seconds)
+    if fault.code == "cancelled":  # official clients ask once more after a 409 too
+        headers["X-Should-Retry"] = "false"
     if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="llm-routerd"'
     return web.Response(status=fault.status, body=tell(fault), content_type=JSON, headers=headers)

@@ -100,7 +100,7 @@ class _Durable:
         ends = clock() + SSE_SECONDS
         page = await self._page(known, start)
         async with self._exchange.followed(known.request_id, stream_id_of(page.next_offset)) as following:
-            headers = {**_UNCACHED, "Content-Type": SSE, "X-Accel-Buffering": "no"}
+            headers = {"Cache-Control": "no-store, no-cache", "Content-Type": SSE, "X-Accel-Buffering": "no"}
             response = web.StreamResponse(headers=headers)
             await response.prepare(request)
             cursor = _cursor(request)

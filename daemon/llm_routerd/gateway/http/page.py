@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from llm_routerd.errors import BrokerError
+from llm_routerd.gateway.door import JSON
 from llm_routerd.gateway.fault import BUSY_RETRY_SECONDS, Fault, RefusedError
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ _HEADERS: Final = {
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
 
@@ -60,8 +59,7 @@ def add_page(router: web.UrlDispatcher, see: Callable[[web.Request], Awaitable[O
             told = "the queue cannot be looked at now: Redis is away, or refuses it"
             fault = Fault(status=503, code="unavailable", message=told, retry_after_seconds=BUSY_RETRY_SECONDS)
             raise RefusedError(fault) from None
-        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-        return web.Response(body=msgspec.json.encode(seen), content_type="application/json", headers=headers)
+        return web.Response(body=msgspec.json.encode(seen), content_type=JSON, headers={"Cache-Control": "no-store"})
 
     router.add_get(OVERVIEW_PATH, tell)
 

@@ -58,13 +58,13 @@ class Requests:
         self.exchange = exchange
         self.caller_of = caller_of
 
-    def id_of(self, request: web.Request) -> str:
-        """The id in a path.
+    def id_of(self, request: web.Request, prefix: str = "") -> str:
+        """The id in a path, where a door may have put something before it.
 
         Raises:
             RefusedError: 404, it can be none; 403, it is not this caller's.
         """
-        request_id = request.match_info["id"]
+        request_id = request.match_info["id"].removeprefix(prefix)
         if valid_id(request_id) is None:
             raise unknown(request_id)
         if not self.caller_of(request).may_see(request_id):
@@ -72,13 +72,13 @@ class Requests:
             raise RefusedError(Fault(status=403, code="forbidden", message=told, request_id=request_id))
         return request_id
 
-    async def known(self, request: web.Request) -> Known:
+    async def known(self, request: web.Request, prefix: str = "") -> Known:
         """The request that a path names.  One that may be queued, where nobody can say so, counts as known.
 
         Raises:
             RefusedError: as `id_of`; or nobody knows it; or Redis is away.
         """
-        request_id = self.id_of(request)
+        request_id = self.id_of(request, prefix)
         last = await self.ask(lambda: self.exchange.client.last(request_id))
         if last is None:
             sighting = await self.exchange.look_up(request_id)

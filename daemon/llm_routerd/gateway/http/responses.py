@@ -6,24 +6,28 @@ model's name and the client's own metadata.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_routerd.errors import UnknownRequestError
 from llm_routerd.gateway.door import JSON, Ask, Told
 from llm_routerd.gateway.doors.openai.responses_answer import ResponsesVoice, shape_carried
-from llm_routerd.gateway.fault import Fault, RefusedError, fault_of, refused
+from llm_routerd.gateway.fault import fault_of, refused
 from llm_routerd.gateway.http.answering import Answering
 from llm_routerd.gateway.http.exchange import Prepared
+from llm_routerd.gateway.http.requests import Requests, unknown
 from llm_routerd.gateway.shown import unfenced
 from llm_routerd.protocol.events import AttemptStarted, Result
-from llm_routerd.protocol.reply_address import valid_id
+from llm_routerd.protocol.reading import as_end
 from llm_routerd.protocol.wire import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from llm_routerd.client import Following
@@ -32,8 +36,9 @@ if TYPE_CHECKING:
     from llm_routerd.gateway.http.exchange import Exchange
     from llm_routerd.protocol.reading import SeenEnd
 
-PATH = "/v1/responses"
+RESPONSES = "/v1/responses"
 PREFIX = "resp_"
+_DIGITS = re.compile(r"[0-9]{1,9}")
 
 
 class Found(Struct, frozen=True, kw_only=True):
@@ -76,14 +81,14 @@ class Responses:
 
     Args:
         exchange: the way to the queue.
+        caller_of: who has been let in.
         endpoint: through which responses are made.
-        caller: under which a request has who sent it.
     """
 
-    def __init__(self, exchange: Exchange, endpoint: Completion, caller: web.RequestKey[Caller]) -> None:
+    def __init__(self, exchange: Exchange, caller_of: Callable[[web.Request], Caller], endpoint: Completion) -> None:
         self._exchange = exchange
+        self._requests = Requests(exchange, caller_of)
         self._endpoint = endpoint
-        self._caller = caller
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """The response; with `stream=true` its events, those after `starting_after`."""
@@ -91,7 +96,7 @@ class Responses:
         if request.query.get("stream", "false").lower() not in {"true", "1"}:
             return self._told(found)
         after = request.query.get("starting_after", "")
-        if after and not (after.isascii() and after.isdigit() and len(after) < 10):  # noqa: PLR2004 - digits
+        if after and not _DIGITS.fullmatch(after):
             raise refused("starting_after", "expected the sequence number of an event")
         voice = found.voice(after=int(after) if after else -1)
         ask = Ask(fields={}, voice=lambda _: voice, streams=True, shows_reasoning=True, receipt=lambda _: found.body())
@@ -100,8 +105,7 @@ class Responses:
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Stop it; what has ended stays what it is."""
-        found = await self._find(request)
-        return self._told(await self._stopped(found))
+        return self._told(await self._stopped(await self._find(request)))
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Stop it.  Its events go by themselves when their time is over, and not before: a worker may look for them."""
@@ -115,19 +119,18 @@ class Responses:
         Raises:
             RefusedError: nothing is, or it is none of the caller's.
         """
-        name = request.match_info["id"]
-        request_id = name.removeprefix(PREFIX)
-        if request_id == name or valid_id(request_id) is None or not request[self._caller].may_see(request_id):
-            raise _unknown()
-        async with self._exchange.followed(request_id) as following:
-            events = await following.next(0)
-        end = await self._exchange.final(request_id) if events else None
-        if not events and not (await self._exchange.look_up(request_id)).is_known:
-            raise _unknown()
-        first = events[0] if events else None
-        entry = first.entry if isinstance(first, AttemptStarted) else None
+        known = await self._requests.known(request, PREFIX)
+        entry = None
+        if known.last is not None:
+            async with self._exchange.followed(known.request_id) as following:
+                first = (await following.next(0))[:1]
+            entry = first[0].entry if first and isinstance(first[0], AttemptStarted) else None
         created = int(entry.partition("-")[0]) // 1000 if entry else int(time.time())
-        return Found(told=Told(request_id, created), end=end, is_begun=first is not None)
+        return Found(
+            told=Told(known.request_id, created),
+            end=as_end(known.last) if known.last is not None and known.has_ended else None,
+            is_begun=known.last is not None,
+        )
 
     async def _stopped(self, found: Found) -> Found:
         if found.end is not None:
@@ -136,24 +139,19 @@ class Responses:
         try:
             end = await self._exchange.cancel(request_id, "cancelled by the client")
         except UnknownRequestError:
-            raise _unknown() from None
-        return Found(told=found.told, end=end, is_begun=found.is_begun)
+            raise unknown(request_id) from None
+        return replace(found, end=end)
 
     def _told(self, found: Found) -> web.Response:
         headers = {"X-Request-ID": found.told.request_id}
         return web.Response(body=found.body(), content_type=JSON, headers=headers)
 
 
-def _unknown() -> RefusedError:
-    told = "there is no such response, or not any more"
-    return RefusedError(Fault(status=404, code="not_found", message=told, param="response_id"))
-
-
-def add_routes(
-    router: web.UrlDispatcher, exchange: Exchange, endpoint: Completion, caller: web.RequestKey[Caller]
+def add_responses(
+    router: web.UrlDispatcher, exchange: Exchange, caller_of: Callable[[web.Request], Caller], endpoint: Completion
 ) -> None:
     """Serve them, beside the endpoint that makes responses."""
-    responses = Responses(exchange, endpoint, caller)
+    responses = Responses(exchange, caller_of, endpoint)
     one = f"{endpoint.path}/{{id}}"
     router.add_get(one, responses.get, allow_head=False)
     router.add_post(f"{one}/cancel", responses.cancel)

@@ -229,7 +229,9 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - it quotes what has been sent
     ) -> web.StreamResponse:
-        """What is no HTTP, or has met a fault of ours."""
+        """What is no HTTP, has met a fault of ours, or whose client has gone: of that there is nothing to tell."""
+        if isinstance(exc, ConnectionError):
+            raise exc
         if status >= 500:  # noqa: PLR2004 - an HTTP status
             _log.error("gateway_request_failed", status=status, exc_info=exc)
         if request.writer.output_size > 0:

@@ -66,7 +66,11 @@ function show(seen) {
   keyed($("lanes"), rows.lanes, seen.lanes, (lane) => lane.lane, laneRow);
   say($("dead-count"), `${plural(seen.dead_letters ?? 0, "dead letter")} for an operator to look at`);
   $("dead").hidden = !seen.dead_letters;
-  keyed($("deployments"), rows.deployments, seen.deployments, (each) => each.name, deploymentRow);
+  const keyless = seen.deployments.filter((each) => each.state === "disabled").map((each) => each.name);
+  const usable = seen.deployments.filter((each) => each.state !== "disabled");
+  keyed($("deployments"), rows.deployments, usable, (each) => each.name, deploymentRow);
+  say($("keyless"), `Not asked, for their keys are missing: ${keyless.join(", ")}.`);
+  $("keyless").hidden = keyless.length === 0;
   showToday(seen.today);
   $("workers-section").hidden = seen.workers === null;
   $("workers-none").hidden = Boolean(seen.workers?.length);
@@ -106,7 +110,7 @@ function laneRow({ lane }) {
 }
 
 const DOINGS = { "": "not begun", attempt: "asked", token: "answering", reasoning: "thinking", rejected: "discarded", tool_call: "calls a tool", tool_result: "has a tool's answer", turn: "goes on" };
-const STATES = { none: "no calls yet", answering: "answers", rejected: "last answer not accepted", failing: "fails", cooling: "left alone", disabled: "its key is missing" };
+const STATES = { none: "no calls yet", answering: "answers", rejected: "last answer not accepted", failing: "fails", cooling: "left alone" };
 
 function deploymentRow({ name }) {
   const dot = el("span.dot");

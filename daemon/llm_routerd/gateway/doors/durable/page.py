@@ -64,7 +64,7 @@ class Page(Struct, frozen=True, kw_only=True):
         return f'"{request_id}:{self.start}:{self.next_offset}{":c" if self.is_closed else ""}"'
 
     def sse(self, cursor: str) -> bytes:
-        """They as server-sent events: `data` if there are any, then `control`."""
+        """They as server-sent events: `data` if there are any, then `control`; with no space, as the suite has it."""
         control: dict[str, str | bool] = {"streamNextOffset": self.next_offset}
         if not self.is_closed:
             control["streamCursor"] = cursor
@@ -72,8 +72,8 @@ class Page(Struct, frozen=True, kw_only=True):
             control["upToDate"] = True
         if self.is_closed:
             control["streamClosed"] = True
-        data = b"event: data\ndata: %b\n\n" % self.body if self.events else b""
-        return data + b"event: control\ndata: %b\n\n" % orjson.dumps(control)
+        data = b"event: data\ndata:%b\n\n" % self.body if self.events else b""
+        return data + b"event: control\ndata:%b\n\n" % orjson.dumps(control)
 
 
 def next_cursor(given: str, now: float, jitter: Callable[[int, int], int]) -> str:

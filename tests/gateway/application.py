@@ -1,4 +1,4 @@
-"""The native door and that of Durable Streams on a real server, with events that the test writes."""
+"""The whole application of a gateway on a real server, with events that the test writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.config.configs import load
 from tests.support.queue import open_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from llm_routerd.gateway.admission import Admission
 
@@ -39,12 +39,14 @@ class Site:
 
     Attributes:
         http: asks by a path alone.
+        url: of the gateway, without a path.
         redis: a plain client, which writes as a daemon does.
         exchange: the gateway's.
         routes: its paths and methods.
     """
 
     http: aiohttp.ClientSession
+    url: str
     redis: Any
     exchange: Exchange
     routes: frozenset[tuple[str, str]]
@@ -69,35 +71,35 @@ class Site:
         """A request that nobody has taken."""
         await self.redis.xadd("llm:requests", {"data": json.dumps({"id": request_id, "prompt": "hi"})})
 
-    async def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
+    async def get(self, path: str, **headers: str) -> tuple[int, Mapping[str, str], Any]:
         """Status, headers, and the JSON in the body if there is one."""
         async with self.http.get(
             path, headers={name.replace("_", "-"): text for name, text in headers.items()}
         ) as reply:
             text = await reply.read()
-            return reply.status, dict(reply.headers), json.loads(text) if text else None
+            return reply.status, reply.headers, json.loads(text) if text else None
 
-    async def post(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, str], Any]:
+    async def post(self, path: str, body: Any, **headers: str) -> tuple[int, Mapping[str, str], Any]:
         """The same."""
         named = {name.replace("_", "-"): text for name, text in headers.items()}
         async with self.http.post(path, json=body, headers=named) as reply:
-            return reply.status, dict(reply.headers), await reply.json()
+            return reply.status, reply.headers, await reply.json()
 
 
 @asynccontextmanager
-async def open_site(url: str, caller: Caller | None = None) -> AsyncIterator[Site]:
+async def open_site(redis_url: str, caller: Caller | None = None) -> AsyncIterator[Site]:
     """A gateway with these doors at a Redis; all requests are `caller`'s."""
     who = caller or Caller(name="ann")
-    async with Client(url, patience_seconds=2) as client, open_client(url) as redis:
-        plexer = Multiplexer(client, url)
+    async with Client(redis_url, patience_seconds=2) as client, open_client(redis_url) as redis:
+        plexer = Multiplexer(client, redis_url)
         running = asyncio.create_task(plexer.run())
         exchange = Exchange(load(CONFIG), client, plexer)
         try:
-            async with serving(exchange, who) as (http, app):
+            async with serving(exchange, who) as (http, url, app):
                 routes = frozenset(
                     (route.resource.canonical, route.method.lower()) for route in app.router.routes() if route.resource
                 )
-                yield Site(http=http, redis=redis, exchange=exchange, routes=routes)
+                yield Site(http=http, url=url, redis=redis, exchange=exchange, routes=routes)
         finally:
             await exchange.aclose()
             running.cancel()
@@ -105,7 +107,9 @@ async def open_site(url: str, caller: Caller | None = None) -> AsyncIterator[Sit
 
 
 @asynccontextmanager
-async def serving(exchange: Exchange, caller: Caller) -> AsyncIterator[tuple[aiohttp.ClientSession, web.Application]]:
+async def serving(
+    exchange: Exchange, caller: Caller
+) -> AsyncIterator[tuple[aiohttp.ClientSession, str, web.Application]]:
     """The gateway's application at a port of its own, which lets everybody in as `caller`, and a client of it."""
     app = make_application(exchange, lambda: cast("Admission", SimpleNamespace(admit=lambda *_: caller)))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
@@ -113,7 +117,8 @@ async def serving(exchange: Exchange, caller: Caller) -> AsyncIterator[tuple[aio
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0]
-        async with aiohttp.ClientSession(f"http://{host}:{port}") as http:
-            yield http, app
+        url = f"http://{host}:{port}"
+        async with aiohttp.ClientSession(url) as http:
+            yield http, url, app
     finally:
         await runner.cleanup()
