@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines-installed
+BROWSER := $(VENV)/.browser-installed
 CLIENTS := $(VENV)/.clients-installed
 NODE_CLIENT := examples/node/node_modules/.package-lock.json
 NODE_CLIENTS := tests/clients/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients lint lint-ruff lint-types lint-imports docs schemas chaos storm bench release lock install uninstall clean
+.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-browser lint lint-ruff lint-types lint-imports docs schemas chaos storm bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
@@ -18,6 +19,7 @@ help:
 	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
 	@echo "make test-examples  the programs of examples/ in the languages that are here (fetches node-redis where npm is)"
 	@echo "make test-clients  the gateway with other people's clients, in Python and (where npm is) in Node; fetches 150 MB"
+	@echo "make test-browser  the gateway's page in Chromium (Debian's package chromium), driven by Playwright; fetches 50 MB"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make docs       the documentation of the Python surface, into build/docs"
 	@echo "make schemas    schemas/ anew, from the types that they describe"
@@ -47,11 +49,16 @@ $(CLIENTS): $(STAMP) requirements-clients.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-clients.lock
 	@touch $@
 
+$(BROWSER): $(STAMP) requirements-browser.lock
+	@echo "Installing what drives a browser into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
+	@touch $@
+
 # Six on two cores: more than half of the time is waiting.  What pytest has rewritten and Python compiled is kept, whatever the
 # shell says: each of them would do it again.
 test: $(STAMP)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist worksteal -m "not engines" \
-		--ignore=tests/chaos --ignore=tests/clients --ignore=tests/topology --ignore=tests/examples
+		--ignore=tests/browser --ignore=tests/chaos --ignore=tests/clients --ignore=tests/topology --ignore=tests/examples
 
 # What waits more than it works, and takes as long as all the rest: a stage of its own.
 test-chaos: $(STAMP)
@@ -77,6 +84,10 @@ test-clients: $(CLIENTS) $(if $(shell command -v npm),$(NODE_CLIENTS))
 
 $(NODE_CLIENTS): tests/clients/node/package-lock.json
 	npm ci --prefix tests/clients/node --no-audit --no-fund --loglevel=error && touch $@ || echo "without clients in Node"
+
+# BROWSER_REQUIRED=1: a failure where no Chromium is, which else leaves them out.
+test-browser: $(BROWSER)
+	$(BIN)/python -m pytest -n 2 tests/browser
 
 lint: lint-ruff lint-types lint-imports
 
@@ -147,7 +158,7 @@ lock: $(STAMP)
 		--extra embedded -c requirements-dev.lock pyproject.toml -o requirements.lock
 	echo 'hatchling>=1.27' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		-c requirements-dev.lock - -o requirements-build.lock
-	for extra in clients engines release; do \
+	for extra in browser clients engines release; do \
 		$(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' dev-$$extra | \
 		$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		-c requirements-dev.lock - -o requirements-$$extra.lock || exit 1; \

@@ -54,7 +54,7 @@ async def house(request: pytest.FixtureRequest, valkey_url: str, tmp_path: Path)
     port = free_port()
     more = MORE.format(port=port, keys=getattr(request, "param", ""))
     async with StandIn({"tiny": "", "big": ""}) as standin, Client(valkey_url, patience_seconds=10) as queue:
-        path = write_config(tmp_path, valkey_url, standin.url, more=more)
+        path = write_config(tmp_path, valkey_url, standin.url, more=more, daemon="drain_seconds = 0.5")
         gateway = Gateway(load_config(str(path), {}))
         async with running_daemon(path):
             running = asyncio.create_task(gateway.run())

@@ -14,6 +14,7 @@ from llm_routerd.gateway.http import durable
 from tests.clients.durable_writer import writing
 from tests.clients.site import NODE
 from tests.gateway.application import open_site
+from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -66,9 +67,7 @@ async def test_client_reads_what_was_and_what_comes_to_the_end(
         if live == "false":
             await site.end("a")
         reading = asyncio.ensure_future(node("durable.js", url, live))
-        async with asyncio.timeout(20):
-            while live != "false" and not site.exchange.plexer.followed:
-                await asyncio.sleep(0.05)
+        await eventually(lambda: live == "false" or site.exchange.plexer.followed, seconds=20)
         if live != "false":
             await site.begin("a", "three", attempt=2)
             await site.end("a")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.clients.site import BREAKS, HOSTILE_TEXT, REFUSED, slow_prompt
+from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -184,6 +185,27 @@ async def test_hanging_up_cancels(client: Any, site: Site) -> None:
             break
     await stream.close()
     await site.until_hung_up(mark)
+
+
+async def test_cancelled_elsewhere_is_not_asked_again(openai: Any, site: Site) -> None:
+    """The client would repeat what it takes for a conflict; it is told not to."""
+    prompt, mark = slow_prompt()
+    asked: list[Any] = []
+
+    async def note(request: Any) -> None:
+        asked.append(request)
+
+    http = openai.DefaultAsyncHttpxClient(event_hooks={"request": [note]})
+    async with openai.AsyncOpenAI(base_url=f"{site.url}/v1", api_key="none", max_retries=2, http_client=http) as client:
+        named = {"Idempotency-Key": mark}
+        chat = client.chat.completions.create(model="default", messages=said(prompt), extra_headers=named)
+        waiting = asyncio.create_task(chat)
+        await eventually(lambda: any(call["id"] == mark for call in site.standin.calls))
+        await site.queue.cancel(mark)
+        with pytest.raises(openai.ConflictError) as caught:
+            await waiting
+    assert caught.value.code == "cancelled"
+    assert len(asked) == 1
 
 
 async def test_models(client: Any) -> None:

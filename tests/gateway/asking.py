@@ -71,6 +71,15 @@ def refusal(read: Callable[..., Any], body: dict[str, Any]) -> Fault:
     raise AssertionError(f"it is taken: {found}")
 
 
+def answer(endpoint: Callable[..., Any], body: dict[str, Any]) -> str:
+    """What is said to a body that is refused; "" where it is not."""
+    try:
+        endpoint(body, CATALOGUE)
+    except RefusedError as error:
+        return error.fault.message
+    return ""
+
+
 def put(holder: Any, way: str, value: Any) -> Any:
     """A copy of a body with a value at a path like `messages.0.content`."""
     if not way:

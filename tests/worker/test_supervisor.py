@@ -132,6 +132,10 @@ _OWN: dict[str, str] = {
     "worker/abandoning.py": "the last connection of a process that ends, which waits for it or breaks it off",
     "queue/connection/silence.py": "a question that its connection waits for; a fault in it is one of the loop's, and logged",
     "queue/connection/pooled.py": "a client has no daemon; it lives while somebody waits for an answer",
+    "queue/connection/subscriber.py": "what it writes goes beside what it reads, and ends with its connection",
+    "client/multiplexer.py": "all of its tasks are one to whoever runs it, and a fault in one ends that",
+    "gateway/http/exchange.py": "a cancellation that no client waits for; what Redis says to it is logged",
+    "gateway/http/native.py": "a wait for either of two things, which its handler ends",
     "cli/watch.py": "a command, which waits for all of its tasks",
 }
 

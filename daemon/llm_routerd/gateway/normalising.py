@@ -37,12 +37,14 @@ class Rule(Struct, frozen=True, kw_only=True):
         pattern: of the text, within one message.
         moves: it goes to the end of the last user message; else it is taken out.
         roles: whose messages it is looked for in.
+        marks: of which any text that matches has one: most texts have none, and are not gone through.
     """
 
     name: str
     pattern: re.Pattern[str]
     moves: bool = False
     roles: frozenset[str] = _PROMPTS
+    marks: tuple[str, ...] = ("",)
 
 
 # Whole lines, each in one pass.
@@ -52,6 +54,7 @@ KNOWN: Final = (
         name="billing-header",
         pattern=re.compile(r"^x-anthropic-billing-header:[^\n]*(?:\n|\Z)", re.MULTILINE),
         roles=_SYSTEM,
+        marks=("x-anthropic-billing-header:",),
     ),
     # What is left of the context window of a model of Anthropic's, as agents tell it; of no other model's.
     Rule(
@@ -61,6 +64,7 @@ KNOWN: Final = (
             r"[ \t]{0,8}(?:\n|\Z)",
             re.MULTILINE,
         ),
+        marks=("Token usage: ", "<total_tokens>"),
     ),
 )
 
@@ -105,7 +109,7 @@ class _Work:
         if message is None or message.get("role") not in rule.roles:
             return False
         found: list[str] = []
-        content = _without(message.get("content"), rule.pattern, found)
+        content = _without(message.get("content"), rule, found)
         if not found:
             return False
         if content:
@@ -125,10 +129,10 @@ class _Work:
         return [message for message in self._messages if message is not None]
 
 
-def _without(content: Any, pattern: re.Pattern[str], found: list[str]) -> Any:
+def _without(content: Any, rule: Rule, found: list[str]) -> Any:
     """The content without what matches, which is added to `found`; "" or no parts: nothing is left."""
     if isinstance(content, str):
-        return _cut(content, pattern, found)
+        return _cut(content, rule, found)
     if not isinstance(content, list):
         return content
     parts = []
@@ -138,7 +142,7 @@ def _without(content: Any, pattern: re.Pattern[str], found: list[str]) -> Any:
             parts.append(part)
             continue
         before = len(found)
-        rest = _cut(text, pattern, found)
+        rest = _cut(text, rule, found)
         if len(found) == before:
             parts.append(part)
         elif rest:
@@ -146,9 +150,11 @@ def _without(content: Any, pattern: re.Pattern[str], found: list[str]) -> Any:
     return parts
 
 
-def _cut(text: str, pattern: re.Pattern[str], found: list[str]) -> str:
+def _cut(text: str, rule: Rule, found: list[str]) -> str:
+    if not any(mark in text for mark in rule.marks):
+        return text
     kept, end = [], 0
-    for match in pattern.finditer(text):
+    for match in rule.pattern.finditer(text):
         if match[0]:
             found.append(match[0])
             kept.append(text[end : match.start()])

@@ -54,13 +54,12 @@ class Properties(Struct, frozen=True, kw_only=True):
     def _unknown(self, name: str, where: str) -> Exception:
         near = get_close_matches(name[:_LONGEST_NAME], sorted({*self.heeded, *self.idle, *self.refused}), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return refused(path(where, name), f"there is no such property{hint}")
+        return refused(path(where, printable(name[:_LONGEST_NAME])), f"there is no such property{hint}")
 
 
 def path(where: str, step: str | int) -> str:
-    """`messages.0.content`, on one line and not long."""
-    name = printable(step[:_LONGEST_NAME]) if isinstance(step, str) else str(step)
-    return f"{where}.{name}" if where else name
+    """`messages.0.content`."""
+    return f"{where}.{step}" if where else str(step)
 
 
 def an_object(value: Any, where: str) -> dict[str, Any]:

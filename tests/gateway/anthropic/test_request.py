@@ -13,11 +13,9 @@ from llm_routerd.gateway.doors.anthropic import ENDPOINTS, blocks, request, thin
 from llm_routerd.gateway.doors.anthropic.request import count, read
 from llm_routerd.gateway.fault import RefusedError
 from tests.gateway.anthropic.bodies import AGENT, PNG, SHOWN_THINGS, SMALL, WEATHER
-from tests.gateway.asking import ANY_VALUES, CATALOGUE, JSON_VALUES, places, put, refusal, sound
+from tests.gateway.asking import ANY_VALUES, CATALOGUE, JSON_VALUES, answer, places, put, refusal, sound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from llm_routerd.gateway.properties import Properties
 
 
@@ -333,20 +331,11 @@ def test_arguments_keep_their_numbers() -> None:
     assert told[1]["tool_calls"][0]["function"]["arguments"] == '{"n":123456789012345678901234567890}'
 
 
-def told(endpoint: Callable[..., Any], body: dict[str, Any]) -> str:
-    """Why it is refused, if it is."""
-    try:
-        endpoint(body, CATALOGUE)
-    except RefusedError as error:
-        return error.fault.message
-    return ""
-
-
 @given(way=st.sampled_from(places(WHOLE)), value=JSON_VALUES)
 def test_whatever_comes_is_read_or_refused(way: str, value: Any) -> None:
     """Nothing else is raised, and a refusal is one line."""
     for endpoint in (read, count):
-        assert told(endpoint, put(WHOLE, way, value)).isprintable()
+        assert answer(endpoint, put(WHOLE, way, value)).isprintable()
 
 
 @given(body=st.dictionaries(st.sampled_from(sorted(request.MESSAGE.heeded)), JSON_VALUES))

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from llm_routerd.gateway.door import NDJSON, Ask, Looked
 from llm_routerd.gateway.doors.ollama import listing, messages, options, request
 from llm_routerd.gateway.doors.ollama.request import read_chat, read_generate
-from llm_routerd.gateway.fault import RefusedError
-from tests.gateway.asking import ANY_VALUES, CATALOGUE, JSON_VALUES, places, put, refusal, sound
+from tests.gateway.asking import ANY_VALUES, CATALOGUE, JSON_VALUES, answer, places, put, refusal, sound
 from tests.gateway.ollama.recordings import answered, asked
 
 if TYPE_CHECKING:
@@ -315,18 +314,9 @@ def test_what_a_generation_cannot_have(name: str) -> None:
     assert (fault.code, fault.param) == ("unsupported", name)
 
 
-def told(endpoint: Callable[..., Any], body: dict[str, Any]) -> str:
-    """Why it is refused, if it is."""
-    try:
-        endpoint(body, CATALOGUE)
-    except RefusedError as error:
-        return error.fault.message
-    return ""
-
-
 @given(way=st.sampled_from([*places(CHAT), *places(GENERATE)]), value=JSON_VALUES)
 def test_whatever_comes_is_read_or_refused(way: str, value: Any) -> None:
     """Nothing else is raised, and a refusal is one line."""
     for read, body in ((read_chat, CHAT), (read_generate, GENERATE), (listing.show, {"model": "gemma"})):
         if way in places(body):
-            assert told(read, put(body, way, value)).isprintable()
+            assert answer(read, put(body, way, value)).isprintable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from llm_routerd.gateway.catalogue import Catalogue
@@ -57,6 +58,18 @@ def fault_of(read: Callable[[dict[str, Any], Catalogue], Ask], body: dict[str, A
     outcome = outcome_of(read, body)
     assert isinstance(outcome, Fault), outcome
     return outcome
+
+
+def hostile(names: list[str], words: list[str]) -> st.SearchStrategy[Any]:
+    """Any JSON, in whose objects stand names that somebody may look for, with words that he may look for."""
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(names), inner | st.sampled_from(words), max_size=4)
+        ),
+        max_leaves=12,
+    )
 
 
 def request_of(ask: Ask) -> Request:

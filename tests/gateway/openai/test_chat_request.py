@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llm_routerd.gateway.doors.openai.chat_request import PROPERTIES, read
 from llm_routerd.gateway.fault import Fault
 from llm_routerd.protocol.wire import encode
-from tests.gateway.openai.asking import CATALOGUE, WEATHER, fault_of, outcome_of, request_of
+from tests.gateway.openai.asking import CATALOGUE, WEATHER, fault_of, hostile, outcome_of, request_of
 
 SAID = [{"role": "user", "content": "Wie heißt du? 🦊"}]
 BODY: dict[str, Any] = {"model": "default", "messages": SAID}
@@ -214,17 +214,9 @@ def test_conversation_with_calls_and_images() -> None:
     request_of(ask)
 
 
-HOSTILE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["type", "function", "name", "content", "role", "json_schema", "refusal", "x"]),
-            inner | st.sampled_from(["function", "text", "refusal", "json_schema", "message", "function_call"]),
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
+HOSTILE = hostile(
+    ["type", "function", "name", "content", "role", "json_schema", "refusal", "x"],
+    ["function", "text", "refusal", "json_schema", "message", "function_call"],
 )
 
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 from llm_routerd.gateway.admission import Caller
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.examples import EVENTS
-from tests.gateway.native.site import Site, open_site
+from tests.gateway.application import Site, open_site
 from tests.gateway.openai.asking import events
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llm_routerd.gateway.doors.openai.responses_request import PROPERTIES, read
 from llm_routerd.gateway.fault import Fault
 from llm_routerd.protocol.wire import encode
-from tests.gateway.openai.asking import CATALOGUE, TOLD, WEATHER, fault_of, outcome_of, request_of
+from tests.gateway.openai.asking import CATALOGUE, TOLD, WEATHER, fault_of, hostile, outcome_of, request_of
 
 SAID = {"role": "user", "content": "Wie heißt du? 🦊"}
 BODY: dict[str, Any] = {"model": "default", "input": SAID["content"]}
@@ -221,17 +221,9 @@ def test_items_of_earlier_responses() -> None:
     request_of(ask)
 
 
-HOSTILE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["type", "name", "content", "role", "call_id", "arguments", "output", "text", "format"]),
-            inner | st.sampled_from(["message", "function_call", "function_call_output", "input_text", "json_schema"]),
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
+HOSTILE = hostile(
+    ["type", "name", "content", "role", "call_id", "arguments", "output", "text", "format"],
+    ["message", "function_call", "function_call_output", "input_text", "json_schema"],
 )
 
 

@@ -11,7 +11,7 @@ from llm_routerd.client import Client, Multiplexer
 from llm_routerd.gateway.admission import Caller, is_open
 from llm_routerd.gateway.http.exchange import Exchange
 from llm_routerd.gateway.http.page import OVERVIEW_PATH, PATHS
-from tests.gateway.native.site import open_site, serving
+from tests.gateway.application import open_site, serving
 from tests.support.workers import make_config
 
 SOURCES = {path.name: path.read_text() for path in resources.files("llm_routerd.gateway").joinpath("page").iterdir()}

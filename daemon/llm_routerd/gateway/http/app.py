@@ -144,6 +144,8 @@ def fault_response(endpoint: Endpoint | None, fault: Fault) -> web.Response:
         headers = {name: fault.request_id for name in ("X-Request-ID", own) if name}
     if fault.retry_after_seconds is not None:
         headers["Retry-After"] = str(fault.retry_after_seconds)
+    if fault.code == "cancelled":  # official clients ask once more after a 409 too
+        headers["X-Should-Retry"] = "false"
     if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="llm-routerd"'
     return web.Response(status=fault.status, body=tell(fault), content_type=JSON, headers=headers)
