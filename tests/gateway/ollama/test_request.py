@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +149,16 @@ def test_results_find_their_calls() -> None:
     )
     assert [call["id"] for call in told[1]["tool_calls"]] == ["x", "call_1", "call_2", "call_3"]
     assert [each["tool_call_id"] for each in told[2:]] == ["call_1", "x", "call_2", "call_3", "call_4", "y"]
+
+
+@pytest.mark.parametrize("named", [{}, {"tool_name": "b"}, {"tool_call_id": "y"}, {"tool_name": "a"}])
+def test_many_results_take_no_longer(named: dict[str, Any]) -> None:
+    """Whatever they name: each looks at no call twice, or it would take minutes."""
+    calls = [{"function": {"name": "ab"[number % 2]}} for number in range(10_000)]
+    began = time.perf_counter()
+    result = {"role": "tool", "content": "r", **named}
+    messages.messages_of([{"role": "assistant", "tool_calls": calls}, *[result] * 10_000])
+    assert time.perf_counter() - began < 2
 
 
 @pytest.mark.parametrize(
