@@ -211,6 +211,13 @@ def test_formats() -> None:
     assert "schema" not in ask(read_chat, {**CHAT, "format": ""}).fields
 
 
+def test_an_integer_may_have_a_fraction_of_nothing() -> None:
+    """In JSON it is the same number."""
+    found = ask(read_generate, {**GENERATE, "options": {"num_predict": 5.0, "top_k": 4.0, "seed": 7.0}})
+    assert found.fields["params"] == {"max_tokens": 5, "top_k": 4, "seed": 7, "accept_length": True}
+    assert refusal(read_generate, {**GENERATE, "options": {"num_predict": 5.5}}).param == "options.num_predict"
+
+
 def test_what_says_nothing_is_left_out() -> None:
     """Ollama's words for no limit, no seed, no end."""
     neutral = {"num_predict": -1, "seed": -1, "stop": [], "temperature": None}

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 _HEEDED: Final = frozenset({"model", "stream", "format", "keep_alive", "options", "think"})
 # A prompt that is too long is an error here, and never cut.
 _IDLE: Final = frozenset({"truncate", "shift"})
-_REFUSED: Final[dict[str, tuple[Any, ...]]] = {"logprobs": (False,), "top_logprobs": (0,)}
+_REFUSED: Final[dict[str, tuple[Any, ...]]] = {
+    "_debug_render_only": (False,),  # which Ollama's own client in Go always sends
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+}
 CHAT_BODY: Final = Properties(heeded=_HEEDED | {"messages", "tools"}, idle=_IDLE, refused=_REFUSED)
 GENERATE_BODY: Final = Properties(
     heeded=_HEEDED | {"prompt", "system", "images"},
