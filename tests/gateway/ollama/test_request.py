@@ -38,6 +38,7 @@ CHAT: dict[str, Any] = {
         {"role": "tool", "content": "12 °C", "tool_name": "weather"},
     ],
     "tools": [TOOL],
+    "tool_choice": "auto",
     "format": "json",
     "think": "low",
     "keep_alive": "5m",
@@ -99,6 +100,7 @@ def test_a_chat() -> None:
             {"role": "tool", "content": "12 °C", "tool_call_id": "call_1"},
         ],
         "tools": [TOOL],
+        "tool_choice": "auto",
         "schema": {"type": "object"},
         "params": {
             "temperature": 0.5,

@@ -24,7 +24,8 @@ _REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "logprobs": (False,),
     "top_logprobs": (0,),
 }
-CHAT_BODY: Final = Properties(heeded=_HEEDED | {"messages", "tools"}, idle=_IDLE, refused=_REFUSED)
+# Ollama knows no `tool_choice`; clients that have one send it all the same, in OpenAI's form, and here it can be heeded.
+CHAT_BODY: Final = Properties(heeded=_HEEDED | {"messages", "tools", "tool_choice"}, idle=_IDLE, refused=_REFUSED)
 GENERATE_BODY: Final = Properties(
     heeded=_HEEDED | {"prompt", "system", "images"},
     idle=_IDLE,
@@ -57,6 +58,8 @@ def read_chat(body: Body, catalogue: Catalogue) -> Ask | Looked:
     fields = {"model": model, "messages": messages}
     if tools := a_list(given.get("tools", []), "tools"):
         fields["tools"] = tools
+    if "tool_choice" in given:
+        fields["tool_choice"] = given["tool_choice"]
     return _ask(given, fields, CHAT)
 
 
