@@ -24,7 +24,7 @@ _REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "logprobs": (False,),
     "top_logprobs": (0,),
 }
-# Ollama knows no `tool_choice`; clients that have one send it all the same, in OpenAI's form, and here it can be heeded.
+# Ollama knows no `tool_choice`, but clients that have one send it, in OpenAI's form, and here it can be heeded.
 CHAT_BODY: Final = Properties(heeded=_HEEDED | {"messages", "tools", "tool_choice"}, idle=_IDLE, refused=_REFUSED)
 GENERATE_BODY: Final = Properties(
     heeded=_HEEDED | {"prompt", "system", "images"},
