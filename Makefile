@@ -175,6 +175,7 @@ UNITDIR ?= $(SYSCONFDIR)/systemd/system
 BINDIR ?= /usr/local/bin
 ROOT := $(abspath $(DESTDIR)$(PREFIX))
 MARK := .installed-by-make
+UNITS := llm-routerd.service llm-routerd@.service llm-routerd-gateway.service
 # With DESTDIR nothing on this machine is told, or stopped.
 SYSTEMCTL := $(if $(DESTDIR),:,[ ! -d /run/systemd/system ] || systemctl)
 
@@ -212,7 +213,7 @@ compile-venv:
 
 install-units:
 	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(SYSCONFDIR)/llm-routerd" "$(ROOT)/share/llm-routerd"
-	for unit in llm-routerd.service llm-routerd@.service; do \
+	for unit in $(UNITS); do \
 		sed 's|@PREFIX@|$(PREFIX)|g' "systemd/$$unit" > "$(DESTDIR)$(UNITDIR)/$$unit" && \
 		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit" || exit 1; \
 	done
@@ -226,9 +227,9 @@ install-units:
 		install -m 600 systemd/llm-routerd.env.example "$(DESTDIR)$(SYSCONFDIR)/llm-routerd/llm-routerd.env"
 
 uninstall:
-	-@$(SYSTEMCTL) stop llm-routerd.service 'llm-routerd@*.service'
-	-@$(SYSTEMCTL) disable llm-routerd.service llm-routerd@.service
-	rm -f "$(DESTDIR)$(UNITDIR)/llm-routerd.service" "$(DESTDIR)$(UNITDIR)/llm-routerd@.service"
+	-@$(SYSTEMCTL) stop llm-routerd-gateway.service llm-routerd.service 'llm-routerd@*.service'
+	-@$(SYSTEMCTL) disable $(UNITS)
+	rm -f $(UNITS:%="$(DESTDIR)$(UNITDIR)/%")
 	[ "$$(readlink "$(DESTDIR)$(BINDIR)/llm-routerd")" != "$(PREFIX)/bin/llm-routerd" ] || \
 		rm "$(DESTDIR)$(BINDIR)/llm-routerd"
 	rm -rf "$(ROOT)/share/llm-routerd"
