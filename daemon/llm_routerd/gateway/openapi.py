@@ -228,7 +228,7 @@ def _submit() -> Schema:
             "202": _json("It is queued.", "standing", headers=_LOCATION),
         },
         parameters=[
-            _parameter("Idempotency-Key", "header", "The id, where the body gives none.", pattern=_or_empty(ID_PATTERN)),
+            _parameter("Idempotency-Key", "header", "The id, unless the body has it.", pattern=_or_empty(ID_PATTERN)),
             _PREFER,
             _parameter("lane", "query", "How urgent it is.", enum=list(LANES), default="normal"),
         ],
@@ -264,7 +264,7 @@ def _follow() -> Schema:
         },
         parameters=[
             _parameter("Last-Event-ID", "header", "The event to go on after.", pattern=_or_empty(STREAM_ID_PATTERN)),
-            _parameter("after", "query", "The same, where the header is not given.", pattern=_or_empty(STREAM_ID_PATTERN)),
+            _parameter("after", "query", "The same, where there is no header.", pattern=_or_empty(STREAM_ID_PATTERN)),
         ],
     )  # fmt: skip
 
