@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from aiohttp import web
 
+from llm_routerd.errors import BrokerError
 from llm_routerd.gateway.fault import RefusedError
 from llm_routerd.gateway.http.page import add_page
 from llm_routerd.gateway.overview import (
@@ -149,7 +150,7 @@ class FakeGateway:
 
     async def _see(self, _request: web.Request) -> Overview:
         if self.seen is None:
-            raise TimeoutError
+            raise BrokerError("away")
         return msgspec.structs.replace(self.seen, at_ms=int(time.time() * 1000))
 
     def _refused(self) -> web.Response | None:

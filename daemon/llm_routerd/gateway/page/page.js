@@ -124,7 +124,8 @@ function deploymentRow({ name }) {
     update(each) {
       dot.className = `dot ${each.state}`;
       say(model, `${each.model}${each.is_local ? "" : ", in the cloud"}`);
-      const since = each.since ? `, for ${span(Date.now() + skew - each.since * 1000)}` : "";
+      const lasts = each.since ? Date.now() + skew - each.since * 1000 : 0;
+      const since = lasts >= 1000 ? `, for ${span(lasts)}` : "";
       say(state, `${STATES[each.state] ?? each.state}${each.code && each.state !== "answering" ? `: ${each.code}` : ""}${since}`);
       state.className = `state ${each.state}`;
       const calls = each.recent.length;
@@ -205,6 +206,7 @@ function runningRow({ id }) {
     },
     leave() {
       row.node.classList.add("gone");
+      say(facts, "ended");
       setTimeout(() => {
         unwatch(row);
         row.node.remove();
