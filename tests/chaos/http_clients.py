@@ -30,6 +30,7 @@ SILENCE_SECONDS = 4.0
 # OpenAI's clients wait longer, and so are there when another worker's attempt says something else.
 _CHAT = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=3 * SILENCE_SECONDS)
 PAUSE_SECONDS = (0.1, 0.5)
+_WORDS = {"native": (10, 40), "openai": (20, 80)}
 # How many of whose answers another worker's attempt would give otherwise, so that it cannot go on with shown text.
 _FICKLE = {"native": 0.25, "openai": 0.6}
 _LOST = (aiohttp.ClientError, OSError, TimeoutError)
@@ -93,7 +94,7 @@ def make_streams(seed: int, *, native: int, openai: int, seconds: float) -> list
 
 
 def _stream(rng: random.Random, name: str, door: str, starts_at: float) -> Stream:
-    words, delay_ms = rng.randint(10, 40), rng.randint(20, 60)
+    words, delay_ms = rng.randint(*_WORDS[door]), rng.randint(20, 60)
     prompt = f"[[id={name} first_ms={rng.randint(0, 300)} delay_ms={delay_ms} {_answer(name, words)}]]"
     if rng.random() < _FICKLE[door]:
         prompt += "".join(f"[[model=first-{slot} {_answer(f'{name}.{slot}', words)}]]" for slot in range(WORKERS))

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -144,8 +145,10 @@ class Slot:
         return "\n".join([f"{self._log.stem}:", *self._lines()[-lines:]])
 
     def complaints(self) -> list[str]:
-        """What stands in its log as nobody's fault but its own: a traceback, an error."""
-        return [line for line in self._lines() if "Traceback" in line or '"level":"error"' in line]
+        """What stands in its log as nobody's fault but its own: errors, and what stands before a traceback."""
+        lines = self._lines()
+        before = [one for one, other in pairwise(["", *lines]) if other.startswith("Traceback")]
+        return before + [line for line in lines if '"level":"error"' in line]
 
     def _lines(self) -> list[str]:
         return self._log.read_text("utf-8", "replace").splitlines() if self._log.exists() else []

@@ -173,12 +173,6 @@ def _or_empty(pattern: str) -> str:
     return f"^$|{pattern}"
 
 
-_IDEMPOTENCY_KEY = _parameter(
-    "Idempotency-Key", "header", "The id, where the body gives none.", pattern=_or_empty(ID_PATTERN)
-)
-_AFTER = _or_empty(STREAM_ID_PATTERN)
-
-
 def _json(description: str, name: str, **more: Any) -> Schema:
     return {
         "description": description,
@@ -234,7 +228,7 @@ def _submit() -> Schema:
             "202": _json("It is queued.", "standing", headers=_LOCATION),
         },
         parameters=[
-            _IDEMPOTENCY_KEY,
+            _parameter("Idempotency-Key", "header", "The id, unless the body has it.", pattern=_or_empty(ID_PATTERN)),
             _PREFER,
             _parameter("lane", "query", "How urgent it is.", enum=list(LANES), default="normal"),
         ],
@@ -269,8 +263,8 @@ def _follow() -> Schema:
             "204": {"description": "The final event has been seen: nothing more will come."},
         },
         parameters=[
-            _parameter("Last-Event-ID", "header", "The event to go on after.", pattern=_AFTER),
-            _parameter("after", "query", "The same, where the header is not given.", pattern=_AFTER),
+            _parameter("Last-Event-ID", "header", "The event to go on after.", pattern=_or_empty(STREAM_ID_PATTERN)),
+            _parameter("after", "query", "The same, where there is no header.", pattern=_or_empty(STREAM_ID_PATTERN)),
         ],
     )  # fmt: skip
 
