@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from llm_routerd.config.tree import GatewayConfig, GatewayKey
+from llm_routerd.config.gateway import GatewayConfig, GatewayKey
 from llm_routerd.errors import ConfigError
 from llm_routerd.gateway.admission import Admission, Caller, is_loopback
 from llm_routerd.gateway.fault import Fault, RefusedError

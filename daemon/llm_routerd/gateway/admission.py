@@ -23,7 +23,7 @@ from llm_routerd.gateway.fault import Fault, RefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from llm_routerd.config.tree import GatewayConfig
+    from llm_routerd.config.gateway import GatewayConfig
 
 # What holds nothing of anybody: the page, what its browser loads for it, and what a load balancer asks.
 OPEN_PATHS: Final = frozenset({"/", "/favicon.ico", "/health", "/openapi.json"})
