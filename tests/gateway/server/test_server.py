@@ -327,6 +327,13 @@ async def test_what_is_asked_in_a_row_is_answered_in_a_row(house: House) -> None
     writer.transport.abort()
 
 
+async def test_another_protocol_is_declined(house: House) -> None:
+    """What would be spoken instead is not; the connection goes on with HTTP."""
+    upgrade = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    answer = await house.send(upgrade, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert answer.count(b"HTTP/1.1 200") == 2
+
+
 async def test_a_fault_of_ours_is_told_of_in_general(house: House, capsys: pytest.CaptureFixture[str]) -> None:
     """500, and what it was stands in the log only."""
     answer = await house.send(b"GET /fail HTTP/1.1\r\nHost: x\r\n\r\n")
