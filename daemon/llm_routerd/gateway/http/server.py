@@ -303,12 +303,15 @@ async def read_body(request: web.BaseRequest, most_bytes: int, limits: Limits = 
 
 async def _pieces(request: web.BaseRequest, limits: Limits) -> AsyncIterator[bytes]:
     """The body as it comes."""
-    now = asyncio.get_running_loop().time
-    until = now() + limits.body
-    while True:
+    content = request.content
+    until = asyncio.get_running_loop().time() + limits.body
+    while content.exception() is not None or not content.at_eof():
         try:
-            async with asyncio.timeout_at(until):
-                piece = await request.content.readany()
+            if content.is_eof():  # all of it came with the head, as it mostly does: there is nothing to wait for
+                piece = content.read_nowait()
+            else:
+                async with asyncio.timeout_at(until):
+                    piece = await content.readany()
         except TimeoutError:
             told = f"the body comes too slowly: less than {limits.body_bytes_per_second} bytes a second"
             raise RefusedError(Fault(status=408, code=ErrorCode.INVALID_REQUEST, message=told)) from None
