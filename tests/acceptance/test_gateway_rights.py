@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import pytest
 
 from tests.acceptance.test_systemd import restricted_server
 from tests.standin.server import StandIn
 from tests.support.daemons import running_daemon, write_config
-from tests.support.eventually import eventually
 from tests.support.processes import ROOT, GatewayProcess, free_port
 
 if TYPE_CHECKING:
@@ -43,9 +40,6 @@ async def test_nothing_that_it_does_is_refused(tmp_path: Path) -> None:
                     async with session.request(method, path, json=body, headers=headers) as response:
                         return response.status, await response.text()
 
-                async def health() -> int:
-                    return (await ask("GET", "/health"))[0]
-
                 assert (await ask("POST", "/v1/requests", {"prompt": "x", "id": "queued"}))[0] == 202
                 assert (await ask("GET", "/v1/requests/queued"))[0] == 202
                 assert (await ask("GET", "/v1/requests/nobodys"))[0] == 404
@@ -64,19 +58,8 @@ async def test_nothing_that_it_does_is_refused(tmp_path: Path) -> None:
                     status, seen = await ask("GET", "/v1/overview")
                     assert status == 200, "".join(str(e) for e in operator.run("ACL LOG 20"))
                     assert json.loads(seen)["lanes"]
-                    assert await health() == 200
+                    assert (await ask("GET", "/health"))[0] == 200
                     assert (await ask("GET", "/metrics"))[0] == 200
-                await eventually(lambda: gateway.exit_status is None)
+                assert gateway.exit_status is None
         refused = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in operator.run("ACL LOG 20")]
         assert [(each[b"username"], each[b"object"]) for each in refused] == []
-        await asyncio.sleep(0)
-
-
-@pytest.mark.parametrize("path", ["llm:consent:a", "llm:events:a"])
-def test_it_may_write_what_a_client_decides(path: str) -> None:
-    """A word on a tool call, and an end."""
-    acl = (ROOT / "systemd" / "users.acl").read_text().replace("resetpass", "resetpass >pw")
-    with restricted_server(acl) as login:
-        gateway = login("gateway", "pw")
-        assert gateway.may(f"XADD {path} * type x")
-        assert gateway.may(f"EXPIRE {path} 3600")

@@ -6,14 +6,14 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
 
 from llm_routerd.client import Client, Multiplexer
-from llm_routerd.gateway.admission import Caller
+from llm_routerd.config.tree import GatewayConfig
+from llm_routerd.gateway.admission import Admission, Caller
 from llm_routerd.gateway.http.app import make_application
 from llm_routerd.gateway.http.exchange import Exchange
 from llm_routerd.protocol.events import FINAL_ID
@@ -22,8 +22,6 @@ from tests.support.queue import open_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-
-    from llm_routerd.gateway.admission import Admission
 
 CONFIG = """
 [deployments.small]
@@ -86,6 +84,18 @@ class Site:
             return reply.status, reply.headers, await reply.json()
 
 
+class _Everybody(Admission):
+    """Lets in whoever comes, as one caller."""
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__(GatewayConfig())
+        self._caller = caller
+
+    def admit(self, *_: Any) -> Caller:
+        """Him."""
+        return self._caller
+
+
 @asynccontextmanager
 async def open_site(redis_url: str, caller: Caller | None = None) -> AsyncIterator[Site]:
     """A gateway with these doors at a Redis; all requests are `caller`'s."""
@@ -111,7 +121,8 @@ async def serving(
     exchange: Exchange, caller: Caller
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, str, web.Application]]:
     """The gateway's application at a port of its own, which lets everybody in as `caller`, and a client of it."""
-    app = make_application(exchange, lambda: cast("Admission", SimpleNamespace(admit=lambda *_: caller)))
+    admission = _Everybody(caller)
+    app = make_application(exchange, lambda: admission)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
     try:

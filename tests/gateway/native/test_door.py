@@ -154,6 +154,17 @@ async def test_id_that_can_be_none_is_not_looked_for(site: Site) -> None:
         assert (status, told["request_id"]) == (404, None)
 
 
+async def test_method_that_a_path_does_not_take_is_told_which_it_takes(site: Site) -> None:
+    """And a path that is none, in the shape of this door."""
+    async with site.http.put("/v1/requests/a") as reply:
+        told = await reply.json()
+        assert (reply.status, reply.headers["Allow"], told["error"]["code"]) == (
+            405, "DELETE, GET, HEAD", "method_not_allowed",
+        )  # fmt: skip
+    status, _, told = await site.get("/v1/requests/a/b")
+    assert (status, told["error"]["code"], told["request_id"]) == (404, "not_found", None)
+
+
 # ------------------------------------------------------------------ events
 
 

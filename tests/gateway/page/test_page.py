@@ -70,7 +70,7 @@ async def test_redis_that_is_away_is_a_503() -> None:
     url = "redis://127.0.0.1:1/0"
     async with Client(url, patience_seconds=0) as client:
         exchange = Exchange(make_config(url), client, Multiplexer(client, url))
-        async with serving(exchange, Caller()) as (http, _):
+        async with serving(exchange, Caller()) as (http, _, _):
             async with http.get(OVERVIEW_PATH) as response:
                 assert (response.status, (await response.json())["error"]["code"]) == (503, "unavailable")
                 assert response.headers["Retry-After"]

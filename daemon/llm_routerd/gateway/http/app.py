@@ -192,7 +192,10 @@ def _border(admission: Callable[[], Admission]) -> Any:
         except RefusedError as error:
             return fault_response(endpoint_at(request.path), error.fault)
         except web.HTTPException as error:
-            return fault_response(endpoint_at(request.path), _of_http(error))
+            told = fault_response(endpoint_at(request.path), _of_http(error))
+            if isinstance(error, web.HTTPMethodNotAllowed):
+                told.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+            return told
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:  # noqa: BLE001 - the outer border of one request
