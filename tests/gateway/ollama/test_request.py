@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +149,16 @@ def test_results_find_their_calls() -> None:
     )
     assert [call["id"] for call in told[1]["tool_calls"]] == ["x", "call_1", "call_2", "call_3"]
     assert [each["tool_call_id"] for each in told[2:]] == ["call_1", "x", "call_2", "call_3", "call_4", "y"]
+
+
+def test_thousands_of_calls_and_results_cost_no_more_than_their_number() -> None:
+    """Each result used to be compared with every call that waits: a megabyte held the gateway up for sixteen seconds."""
+    calls = [{"function": {"name": "a"}}] * 14_000
+    results = [{"role": "tool", "tool_call_id": "z"}] * 6_000 + [{"role": "tool"}] * 6_000
+    began = time.process_time()
+    told = messages.messages_of([{"role": "assistant", "tool_calls": calls}, *results])
+    assert time.process_time() - began < 3
+    assert [each["tool_call_id"] for each in told[1:]] == ["z"] * 6_000 + [f"call_{n}" for n in range(1, 6_001)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from typing import Any, Final
 
 from llm_routerd.gateway.doors.ollama.images import image_parts
@@ -13,6 +14,7 @@ MESSAGE: Final = Properties(
 )
 TOOL_CALL: Final = Properties(heeded=frozenset({"id", "function"}), idle=frozenset({"type"}))
 FUNCTION: Final = Properties(heeded=frozenset({"name", "arguments"}), idle=frozenset({"index", "description"}))
+_ANY: Final = ("", "")
 
 Message = dict[str, Any]
 
@@ -43,8 +45,10 @@ def content_of(text: str, images: Any, where: str) -> str | list[dict[str, Any]]
 class _Writing:
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self._count = 0
-        self._waiting: list[tuple[str, str]] = []  # calls without a result: id, name
+        self._count = 0  # of ids that were made
+        self._calls = 0
+        self._waiting: dict[int, str] = {}  # ids of calls without a result, in their order
+        self._named: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)  # how a result may name them
 
     def add(self, message: Any, where: str) -> None:
         given = MESSAGE.of(message, where)
@@ -65,17 +69,20 @@ class _Writing:
         name = a_text(function.get("name"), path(at, "name"))
         arguments = an_object_text(function.get("arguments", {}), path(at, "arguments"))
         call_id = a_text(given.get("id", ""), path(where, "id")) or self._new_id()
-        self._waiting.append((call_id, name))
+        number = self._calls = self._calls + 1
+        self._waiting[number] = call_id
+        for way in (("id", call_id), ("name", name), _ANY):
+            self._named[way].append(number)
         return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
     def _answered(self, given: dict[str, Any], where: str) -> str:
         """The id of the call that a result belongs to."""
         call_id = a_text(given.get("tool_call_id", ""), path(where, "tool_call_id"))
         name = a_text(given.get("tool_name", ""), path(where, "tool_name"))
-        for waiting in self._waiting:
-            if call_id == waiting[0] or (not call_id and name in ("", waiting[1])):
-                self._waiting.remove(waiting)
-                return waiting[0]
+        numbers = self._named.get(("id", call_id) if call_id else ("name", name) if name else _ANY, deque())
+        while numbers:  # each is taken out once, so that thousands of calls cost no more than their number
+            if waiting := self._waiting.pop(numbers.popleft(), ""):
+                return waiting
         return call_id or self._new_id()
 
     def _new_id(self) -> str:
