@@ -83,6 +83,7 @@ CLIENTS_REQUIRED ?= python
 test-clients: $(CLIENTS) $(if $(shell command -v npm),$(NODE_CLIENTS))
 	CLIENTS_REQUIRED="$(CLIENTS_REQUIRED)" $(BIN)/python -m pytest -n 2 --dist loadfile tests/clients
 
+# vite stays at 8.3: the next one wants a package for Windows that not every registry has, and then `npm ci` refuses the lock.
 $(NODE_CLIENTS): tests/clients/node/package-lock.json
 	npm ci --prefix tests/clients/node --no-audit --no-fund --loglevel=error && touch $@ || echo "without clients in Node"
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from llm_routerd.config.tree import GatewayConfig, GatewayKey
+from llm_routerd.config.gateway import GatewayConfig, GatewayKey
 from llm_routerd.errors import ConfigError
 from llm_routerd.gateway.admission import Admission, Caller, is_loopback, is_open
 from llm_routerd.gateway.fault import Fault, RefusedError
@@ -208,6 +208,10 @@ def test_nobody_beside_keys_is_let_in_where_that_is_said() -> None:
     with pytest.raises(RefusedError) as caught:
         nobody.request_id_for("acme:invoice-1")
     assert caught.value.fault.status == 403
+    with pytest.raises(RefusedError) as caught:
+        nobody.tenant_for("acme")
+    assert caught.value.fault.status == 403
+    assert [nobody.tenant_for(given) for given in (None, "mine", ["acme"])] == [None, "mine", ["acme"]]
     assert fault(rules, {"x-api-key": "wrong"}).status == 401
     assert fault(rules, {"Origin": "https://evil.example"}).status == 403
 
@@ -225,6 +229,8 @@ def test_a_tenant_reaches_its_own_requests_alone() -> None:
         assert not acme.may_see(other)
         assert ops.may_see(other)
     assert ops.request_id_for("k") == "k"
+    assert [acme.tenant_for(given) for given in ("other", None)] == ["acme", "acme"]
+    assert [ops.tenant_for(given) for given in ("other", None)] == ["other", None]
 
 
 def test_of_two_keys_alike_the_first_counts() -> None:

@@ -25,13 +25,14 @@ async function look() {
   clearTimeout(timer);
   try {
     const response = await ask("v1/overview", { signal: AbortSignal.timeout(10000) });
-    show(await response.json());
+    const seen = await response.json();
     lookedAt = Date.now();
+    show(seen);
     failures = 0;
     linked();
   } catch (error) {
-    if (error instanceof Refusal && (error.status === 401 || error.status === 403)) {
-      wantKey(error);
+    if (error instanceof Refusal && error.status === 401) {
+      wantKey();
       return;
     }
     failures += 1;
@@ -50,6 +51,7 @@ function linked(trouble = "") {
   link.classList.toggle("bad", Boolean(trouble));
   document.body.classList.toggle("stale", Boolean(trouble) && lookedAt > 0);
   const since = lookedAt ? `; what is shown is from ${new Date(lookedAt).toLocaleTimeString()}` : "";
+  if (!lookedAt) say($("summary"), "");
   say(link, trouble ? `${trouble}${since}` : "live");
 }
 
@@ -236,7 +238,7 @@ async function watchRow(row) {
   } catch (error) {
     trouble(row.place, error);
   }
-  followed.delete(row);
+  if (row.stop === controller) followed.delete(row);
 }
 
 function unwatch(row) {
@@ -340,7 +342,7 @@ function stopTrying() {
 
 // --- keys
 
-function wantKey(error) {
+function wantKey() {
   $("board").hidden = $("confirmations").hidden = true;
   $("door").hidden = false;
   $("leave").hidden = true;
@@ -348,7 +350,7 @@ function wantKey(error) {
   say($("link"), "");
   if (key.get()) {
     key.forget();
-    say($("door-hint"), error.status === 401 ? "That is none of this gateway's keys." : error.message);
+    say($("door-hint"), "That is none of this gateway's keys.");
     $("door-hint").classList.add("bad");
   }
   $("key").focus();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from typing import Any, Final
 
 from llm_routerd.gateway.doors.ollama.images import image_parts
@@ -44,7 +45,10 @@ class _Writing:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self._count = 0
-        self._waiting: list[tuple[str, str]] = []  # calls without a result: id, name
+        # Of calls without a result: their ids; and in order, all and by name, with some that have one by now.
+        self._waiting: set[str] = set()
+        self._calls: deque[str] = deque()
+        self._named: defaultdict[str, deque[str]] = defaultdict(deque)
 
     def add(self, message: Any, where: str) -> None:
         given = MESSAGE.of(message, where)
@@ -65,17 +69,20 @@ class _Writing:
         name = a_text(function.get("name"), path(at, "name"))
         arguments = an_object_text(function.get("arguments", {}), path(at, "arguments"))
         call_id = a_text(given.get("id", ""), path(where, "id")) or self._new_id()
-        self._waiting.append((call_id, name))
+        self._waiting.add(call_id)
+        self._calls.append(call_id)
+        self._named[name].append(call_id)
         return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
     def _answered(self, given: dict[str, Any], where: str) -> str:
         """The id of the call that a result belongs to."""
         call_id = a_text(given.get("tool_call_id", ""), path(where, "tool_call_id"))
         name = a_text(given.get("tool_name", ""), path(where, "tool_name"))
-        for waiting in self._waiting:
-            if call_id == waiting[0] or (not call_id and name in ("", waiting[1])):
-                self._waiting.remove(waiting)
-                return waiting[0]
+        if not call_id:
+            calls = self._named[name] if name else self._calls
+            while calls and not call_id:
+                call_id = found if (found := calls.popleft()) in self._waiting else ""
+        self._waiting.discard(call_id)
         return call_id or self._new_id()
 
     def _new_id(self) -> str:
