@@ -484,14 +484,15 @@ async def test_stopping_lets_what_is_under_way_be_whole() -> None:
             writer.close()
 
 
-async def test_stopping_does_not_wait_for_ever() -> None:
+@pytest.mark.parametrize("grace", [0.0, 0.2])
+async def test_stopping_does_not_wait_for_ever(grace: float) -> None:
     """What has not ended in time is broken off: its client can tell that it is not whole."""
     async with serving(limits=Limits()) as house:
         reader, writer = await house.connect()
         writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         await eventually(lambda: house.waiting)
         async with asyncio.timeout(5):
-            await house.server.stop(0.2)
+            await house.server.stop(grace)
             assert await reader.read() == b""
         await eventually(lambda: house.cancelled)
         writer.close()

@@ -37,6 +37,7 @@ _log = get_logger()
 
 _NAME = "llm-routerd"  # and no versions
 _BACKLOG = 128
+_LEAST_GRACE_SECONDS = 0.05
 _LINGER_SECONDS = 1.0  # to take in what comes of a body that nobody wants, so that its client reads why
 _LEAST_TAKEN_BYTES = 16_384  # of what waits for a reader, in the time after which he would be cut off
 _INFLATED_AT_ONCE = 1_048_576
@@ -118,7 +119,8 @@ class HttpServer:
         for listening in self._servers:
             listening.close()
         self._servers.clear()
-        self._runner._shutdown_timeout = grace_seconds / 2  # noqa: SLF001 - it waits for this twice
+        # It waits for this twice, and for ever where it is nothing.
+        self._runner._shutdown_timeout = max(grace_seconds / 2, _LEAST_GRACE_SECONDS)  # noqa: SLF001
         await self._runner.cleanup()
 
 
