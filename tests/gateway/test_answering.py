@@ -9,6 +9,7 @@ import pytest
 
 from tests.gateway.answering import open_door
 from tests.support.eventually import eventually
+from tests.support.servers import running_valkey
 
 
 async def test_tokens_go_out_as_they_come_and_the_end_follows(valkey_url: str) -> None:
@@ -139,6 +140,25 @@ async def test_who_hangs_up_before_anything_was_told_cancels_too(valkey_url: str
         asking.cancel()
         assert await door.end(request_id) == "cancelled"
         assert 0 < await door.redis.ttl(f"llm:events:{request_id}") <= 3600
+
+
+async def test_who_hangs_up_while_redis_is_away_cancels_when_it_is_back() -> None:
+    """However long that takes: the model would go on for nobody."""
+    with running_valkey() as server:
+        async with open_door(server.url) as door:
+            for shard in door.exchange.client.shards.all:
+                shard._patience_seconds = 0.1
+            asking = asyncio.create_task(door.ask().__aenter__())
+            request_id = await door.request_id()
+            await door.attempt(request_id, 1, "One")
+            response = await asking
+            server.kill()
+            response.close()
+            await eventually(lambda: door.seen)
+            await asyncio.sleep(1)  # tries, and its patience is over
+            server.start()
+            await eventually(lambda: not door.exchange.plexer.trouble, seconds=10)
+            assert await door.end(request_id) == "cancelled"
 
 
 async def test_a_gateway_that_stops_cancels_nothing(valkey_url: str) -> None:
