@@ -200,6 +200,17 @@ async def test_who_waits_too_long_is_told_so_and_the_request_ends(valkey_url: st
         assert await door.end(await door.request_id()) == "cancelled"
 
 
+async def test_who_waits_too_long_and_can_come_back_finds_the_answer(valkey_url: str) -> None:
+    """Of a key that is cancelled there would never be one."""
+    async with open_door(valkey_url, timeout_seconds=0.5) as door:
+        async with door.ask(streams=False, headers={"Idempotency-Key": "mine"}) as response:
+            assert (response.status, await response.text()) == (504, "deadline_exceeded")
+        assert await door.end("mine", seconds=0.5) is None
+        await door.result("mine", "One")
+        async with door.ask(streams=False, headers={"Idempotency-Key": "mine"}) as response:
+            assert (response.status, await response.text()) == (200, "One")
+
+
 async def test_a_providers_refusal_is_told_where_that_is_asked_for(valkey_url: str) -> None:
     """And no other model is asked."""
     async with open_door(valkey_url, on_provider_refusal="fail") as door:
