@@ -72,8 +72,7 @@ async def test_cancelled_is_not_to_be_repeated(site: Site) -> None:
 
 async def test_what_kills_workers_is_not_to_be_repeated(site: Site) -> None:
     """A 500 would be, twice."""
-    told = {"id": "r1", "code": "poisoned", "message": "m", "attempts": [], "metadata": None}
-    await site.write("r1", FINAL_ID, "error", told)
+    await site.write("r1", FINAL_ID, "error", {"id": "r1", "code": "poisoned", "message": "m", "attempts": []})
     status, headers, found = await site.post("/v1/chat/completions", BODY, Idempotency_Key="r1")
     assert (status, headers["X-Should-Retry"], found["error"]["code"]) == (500, "false", "poisoned")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from llm_routerd.errors import BrokerError
 from llm_routerd.gateway.overview import Overview, Tally, overview
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Overviews:
         self._now = now
         self._lock = asyncio.Lock()
         self._kept_until = 0.0
+        self._failed_at = -math.inf
         self._kept: tuple[list[Survey], tuple[LaneState, ...]] | None = None
         self._config: Config | None = None  # that of the tally
         self._tally = Tally((), 0.0)
@@ -50,14 +53,21 @@ class Overviews:
 
         Raises:
             BrokerError: Redis refuses the look.
-            TimeoutError: it does not answer.
+            TimeoutError: it does not answer, or has not answered another who looked since this one waits.
         """
+        clock = asyncio.get_running_loop().time
+        came_at = clock()
         async with self._lock:
-            clock = asyncio.get_running_loop().time
+            if self._failed_at >= came_at:  # or all who wait would wait one after the other for a server that is away
+                raise TimeoutError
             if self._kept is None or clock() >= self._kept_until or config is not self._config:
                 self._kept = None
-                async with asyncio.timeout(_LONGEST_SECONDS):
-                    self._kept = await self._look(config)
+                try:
+                    async with asyncio.timeout(_LONGEST_SECONDS):
+                        self._kept = await self._look(config)
+                except (BrokerError, TimeoutError):
+                    self._failed_at = clock()
+                    raise
                 self._kept_until = clock() + _KEPT_SECONDS
             surveys, lanes = self._kept
             return overview(surveys, lanes, self._tally, config, caller)
