@@ -200,14 +200,6 @@ async def test_who_waits_too_long_is_told_so_and_the_request_ends(valkey_url: st
         assert await door.end(await door.request_id()) == "cancelled"
 
 
-<<<<<<< HEAD
-async def test_who_can_come_back_is_told_so_and_the_request_goes_on(valkey_url: str) -> None:
-    """With an idempotency key: the same again finds the answer."""
-    async with open_door(valkey_url, timeout_seconds=0.5) as door:
-        async with door.ask(streams=False, headers={"Idempotency-Key": "k"}) as response:
-            assert (response.status, await response.text()) == (504, "deadline_exceeded")
-        assert await door.end("k", seconds=0.5) is None
-=======
 async def test_who_waits_too_long_and_can_come_back_finds_the_answer(valkey_url: str) -> None:
     """Of a key that is cancelled there would never be one."""
     async with open_door(valkey_url, timeout_seconds=0.5) as door:
@@ -217,7 +209,6 @@ async def test_who_waits_too_long_and_can_come_back_finds_the_answer(valkey_url:
         await door.result("mine", "One")
         async with door.ask(streams=False, headers={"Idempotency-Key": "mine"}) as response:
             assert (response.status, await response.text()) == (200, "One")
->>>>>>> h-hostile
 
 
 async def test_a_providers_refusal_is_told_where_that_is_asked_for(valkey_url: str) -> None:

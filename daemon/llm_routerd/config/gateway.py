@@ -76,7 +76,8 @@ class GatewayConfig(Table, frozen=True, kw_only=True):
     timeout_seconds: Annotated[
         float,
         key(
-            "How long a client that waits for an answer waits, queue included; then 504, and it is cancelled.",
+            "How long a client that waits for an answer waits, queue included; then 504, and it is cancelled, unless "
+            "it has an Idempotency-Key.",
             gt=0,
             le=86_400,
         ),

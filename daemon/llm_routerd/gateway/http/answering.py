@@ -114,13 +114,7 @@ class Answering:
             events = await following.next(max(0.0, min(until, ends) - clock()))
             if not events:
                 if clock() >= ends:
-<<<<<<< HEAD
-                    if not self._is_kept:
-                        self._exchange.give_up(self._id, "no answer in time")
-                    return await self._break(self._fault(504, "deadline_exceeded", "no answer in time"))
-=======
                     return await self._break(self._too_late())
->>>>>>> h-hostile
                 if self._ask.streams:
                     await self._write(self._voice.ping() if self._response is not None else b"")
                 continue
