@@ -10,7 +10,8 @@ import pytest
 
 from llm_routerd.cli.check_gateway import check_gateway, judge_entrance
 from llm_routerd.cli.findings import Level
-from llm_routerd.config.tree import Config, GatewayConfig, GatewayKey, RedisConfig
+from llm_routerd.config.gateway import GatewayConfig, GatewayKey
+from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.gateway.http.gateway import Gateway
 from tests.acceptance.test_systemd import restricted_server
 from tests.support.processes import ROOT, free_port

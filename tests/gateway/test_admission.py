@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from llm_routerd.config.tree import GatewayConfig, GatewayKey
+from llm_routerd.config.gateway import GatewayConfig, GatewayKey
 from llm_routerd.errors import ConfigError
-from llm_routerd.gateway.admission import Admission, Caller, is_loopback
+from llm_routerd.gateway.admission import Admission, Caller, is_loopback, is_open
 from llm_routerd.gateway.fault import Fault, RefusedError
 
 ACME, OPS = "acme-secret-1", "ops-secret-2"
@@ -205,6 +208,10 @@ def test_nobody_beside_keys_is_let_in_where_that_is_said() -> None:
     with pytest.raises(RefusedError) as caught:
         nobody.request_id_for("acme:invoice-1")
     assert caught.value.fault.status == 403
+    with pytest.raises(RefusedError) as caught:
+        nobody.tenant_for("acme")
+    assert caught.value.fault.status == 403
+    assert [nobody.tenant_for(given) for given in (None, "mine", ["acme"])] == [None, "mine", ["acme"]]
     assert fault(rules, {"x-api-key": "wrong"}).status == 401
     assert fault(rules, {"Origin": "https://evil.example"}).status == 403
 
@@ -222,6 +229,8 @@ def test_a_tenant_reaches_its_own_requests_alone() -> None:
         assert not acme.may_see(other)
         assert ops.may_see(other)
     assert ops.request_id_for("k") == "k"
+    assert [acme.tenant_for(given) for given in ("other", None)] == ["acme", "acme"]
+    assert [ops.tenant_for(given) for given in ("other", None)] == ["other", None]
 
 
 def test_of_two_keys_alike_the_first_counts() -> None:
@@ -264,3 +273,27 @@ def test_a_browser_that_asks_first_is_told_whether_it_may() -> None:
         with pytest.raises(RefusedError) as caught:
             each.preflight(CIMultiDict({"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}))
         assert caught.value.fault.status == 403
+
+
+@given(
+    headers=st.dictionaries(
+        st.sampled_from(["Host", "Origin", "Authorization", "x-api-key", "Access-Control-Request-Method"]),
+        st.text(st.characters(codec=None), max_size=30) | st.from_regex(r"(https?://)?\[?[0-9a-z:.%@\]]{0,20}"),
+    ),
+    query=st.lists(st.text(max_size=8)),
+    path=st.text(max_size=12),
+    has_keys=st.booleans(),
+)
+def test_whatever_comes_is_let_in_or_refused(
+    headers: dict[str, str], query: list[str], path: str, has_keys: bool
+) -> None:
+    """It never fails, and where keys are wanted nothing but a key opens what is not open."""
+    rules = admission(keys=KEYS if has_keys else {}, allow_origins=("https://chat.lan",))
+    for method in ("GET", "POST"):
+        with suppress(RefusedError):
+            caller = rules.admit(CIMultiDict(headers), query, method, path)
+            assert not has_keys or is_open(path)
+            assert caller.name == ""
+    rules.cors(CIMultiDict(headers))
+    with suppress(RefusedError):
+        rules.preflight(CIMultiDict(headers))

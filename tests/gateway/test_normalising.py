@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_routerd.config.tree import GatewayConfig, Normaliser
+from llm_routerd.config.gateway import GatewayConfig, Normaliser
 from llm_routerd.gateway.normalising import KNOWN, normalised, rules_of
 
 BILLING = "x-anthropic-billing-header: cc_version=2.1.69.0d9; cc_entrypoint=cli; cch=fa690;"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from llm_routerd.config.tree import Config, GatewayConfig, RedisConfig
+from llm_routerd.config.gateway import GatewayConfig
+from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.errors import BrokerError, ConfigError, UnsuitableServerError
 from llm_routerd.gateway.http.gateway import Gateway
 from llm_routerd.service.gateway import GatewayProcess, listening, start_gateway

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.cli.settings import open_client
 from llm_routerd.config.addresses import read_listen
-from llm_routerd.config.tree import GatewayConfig
+from llm_routerd.config.gateway import GatewayConfig
 from llm_routerd.errors import BrokerError, ConfigError, NotAllowedError
 from llm_routerd.gateway.admission import Admission, is_loopback
 

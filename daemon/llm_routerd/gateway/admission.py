@@ -11,7 +11,7 @@ import hmac
 import re
 from hashlib import sha256
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -23,7 +23,7 @@ from llm_routerd.gateway.fault import Fault, RefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from llm_routerd.config.tree import GatewayConfig
+    from llm_routerd.config.gateway import GatewayConfig
 
 # What holds nothing of anybody: the page, what its browser loads for it, and what a load balancer asks.
 OPEN_PATHS: Final = frozenset({"/", "/favicon.ico", "/health", "/openapi.json"})
@@ -69,9 +69,18 @@ class Caller(Struct, frozen=True, kw_only=True):
         """
         request_id = key if self.tenant is None else f"{self.tenant}:{key}"
         if not self.may_see(request_id):
-            told = "an id that begins with the name of a tenant needs a key of that tenant"
-            raise RefusedError(Fault(status=403, code="forbidden", message=told))
+            raise _refused(403, "forbidden", "an id that begins with the name of a tenant needs a key of that tenant")
         return request_id
+
+    def tenant_for(self, given: Any) -> Any:
+        """Whom a request of his is accounted to, which itself gives this `tenant_id`.
+
+        Raises:
+            RefusedError: it would be accounted to another tenant.
+        """
+        if isinstance(given, str) and given in self.others:
+            raise _refused(403, "forbidden", "a request that is accounted to this tenant needs a key of that tenant")
+        return given if self.tenant is None else self.tenant
 
 
 class Admission:
@@ -230,19 +239,19 @@ def _keys_given(headers: Mapping[str, str]) -> list[str]:
 
 def _digest(key: str) -> bytes:
     """Of one length, whatever the key's."""
-    return sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def _authority(text: str, scheme: str = "http") -> tuple[str, int] | None:
     """Name in small letters, without brackets, and port; None: it is no authority."""
     try:
         parts = urlsplit(f"{scheme}://{text}")
-        port = parts.port
+        name, port = parts.hostname, parts.port
     except ValueError:
         return None
-    if parts.netloc != text or "@" in text or not parts.hostname:
+    if parts.netloc != text or "@" in text or not name:
         return None
-    return parts.hostname, _PORTS[scheme] if port is None else port
+    return name, _PORTS[scheme] if port is None else port
 
 
 def _is_same(origin: str, host: str | None) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Config
 
 _LATEST = ":latest"
+_LONGEST_NAME = 128  # of which a near one is looked for: that takes a second for a million characters
 
 
 class Model(Struct, frozen=True, kw_only=True):
@@ -64,7 +65,7 @@ class Catalogue:
         found = self._named.get(name) or self._named.get(name.removesuffix(_LATEST)) or self._named.get(name + _LATEST)
         if found is not None:
             return found
-        near = get_close_matches(name, self._named, 1)
+        near = get_close_matches(name[:_LONGEST_NAME], self._named, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self._named)}"
         told = f"model: no chain, deployment or alias has this name; {hint}"
         raise RefusedError(Fault(status=404, code=ErrorCode.UNKNOWN_MODEL, message=told, param="model"))

@@ -15,7 +15,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_routerd.config.tree import GatewayConfig
+    from llm_routerd.config.gateway import GatewayConfig
 
 Message = dict[str, Any]
 

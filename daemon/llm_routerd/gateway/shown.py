@@ -40,6 +40,7 @@ class Ended(Struct, frozen=True):
 
 
 NOTHING = More()
+_OTHER = -1
 
 
 def unfenced(result: Result) -> Result:
@@ -58,7 +59,7 @@ class Shown:
         self._attempt = 0  # the last that was seen
         self._owner = 0  # whose text is shown; 0: none is
         self._shown: list[str] = []
-        self._again = ""  # what another attempt has said of the same
+        self._again = 0  # how many characters of it another attempt has said again; _OTHER: it says something else
 
     @property
     def has_shown(self) -> bool:
@@ -68,6 +69,8 @@ class Shown:
     @property
     def text(self) -> str:
         """What has been shown."""
+        if len(self._shown) > 1:  # put together once, and not for each token that says it again
+            self._shown = ["".join(self._shown)]
         return "".join(self._shown)
 
     def see(self, event: SeenEvent) -> More | Superseded | Ended:
@@ -76,7 +79,7 @@ class Shown:
             return self._end(event)  # type: ignore[arg-type]  # which is what a final event is
         match event:
             case AttemptStarted():
-                self._attempt, self._again = event.attempt, ""
+                self._attempt, self._again = event.attempt, 0
             case Token(text=text) if not self._is_held:
                 return self._token(event.attempt, text)
             case Reasoning(text=text) if self._shows_reasoning and not self._is_held and not self._owner:
@@ -92,14 +95,16 @@ class Shown:
             return More(text)
         if attempt < self._owner:  # a late word of an attempt that has been given up
             return NOTHING
-        self._again += text
         shown = self.text
-        if shown.startswith(self._again):
+        if self._again != _OTHER and shown.startswith(text, self._again):
+            self._again += len(text)
             return NOTHING
-        if not self._again.startswith(shown):
+        if self._again == _OTHER or not text.startswith(missing := shown[self._again :]):
+            self._again = _OTHER
             return Superseded()
-        rest = self._again.removeprefix(shown)
-        self._owner, self._shown, self._again = attempt, [self._again], ""
+        rest = text.removeprefix(missing)
+        self._owner, self._again = attempt, 0
+        self._shown.append(rest)
         return More(rest)
 
     def _end(self, end: SeenEnd) -> Ended | Superseded:

@@ -16,7 +16,7 @@ from llm_routerd.logs import get_logger, on_loop_exception, set_up_logs
 from llm_routerd.service.garbage import calm_garbage_collector
 from llm_routerd.service.limits import make_room_for_clients
 from llm_routerd.service.notify import Notifier, Watchdog
-from llm_routerd.worker.supervisor import Supervisor
+from llm_routerd.worker.supervisor import Supervisor, first_of
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Config
@@ -97,7 +97,7 @@ class GatewayProcess:
         self._gateway: Gateway
 
     async def run(self) -> None:
-        """Listen, serve, let what is under way end.
+        """Listen, serve, let what is under way end; a second signal does not wait for it.
 
         Raises:
             ConfigError: it would let in whoever comes, or cannot listen.
@@ -111,9 +111,13 @@ class GatewayProcess:
             await self._tasks.aclose()
 
     async def _serve(self) -> None:
-        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        stop, hurry, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+        def end() -> None:
+            (hurry if stop.is_set() else stop).set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, end)
         watchdog = Watchdog(self._notifier, lambda: not watchdog.is_stuck)
         self._tasks.essential(watchdog.run(), "watchdog")
         self._gateway = await start_gateway(make_room_for_clients(listening(self._config, self._listen)), self._tasks)
@@ -125,7 +129,10 @@ class GatewayProcess:
             await self._tell_until(stop)
         finally:
             self._notifier.stopping("stopping")
-            await self._gateway.stop(GRACE_SECONDS if stop.is_set() else 0.0)
+            if stop.is_set():
+                await first_of(self._gateway.stop(GRACE_SECONDS), hurry.wait())
+            if hurry.is_set() or not stop.is_set():
+                await self._gateway.stop(0.0)
         log.info("stopped")
 
     async def _tell_until(self, stop: asyncio.Event) -> None:

@@ -87,4 +87,4 @@ async def test_counting(site: Site) -> None:
     """Nothing is asked."""
     status, headers, found = await site.post(f"{PATH}/count_tokens", {**BODY, "system": "x" * 38})
     assert (status, headers["X-LLM-Routerd-Estimate"], found) == (200, "true", {"input_tokens": 10})
-    assert await site.redis.exists("llm:requests") == 0
+    assert await site.redis.xlen("llm:requests") == 0

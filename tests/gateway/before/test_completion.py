@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -9,6 +10,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llm_routerd.gateway.catalogue import Catalogue
 from llm_routerd.gateway.door import NDJSON, Told
@@ -85,6 +87,16 @@ def test_what_is_no_request_is_refused_by_name(body: dict[str, Any], param: str,
     assert words in caught.value.fault.message
 
 
+def test_a_name_of_millions_of_characters_is_refused_at_once_and_not_told_again() -> None:
+    """Of a property as of a model."""
+    began = time.process_time()
+    with pytest.raises(RefusedError) as caught:
+        read({"prompt": "hi", "x\n" * 5_000_000: 1}, CATALOGUE)
+    assert time.process_time() - began < 1
+    assert len(caught.value.fault.message) < 100
+    assert "\n" not in caught.value.fault.message
+
+
 def test_the_path_says_whether_it_streams() -> None:
     """A body may say the same, and not the opposite."""
     assert not read({"prompt": "hi", "stream": False}, CATALOGUE).streams
@@ -111,6 +123,15 @@ def test_stream_is_chunks_and_a_last_line_with_the_whole_answer() -> None:
     assert [line["type"] for line in lines] == ["chunk", "chunk", "done"]
     assert "".join(line["content"] for line in lines[:2]) == 'The "sky"\n is blue'
     assert {"type": "done", **orjson.loads(voice.whole(RESULT))} == lines[2]
+
+
+def test_a_line_is_one_for_whoever_splits_it() -> None:
+    """`httpx` and `requests` take more than a newline for the end of a line."""
+    voice = read_streamed({"prompt": "hi"}, CATALOGUE).voice(Told("abc", 1))
+    ends = "a\u2028b\u2029c\x85d"
+    written = voice.text(ends) + voice.end(replace(RESULT, content=ends))
+    lines = [orjson.loads(line) for line in written.decode().splitlines()]
+    assert [line["content"] for line in lines] == [ends, ends]
 
 
 def test_answer_tells_what_was_used() -> None:

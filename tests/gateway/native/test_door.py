@@ -95,6 +95,15 @@ async def test_tenants_requests_have_his_name(valkey_url: str) -> None:
         assert (await site.post("/v1/requests/work:a/confirmations/c", {"confirm": False}))[0] == 403
 
 
+async def test_nobody_has_his_requests_accounted_to_a_tenant(valkey_url: str) -> None:
+    """Where some have keys and others need none."""
+    async with open_site(valkey_url, Caller(others=frozenset({"home"}))) as site:
+        status, _, told = await site.post("/v1/requests", {"prompt": "hi", "tenant_id": "home"})
+        assert (status, told["error"]["code"]) == (403, "forbidden")
+        assert not await site.redis.exists("llm:requests")
+        assert (await site.post("/v1/requests", {"prompt": "hi", "tenant_id": "away"}))[0] == 202
+
+
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "param"),
     [

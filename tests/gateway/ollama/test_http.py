@@ -47,7 +47,7 @@ async def test_loading_asks_nobody(site: Site) -> None:
     """It is answered at once."""
     status, _, found = await site.post("/api/generate", {"model": "house"})
     assert (status, found) == (200, {"model": "house", "response": "", "done": True, "done_reason": "load"})
-    assert await site.redis.exists("llm:requests") == 0
+    assert await site.redis.xlen("llm:requests") == 0
 
 
 async def test_no_answer(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -76,3 +77,11 @@ def test_error_without_a_request() -> None:
     """No id is made up, and where no property is meant that is null."""
     error = json.loads(fault_body(Fault(status=401, code="unauthorized", message="no")))["error"]
     assert error == {"message": "no", "type": "authentication_error", "param": None, "code": "invalid_api_key"}
+
+
+def test_a_name_of_millions_of_characters_is_refused_at_once() -> None:
+    """The nearest one is looked for by what it begins with."""
+    began = time.process_time()
+    with pytest.raises(RefusedError, match="no chain, deployment or alias"):
+        CATALOGUE.find("x" * 10_000_000)
+    assert time.process_time() - began < 1

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Serve = Callable[..., "contextlib.AbstractAsyncContextManager[House]"]
 
 MOST_BYTES = 100_000
+LARGE_BYTES = 16_000_000  # more than any kernel holds for a reader
 QUICK = Limits(head=0.3, body=0.3, body_bytes_per_second=1_000_000, idle=0.4, unread=0.5)
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -40,6 +41,7 @@ class House:
         app.router.add_post("/echo", self._echo)
         app.router.add_get("/wait", self._wait)
         app.router.add_get("/flood", self._flood)
+        app.router.add_get("/large", self._large)
         app.router.add_get("/late", self._late)
         app.router.add_get("/fail", self._fail)
         self.server = HttpServer(app, "127.0.0.1:0", max_connections=max_connections, limits=limits)
@@ -71,6 +73,9 @@ class House:
                 await response.write(b"x" * 65_536)
         finally:
             self.cancelled += 1
+
+    async def _large(self, request: web.Request) -> web.Response:
+        return web.Response(body=bytes(LARGE_BYTES))
 
     async def _late(self, request: web.Request) -> web.StreamResponse:
         """Writes when its client has gone, and before that has ended it."""
@@ -327,6 +332,13 @@ async def test_what_is_asked_in_a_row_is_answered_in_a_row(house: House) -> None
     writer.transport.abort()
 
 
+async def test_another_protocol_is_declined(house: House) -> None:
+    """What would be spoken instead is not; the connection goes on with HTTP."""
+    upgrade = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    answer = await house.send(upgrade, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert answer.count(b"HTTP/1.1 200") == 2
+
+
 async def test_a_fault_of_ours_is_told_of_in_general(house: House, capsys: pytest.CaptureFixture[str]) -> None:
     """500, and what it was stands in the log only."""
     answer = await house.send(b"GET /fail HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -359,6 +371,20 @@ async def test_a_client_that_does_not_read_is_cut_off(house: House) -> None:
     await eventually(lambda: house.cancelled)
     await eventually(lambda: house.server.connections == 0)
     writer.transport.abort()
+
+
+async def test_a_reader_who_is_slow_and_goes_on_gets_all_of_a_large_answer(house: House) -> None:
+    """Though it takes him many times as long as one may take who takes nothing."""
+    reader, writer = await house.connect()
+    writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    taken, began = 0, asyncio.get_running_loop().time()
+    async with asyncio.timeout(30):
+        while piece := await reader.read(131_072):
+            taken += len(piece)
+            await asyncio.sleep(0.02)
+    assert taken > LARGE_BYTES
+    assert asyncio.get_running_loop().time() - began > 4 * QUICK.unread
+    writer.close()
 
 
 async def test_a_client_that_leaves_the_end_of_an_answer_is_cut_off() -> None:
@@ -458,14 +484,15 @@ async def test_stopping_lets_what_is_under_way_be_whole() -> None:
             writer.close()
 
 
-async def test_stopping_does_not_wait_for_ever() -> None:
+@pytest.mark.parametrize("grace", [0.0, 0.2])
+async def test_stopping_does_not_wait_for_ever(grace: float) -> None:
     """What has not ended in time is broken off: its client can tell that it is not whole."""
     async with serving(limits=Limits()) as house:
         reader, writer = await house.connect()
         writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         await eventually(lambda: house.waiting)
         async with asyncio.timeout(5):
-            await house.server.stop(0.2)
+            await house.server.stop(grace)
             assert await reader.read() == b""
         await eventually(lambda: house.cancelled)
         writer.close()

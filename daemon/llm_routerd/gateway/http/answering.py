@@ -33,6 +33,12 @@ PING_SECONDS = 15.0
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
+class _Streamed(web.StreamResponse):
+    """Whose head goes out with what comes first after it, in one write."""
+
+    _send_headers_immediately = False
+
+
 class Answering:
     """One prompt, from its body to the last byte of its answer.
 
@@ -160,15 +166,13 @@ class Answering:
         if rest:
             pieces.append(self._voice.text(rest))
         pieces.append(self._voice.end(end))
-        await self._write(b"".join(pieces))
-        return await self._close()
+        return await self._close(b"".join(pieces))
 
     async def _break(self, fault: Fault) -> web.StreamResponse:
         """There will be no answer."""
         if self._response is None:
             raise RefusedError(fault)
-        await self._write(self._voice.broken(fault))
-        return await self._close()
+        return await self._close(self._voice.broken(fault))
 
     async def _write_all(self, pieces: list[bytes]) -> None:
         if pieces:
@@ -176,15 +180,24 @@ class Answering:
 
     async def _write(self, data: bytes) -> None:
         """Send it, with the head before it; returns when the client has room for more."""
-        if self._response is None:
-            self._response = web.StreamResponse(headers={**STREAM_HEADERS, **self._headers})
-            self._response.content_type = self._ask.media_type
-            if self._ask.media_type == "text/event-stream":
-                self._response.charset = "utf-8"
-            await self._response.prepare(self._request)
-            data = self._beginning() + data
-        if data:
-            await self._response.write(data)
+        response = await self._begun()
+        await response.write(self._beginning() + data)
+
+    async def _close(self, data: bytes) -> web.StreamResponse:
+        """Send the last of it."""
+        response = await self._begun()
+        await response.write_eof(data)
+        return response
+
+    async def _begun(self) -> web.StreamResponse:
+        if self._response is not None:
+            return self._response
+        self._response = _Streamed(headers={**STREAM_HEADERS, **self._headers})
+        self._response.content_type = self._ask.media_type
+        if self._ask.media_type == "text/event-stream":
+            self._response.charset = "utf-8"
+        await self._response.prepare(self._request)
+        return self._response
 
     def _beginning(self) -> bytes:
         """What the stream begins with, once: before anything else is asked of the voice."""
@@ -192,11 +205,6 @@ class Answering:
             return b""
         self._has_begun = True
         return self._voice.begin()
-
-    async def _close(self) -> web.StreamResponse:
-        assert self._response is not None  # noqa: S101 - something has been written
-        await self._response.write_eof()
-        return self._response
 
 
 def wants_async(request: web.Request) -> bool:

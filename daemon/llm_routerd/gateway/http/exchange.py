@@ -92,7 +92,8 @@ class Exchange:
             told = "an idempotency key has letters, digits and . _ : -, and at most 128 of them with its tenant's name"
             raise RefusedError(Fault(status=400, code=ErrorCode.INVALID_REQUEST, message=told, param="Idempotency-Key"))
         fields, done = self._normalised(fields)
-        owned = {} if caller.tenant is None else {"tenant_id": caller.tenant}
+        owner = caller.tenant_for(fields.get("tenant_id"))
+        owned = {} if owner is None else {"tenant_id": owner}
         try:
             data = as_json({**fields, **owned, "id": request_id, "publish": True})
         except (TypeError, ValueError, RecursionError):  # as it came it was JSON

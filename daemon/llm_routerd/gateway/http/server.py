@@ -8,7 +8,7 @@ how large a body is, also one that is compressed.  A handler is cancelled when i
   told 503.  One that has not sent its whole head idles.
 * A head has 10 s from its first byte on, else 408.
 * A body has 30 s and, for every 8 KiB of it that have come, a second more, else 408.
-* A client that has taken nothing for 60 s of what was written to it is cut off.
+* A client that has taken (next to) nothing for 60 s of what was written to it is cut off.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _log = get_logger()
 
 _NAME = "llm-routerd"  # and no versions
 _BACKLOG = 128
+_LEAST_GRACE_SECONDS = 0.05
 _LINGER_SECONDS = 1.0  # to take in what comes of a body that nobody wants, so that its client reads why
+_LEAST_TAKEN_BYTES = 16_384  # of what waits for a reader, in the time after which he would be cut off
 _INFLATED_AT_ONCE = 1_048_576
 _INFLATERS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -117,7 +119,8 @@ class HttpServer:
         for listening in self._servers:
             listening.close()
         self._servers.clear()
-        self._runner._shutdown_timeout = grace_seconds / 2  # noqa: SLF001 - it waits for this twice
+        # It waits for this twice, and for ever where it is nothing.
+        self._runner._shutdown_timeout = max(grace_seconds / 2, _LEAST_GRACE_SECONDS)  # noqa: SLF001
         await self._runner.cleanup()
 
 
@@ -197,7 +200,20 @@ class _Connection(web.RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread_timer = self._loop.call_later(self._limits.unread, self.abort)
+        self._wait_for_reader()
+
+    def _wait_for_reader(self) -> None:
+        """Cut him off in a while, unless he takes something: an answer may be large and its reader's line thin."""
+        assert self._socket is not None  # noqa: S101 - it is what pauses
+        unread = self._socket.get_write_buffer_size()
+
+        def look() -> None:
+            if self._socket is None or unread - self._socket.get_write_buffer_size() < _LEAST_TAKEN_BYTES:
+                self.abort()
+            else:
+                self._wait_for_reader()
+
+        self._unread_timer = self._loop.call_later(self._limits.unread, look)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -303,12 +319,15 @@ async def read_body(request: web.BaseRequest, most_bytes: int, limits: Limits = 
 
 async def _pieces(request: web.BaseRequest, limits: Limits) -> AsyncIterator[bytes]:
     """The body as it comes."""
-    now = asyncio.get_running_loop().time
-    until = now() + limits.body
-    while True:
+    content = request.content
+    until = asyncio.get_running_loop().time() + limits.body
+    while content.exception() is not None or not content.at_eof():
         try:
-            async with asyncio.timeout_at(until):
-                piece = await request.content.readany()
+            if content.is_eof():  # all of it came with the head, as it mostly does: there is nothing to wait for
+                piece = content.read_nowait()
+            else:
+                async with asyncio.timeout_at(until):
+                    piece = await content.readany()
         except TimeoutError:
             told = f"the body comes too slowly: less than {limits.body_bytes_per_second} bytes a second"
             raise RefusedError(Fault(status=408, code=ErrorCode.INVALID_REQUEST, message=told)) from None

@@ -14,6 +14,8 @@ from msgspec.structs import replace
 
 from llm_routerd.gateway.door import NDJSON, Ask
 from llm_routerd.gateway.fault import refused
+from llm_routerd.gateway.line import json_line
+from llm_routerd.jsonschema.path import printable
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.wire import encode
 
@@ -36,6 +38,7 @@ _SHORT = (
     "reasoning_effort",
 )  # fmt: skip
 _KNOWN = (*_SAME, *_SHORT, "stream")
+_LONGEST_NAME = 40
 
 
 def fault(told: Fault) -> bytes:
@@ -73,8 +76,9 @@ def _ask(body: Body, catalogue: Catalogue) -> Ask:
     given = {name: value for name, value in body.items() if value is not None}
     for name in given:
         if name not in _KNOWN:
-            near = get_close_matches(name, _KNOWN, 1)
-            raise refused(name, f"unknown property{f'; did you mean {near[0]!r}?' if near else ''}")
+            near = get_close_matches(name[:_LONGEST_NAME], _KNOWN, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise refused(printable(name[:_LONGEST_NAME]), f"unknown property{hint}")
     fields = {name: given[name] for name in _SAME if name in given}
     fields["model"] = catalogue.model_of(given, default="default")
     if params := _params(given):
@@ -110,10 +114,10 @@ class _Voice:
         return b""
 
     def text(self, text: str) -> bytes:
-        return b'{"type":"chunk","content":' + orjson.dumps(text) + b"}\n"
+        return b'{"type":"chunk","content":' + json_line(text) + b"}\n"
 
     def end(self, result: Result) -> bytes:
-        return encode({"type": "done", **self._answer(result)}) + b"\n"
+        return json_line({"type": "done", **self._answer(result)}) + b"\n"
 
     def broken(self, fault: Fault) -> bytes:
         return orjson.dumps({"type": "error", "error": _words(fault)}) + b"\n"
