@@ -9,6 +9,7 @@ import pytest
 
 from tests.gateway.answering import open_door
 from tests.support.eventually import eventually
+from tests.support.servers import running_valkey
 
 
 async def test_tokens_go_out_as_they_come_and_the_end_follows(valkey_url: str) -> None:
@@ -141,6 +142,25 @@ async def test_who_hangs_up_before_anything_was_told_cancels_too(valkey_url: str
         assert 0 < await door.redis.ttl(f"llm:events:{request_id}") <= 3600
 
 
+async def test_who_hangs_up_while_redis_is_away_cancels_when_it_is_back() -> None:
+    """However long that takes: the model would go on for nobody."""
+    with running_valkey() as server:
+        async with open_door(server.url) as door:
+            for shard in door.exchange.client.shards.all:
+                shard._patience_seconds = 0.1
+            asking = asyncio.create_task(door.ask().__aenter__())
+            request_id = await door.request_id()
+            await door.attempt(request_id, 1, "One")
+            response = await asking
+            server.kill()
+            response.close()
+            await eventually(lambda: door.seen)
+            await asyncio.sleep(1)  # tries, and its patience is over
+            server.start()
+            await eventually(lambda: not door.exchange.plexer.trouble, seconds=10)
+            assert await door.end(request_id) == "cancelled"
+
+
 async def test_a_gateway_that_stops_cancels_nothing(valkey_url: str) -> None:
     """Whoever has the id finds the answer through another."""
     async with open_door(valkey_url) as door:
@@ -178,6 +198,26 @@ async def test_who_waits_too_long_is_told_so_and_the_request_ends(valkey_url: st
         async with door.ask(streams=False) as response:
             assert (response.status, await response.text()) == (504, "deadline_exceeded")
         assert await door.end(await door.request_id()) == "cancelled"
+
+
+<<<<<<< HEAD
+async def test_who_can_come_back_is_told_so_and_the_request_goes_on(valkey_url: str) -> None:
+    """With an idempotency key: the same again finds the answer."""
+    async with open_door(valkey_url, timeout_seconds=0.5) as door:
+        async with door.ask(streams=False, headers={"Idempotency-Key": "k"}) as response:
+            assert (response.status, await response.text()) == (504, "deadline_exceeded")
+        assert await door.end("k", seconds=0.5) is None
+=======
+async def test_who_waits_too_long_and_can_come_back_finds_the_answer(valkey_url: str) -> None:
+    """Of a key that is cancelled there would never be one."""
+    async with open_door(valkey_url, timeout_seconds=0.5) as door:
+        async with door.ask(streams=False, headers={"Idempotency-Key": "mine"}) as response:
+            assert (response.status, await response.text()) == (504, "deadline_exceeded")
+        assert await door.end("mine", seconds=0.5) is None
+        await door.result("mine", "One")
+        async with door.ask(streams=False, headers={"Idempotency-Key": "mine"}) as response:
+            assert (response.status, await response.text()) == (200, "One")
+>>>>>>> h-hostile
 
 
 async def test_a_providers_refusal_is_told_where_that_is_asked_for(valkey_url: str) -> None:

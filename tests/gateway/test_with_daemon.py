@@ -63,7 +63,9 @@ async def test_each_event_comes_once_wherever_a_reader_begins(site: Site) -> Non
         assert await readers[event_id] == every[place + 1 :]
         assert await events(site, request_id, event_id) == every[place + 1 :]
     stands = await site.redis.xrange(f"llm:events:{request_id}")
-    assert every == [(event_id, fields["type"], fields["data"]) for event_id, fields in stands]
+    assert [(event_id, kind, json.loads(data)) for event_id, kind, data in every] == [
+        (event_id, fields["type"], json.loads(fields["data"])) for event_id, fields in stands
+    ]
     result = json.loads(every[-1][2])
     texts = [json.loads(data)["text"] for event_id, kind, data in every if kind == "token" and event_id[0] == "2"]
     assert "".join(texts) == result["raw_text"]

@@ -172,15 +172,15 @@ class Multiplexer:
             raise as_broker_error(error, keys.requests(lane)) from error
         except TimeoutError:
             if is_new:
-                self._give_up(request_id, "its sender was told that it was not accepted")
+                self.give_up(request_id, "its sender was told that it was not accepted")
             raise BrokerError(f"Redis does not answer: {line.why}") from None
         except asyncio.CancelledError:
             if is_new:
-                self._give_up(request_id, "its sender has gone")
+                self.give_up(request_id, "its sender has gone")
             raise
 
-    def _give_up(self, request_id: str, reason: str) -> None:
-        """Have a request that may stand in a lane end, whenever the server is there again."""
+    def give_up(self, request_id: str, reason: str) -> None:
+        """Have a request that was submitted end, whenever the server is there again."""
         keys = self._client.shards.home(request_id).keys
         events, pipe = keys.events(request_id), self._lines[keys.prefix].pipe
         data = encode(Cancelled(request_id=request_id, reason=reason))

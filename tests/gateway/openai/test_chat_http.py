@@ -70,6 +70,13 @@ async def test_cancelled_is_not_to_be_repeated(site: Site) -> None:
     assert (found["error"]["code"], found["error"]["request_id"]) == ("cancelled", "r1")
 
 
+async def test_what_kills_workers_is_not_to_be_repeated(site: Site) -> None:
+    """A 500 would be, twice."""
+    await site.write("r1", FINAL_ID, "error", {"id": "r1", "code": "poisoned", "message": "m", "attempts": []})
+    status, headers, found = await site.post("/v1/chat/completions", BODY, Idempotency_Key="r1")
+    assert (status, headers["X-Should-Retry"], found["error"]["code"]) == (500, "false", "poisoned")
+
+
 async def test_unsound_request_is_refused_before_it_is_submitted(site: Site) -> None:
     """What the door does not look at, the protocol's schema does."""
     status, _, found = await site.post("/v1/chat/completions", {**BODY, "temperature": 7})

@@ -114,8 +114,13 @@ class Answering:
             events = await following.next(max(0.0, min(until, ends) - clock()))
             if not events:
                 if clock() >= ends:
-                    self._exchange.give_up(self._id, "no answer in time")
+<<<<<<< HEAD
+                    if not self._is_kept:
+                        self._exchange.give_up(self._id, "no answer in time")
                     return await self._break(self._fault(504, "deadline_exceeded", "no answer in time"))
+=======
+                    return await self._break(self._too_late())
+>>>>>>> h-hostile
                 if self._ask.streams:
                     await self._write(self._voice.ping() if self._response is not None else b"")
                 continue
@@ -149,6 +154,15 @@ class Answering:
                 return await self._break(self._fault(403, "refusal", "the model's provider refuses to answer"))
         await self._write_all(pieces)
         return None
+
+    def _too_late(self) -> Fault:
+        """He has waited as long as one may; what he may come back for goes on."""
+        told = "no answer in time"
+        if self._is_kept:
+            told += f"; the request goes on, and its end will be at /v1/requests/{self._id}"
+        else:
+            self._exchange.give_up(self._id, told)
+        return self._fault(504, "deadline_exceeded", told)
 
     def _is_refused(self, event: AttemptRejected) -> bool:
         return event.code is AttemptCode.REFUSAL and self._exchange.config.gateway.on_provider_refusal == "fail"

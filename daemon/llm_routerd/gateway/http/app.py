@@ -21,6 +21,7 @@ from llm_routerd.gateway.http.page import add_page
 from llm_routerd.gateway.http.responses import RESPONSES, add_responses
 from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.codes import ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from llm_routerd.gateway.http.exchange import Exchange
 
 _log = get_logger()
+
+# Official clients ask twice more after a 409 and a 500; of a request that kills workers that would be nine dead ones.
+_NEVER_AGAIN = frozenset({"cancelled", ErrorCode.POISONED})
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", object)  # type: ignore[arg-type]
 
@@ -144,7 +148,7 @@ def fault_response(endpoint: Endpoint | None, fault: Fault) -> web.Response:
         headers = {name: fault.request_id for name in ("X-Request-ID", own) if name}
     if fault.retry_after_seconds is not None:
         headers["Retry-After"] = str(fault.retry_after_seconds)
-    if fault.code == "cancelled":  # official clients ask once more after a 409 too
+    if fault.code in _NEVER_AGAIN:
         headers["X-Should-Retry"] = "false"
     if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="llm-routerd"'

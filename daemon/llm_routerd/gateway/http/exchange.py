@@ -198,7 +198,8 @@ class Exchange:
         try:
             await self.client.cancel(request_id, reason, anyway=True)
         except BrokerError as error:
-            _log.warning("cancel_failed", request=request_id, why=str(error))
+            _log.warning("cancel_put_off", request=request_id, why=str(error))
+            self.plexer.give_up(request_id, reason)  # or the model would go on for nobody
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that no client waits for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -37,8 +38,13 @@ class Overviews:
         self._now = now
         self._lock = asyncio.Lock()
         self._kept_until = 0.0
+<<<<<<< HEAD
         self._kept: tuple[list[Survey], tuple[LaneState, ...]] | BrokerError | None = None
         self._looked_with: Config | None = None
+=======
+        self._failed_at = -math.inf
+        self._kept: tuple[list[Survey], tuple[LaneState, ...]] | None = None
+>>>>>>> h-hostile
         self._config: Config | None = None  # that of the tally
         self._tally = Tally((), 0.0)
         self._read: dict[str, str] = {}  # by metrics stream: the last ID that was fed
@@ -51,13 +57,33 @@ class Overviews:
             caller: who looks.
 
         Raises:
+<<<<<<< HEAD
             BrokerError: Redis is away, or refuses the look.
+=======
+            BrokerError: Redis refuses the look.
+            TimeoutError: it does not answer, or has not answered another who looked since this one waits.
+>>>>>>> h-hostile
         """
+        clock = asyncio.get_running_loop().time
+        came_at = clock()
         async with self._lock:
+<<<<<<< HEAD
             clock = asyncio.get_running_loop().time
             if self._kept is None or clock() >= self._kept_until or config is not self._looked_with:
                 self._kept = None
                 self._kept, self._looked_with = await self._look_within(config), config
+=======
+            if self._failed_at >= came_at:  # or all who wait would wait one after the other for a server that is away
+                raise TimeoutError
+            if self._kept is None or clock() >= self._kept_until or config is not self._config:
+                self._kept = None
+                try:
+                    async with asyncio.timeout(_LONGEST_SECONDS):
+                        self._kept = await self._look(config)
+                except (BrokerError, TimeoutError):
+                    self._failed_at = clock()
+                    raise
+>>>>>>> h-hostile
                 self._kept_until = clock() + _KEPT_SECONDS
             if isinstance(self._kept, BrokerError):
                 raise BrokerError(self._kept.detail, self._kept.remedy) from self._kept
