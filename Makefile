@@ -9,7 +9,7 @@ CLIENTS := $(VENV)/.clients-installed
 NODE_CLIENT := examples/node/node_modules/.package-lock.json
 NODE_CLIENTS := tests/clients/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-browser lint lint-ruff lint-types lint-imports docs schemas chaos storm bench release lock install uninstall clean
+.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-browser lint lint-ruff lint-types lint-imports docs schemas chaos chaos-http storm bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
@@ -116,6 +116,10 @@ demo: $(STAMP)
 # SEED reproduces the schedule of an earlier run.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_))
+
+chaos-http: $(STAMP)
+	$(BIN)/python -m tests.chaos --http $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_)) \
+		$(if $(STREAMS),--streams $(STREAMS))
 
 SITE ?= sentinel
 storm: $(STAMP)
