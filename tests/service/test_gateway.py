@@ -13,7 +13,7 @@ from llm_routerd.config.gateway import GatewayConfig
 from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.errors import BrokerError, ConfigError, UnsuitableServerError
 from llm_routerd.gateway.http.gateway import Gateway
-from llm_routerd.service.gateway import GatewayProcess, listening, start_gateway
+from llm_routerd.service.gateway import GatewayProcess, by_itself, start_gateway
 from llm_routerd.service.limits import make_room_for_clients
 from llm_routerd.worker.supervisor import Supervisor, TaskFailed
 
@@ -52,8 +52,7 @@ def test_no_more_clients_are_let_in_than_files_may_be_open(few_files: int) -> No
 def test_the_command_line_says_where_and_nothing_else() -> None:
     """What the file says of the gateway holds beside it."""
     config = Config(gateway=GatewayConfig(max_connections=9))
-    assert listening(config, None) is config
-    assert listening(config, "127.0.0.1:1").gateway == GatewayConfig(listen="127.0.0.1:1", max_connections=9)
+    assert by_itself(config, "127.0.0.1:1").gateway == GatewayConfig(listen="127.0.0.1:1", max_connections=9)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ async def test_one_that_cannot_listen_leaves_nothing_behind() -> None:
     tasks = Supervisor()
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as taken:
         port = taken.sockets[0].getsockname()[1]
-        config = listening(ANYWHERE, f"127.0.0.1:{port}")
+        config = by_itself(ANYWHERE, f"127.0.0.1:{port}")
         with pytest.raises(ConfigError, match=rf"gateway\.listen.*{port}.*in use"):
             await start_gateway(config, tasks)
     await tasks.aclose()

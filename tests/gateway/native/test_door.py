@@ -369,4 +369,4 @@ async def test_word_that_does_not_count_is_not_written(site: Site) -> None:
 async def test_health_says_whether_redis_answers(site: Site) -> None:
     """And nothing that is anybody's."""
     status, _, told = await site.get("/health")
-    assert (status, told) == (200, {"status": "ok", "redis": "ok"})
+    assert (status, told) == (200, {"status": "ok", "redis": "ok", "has_workers": False})

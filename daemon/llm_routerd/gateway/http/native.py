@@ -165,7 +165,9 @@ class _Native:
             await self._exchange.client.ping()
         except BrokerError:
             return web.json_response({"status": "unavailable", "redis": "away"}, status=503, headers=_UNCACHED)
-        return web.json_response({"status": "ok", "redis": "ok"}, headers=_UNCACHED)
+        # Without a worker requests wait, and this is as well as it can be.
+        served = await self._exchange.has_workers()
+        return web.json_response({"status": "ok", "redis": "ok", "has_workers": served}, headers=_UNCACHED)
 
 
 def _json(
