@@ -175,6 +175,21 @@ def test_a_page_elsewhere_may_not_ask(origin: str, more: dict[str, str]) -> None
     assert "gateway.allow_origins" in told.message
 
 
+def test_a_page_elsewhere_may_not_load_anything_either() -> None:
+    """Of an image, a script or a frame a browser says no origin, but where the page is; a person may follow a link."""
+    loads = {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    for site in ("cross-site", "same-site"):
+        told = fault(admission(allow_origins=("https://chat.lan",)), {"Sec-Fetch-Site": site, **loads}, method="GET")
+        assert (told.status, told.code) == (403, "forbidden")
+        frame = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
+        assert fault(admission(), frame, method="GET").status == 403
+        link = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        assert admit(admission(), link, method="GET") == Caller()
+        assert admit(admission(allow_origins=("*",)), {"Sec-Fetch-Site": site, **loads}) == Caller()
+    for site in ("same-origin", "none"):
+        assert admit(admission(), {"Sec-Fetch-Site": site, **loads}) == Caller()
+
+
 def test_any_origin_where_the_configuration_says_so() -> None:
     """Also a file's page, whose origin is null."""
     assert admit(admission(allow_origins=("*",)), {"Origin": "null"}) == Caller()

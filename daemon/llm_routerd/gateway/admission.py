@@ -32,6 +32,7 @@ _OPEN_METHODS = frozenset({"GET", "HEAD"})
 _KEYS_IN_QUERY = re.compile(
     r"(x[-_])?(access[-_]|api[-_]?|auth[-_])?(key|token)|auth(orization)?|bearer|password|secret"
 )
+_ELSEWHERE = frozenset({"cross-site", "same-site"})
 _PORTS = {"http": 80, "https": 443}
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
 _METHODS = "GET, HEAD, POST, DELETE"
@@ -162,8 +163,11 @@ class Admission:
             raise _refused(421, "forbidden", told)
         origin = headers.get("Origin")
         if origin is not None and not self._may_ask(origin) and not _is_same(origin, host):
-            told = "pages of this origin may not ask; those that may are in gateway.allow_origins"
-            raise _refused(403, "forbidden", told)
+            raise _elsewhere()
+        # What a page has its browser load (an image, a frame, a script) may come without an Origin.
+        site, kind = headers.get("Sec-Fetch-Site"), headers.get("Sec-Fetch-Dest")
+        if origin is None and site in _ELSEWHERE and kind != "document" and "*" not in self._origins:
+            raise _elsewhere()
 
     def _is_ours(self, host: str) -> bool:
         parts = _authority(host)
@@ -198,9 +202,7 @@ class Admission:
             return None
         told = self.cors(headers)
         if "Access-Control-Allow-Origin" not in told:
-            raise _refused(
-                403, "forbidden", "pages of this origin may not ask; those that may are in gateway.allow_origins"
-            )
+            raise _elsewhere()
         wanted = headers.get("Access-Control-Request-Headers", "")
         allowed = {"Access-Control-Allow-Headers": wanted} if _HEADER_NAMES.fullmatch(wanted) else {}
         return {
@@ -272,6 +274,10 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _elsewhere() -> RefusedError:
+    return _refused(403, "forbidden", "pages of this origin may not ask; those that may are in gateway.allow_origins")
 
 
 def _refused(status: int, code: str, told: str) -> RefusedError:

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from llm_routerd.errors import ConfigError
 from llm_routerd.gateway.fault import RefusedError
+from llm_routerd.gateway.http import server
 from llm_routerd.gateway.http.server import HttpServer, Limits, read_body
 from tests.support.eventually import eventually
 
@@ -385,6 +386,22 @@ async def test_a_reader_who_is_slow_and_goes_on_gets_all_of_a_large_answer(house
     assert taken > LARGE_BYTES
     assert asyncio.get_running_loop().time() - began > 4 * QUICK.unread
     writer.close()
+
+
+async def test_of_what_nobody_takes_no_more_than_a_bound_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large answers that nobody reads go, and who reads is not disturbed."""
+    monkeypatch.setattr(server, "_MOST_UNREAD_BYTES", 3 * LARGE_BYTES)
+    async with serving(limits=Limits()) as house:
+        asked = []
+        for _ in range(8):
+            asked.append(await house.connect())
+            asked[-1][1].write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await eventually(lambda: house.server.connections <= 4)
+        assert b"hello" in await house.send(GET[:-2] + b"Connection: close\r\n\r\n")
+        assert house.server.connections >= 2
+        for _, writer in asked:
+            writer.transport.abort()
+        await eventually(lambda: house.server.connections == 0)
 
 
 async def test_a_client_that_leaves_the_end_of_an_answer_is_cut_off() -> None:

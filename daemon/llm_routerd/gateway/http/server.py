@@ -9,6 +9,7 @@ how large a body is, also one that is compressed.  A handler is cancelled when i
 * A head has 10 s from its first byte on, else 408.
 * A body has 30 s and, for every 8 KiB of it that have come, a second more, else 408.
 * A client that has taken (next to) nothing for 60 s of what was written to it is cut off.
+* Of all clients together no more than 256 MiB wait for being taken; those are cut off that leave most.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ _BACKLOG = 128
 _LEAST_GRACE_SECONDS = 0.05
 _LINGER_SECONDS = 1.0  # to take in what comes of a body that nobody wants, so that its client reads why
 _LEAST_TAKEN_BYTES = 16_384  # of what waits for a reader, in the time after which he would be cut off
+_LARGE_BYTES = 65_536  # less than this is not worth counting
+_MOST_UNREAD_BYTES = 268_435_456
 _INFLATED_AT_ONCE = 1_048_576
 _INFLATERS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -135,6 +138,8 @@ class _Places:
         self.most = most
         self.taken: set[_Connection] = set()
         self.idle: dict[_Connection, None] = {}
+        self._unread: dict[_Connection, int] = {}
+        self._unread_bytes = 0
 
     def take(self, connection: _Connection) -> bool:
         """Have a place for one more, which idles; False: all have something to do."""
@@ -152,6 +157,21 @@ class _Places:
         """It has gone, or is to go."""
         self.taken.discard(connection)
         self.idle.pop(connection, None)
+        self.took(connection)
+
+    def wait(self, connection: _Connection, size: int) -> None:
+        """So many bytes wait for its reader; where that is too much of all together, those go that have most."""
+        self.took(connection)
+        self._unread[connection] = size
+        self._unread_bytes += size
+        while self._unread_bytes > _MOST_UNREAD_BYTES:
+            largest = max(self._unread, key=self._unread.__getitem__)
+            self.took(largest)
+            largest.abort()
+
+    def took(self, connection: _Connection) -> None:
+        """Nothing waits for its reader."""
+        self._unread_bytes -= self._unread.pop(connection, 0)
 
 
 class _Connection(web.RequestHandler):
@@ -160,7 +180,7 @@ class _Connection(web.RequestHandler):
     aiohttp makes a request where a head is whole (see `_tell_connections`), and calls `log_access` when it is answered.
     """
 
-    __slots__ = ("_head_timer", "_limits", "_places", "_socket", "_unread_timer")
+    __slots__ = ("_head_timer", "_limits", "_places", "_socket", "_unread", "_unread_timer")
 
     def __init__(self, server: Server, places: _Places, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -175,6 +195,7 @@ class _Connection(web.RequestHandler):
         self._limits = limits
         self._socket: asyncio.Transport | None = None  # aiohttp forgets its own where it closes it
         self._head_timer: asyncio.TimerHandle | None = None
+        self._unread = 0  # bytes that the kernel has not taken, when that was last looked at
         self._unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -203,20 +224,23 @@ class _Connection(web.RequestHandler):
         self._wait_for_reader()
 
     def _wait_for_reader(self) -> None:
-        """Cut him off in a while, unless he takes something: an answer may be large and its reader's line thin."""
         assert self._socket is not None  # noqa: S101 - it is what pauses
-        unread = self._socket.get_write_buffer_size()
+        self._unread = self._socket.get_write_buffer_size()
+        self._unread_timer = self._loop.call_later(self._limits.unread, self._look_at_reader)
+        if self._unread >= _LARGE_BYTES:
+            self._places.wait(self, self._unread)
 
-        def look() -> None:
-            if self._socket is None or unread - self._socket.get_write_buffer_size() < _LEAST_TAKEN_BYTES:
-                self.abort()
-            else:
-                self._wait_for_reader()
-
-        self._unread_timer = self._loop.call_later(self._limits.unread, look)
+    def _look_at_reader(self) -> None:
+        """Cut him off, unless he has taken something: an answer may be large and its reader's line thin."""
+        assert self._socket is not None  # noqa: S101 - as above
+        if self._unread - self._socket.get_write_buffer_size() < _LEAST_TAKEN_BYTES:
+            self.abort()
+        else:
+            self._wait_for_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._places.took(self)
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
