@@ -48,7 +48,9 @@ async def _perform(screen: Screen, *, only_standin: bool) -> None:
     screen.heading("Done: all of this happened, and nothing of it is left")
     screen.say("To have it stay: .venv/bin/llm-routerd serve --embedded --gateway, and in another terminal")
     screen.command(".venv/bin/llm-routerd submit 'Why is the sky blue?'")
-    screen.say("or http://127.0.0.1:8004 in a browser, and as base URL of whatever speaks to OpenAI, Anthropic or Ollama.")
+    screen.say(
+        "or http://127.0.0.1:8004 in a browser, and as base URL of whatever speaks to OpenAI, Anthropic or Ollama."
+    )
 
 
 def _blame(stage: Stage) -> None:
