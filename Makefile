@@ -9,12 +9,12 @@ CLIENTS := $(VENV)/.clients-installed
 NODE_CLIENT := examples/node/node_modules/.package-lock.json
 NODE_CLIENTS := tests/clients/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-browser lint lint-ruff lint-types lint-imports docs schemas chaos storm bench release lock install uninstall clean
+.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-browser lint lint-ruff lint-types lint-imports docs schemas chaos chaos-http storm bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
 	@echo "make test       the test suite; what is slow are stages of their own, as below"
-	@echo "make test-chaos  a short storm: workers, Redis and the embedded server are killed while requests run"
+	@echo "make test-chaos  short storms: workers, gateways, Redis and the embedded server are killed while requests run"
 	@echo "make test-topology  short storms of failovers: Sentinel and Cluster, of Valkey and of Redis where it is installed"
 	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
 	@echo "make test-examples  the programs of examples/ in the languages that are here (fetches node-redis where npm is)"
@@ -24,8 +24,9 @@ help:
 	@echo "make docs       the documentation of the Python surface, into build/docs"
 	@echo "make schemas    schemas/ anew, from the types that they describe"
 	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
+	@echo "make chaos-http the long one over HTTP: gateways are killed too (STREAMS=n, SEED=n, SECONDS_=n)"
 	@echo "make storm      a long storm of failovers (SITE=sentinel or cluster, SERVER=valkey or redis, SHARDS=n, SEED=n)"
-	@echo "make bench      the benchmark against the floor and a task queue"
+	@echo "make bench      the benchmark against the floor, a task queue and (BENCH='--peers litellm-proxy portkey') other gateways"
 	@echo "make release    build what is committed into dist/, twice and the same, and run the demo from the wheel"
 	@echo "make install    put the service where systemd finds it (as root; DESTDIR and PREFIX are honoured)"
 	@echo "make uninstall  take it away again"
@@ -83,6 +84,7 @@ CLIENTS_REQUIRED ?= python
 test-clients: $(CLIENTS) $(if $(shell command -v npm),$(NODE_CLIENTS))
 	CLIENTS_REQUIRED="$(CLIENTS_REQUIRED)" $(BIN)/python -m pytest -n 2 --dist loadfile tests/clients
 
+# vite stays at 8.3: the next one wants a package for Windows that not every registry has, and then `npm ci` refuses the lock.
 $(NODE_CLIENTS): tests/clients/node/package-lock.json
 	npm ci --prefix tests/clients/node --no-audit --no-fund --loglevel=error && touch $@ || echo "without clients in Node"
 
@@ -115,6 +117,10 @@ demo: $(STAMP)
 # SEED reproduces the schedule of an earlier run.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_))
+
+chaos-http: $(STAMP)
+	$(BIN)/python -m tests.chaos --http $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_)) \
+		$(if $(STREAMS),--streams $(STREAMS))
 
 SITE ?= sentinel
 storm: $(STAMP)
@@ -175,6 +181,7 @@ UNITDIR ?= $(SYSCONFDIR)/systemd/system
 BINDIR ?= /usr/local/bin
 ROOT := $(abspath $(DESTDIR)$(PREFIX))
 MARK := .installed-by-make
+UNITS := llm-routerd.service llm-routerd@.service llm-routerd-gateway.service
 # With DESTDIR nothing on this machine is told, or stopped.
 SYSTEMCTL := $(if $(DESTDIR),:,[ ! -d /run/systemd/system ] || systemctl)
 
@@ -212,7 +219,7 @@ compile-venv:
 
 install-units:
 	install -d "$(DESTDIR)$(UNITDIR)" "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(SYSCONFDIR)/llm-routerd" "$(ROOT)/share/llm-routerd"
-	for unit in llm-routerd.service llm-routerd@.service; do \
+	for unit in $(UNITS); do \
 		sed 's|@PREFIX@|$(PREFIX)|g' "systemd/$$unit" > "$(DESTDIR)$(UNITDIR)/$$unit" && \
 		chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit" || exit 1; \
 	done
@@ -226,9 +233,9 @@ install-units:
 		install -m 600 systemd/llm-routerd.env.example "$(DESTDIR)$(SYSCONFDIR)/llm-routerd/llm-routerd.env"
 
 uninstall:
-	-@$(SYSTEMCTL) stop llm-routerd.service 'llm-routerd@*.service'
-	-@$(SYSTEMCTL) disable llm-routerd.service llm-routerd@.service
-	rm -f "$(DESTDIR)$(UNITDIR)/llm-routerd.service" "$(DESTDIR)$(UNITDIR)/llm-routerd@.service"
+	-@$(SYSTEMCTL) stop llm-routerd-gateway.service llm-routerd.service 'llm-routerd@*.service'
+	-@$(SYSTEMCTL) disable $(UNITS)
+	rm -f $(UNITS:%="$(DESTDIR)$(UNITDIR)/%")
 	[ "$$(readlink "$(DESTDIR)$(BINDIR)/llm-routerd")" != "$(PREFIX)/bin/llm-routerd" ] || \
 		rm "$(DESTDIR)$(BINDIR)/llm-routerd"
 	rm -rf "$(ROOT)/share/llm-routerd"

@@ -66,6 +66,7 @@ async def test_demo_shows_the_main_job_and_leaves_nothing(tmp_path: Path) -> Non
         "discarded: careless: schema_violation",
         "20 tokens were never written",
         "connection was closed",
+        "none twice, none missing, and the model was asked once",
         '"early_stops": [',
         "XREAD BLOCK 30000 STREAMS llm:events:job-1 9007199254740990-0",
         "nothing of it is left",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -150,6 +151,29 @@ async def test_stopping_lets_an_answer_be_whole(tmp_path: Path, valkey_url: str,
         assert status == 200
         assert '"finish_reason":"stop"' in answer.replace(" ", "")
         assert models.calls[0]["how"] == "finished"
+
+
+async def test_a_second_signal_does_not_wait(tmp_path: Path, valkey_url: str) -> None:
+    """The client's connection breaks, and its request goes on: nothing is cancelled."""
+    port = free_port()
+    async with StandIn({"tiny": "tokens=9 stall_after=2", "big": ""}) as models:
+        config = write_config(tmp_path, valkey_url, models.url, more=gateway_table(port))
+        async with running_daemon(config) as daemon, GatewayProcess("--config", str(config)) as gateway:
+            await gateway.until_ready()
+            asking = asyncio.create_task(chat(port))
+            await eventually(lambda: models.calls and models.calls[0]["tokens"] == 2)
+            began = time.monotonic()
+            for _ in range(2):
+                gateway.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.3)
+            assert await gateway.wait() == 0
+            assert time.monotonic() - began < 5
+            with pytest.raises(aiohttp.ClientError):
+                await asking
+            assert models.calls[0]["how"] is None
+            assert "Traceback" not in "".join(gateway.output)
+            daemon.send_signal(signal.SIGTERM)
+            daemon.send_signal(signal.SIGTERM)
 
 
 async def test_a_gateway_that_is_killed_loses_nothing(tmp_path: Path, valkey_url: str) -> None:

@@ -73,6 +73,7 @@ def test_everything_goes_where_systemd_and_operators_look(target: Target) -> Non
     assert target.files() == {
         "/etc/systemd/system/llm-routerd.service",
         "/etc/systemd/system/llm-routerd@.service",
+        "/etc/systemd/system/llm-routerd-gateway.service",
         "/etc/llm-routerd/config.toml",
         "/etc/llm-routerd/llm-routerd.env",
         "/usr/local/bin/llm-routerd",
@@ -89,9 +90,13 @@ def test_everything_goes_where_systemd_and_operators_look(target: Target) -> Non
 def test_units_start_the_command_under_the_prefix_and_not_under_destdir(target: Target) -> None:
     """DESTDIR is where files are staged, and means nothing to the machine that runs them."""
     install(target, PREFIX="/srv/router")
-    for name in ("llm-routerd.service", "llm-routerd@.service"):
+    for name, command in (
+        ("llm-routerd.service", "serve"),
+        ("llm-routerd@.service", "serve"),
+        ("llm-routerd-gateway.service", "gateway"),
+    ):
         unit = target.at("/etc/systemd/system") / name
-        assert "ExecStart=/srv/router/bin/llm-routerd serve" in unit.read_text()
+        assert f"ExecStart=/srv/router/bin/llm-routerd {command}" in unit.read_text()
         assert "@PREFIX@" not in unit.read_text()
         assert str(target.root) not in unit.read_text()
 

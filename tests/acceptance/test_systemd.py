@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from llm_routerd.config.tree import DaemonConfig
+from llm_routerd.service.gateway import GRACE_SECONDS
 from tests.support.servers import ValkeyProcess
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 _SYSTEMD = Path(__file__).parents[2] / "systemd"
 _UNITS = ("llm-routerd.service", "llm-routerd@.service")
+_GATEWAY = "llm-routerd-gateway.service"
 _LANES = ("llm:requests", "llm:requests:high", "llm:requests:low")
-_USERS = ("operator", "daemon", "producer", "canceller", "metrics")
+_USERS = ("operator", "daemon", "producer", "canceller", "gateway", "metrics")
 
 _needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
@@ -36,7 +38,7 @@ def settings(unit: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.fixture(params=_UNITS)
+@pytest.fixture(params=(*_UNITS, _GATEWAY))
 def installed_unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Return a unit as `make install` would leave it, with a command that exists."""
     prefix = tmp_path / "prefix"
@@ -93,6 +95,25 @@ def test_the_template_is_as_strict_as_the_single_unit() -> None:
     }
 
 
+def test_the_gateway_is_kept_as_strictly_as_the_daemon() -> None:
+    """It reads what strangers write; and it keeps nothing, and has no key of a model."""
+    daemon, gateway = settings(_UNITS[0]), settings(_GATEWAY)
+    differing = {key for key in daemon.keys() | gateway.keys() if daemon.get(key) != gateway.get(key)}
+    assert differing == {
+        "Description",
+        "After",
+        "ExecStart",
+        "TimeoutStopSec",
+        "Environment",
+        "LoadCredential",
+        "StateDirectory",
+        "StateDirectoryMode",
+    }
+    assert not any("api_key" in each for each in gateway["LoadCredential"])
+    (stop_seconds,) = gateway["TimeoutStopSec"]
+    assert float(stop_seconds) > GRACE_SECONDS + 5
+
+
 @pytest.mark.parametrize("unit", _UNITS)
 def test_stopping_takes_longer_than_draining(unit: str) -> None:
     """Otherwise systemd kills the daemon in the middle of its drain."""
@@ -100,7 +121,7 @@ def test_stopping_takes_longer_than_draining(unit: str) -> None:
     assert float(stop_seconds) > DaemonConfig().drain_seconds + 5
 
 
-@pytest.mark.parametrize("unit", _UNITS)
+@pytest.mark.parametrize("unit", [*_UNITS, _GATEWAY])
 def test_a_unit_does_what_operators_rely_on(unit: str) -> None:
     """The settings that no rating asks for."""
     expected = {
@@ -266,6 +287,68 @@ def test_only_a_canceller_writes_events(sessions: dict[str, Session], command: s
     """Cancelling is writing the final event, so that a right to cancel is a right to answer."""
     assert not sessions["producer"].may(command)
     assert sessions["canceller"].may(command)
+
+
+_GATEWAYS = [
+    *(f"XADD {lane} * data {{}}" for lane in _LANES),
+    "XREAD COUNT 1 STREAMS llm:events:a llm:events:b 0-0 0-0",
+    "XRANGE llm:events:a - +",
+    "XREVRANGE llm:events:a + - COUNT 1",
+    "SUBSCRIBE llm:events:a",
+    "UNSUBSCRIBE llm:events:a",
+    "XADD llm:events:a 9007199254740991-0 type cancelled data {}",
+    "EXPIRE llm:events:a 3600 NX",
+    "XADD llm:consent:a * call_id c",
+    "EXPIRE llm:consent:a 3600",
+    "XINFO GROUPS llm:requests",
+    "XINFO CONSUMERS llm:requests llm-router",
+    "XLEN llm:requests",
+    "XLEN llm:dead",
+    "HGETALL llm:workers",
+    "XREVRANGE llm_router_metrics + - COUNT 1",
+    "EVAL return(1) 4 llm:requests:high llm:requests llm:requests:low llm:dead",
+    "TIME",
+]
+
+
+@pytest.mark.parametrize("command", _GATEWAYS)
+def test_the_gateway_can_do_what_its_clients_ask_for(sessions: dict[str, Session], command: str) -> None:
+    """Submit, follow, end, agree, look up what is queued, look around."""
+    assert sessions["gateway"].may(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    sorted(
+        {
+            *_NOT_A_PRODUCERS,
+            "XDEL llm:dead 1-0",
+            "EVAL return(1) 1 llm:workers",
+            "XRANGE llm:consent:a - +",
+            "PUBLISH llm_router_metrics x",
+            "SUBSCRIBE elsewhere",
+        }
+        - {"XRANGE llm:requests - +", "XREAD STREAMS llm:requests 0-0", "HGETALL llm:workers"}
+        - {"EVAL return(1) 0"}
+    ),
+)
+def test_the_gateway_can_do_nothing_else(sessions: dict[str, Session], command: str) -> None:
+    """It takes no request, deletes nothing, says nothing in a worker's place, and no script gets it further."""
+    assert not sessions["gateway"].may(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "EVAL return(redis.call('DEL',KEYS[1])) 1 llm:requests",
+        "EVAL return(redis.call('XADD',KEYS[1],'*','a','b')) 1 llm:dead",
+        "EVAL return(redis.call('XRANGE',KEYS[1],'-','+')) 1 llm:dead",
+    ],
+)
+def test_the_gateways_scripts_can_do_no_more_than_it(sessions: dict[str, Session], command: str) -> None:
+    """The server looks at each command within one."""
+    with pytest.raises(redis.ResponseError, match=r"(?i)no permission|can't run this command|can't access"):
+        sessions["gateway"].run(command)
 
 
 _DAEMONS = [

@@ -1,6 +1,9 @@
 """The benchmark: the floor, the daemon and a task queue with litellm, on one Valkey and one stand-in model.
 
-    python -m tests.benchmarks [--only KEY …] [--soak] [--rounds N] [--json FILE]
+    python -m tests.benchmarks [--only NAME …] [--peers NAME …] [--soak] [--rounds N] [--json FILE]
+
+A second table has the gateway beside the daemon alone, and beside those proxies of other people that `--peers` names;
+they are installed under build/ (LiteLLM's takes 700 MB), and without them their columns are empty.
 
 Run from the repository's root; `make bench` does.  The rounds of the systems are interleaved, CPU is that of the
 measured process, and every token that a figure counts was checked at a subscriber.
@@ -19,18 +22,19 @@ from typing import TYPE_CHECKING
 import orjson
 import uvloop
 
-from tests.benchmarks import costs, sharded, workloads
+from tests.benchmarks import costs, front_door, sharded, workloads
+from tests.benchmarks.proxies import KINDS
 from tests.benchmarks.systems import Bed, make_bed
 from tests.benchmarks.table import Row, machine, to_markdown, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 _BY_NAME = ("costs", "idle-shards", "idle-cluster", "spread")  # with --only: figures to plan with, see docs/scale.md
 _RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
-def _plan(bed: Bed, rounds: int) -> dict[str, Callable[[], AsyncIterator[Row]]]:
+def _plan(bed: Bed, rounds: int, peers: Sequence[str]) -> dict[str, Callable[[], AsyncIterator[Row]]]:
     """What is measured, in this order."""
     return {
         "start": lambda: workloads.measure_starts(bed, rounds=rounds),
@@ -45,6 +49,11 @@ def _plan(bed: Bed, rounds: int) -> dict[str, Callable[[], AsyncIterator[Row]]]:
         "trickle": lambda: workloads.measure_trickle(bed, rounds=3, seconds=8),
         "delay": lambda: workloads.measure_delay(bed, rounds=3),
         "open": lambda: workloads.measure_open_streams(bed),
+        "http": lambda: front_door.measure_http_bursts(
+            bed, [front_door.TOKENS, front_door.SHORT], rounds=rounds, peers=peers
+        ),
+        "http-trickle": lambda: front_door.measure_http_trickle(bed, rounds=3, seconds=8, peers=peers),
+        "http-open": lambda: front_door.measure_http_open(bed, rounds=2, peers=peers),
         "soak": lambda: workloads.measure_soak(bed),
         "costs": lambda: costs.measure_costs(bed, rounds=rounds),
         "idle-shards": lambda: costs.measure_idle_shards(bed, seconds=10),
@@ -56,7 +65,7 @@ def _plan(bed: Bed, rounds: int) -> dict[str, Callable[[], AsyncIterator[Row]]]:
 async def _measure(options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     with make_bed() as bed:
-        for name, measure in _plan(bed, options.rounds).items():
+        for name, measure in _plan(bed, options.rounds, options.peers).items():
             left_out = name in _BY_NAME or (name == "soak" and not options.soak)
             if name not in options.only and (options.only or left_out):
                 continue
@@ -70,6 +79,7 @@ def main() -> int:
     """Measure, print the table, write the JSON and beside it the Markdown."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="The benchmark.")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="some of the measurements only")
+    parser.add_argument("--peers", nargs="*", default=[], choices=KINDS, metavar="NAME", help=f"{', '.join(KINDS)}")
     parser.add_argument("--soak", action="store_true", help="100,000 requests as well: some minutes more")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, default=None, help="where the results go")

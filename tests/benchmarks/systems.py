@@ -22,9 +22,9 @@ from tests.benchmarks.model import PLACEHOLDER
 from tests.support.servers import ValkeyProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-System = Literal["floor", "daemon", "peer"]
+System = Literal["floor", "daemon", "peer", "gateway"]
 SYSTEMS: tuple[System, ...] = ("floor", "daemon", "peer")
 READY_SECONDS = 60.0
 
@@ -45,6 +45,7 @@ JSON_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 _STAMPS = " ".join([PLACEHOLDER] * STAMPED_TOKENS)
+_FEW_STAMPS = " ".join([PLACEHOLDER] * OPEN_TOKENS)
 MODELS = {
     "long": f"bench tokens={LONG_TOKENS}",
     "short": f"bench tokens={SHORT_TOKENS}",
@@ -54,6 +55,7 @@ MODELS = {
     "trickle": f"tokens={TRICKLE_TOKENS} delay_ms=5",
     "stamped": f"answer='{_STAMPS}' delay_ms=100",
     "open": f"tokens={OPEN_TOKENS} delay_ms=1000",
+    "open-stamped": f"answer='{_FEW_STAMPS}' delay_ms=1000",
 }
 
 
@@ -100,44 +102,13 @@ def cpu_seconds_of(pid: int) -> float:
     return float(times.user + times.system)
 
 
-class Process:
-    """One measured process, ready for requests.
+class Running:
+    """A process that was started, and what it uses."""
 
-    Attributes:
-        prefix: of its keys.
-        start_seconds: from its start to its READY=1.
-    """
-
-    def __init__(self, bed: Bed, system: System, prefix: str, concurrency: int, *, redis: str = "") -> None:
-        """Start it; `redis` is more of the daemon's table of that name."""
-        self.prefix = prefix
-        command = _command(bed, system, prefix, concurrency, redis)
-        path = bed.directory / "notify"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-            listener.bind(str(path))
-            listener.settimeout(1.0)
-            began = time.perf_counter()
-            self._process = subprocess.Popen(command, env=_environment(path))
-            try:
-                self._await_ready(system, listener, began + READY_SECONDS)
-            except RuntimeError:
-                self.stop()
-                raise
-            finally:
-                path.unlink()
-            self.start_seconds = time.perf_counter() - began
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], output: int | None = None) -> None:
+        """Start it."""
+        self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         self._psutil = psutil.Process(self._process.pid)
-
-    def _await_ready(self, system: System, listener: socket.socket, deadline: float) -> None:
-        while True:
-            try:
-                if b"READY=1" in listener.recv(4096):
-                    return
-            except TimeoutError:
-                if (status := self._process.poll()) is not None:
-                    raise RuntimeError(f"{system}: ended with {status}") from None
-                if time.perf_counter() > deadline:
-                    raise RuntimeError(f"{system}: not ready in {READY_SECONDS:g} s") from None
 
     def __enter__(self) -> Self:
         return self
@@ -150,6 +121,10 @@ class Process:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
+    def exit_code(self) -> int | None:
+        """How it ended; None: it runs."""
+        return self._process.poll()
+
     def cpu_seconds(self) -> float:
         """CPU time of all its threads so far, user and system."""
         return cpu_seconds_of(self._process.pid)
@@ -159,11 +134,53 @@ class Process:
         return int(self._psutil.memory_info().rss)
 
 
-def _command(bed: Bed, system: System, prefix: str, concurrency: int, redis: str) -> list[str]:
-    if system == "daemon":
+class Process(Running):
+    """One measured process, ready for requests.
+
+    Attributes:
+        prefix: of its keys.
+        start_seconds: from its start to its READY=1.
+    """
+
+    def __init__(
+        self, bed: Bed, system: System, prefix: str, concurrency: int, *, redis: str = "", more: str = ""
+    ) -> None:
+        """Start it; `redis` is more of the daemon's table of that name, `more` are more tables."""
+        self.prefix = prefix
+        command = _command(bed, system, prefix, concurrency, redis, more)
+        path = bed.directory / "notify"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.bind(str(path))
+            listener.settimeout(1.0)
+            began = time.perf_counter()
+            super().__init__(command, _environment(path))
+            try:
+                self._await_ready(system, listener, began + READY_SECONDS)
+            except RuntimeError:
+                self.stop()
+                raise
+            finally:
+                path.unlink()
+            self.start_seconds = time.perf_counter() - began
+
+    def _await_ready(self, system: System, listener: socket.socket, deadline: float) -> None:
+        while True:
+            try:
+                if b"READY=1" in listener.recv(4096):
+                    return
+            except TimeoutError:
+                if (status := self.exit_code()) is not None:
+                    raise RuntimeError(f"{system}: ended with {status}") from None
+                if time.perf_counter() > deadline:
+                    raise RuntimeError(f"{system}: not ready in {READY_SECONDS:g} s") from None
+
+
+def _command(bed: Bed, system: System, prefix: str, concurrency: int, redis: str, more: str) -> list[str]:
+    if system in {"daemon", "gateway"}:
         config = bed.directory / f"{prefix}.toml"  # read at its start, and overwritten for its neighbour
-        config.write_text(_daemon_config(bed, prefix, concurrency, redis))
-        return [str(Path(sys.executable).with_name("llm-routerd")), "serve", "--config", str(config)]
+        config.write_text(_daemon_config(bed, prefix, concurrency, redis) + more)
+        verb = "serve" if system == "daemon" else "gateway"
+        return [str(Path(sys.executable).with_name("llm-routerd")), verb, "--config", str(config)]
     return [
         sys.executable, "-m", f"tests.benchmarks.{system}", bed.redis_url, bed.model_url, prefix, str(concurrency),
     ]  # fmt: skip

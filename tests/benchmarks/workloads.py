@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
 _numbers = count()
-_STAMP = re.compile(r"\d{10}\.\d{6}")
+STAMP = re.compile(r"\d{10}\.\d{6}")
 _MEGABYTE = 1_048_576
 _OURS: tuple[System, ...] = ("floor", "daemon")
 _PEER_ROUNDS = 2  # it is slow, and its figures are far from the others'
@@ -248,7 +248,7 @@ async def _delays(bed: Bed, producer: Producer, streams: int) -> list[float]:
             event.received - float(stamp)
             for event in seen
             if event.kind == "token"
-            for stamp in _STAMP.findall(event.data["text"])
+            for stamp in STAMP.findall(event.data["text"])
         ]
         assert len(own) == STAMPED_TOKENS, f"{request.id}: {len(own)} tokens of {STAMPED_TOKENS}"
         delays += own[10:]  # while all of the streams were open

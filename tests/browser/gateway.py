@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from aiohttp import web
 
+from llm_routerd.errors import BrokerError
 from llm_routerd.gateway.fault import RefusedError
 from llm_routerd.gateway.http.page import add_page
 from llm_routerd.gateway.overview import (
@@ -87,7 +88,10 @@ class FakeGateway:
     Attributes:
         seen: what it tells at a look; None: Redis is away.
         key: what it wants; "": none.
-        asked: bodies of requests, by path; a DELETE's is None.
+        asked: what was asked of it: method, path, body; a DELETE's is None.
+        followers: how many connections follow a request.
+        refusal: status and message for whoever submits or confirms.
+        barred: the same for whatever is asked but the page itself.
         url: of the page.
     """
 
@@ -98,6 +102,7 @@ class FakeGateway:
         self.url = ""
         self.followers = 0
         self.refusal: tuple[int, str] | None = None
+        self.barred: tuple[int, str] | None = None
         self._events: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
         self._more = asyncio.Condition()
         self._dropped: set[asyncio.Task[Any]] = set()
@@ -140,23 +145,21 @@ class FakeGateway:
     ) -> web.StreamResponse:
         is_open = request.path == "/" or request.path.startswith("/assets/")
         if self.key and not is_open and request.headers.get("Authorization") != f"Bearer {self.key}":
-            return web.json_response({"error": {"code": "unauthorized", "message": "no such key"}}, status=401)
+            return _told(401, "no such key")
+        if self.barred is not None and not is_open:
+            return _told(*self.barred)
         try:
             return await handler(request)
         except RefusedError as error:
-            told = {"code": error.fault.code, "message": error.fault.message}
-            return web.json_response({"error": told}, status=error.fault.status)
+            return _told(error.fault.status, error.fault.message)
 
     async def _see(self, _request: web.Request) -> Overview:
         if self.seen is None:
-            raise TimeoutError
+            raise BrokerError("away")
         return msgspec.structs.replace(self.seen, at_ms=int(time.time() * 1000))
 
     def _refused(self) -> web.Response | None:
-        if self.refusal is None:
-            return None
-        status, message = self.refusal
-        return web.json_response({"error": {"code": "refused", "message": message}}, status=status)
+        return None if self.refusal is None else _told(*self.refusal)
 
     async def _submit(self, request: web.Request) -> web.Response:
         self.asked.append(("POST", request.path, await request.json()))
@@ -194,3 +197,8 @@ class FakeGateway:
         finally:
             self.followers -= 1
             self._dropped.discard(task)
+
+
+def _told(status: int, message: str) -> web.Response:
+    """A failure as the native door tells it."""
+    return web.json_response({"error": {"code": "refused", "message": message}}, status=status)

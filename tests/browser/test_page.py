@@ -296,9 +296,7 @@ async def test_redis_that_is_away_is_said_and_comes_back(visit: Visits, gateway:
     seen = await visit(gateway.url)
     await seen.until("#link", "live")
     gateway.seen = None
-    await seen.until(
-        "#link.bad", "the queue cannot be looked at now: Redis is away, or refuses it; what is shown is from"
-    )
+    await seen.until("#link.bad", "the queue cannot be reached now; what is shown is from")
     gateway.seen = overview(running=(running("r1"),))
     await seen.until("#link:not(.bad)", "live")
     await seen.until("#running .id", "r1")
@@ -410,17 +408,48 @@ async def test_everything_that_one_may_press_has_a_name(visit: Visits, gateway: 
     assert unnamed == []
 
 
+async def hide(seen: Visit, *, is_hidden: bool) -> None:
+    """As if another tab were looked at; there is none in a headless browser."""
+    await seen.page.evaluate(
+        """isHidden => {
+          Object.defineProperty(document, "hidden", {value: isHidden, configurable: true});
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        is_hidden,
+    )
+
+
 async def test_a_hidden_page_does_not_look(visit: Visits, gateway: FakeGateway) -> None:
-    """Nor does it ask Redis for anything; it looks when it is seen again."""
+    """It asks for nothing, and looks when it is seen again."""
     seen = await visit(gateway.url)
     await seen.until("#link", "live")
-    hide = (
-        "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
-        "document.dispatchEvent(new Event('visibilitychange'))"
-    )
-    await seen.page.evaluate(hide % "true")
+    await hide(seen, is_hidden=True)
     gateway.seen = overview(running=(running("r1"),))
     await seen.page.wait_for_timeout(2500)
     assert await seen.page.locator("#running .id").count() == 0
-    await seen.page.evaluate(hide % "false")
+    await hide(seen, is_hidden=False)
     await seen.until("#running .id", "r1")
+
+
+async def test_a_hidden_page_holds_no_connection(visit: Visits, gateway: FakeGateway) -> None:
+    """All tabs of a browser share six; it goes on where it was when it is seen again."""
+    seen = await visit(gateway.url)
+    await ask(seen, "x")
+    await gateway.tell("tried", attempt(1, "local"), token(1, 1, "one "))
+    await seen.until("#answer .text", "one")
+    await hide(seen, is_hidden=True)
+    await eventually(lambda: gateway.followers == 0)
+    await gateway.tell("tried", token(1, 2, "two"))
+    await seen.page.wait_for_timeout(1500)
+    assert gateway.followers == 0
+    await hide(seen, is_hidden=False)
+    await seen.until("#answer .text", "two")
+    assert await seen.text("#answer .attempt > .text") == "one two"
+
+
+async def test_a_gateway_that_lets_nobody_in_says_why(visit: Visits, gateway: FakeGateway) -> None:
+    """A key would not help."""
+    gateway.barred = (421, "this name is none of the gateway's")
+    seen = await visit(gateway.url)
+    await seen.until("#link.bad", "this name is none of the gateway's")
+    assert not await seen.page.locator("#door").is_visible()

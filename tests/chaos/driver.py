@@ -150,7 +150,7 @@ class Driver:
             self._world.troubles.append(Span(began, time.time()))
 
     async def _command(self, *words: str) -> None:
-        async with self._world.client() as client:
+        async with self._world.client(is_patient=True) as client:
             await client.execute_command(*words)
 
 

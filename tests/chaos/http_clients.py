@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -30,10 +31,12 @@ SILENCE_SECONDS = 4.0
 # OpenAI's clients wait longer, and so are there when another worker's attempt says something else.
 _CHAT = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_SECONDS, sock_read=3 * SILENCE_SECONDS)
 PAUSE_SECONDS = (0.1, 0.5)
+_WORDS = {"native": (10, 40), "openai": (20, 80)}
 # How many of whose answers another worker's attempt would give otherwise, so that it cannot go on with shown text.
 _FICKLE = {"native": 0.25, "openai": 0.6}
 _LOST = (aiohttp.ClientError, OSError, TimeoutError)
 # Of a gateway without Redis, of a request that ended otherwise than in an answer.
+UNAVAILABLE = "unavailable"
 _AGAIN = range(HTTPStatus.INTERNAL_SERVER_ERROR, 600)
 
 
@@ -58,8 +61,9 @@ class Stream:
         connections: how many times it began to read.
         shown: the text that came through OpenAI's door.
         told_whole: OpenAI's stream came to its `[DONE]`.
-        broken: the code of the error event that OpenAI's stream ended with.
+        broken: the code of the error that OpenAI's stream ended with.
         faults: what no gateway may ever do.
+        asked_at: Unix time of its first request.
     """
 
     order: Order
@@ -72,6 +76,7 @@ class Stream:
     told_whole: bool = False
     broken: str = ""
     faults: list[str] = field(default_factory=list)
+    asked_at: float = 0.0
 
     @property
     def has_ended(self) -> bool:
@@ -93,7 +98,7 @@ def make_streams(seed: int, *, native: int, openai: int, seconds: float) -> list
 
 
 def _stream(rng: random.Random, name: str, door: str, starts_at: float) -> Stream:
-    words, delay_ms = rng.randint(10, 40), rng.randint(20, 60)
+    words, delay_ms = rng.randint(*_WORDS[door]), rng.randint(20, 60)
     prompt = f"[[id={name} first_ms={rng.randint(0, 300)} delay_ms={delay_ms} {_answer(name, words)}]]"
     if rng.random() < _FICKLE[door]:
         prompt += "".join(f"[[model=first-{slot} {_answer(f'{name}.{slot}', words)}]]" for slot in range(WORKERS))
@@ -156,6 +161,7 @@ class _Client:
 
     async def run(self) -> None:
         await asyncio.sleep(self._stream.starts_at)
+        self._stream.asked_at = time.time()
         if self._stream.order.kind == "native":
             await self._until_done(self._put)
         else:
@@ -214,12 +220,20 @@ class _Client:
         url = f"{base}/v1/chat/completions"
         async with self._session.post(url, json=body, headers=self._key, timeout=_CHAT) as response:
             if not self._is_good(response, HTTPStatus.OK):
-                return False
+                return response.status in _AGAIN and await self._has_failed(response)
             self._accepted(response.headers.get("X-Request-ID"))
             try:
                 await self._hear(response, stream.cuts.pop(0) if stream.cuts else None)
             except _LOST:
                 self._lost["_chat after its head"] += 1
+        return True
+
+    async def _has_failed(self, response: aiohttp.ClientResponse) -> bool:
+        """Whether the request has ended without an answer; else it is the gateway that cannot serve now."""
+        code = (await response.json())["error"]["code"]
+        if code == UNAVAILABLE:
+            return False
+        self._stream.order.accepted, self._stream.broken = True, code
         return True
 
     async def _hear(self, response: aiohttp.ClientResponse, most: int | None) -> None:

@@ -138,7 +138,7 @@ async def run_http_storm(seed: int, seconds: float, *, native: int = 400, openai
                 async with asyncio.timeout(seconds + CALM_SECONDS):
                     await clients.run()
         late += [f"{each.order.name} was not told its end" for each in streams if not (each.has_ended or each.leaves)]
-        async with world.client() as client:
+        async with world.client(is_patient=True) as client:
             late += await wait_for_calm(client, [stream.order for stream in streams])
             running = await asyncio.to_thread(calls_still_running, world.models_url)
             verdict = HttpVerdict(world, streams)

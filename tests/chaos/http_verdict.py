@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.protocol.events import FINAL_ID
-from tests.chaos.http_clients import Seen
-from tests.chaos.plan import LEASE_SECONDS
+from tests.chaos.http_clients import UNAVAILABLE, Seen
+from tests.chaos.plan import LEASE_SECONDS, MOST_DEATHS
 from tests.chaos.verdict import RECOVERY_SECONDS, Call, Verdict
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 # From a worker's SIGTERM until it has let go of what it could not finish, and has ended.
 DRAIN_SECONDS = 3.0
-# With which an answer that has begun may break off, the request going on: its text was discarded, Redis was away.
-_BREAKS = frozenset({"superseded", "unavailable"})
 
 
 class HttpVerdict(Verdict):
@@ -39,12 +38,15 @@ class HttpVerdict(Verdict):
         for stream in self._streams:
             entries = await client.xrange(stream.order.events_key)
             written = [Seen(event_id, fields["type"], fields["data"]) for event_id, fields in entries]
-            found = judge_stream(stream, written, calls[stream.order.name], self._world.troubles)
+            lives = [life for _, life in self._world.lives()]
+            ends = [life.end for life in lives if life.end < inf] + [stop.end for life in lives for stop in life.stops]
+            deaths = sum(stream.asked_at <= end for end in ends)
+            found = judge_stream(stream, written, calls[stream.order.name], self._world.troubles, deaths)
             self.faults += [f"{stream.order.name}: {each}" for each in found]
 
 
 def judge_stream(
-    stream: Stream, written: Sequence[Seen], calls: Sequence[Call], troubles: Sequence[Span]
+    stream: Stream, written: Sequence[Seen], calls: Sequence[Call], troubles: Sequence[Span], deaths: int = 0
 ) -> Iterator[str]:
     """What is wrong with one client's stream.
 
@@ -53,6 +55,7 @@ def judge_stream(
         written: what stands in its events stream.
         calls: to a model, for this request.
         troubles: when the server did not serve.
+        deaths: of workers since it was asked; one that slept may count as dead.
     """
     yield from stream.faults
     if not stream.order.accepted:
@@ -60,16 +63,18 @@ def judge_stream(
     elif not written or written[-1].id != FINAL_ID:
         yield "there is no final event"
     else:
-        yield from _what_is_wrong_with_the_answer(written)
+        yield from _what_is_wrong_with_the_answer(written, deaths)
         yield from _what_was_told_otherwise(stream, written)
         if stream.order.kind == "openai":
             yield from _what_was_shown_otherwise(stream, written)
         yield from _calls_without_a_reason(written, calls, troubles)
 
 
-def _what_is_wrong_with_the_answer(written: Sequence[Seen]) -> Iterator[str]:
+def _what_is_wrong_with_the_answer(written: Sequence[Seen], deaths: int) -> Iterator[str]:
     """Nobody cancels, so whoever hangs up has not; and the answer is the text of its attempt."""
     final = written[-1]
+    if json.loads(final.data).get("code") == "poisoned" and deaths >= MOST_DEATHS:
+        return
     if final.type != "result":
         yield f"ended in {final.type} {final.data}"
         return
@@ -95,11 +100,15 @@ def _what_was_told_otherwise(stream: Stream, written: Sequence[Seen]) -> Iterato
 
 
 def _what_was_shown_otherwise(stream: Stream, written: Sequence[Seen]) -> Iterator[str]:
-    """What goes through OpenAI's door begins an attempt's text; where it is said to be whole, it is the answer."""
-    answer = json.loads(written[-1].data).get("raw_text", "")
+    """What goes through OpenAI's door begins an attempt's text; where it is said to be whole, it is the answer.
+
+    It breaks off as the request did, or while that goes on: its text was discarded, Redis was away.
+    """
+    end = json.loads(written[-1].data)
+    answer = end.get("raw_text", "")
     if stream.told_whole and stream.shown != answer:
         yield f"{stream.shown!r} was told as whole, and {answer!r} is the answer"
-    if stream.broken and stream.broken not in _BREAKS:
+    if stream.broken and stream.broken not in {"superseded", UNAVAILABLE, end.get("code")}:
         yield f"broke off with {stream.broken}"
     if not any(text.startswith(stream.shown) for text in [*_texts(written).values(), answer]):
         yield f"was shown what no attempt has said: {stream.shown!r}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 WORKERS = 3
 LEASE_SECONDS = 3.0
+MOST_DEATHS = 3  # daemon.max_deliveries
 CALM_AT_START_SECONDS = 1.0
 STEP_SECONDS = (0.3, 1.2)
 

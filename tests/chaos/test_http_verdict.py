@@ -31,6 +31,7 @@ TWICE = [
     event("2-1", "token", text="Bye"),
     event(FINAL_ID, "result", attempt=2, raw_text="Bye"),
 ]
+POISONED = [*WHOLE[:2], event(FINAL_ID, "error", code="poisoned")]
 LATE = [*TWICE[:3], event(FINAL_ID, "result", attempt=1, raw_text="Hello you")]
 
 
@@ -46,12 +47,13 @@ def faults(
     seen: list[Seen] | None = None,
     calls: tuple[Call, ...] = (call(10.0),),
     troubles: tuple[Span, ...] = (),
+    deaths: int = 0,
     **remembered: Any,
 ) -> list[str]:
     """What the verdict says of one client; as it stands all is in order."""
     order = Order(name="r", kind="openai", lane="normal", fields={}, key_id="r", accepted=True)
     stream = Stream(order=order, starts_at=0.0, seen=list(stands if seen is None else seen), **remembered)
-    return list(judge_stream(stream, stands, calls, troubles))
+    return list(judge_stream(stream, stands, calls, troubles, deaths))
 
 
 def test_what_is_in_order_is_no_fault() -> None:
@@ -62,6 +64,7 @@ def test_what_is_in_order_is_no_fault() -> None:
     assert faults(stands=TWICE, shown="Hello ", broken="superseded") == []
     assert faults(stands=TWICE, shown="Bye", told_whole=True) == []
     assert faults(stands=LATE) == []
+    assert faults(stands=POISONED, shown="Hello ", broken="poisoned", deaths=3) == []
     assert faults(leaves=True, seen=WHOLE[:2]) == []
     assert faults(calls=(call(10.0, worker_end=10.5), call(14.0))) == []
     assert faults(calls=(call(10.0, stops=(Span(10.5, 15.0),)), call(14.0))) == []
@@ -81,6 +84,7 @@ def test_what_is_in_order_is_no_fault() -> None:
         ({"stands": WHOLE[:-1]}, "no final event"),
         ({"stands": []}, "no final event"),
         ({"stands": [event(FINAL_ID, "cancelled", reason="the client has gone")]}, "ended in cancelled"),
+        ({"stands": POISONED, "deaths": 2}, "ended in error"),
         ({"stands": [BEGUN, WORDS[0], RESULT]}, "is not the answer's"),
         ({"stands": TWICE, "shown": "Hello Bye"}, "no attempt has said"),
         ({"stands": TWICE, "shown": "Hello ", "told_whole": True}, "was told as whole"),

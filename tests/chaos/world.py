@@ -11,13 +11,14 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import orjson
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.backoff import ConstantBackoff, NoBackoff
 
 from tests.chaos.plan import LEASE_SECONDS, WORKERS
 from tests.support.eventually import eventually
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).parents[2]
 _END_SECONDS = 15.0
+_PATIENCE_SECONDS = 15.0
+_PATIENCE_TRIES = 5
 _SERVER = {"appendonly": "yes", "appendfsync": "always"}  # what was acknowledged survives a SIGKILL
 _CONFIG = """
 [redis]
@@ -144,8 +147,10 @@ class Slot:
         return "\n".join([f"{self._log.stem}:", *self._lines()[-lines:]])
 
     def complaints(self) -> list[str]:
-        """What stands in its log as nobody's fault but its own: a traceback, an error."""
-        return [line for line in self._lines() if "Traceback" in line or '"level":"error"' in line]
+        """What stands in its log as nobody's fault but its own: errors, and what stands before a traceback."""
+        lines = self._lines()
+        before = [one for one, other in pairwise(["", *lines]) if other.startswith("Traceback")]
+        return before + [line for line in lines if '"level":"error"' in line]
 
     def _lines(self) -> list[str]:
         return self._log.read_text("utf-8", "replace").splitlines() if self._log.exists() else []
@@ -277,11 +282,11 @@ class World:
     def _config_path(self, number: int) -> Path:
         return self.directory / f"worker-{number}.toml"
 
-    def client(self) -> Any:
-        """A plain client that repeats nothing by itself."""
-        return Redis.from_url(
-            self.server.url, decode_responses=True, retry=Retry(NoBackoff(), 0), protocol=2, socket_timeout=3.0
-        )
+    def client(self, *, is_patient: bool = False) -> Any:
+        """A plain client that repeats nothing by itself; a patient one is for whoever makes the storm, and judges it."""
+        retry = Retry(ConstantBackoff(0.5), _PATIENCE_TRIES) if is_patient else Retry(NoBackoff(), 0)
+        seconds = _PATIENCE_SECONDS if is_patient else 3.0
+        return Redis.from_url(self.server.url, decode_responses=True, retry=retry, protocol=2, socket_timeout=seconds)
 
     def lives(self) -> Iterator[tuple[int, Life]]:
         """Every worker process with its slot."""

@@ -232,6 +232,14 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert one.startswith("llm-routerd ")
 
 
+def test_a_gateway_is_a_command_and_an_option() -> None:
+    """Alone, where the file says or elsewhere; or beside the daemon."""
+    alone, elsewhere = parse(["gateway"]), parse(["gateway", "--listen", "[::1]:80", "--prefix", "home"])
+    assert (alone.module, alone.listen) == ("gateway", None)
+    assert (elsewhere.listen, elsewhere.prefix) == ("[::1]:80", "home")
+    assert (parse(["serve"]).gateway, parse(["serve", "--gateway"]).gateway) == (False, True)
+
+
 def test_help_imports_nothing_heavy() -> None:
     """Neither Redis nor HTTP nor a model library is loaded to print a page of text."""
     code = (

@@ -14,6 +14,7 @@ from llm_routerd.client.following import MOST_PENDING_BYTES
 from llm_routerd.client.multiplexer import Multiplexer
 from llm_routerd.errors import BrokerError
 from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.queue.connection import subscriber
 from tests.support.eventually import eventually
 from tests.support.proxy import open_proxy
 from tests.support.queue import open_client
@@ -110,6 +111,30 @@ async def test_a_new_request_is_heard_from_its_first_event_on(valkey_url: str) -
             await redis.xadd("llm:events:r", {"type": "cancelled", "data": "{}"}, id=FINAL_ID)  # nobody publishes that
             assert [event.type for event in await following.next(5)] == ["cancelled"]
         assert await reads(redis) - before <= 4
+
+
+async def listeners(redis: Any, request_id: str) -> int:
+    """How many connections the server tells what is published of a request."""
+    ((_, number),) = await redis.pubsub_numsub(f"llm:events:{request_id}")
+    return int(number)
+
+
+async def test_a_request_that_is_left_is_unsubscribed_with_the_next_subscription(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with a PING where there is no other; whoever comes back before that hears it all the same."""
+    monkeypatch.setattr(subscriber, "PING_SECONDS", 1.0)
+    async with open_client(valkey_url) as redis, multiplexed(valkey_url) as plexer:
+        async with plexer.follow("a", is_new=True):
+            assert await listeners(redis, "a") == 1
+        async with plexer.follow("b", is_new=True):
+            assert (await listeners(redis, "a"), await listeners(redis, "b")) == (0, 1)
+        async with plexer.follow("b", is_new=True) as following:
+            await write(redis, "b", "1-0")
+            assert [event.stream_id for event in await following.next(5)] == ["1-0"]
+        async with asyncio.timeout(5):
+            while await listeners(redis, "b"):  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(0.05)
 
 
 async def test_who_is_slow_costs_no_memory_and_misses_nothing(valkey_url: str) -> None:

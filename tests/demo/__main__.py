@@ -1,6 +1,6 @@
 """See llm-routerd run: `make demo`, or `python -m tests.demo` from the repository's root.
 
-It starts a real Valkey, the daemon as its own process and, where no Ollama answers at `OLLAMA_API_BASE`, a stand-in
+It starts a real Valkey, the daemon and a gateway as processes of their own and, where no Ollama answers at `OLLAMA_API_BASE`, a stand-in
 for one; shows the main job on them; and takes everything away again.  Exit code 0 says that everything it showed
 really happened.  No cloud model is called, whatever keys there are.
 """
@@ -34,6 +34,7 @@ async def _perform(screen: Screen, *, only_standin: bool) -> None:
     async with set_up(model, token_ms=_TOKEN_MS if screen.unhurried else _FAST_TOKEN_MS) as stage:
         screen.fact("Valkey", f"embedded, on 127.0.0.1:{stage.port}; its data is in a temporary directory")
         screen.fact("daemon", f"process {stage.daemon.pid}, answering after {stage.ready_seconds:.1f} s")
+        screen.fact("gateway", f"process {stage.gateway.pid}, HTTP on 127.0.0.1:{stage.gateway_port}")
         await screen.pause(1.5)
         try:
             for act in ACTS:
@@ -41,17 +42,19 @@ async def _perform(screen: Screen, *, only_standin: bool) -> None:
         except Exception:
             _blame(stage)
             raise
-    if stage.daemon.exit_status != 0:
-        raise NotShownError(f"a daemon that ends in good order; its exit status was {stage.daemon.exit_status}")
+    for name, process in (("daemon", stage.daemon), ("gateway", stage.gateway)):
+        if process.exit_status != 0:
+            raise NotShownError(f"a {name} that ends in good order; its exit status was {process.exit_status}")
     screen.heading("Done: all of this happened, and nothing of it is left")
     screen.say("To have it stay: .venv/bin/llm-routerd serve --embedded, and in another terminal")
     screen.command(".venv/bin/llm-routerd submit 'Why is the sky blue?'")
 
 
 def _blame(stage: Stage) -> None:
-    """The daemon's log is about to go; its end may tell why."""
+    """The logs are about to go; their ends may tell why."""
     sys.stdout.flush()
-    sys.stderr.write(f"\nThe daemon's last log lines:\n{stage.daemon.last_words()}\n")
+    for name, process in (("daemon", stage.daemon), ("gateway", stage.gateway)):
+        sys.stderr.write(f"\nThe {name}'s last log lines:\n{process.last_words()}\n")
     if not stage.model.is_standin:
         sys.stderr.write("\nTo see the demo without Ollama: make demo DEMO=--stand-in\n")
 

@@ -7,7 +7,10 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from httpx import HTTPError as HttpError
 from jsonschema import Draft202012Validator
+from openai import APIConnectionError, AsyncOpenAI, DefaultAsyncHttpxClient
+from openai.types.responses import ResponseCompletedEvent, ResponseCreatedEvent, ResponseTextDeltaEvent
 
 from llm_routerd.protocol.events import FINAL_ID
 from tests.demo.redis_cli import RedisCli
@@ -15,13 +18,20 @@ from tests.demo.stage import CARELESS_ANSWER, CARELESS_MODEL, STANDIN_MODEL
 from tests.standin.script import tokens_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from openai import AsyncStream
+    from openai.types.responses import ResponseStreamEvent
+
     from llm_routerd.client import ClientEvent, RequestFields
     from tests.demo.screen import Screen
     from tests.demo.stage import Stage
 
 _ANSWER_SECONDS = 45.0
 _TOKENS_BEFORE_CANCEL = 8
+_DELTAS_BEFORE_KILL = 3
 _CHECKED_ID = "demo-checked"
+_HTTP_PROMPT = "Why is the sea salty? Answer in two sentences."
 _SCHEMA = {
     "type": "object",
     "properties": {"capital": {"type": "string"}, "population": {"type": "integer"}},
@@ -130,9 +140,96 @@ async def show_cancellation(stage: Stage, screen: Screen) -> None:
     await screen.pause(2)
 
 
+async def show_killed_gateway(stage: Stage, screen: Screen) -> None:
+    """An answer over HTTP that outlives what it came through."""
+    screen.heading("4. OpenAI's client, and a gateway that is killed in mid-answer")
+    screen.say(
+        "The gateway speaks OpenAI's protocol. The package `openai` streams an answer from it, until SIGKILL ends the "
+        "gateway; a new one goes on from the last event."
+    )
+    before = len(await stage.calls(STANDIN_MODEL))
+    # Neither a proxy nor a key of whoever looks on has a part in this.
+    async with AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{stage.gateway_port}/v1",
+        api_key="none",
+        max_retries=0,
+        timeout=_ANSWER_SECONDS,
+        http_client=DefaultAsyncHttpxClient(trust_env=False),
+    ) as openai:
+        screen.fact("prompt", _HTTP_PROMPT)
+        screen.block(">>> client.responses.create(input=…, background=True, stream=True)")
+        first = _Response()
+        cut = await first.read(
+            await openai.responses.create(model="default", input=_HTTP_PROMPT, background=True, stream=True),
+            kill=stage.kill_gateway,
+        )
+        _require(cut, "the stream broken off")
+        screen.fact("read", f"{first.text} …")
+        killed, number = stage.gateway.pid, first.numbers[-1]
+        await stage.start_gateway()
+        screen.fact("gateway", f"process {killed} was killed and is gone; process {stage.gateway.pid} is new")
+        screen.block(f">>> client.responses.retrieve(…, stream=True, starting_after={number})")
+        rest = _Response()
+        await rest.read(await openai.responses.retrieve(first.id, stream=True, starting_after=number))
+        screen.fact("read", f"…{rest.text}")
+    request_id = first.id.removeprefix("resp_")
+    final = await stage.client.final(request_id)
+    _require(final is not None and final.type == "result", "an answer")
+    assert final is not None
+    numbers = [*first.numbers, *rest.numbers]
+    _require(numbers == list(range(len(numbers))), f"every event once; their numbers were {numbers}")
+    _require(first.text + rest.text == final.data["raw_text"] == rest.completed, "the two parts as the whole answer")
+    _require(bool(first.text and rest.text), "a part of the answer on either side of the cut")
+    attempts = [fields for _, fields in await stage.entries(f"llm:events:{request_id}") if fields["type"] == "attempt"]
+    calls = len(await stage.calls(STANDIN_MODEL)) - before
+    _require(len(attempts) == 1 and (not stage.model.is_standin or calls == 1), "one call to the model")
+    screen.good(
+        f"{len(first.numbers)} events before the gateway was killed and {len(rest.numbers)} after: none twice, none "
+        "missing, and the model was asked once. The daemon had gone on writing meanwhile."
+    )
+    await screen.pause(2)
+
+
+class _Response:
+    """What a client has read of a response over one connection.
+
+    Attributes:
+        numbers: the sequence numbers of its events.
+        completed: the whole answer, as the last event tells it.
+    """
+
+    def __init__(self) -> None:
+        self.id = self.text = self.completed = ""
+        self.numbers: list[int] = []
+
+    async def read(
+        self, stream: AsyncStream[ResponseStreamEvent], *, kill: Callable[[], Awaitable[None]] | None = None
+    ) -> bool:
+        """Read to the end, or until the connection breaks off: then true; after some text something may be killed."""
+        deltas = 0
+        try:
+            async for event in stream:
+                self.numbers.append(event.sequence_number)
+                match event:
+                    case ResponseCreatedEvent(response=response):
+                        self.id = response.id
+                    case ResponseTextDeltaEvent(delta=delta):
+                        self.text += delta
+                        deltas += 1
+                        if deltas == _DELTAS_BEFORE_KILL and kill is not None:
+                            await kill()
+                    case ResponseCompletedEvent(response=response):
+                        self.completed = response.output_text
+                    case _:
+                        pass
+        except (APIConnectionError, HttpError):
+            return True
+        return False
+
+
 async def show_metrics(stage: Stage, screen: Screen) -> None:
     """What the daemon tells of each finished request."""
-    screen.heading("4. The metrics event")
+    screen.heading("5. The metrics event")
     screen.say(
         "One per finished request, on the channel and on the stream llm_router_metrics; never with a prompt, an answer "
         "or a key. That of part 2:"
@@ -150,7 +247,7 @@ async def show_metrics(stage: Stage, screen: Screen) -> None:
 async def show_redis_cli(stage: Stage, screen: Screen) -> None:
     """The same by hand."""
     cli = RedisCli(stage.port)
-    screen.heading("5. The same with redis-cli")
+    screen.heading("6. The same with redis-cli")
     program = "by redis-cli" if cli.program else "word for word over a plain connection, as redis-cli is not installed"
     screen.say(f"These were carried out just now ({program}); any Redis client in any language can do it.")
     shown = ""
@@ -203,4 +300,4 @@ def _how(final: ClientEvent) -> str:
     return f"{final.type} {final.data.get('code', '')} {[each.get('reason') for each in attempts]}"
 
 
-ACTS = (show_tokens, show_fallback, show_cancellation, show_metrics, show_redis_cli)
+ACTS = (show_tokens, show_fallback, show_cancellation, show_killed_gateway, show_metrics, show_redis_cli)

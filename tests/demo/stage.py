@@ -1,4 +1,4 @@
-"""What the demo needs to be running: a model server, the daemon with its embedded Valkey, a client.
+"""What the demo needs to be running: a model server, the daemon with its embedded Valkey, a gateway, a client.
 
 The configuration has three deployments.  `local` and `careful` are the model: Ollama's where one answers, else the
 stand-in's.  `careless` is the stand-in always: its answer breaks the schema, which no real model does on demand.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import tempfile
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,7 +21,7 @@ import aiohttp
 
 from llm_routerd.client import Client
 from llm_routerd.config.load import load_config
-from tests.support.processes import DaemonProcess, StandInProcess, free_port
+from tests.support.processes import DaemonProcess, GatewayProcess, StandInProcess, free_port, lasting_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -73,8 +74,10 @@ class Stage:
     model: Model
     standin: StandInProcess
     daemon: DaemonProcess
+    gateway: GatewayProcess
     client: Client
     port: int
+    gateway_port: int
     ready_seconds: float
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     metrics_came: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,13 +108,32 @@ class Stage:
         Raises:
             TimeoutError: it has not.
         """
-        async with asyncio.timeout(_METRICS_SECONDS), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(_METRICS_SECONDS):
             while True:
-                async with session.get(f"{self.standin.url}/log") as response:
-                    calls = [call for call in (await response.json())["calls"] if call["model"] == model]
+                calls = await self.calls(model)
                 if calls and calls[-1]["end"] is not None:
-                    return dict(calls[-1])
+                    return calls[-1]
                 await asyncio.sleep(0.01)
+
+    async def calls(self, model: str) -> list[dict[str, Any]]:
+        """The stand-in's own record of all calls to a model."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.standin.url}/log") as response:
+            return [dict(call) for call in (await response.json())["calls"] if call["model"] == model]
+
+    async def kill_gateway(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self.gateway.send_signal(signal.SIGKILL)
+        await self.gateway.wait()
+
+    async def start_gateway(self) -> None:
+        """Start it again, at the same address.
+
+        Raises:
+            RuntimeError: it did not come to listen.
+        """
+        start = len(self.gateway.output)
+        await self.gateway.start()
+        await self.gateway.until_logged("ready", start=start)
 
 
 @asynccontextmanager
@@ -120,22 +142,27 @@ async def set_up(model: Model, *, token_ms: int) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-demo-")))
         standin = await stack.enter_async_context(StandInProcess(_standin_models(token_ms)))
-        port = free_port()
+        port, gateway_port = free_port(), lasting_port()
         config_path = directory / "config.toml"
-        config_path.write_text(_configuration(model, standin.url, port), encoding="utf-8")
+        config_path.write_text(_configuration(model, standin.url, port, gateway_port), encoding="utf-8")
         began = time.monotonic()
         daemon = await stack.enter_async_context(
             DaemonProcess("--config", str(config_path), "--embedded", "--state-directory", str(directory / "state"))
         )
         await daemon.until_ready()
+        ready_seconds = time.monotonic() - began
+        gateway = await stack.enter_async_context(GatewayProcess("--config", str(config_path)))
+        await gateway.until_ready()
         client = await stack.enter_async_context(Client(f"redis://127.0.0.1:{port}/0", patience_seconds=5.0))
         stage = Stage(
             model=model,
             standin=standin,
             daemon=daemon,
+            gateway=gateway,
             client=client,
             port=port,
-            ready_seconds=time.monotonic() - began,
+            gateway_port=gateway_port,
+            ready_seconds=ready_seconds,
         )
         subscription = await stack.enter_async_context(client.redis.pubsub())
         await subscription.subscribe("llm_router_metrics")
@@ -166,7 +193,7 @@ def _standin_models(token_ms: int) -> dict[str, str]:
     }
 
 
-def _configuration(model: Model, standin_url: str, port: int) -> str:
+def _configuration(model: Model, standin_url: str, port: int, gateway_port: int) -> str:
     address = model.address or standin_url
     names = (STANDIN_MODEL, _CAREFUL_MODEL) if model.is_standin else (model.name, model.name)
     deployments = {
@@ -183,6 +210,7 @@ def _configuration(model: Model, standin_url: str, port: int) -> str:
     return "\n".join(
         [
             f'[redis]\nurl = "redis://127.0.0.1:{port}/0"\n',
+            f'[gateway]\nlisten = "127.0.0.1:{gateway_port}"\n',
             '[metrics]\nlisten = ""\n',
             '[log]\nformat = "json"\n',
             *tables,

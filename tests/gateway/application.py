@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp import web
 
 from llm_routerd.client import Client, Multiplexer
-from llm_routerd.config.tree import GatewayConfig
+from llm_routerd.config.gateway import GatewayConfig
 from llm_routerd.gateway.admission import Admission, Caller
 from llm_routerd.gateway.http.app import make_application
 from llm_routerd.gateway.http.exchange import Exchange

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from llm_routerd.config.tree import Chain, Config, Deployment, GatewayConfig
+from llm_routerd.config.gateway import GatewayConfig
+from llm_routerd.config.tree import Chain, Config, Deployment
 from llm_routerd.gateway.catalogue import Catalogue
 from llm_routerd.gateway.door import Ask, Told
 from llm_routerd.gateway.fault import Fault, RefusedError

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from llm_routerd.config.tree import GatewayConfig, GatewayKey
+from llm_routerd.config.gateway import GatewayConfig, GatewayKey
 from llm_routerd.errors import ConfigError
-from llm_routerd.gateway.admission import Admission, Caller, is_loopback
+from llm_routerd.gateway.admission import Admission, Caller, is_loopback, is_open
 from llm_routerd.gateway.fault import Fault, RefusedError
 
 ACME, OPS = "acme-secret-1", "ops-secret-2"
@@ -285,3 +288,27 @@ def test_a_browser_that_asks_first_is_told_whether_it_may() -> None:
         with pytest.raises(RefusedError) as caught:
             each.preflight(CIMultiDict({"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}))
         assert caught.value.fault.status == 403
+
+
+@given(
+    headers=st.dictionaries(
+        st.sampled_from(["Host", "Origin", "Authorization", "x-api-key", "Access-Control-Request-Method"]),
+        st.text(st.characters(codec=None), max_size=30) | st.from_regex(r"(https?://)?\[?[0-9a-z:.%@\]]{0,20}"),
+    ),
+    query=st.lists(st.text(max_size=8)),
+    path=st.text(max_size=12),
+    has_keys=st.booleans(),
+)
+def test_whatever_comes_is_let_in_or_refused(
+    headers: dict[str, str], query: list[str], path: str, has_keys: bool
+) -> None:
+    """It never fails, and where keys are wanted nothing but a key opens what is not open."""
+    rules = admission(keys=KEYS if has_keys else {}, allow_origins=("https://chat.lan",))
+    for method in ("GET", "POST"):
+        with suppress(RefusedError):
+            caller = rules.admit(CIMultiDict(headers), query, method, path)
+            assert not has_keys or is_open(path)
+            assert caller.name == ""
+    rules.cors(CIMultiDict(headers))
+    with suppress(RefusedError):
+        rules.preflight(CIMultiDict(headers))

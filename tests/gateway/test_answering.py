@@ -280,3 +280,28 @@ async def test_what_breaks_a_local_cache_is_taken_out_and_that_is_said(valkey_ur
             response = await asking
             assert response.headers.get("X-LLM-Routerd-Normalised") == told
             await door.redis.delete("llm:requests")
+
+
+async def test_a_client_is_told_that_nobody_works(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not left to wait; what he may come back for waits for somebody."""
+    monkeypatch.setattr("llm_routerd.gateway.http.answering.UNSERVED_SECONDS", 0.3)
+    async with open_door(valkey_url) as door:
+        for headers, end in (({}, "cancelled"), ({"Idempotency-Key": "mine"}, None)):
+            async with door.ask(headers=headers) as response:
+                assert (response.status, await response.text()) == (503, "no_worker")
+            assert await door.end(await door.request_id(), seconds=0.5) == end
+            await door.redis.delete("llm:requests")
+
+
+async def test_nobody_is_told_so_where_somebody_works(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the queue is."""
+    monkeypatch.setattr("llm_routerd.gateway.http.answering.UNSERVED_SECONDS", 0.1)
+    async with open_door(valkey_url) as door:
+        await door.redis.xgroup_create("llm:requests", "llm-router", "0", mkstream=True)
+        await door.redis.xreadgroup("llm-router", "somebody", {"llm:requests": ">"}, block=1)
+        asking = asyncio.create_task(door.ask().__aenter__())
+        request_id = await door.request_id()
+        await asyncio.sleep(1.5)
+        await door.attempt(request_id, 1, "One")
+        assert (await asking).status == 200
+        await door.result(request_id, "One")

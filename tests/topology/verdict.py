@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP
+from tests.chaos.plan import MOST_DEATHS
 from tests.chaos.verdict import RESUME_SECONDS, read_calls
 from tests.topology.driver import events_of
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from tests.support.servers import ValkeyProcess
     from tests.topology.driver import Departure, Events
     from tests.topology.producers import Asked
-
-
-MOST_DEATHS = 3  # daemon.max_deliveries
 
 
 @dataclass(slots=True)

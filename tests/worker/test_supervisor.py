@@ -135,7 +135,6 @@ _OWN: dict[str, str] = {
     "queue/connection/subscriber.py": "what it writes goes beside what it reads, and ends with its connection",
     "client/multiplexer.py": "all of its tasks are one to whoever runs it, and a fault in one ends that",
     "gateway/http/exchange.py": "a cancellation that no client waits for; what Redis says to it is logged",
-    "gateway/http/native.py": "a wait for either of two things, which its handler ends",
     "cli/watch.py": "a command, which waits for all of its tasks",
 }
 

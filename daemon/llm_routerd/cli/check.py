@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm_routerd.cli.check_gateway import check_gateway
 from llm_routerd.cli.check_models import check_models
 from llm_routerd.cli.check_server import check_server
 from llm_routerd.cli.exits import Exit
@@ -35,8 +36,8 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 
 async def _check(config: Config) -> list[Finding]:
-    server, models = await asyncio.gather(check_server(config), check_models(config))
-    return [*server, *models]
+    server, models, gateway = await asyncio.gather(check_server(config), check_models(config), check_gateway(config))
+    return [*server, *models, *gateway]
 
 
 def _describe(path: str | None, config: Config) -> str:

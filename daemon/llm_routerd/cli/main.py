@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("version", _add_nothing, "print the version"),
     ):
         command = commands.add_parser(
-            name, help=summary, description=f"{summary.capitalize()}.", parents=[common], allow_abbrev=False
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", parents=[common], allow_abbrev=False
         )
         command.set_defaults(module=name)
         add(command)

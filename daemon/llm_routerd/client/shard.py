@@ -113,10 +113,8 @@ class Shard:
         key = self.keys.consent(request_id)
 
         async def write() -> None:
-            pipe = self.redis.pipeline(transaction=False)
-            pipe.xadd(key, dict[Any, Any](fields))
-            pipe.expire(key, _STRAY_SECONDS)
-            await pipe.execute()
+            await self.redis.xadd(key, dict[Any, Any](fields))
+            await self.redis.expire(key, _STRAY_SECONDS)  # not before: a key of another type is not ours to bound
 
         await self.patiently(write, stream=key)
 

@@ -52,6 +52,9 @@ def key(
     return Meta(description=description, extra={"traits": traits}, extra_json_schema=more, **bounds)
 
 
+Name = Annotated[str, key("A name of a deployment or a chain.", pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+
+
 class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the file."""
 

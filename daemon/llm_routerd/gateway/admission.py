@@ -23,7 +23,7 @@ from llm_routerd.gateway.fault import Fault, RefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from llm_routerd.config.tree import GatewayConfig
+    from llm_routerd.config.gateway import GatewayConfig
 
 # What holds nothing of anybody: the page, what its browser loads for it, and what a load balancer asks.
 OPEN_PATHS: Final = frozenset({"/", "/favicon.ico", "/health", "/openapi.json"})
@@ -241,19 +241,19 @@ def _keys_given(headers: Mapping[str, str]) -> list[str]:
 
 def _digest(key: str) -> bytes:
     """Of one length, whatever the key's."""
-    return sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def _authority(text: str, scheme: str = "http") -> tuple[str, int] | None:
     """Name in small letters, without brackets, and port; None: it is no authority."""
     try:
         parts = urlsplit(f"{scheme}://{text}")
-        port = parts.port
+        name, port = parts.hostname, parts.port
     except ValueError:
         return None
-    if parts.netloc != text or "@" in text or not parts.hostname:
+    if parts.netloc != text or "@" in text or not name:
         return None
-    return parts.hostname, _PORTS[scheme] if port is None else port
+    return name, _PORTS[scheme] if port is None else port
 
 
 def _is_same(origin: str, host: str | None) -> bool:

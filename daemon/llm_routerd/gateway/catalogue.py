@@ -26,25 +26,31 @@ class Model(Struct, frozen=True, kw_only=True):
         kind: which of these it is: `chain`, `deployment`, `alias`.
         models: `provider/model` of all who may answer, in the order in which they would be asked.
         is_local: none of them is elsewhere.
+        is_usable: not all of them lack their key.
     """
 
     name: str
     kind: str
     models: tuple[str, ...]
     is_local: bool
+    is_usable: bool = True
 
 
 class Catalogue:
-    """Of one configuration."""
+    """Of one configuration.
+
+    Attributes:
+        models: what may be shown: all but those that cannot be used.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._aliases = config.gateway.aliases
         chains, deployments = set(config.chains), set(config.deployments)
-        self.models = tuple(
-            self._told(name, "chain" if name in chains else "deployment") for name in names(config)
-        ) + tuple(self._told(name, "alias") for name in self._aliases if name not in chains | deployments)
-        self._named = {model.name: model for model in self.models}
+        every = [self._told(name, "chain" if name in chains else "deployment") for name in names(config)]
+        every += [self._told(name, "alias") for name in self._aliases if name not in chains | deployments]
+        self._named = {model.name: model for model in every}
+        self.models = tuple(model for model in every if model.is_usable)
 
     def _told(self, name: str, kind: str) -> Model:
         chain = resolve(self._config, self._aliases.get(name, name) if kind == "alias" else name)
@@ -54,6 +60,7 @@ class Catalogue:
             kind=kind,
             models=tuple(each.model for each in deployments),
             is_local=all(each.local for each in deployments),
+            is_usable=any(each.key_missing is None for each in deployments),
         )
 
     def find(self, name: str) -> Model:
@@ -65,8 +72,9 @@ class Catalogue:
         found = self._named.get(name) or self._named.get(name.removesuffix(_LATEST)) or self._named.get(name + _LATEST)
         if found is not None:
             return found
-        near = get_close_matches(name[:_LONGEST_NAME], self._named, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self._named)}"
+        shown = [model.name for model in self.models] or list(self._named)
+        near = get_close_matches(name[:_LONGEST_NAME], shown, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(shown)}"
         told = f"model: no chain, deployment or alias has this name; {hint}"
         raise RefusedError(Fault(status=404, code=ErrorCode.UNKNOWN_MODEL, message=told, param="model"))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llm_routerd.gateway.line import one_line
 from llm_routerd.protocol.reading import UnknownEvent
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def data_of(event: SeenEvent) -> bytes:
         return raw
     try:
         raw.decode()
-        return msgspec.json.format(raw, indent=-1)
+        return one_line(msgspec.json.format(raw, indent=-1))
     except (msgspec.MsgspecError, ValueError):
         return b"{}"
 

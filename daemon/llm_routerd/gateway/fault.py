@@ -28,6 +28,7 @@ STATUSES: Final[dict[str, int]] = {
     ErrorCode.INTERNAL: 500,
 }
 _CANCELLED = 409
+_UNAVAILABLE = 503
 CONTEXT_EXCEEDED = "context_length_exceeded"
 
 
@@ -38,11 +39,12 @@ class Fault(Struct, frozen=True, kw_only=True):
         status: of HTTP, 400 to 599.
         code: our word for it: an `ErrorCode`, `context_length_exceeded`, `cancelled`, `unauthorized`, `forbidden`,
             `not_found`, `method_not_allowed`, `unsupported`, `too_many_requests`, `unavailable`, `superseded`,
-            `refusal`.
+            `refusal`, `no_worker`.
         message: one line for a person; holds no prompt, no answer and no key.
         param: which property of the body is meant; "": none.
         request_id: of the request on the streams; "": there is none.
         retry_after_seconds: when to come again; None: that is not known.
+        is_lasting: who asks the same again gets the same: clients are told not to repeat it by themselves.
     """
 
     status: int
@@ -51,6 +53,7 @@ class Fault(Struct, frozen=True, kw_only=True):
     param: str = ""
     request_id: str = ""
     retry_after_seconds: int | None = None
+    is_lasting: bool = False
 
 
 class RefusedError(Exception):
@@ -80,8 +83,17 @@ def fault_of(end: SeenEnd, request_id: str) -> Fault:
                 told = "the prompt is too long for the context window of every model that was asked"
                 return Fault(status=400, code=CONTEXT_EXCEEDED, message=told, request_id=request_id)
             status = STATUSES.get(code, 500)
-            retry = BUSY_RETRY_SECONDS if status in {429, 503} else None
-            return Fault(status=status, code=code, message=message, request_id=request_id, retry_after_seconds=retry)
+            # Nobody can be asked at all, for want of keys; or all refuse.
+            is_lasting = status == _UNAVAILABLE and all(each.code is AttemptCode.REFUSAL for each in attempts)
+            retry = BUSY_RETRY_SECONDS if status in {429, _UNAVAILABLE} and not is_lasting else None
+            return Fault(
+                status=status,
+                code=code,
+                message=message,
+                request_id=request_id,
+                retry_after_seconds=retry,
+                is_lasting=is_lasting,
+            )
         case Cancelled():
             return Fault(
                 status=_CANCELLED, code="cancelled", message="the request was cancelled", request_id=request_id

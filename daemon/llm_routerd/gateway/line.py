@@ -14,7 +14,11 @@ _LINE_ENDS: Final = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\x85
 
 def json_line(value: Any) -> bytes:
     """The value as JSON, without the newline that may follow."""
-    data = encode(value)
+    return one_line(encode(value))
+
+
+def one_line(data: bytes) -> bytes:
+    """The same JSON, which has no other line break."""
     if not data.isascii():
         for end, escaped in _LINE_ENDS:
             data = data.replace(end, escaped)

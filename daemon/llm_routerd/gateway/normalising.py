@@ -15,7 +15,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_routerd.config.tree import GatewayConfig
+    from llm_routerd.config.gateway import GatewayConfig
 
 Message = dict[str, Any]
 
@@ -94,6 +94,7 @@ class _Work:
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._messages: list[Message | None] = list(messages)
+        self._left = len(messages)
         self._moved: list[str] = []
         users = [number for number, message in enumerate(messages) if message.get("role") == "user"]
         self._last_user = users[-1] if users else None
@@ -114,8 +115,9 @@ class _Work:
             return False
         if content:
             self._messages[number] = {**message, "content": content}
-        elif message["role"] in _SYSTEM and sum(map(bool, self._messages)) > 1:
+        elif message["role"] in _SYSTEM and self._left > 1:
             self._messages[number] = None
+            self._left -= 1
         else:
             return False
         if rule.moves:

@@ -168,6 +168,11 @@ def _parameter(name: str, where: str, description: str, *, required: bool | None
     }
 
 
+def _or_empty(pattern: str) -> str:
+    """An empty text counts as none."""
+    return f"^$|{pattern}"
+
+
 def _json(description: str, name: str, **more: Any) -> Schema:
     return {
         "description": description,
@@ -177,7 +182,7 @@ def _json(description: str, name: str, **more: Any) -> Schema:
 
 
 def _text(description: str) -> Schema:
-    return {"description": description, "content": {SSE: {"schema": {"type": "string"}}}}
+    return {"description": description, "content": {SSE: {}}}
 
 
 def _does(name: str, tag: str, summary: str, responses: Schema, **more: Any) -> Schema:
@@ -223,7 +228,7 @@ def _submit() -> Schema:
             "202": _json("It is queued.", "standing", headers=_LOCATION),
         },
         parameters=[
-            _parameter("Idempotency-Key", "header", "The id, where the body gives none.", pattern=ID_PATTERN),
+            _parameter("Idempotency-Key", "header", "The id, unless the body has it.", pattern=_or_empty(ID_PATTERN)),
             _PREFER,
             _parameter("lane", "query", "How urgent it is.", enum=list(LANES), default="normal"),
         ],
@@ -258,8 +263,8 @@ def _follow() -> Schema:
             "204": {"description": "The final event has been seen: nothing more will come."},
         },
         parameters=[
-            _parameter("Last-Event-ID", "header", "The event to go on after.", pattern=STREAM_ID_PATTERN),
-            _parameter("after", "query", "The same, where the header is not given.", pattern=STREAM_ID_PATTERN),
+            _parameter("Last-Event-ID", "header", "The event to go on after.", pattern=_or_empty(STREAM_ID_PATTERN)),
+            _parameter("after", "query", "The same, where there is no header.", pattern=_or_empty(STREAM_ID_PATTERN)),
         ],
     )  # fmt: skip
 
@@ -303,7 +308,7 @@ def _read() -> Schema:
             "200": {
                 "description": "Events; with `live=sse` they come as they are written.",
                 "headers": _PLACES,
-                "content": {JSON: {"schema": events}, SSE: {"schema": {"type": "string"}}},
+                "content": {JSON: {"schema": events}, SSE: {}},
             },
             "204": {"description": "None has come in time (`live=long-poll`), or none will.", "headers": _PLACES},
             "304": {"description": "What the tag of `If-None-Match` stands for is still all there is."},

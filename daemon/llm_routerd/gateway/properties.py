@@ -99,7 +99,9 @@ def a_flag(value: Any, where: str) -> bool:
 
 
 def a_count(value: Any, where: str) -> int:
-    """The value, which has to be an integer."""
+    """The value, which has to be an integer; 5.0 is one in JSON."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise refused(where, "expected an integer")
     return value

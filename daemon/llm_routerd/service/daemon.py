@@ -173,7 +173,7 @@ class Daemon:
         log.info("starting", consumer=consumer, prefix=config.redis.prefix, concurrency=config.daemon.concurrency)
         try:
             if self._has_gateway:
-                from llm_routerd.service.gateway import start_gateway  # noqa: PLC0415 - 20 ms for who has none
+                from llm_routerd.service.gateway import start_gateway  # noqa: PLC0415 - who has none goes without
 
                 self._gateway = await start_gateway(config, self._tasks)
             await worker.run()

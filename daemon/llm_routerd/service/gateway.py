@@ -16,7 +16,7 @@ from llm_routerd.logs import get_logger, on_loop_exception, set_up_logs
 from llm_routerd.service.garbage import calm_garbage_collector
 from llm_routerd.service.limits import make_room_for_clients
 from llm_routerd.service.notify import Notifier, Watchdog
-from llm_routerd.worker.supervisor import Supervisor
+from llm_routerd.worker.supervisor import Supervisor, first_of
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Config
@@ -60,7 +60,11 @@ async def start_gateway(config: Config, tasks: Supervisor) -> Gateway:
     gateway = Gateway(config)
     await gateway.start()
     tasks.essential(_keep_connected(gateway), "gateway")
-    log.info("gateway_listens", listen=config.gateway.listen, keys=len(config.gateway.keys))
+    for key in config.gateway.keys.values():
+        if key.key_missing is not None:
+            log.warning("gateway_key_without_secret", key=key.name, missing=key.key_missing)
+    usable = sum(key.key is not None for key in config.gateway.keys.values())
+    log.info("gateway_listens", listen=config.gateway.listen, keys=usable)
     return gateway
 
 
@@ -74,9 +78,13 @@ async def _keep_connected(gateway: Gateway) -> None:
         raise fault from None
 
 
-def listening(config: Config, listen: str | None) -> Config:
-    """The configuration of a gateway that listens there, whatever the file says; None: where the file says."""
-    return replace(config, gateway=replace(config.gateway, listen=listen)) if listen else config
+def by_itself(config: Config, listen: str) -> Config:
+    """The configuration of a gateway without a daemon beside it, which listens there, whatever the file says.
+
+    Providers' keys are its daemons', and which of them they have is not known here.
+    """
+    deployments = {name: replace(each, key_missing=None) for name, each in config.deployments.items()}
+    return replace(config, deployments=deployments, gateway=replace(config.gateway, listen=listen))
 
 
 class GatewayProcess:
@@ -97,7 +105,7 @@ class GatewayProcess:
         self._gateway: Gateway
 
     async def run(self) -> None:
-        """Listen, serve, let what is under way end.
+        """Listen, serve, let what is under way end; a second signal does not wait for it.
 
         Raises:
             ConfigError: it would let in whoever comes, or cannot listen.
@@ -111,12 +119,16 @@ class GatewayProcess:
             await self._tasks.aclose()
 
     async def _serve(self) -> None:
-        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        stop, hurry, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+        def end() -> None:
+            (hurry if stop.is_set() else stop).set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, end)
         watchdog = Watchdog(self._notifier, lambda: not watchdog.is_stuck)
         self._tasks.essential(watchdog.run(), "watchdog")
-        self._gateway = await start_gateway(make_room_for_clients(listening(self._config, self._listen)), self._tasks)
+        self._gateway = await start_gateway(make_room_for_clients(by_itself(self._config, self._listen)), self._tasks)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.helper(self._reload(), "reload"))
         calm_garbage_collector()
         self._notifier.ready(self._status_line())
@@ -125,7 +137,10 @@ class GatewayProcess:
             await self._tell_until(stop)
         finally:
             self._notifier.stopping("stopping")
-            await self._gateway.stop(GRACE_SECONDS if stop.is_set() else 0.0)
+            if stop.is_set():
+                await first_of(self._gateway.stop(GRACE_SECONDS), hurry.wait())
+            if hurry.is_set() or not stop.is_set():
+                await self._gateway.stop(0.0)
         log.info("stopped")
 
     async def _tell_until(self, stop: asyncio.Event) -> None:
@@ -153,7 +168,7 @@ class GatewayProcess:
                 if change.startswith(_TABLES):
                     log.warning("change_needs_restart", key=change)
             config = replace(config, redis=self._config.redis)
-            self._gateway.reload(listening(config, self._listen))
+            self._gateway.reload(by_itself(config, self._listen))
         except ConfigError as error:
             log.warning("reload_refused", why=str(error))
         else:

@@ -117,11 +117,11 @@ def test_whatever_object_comes_it_is_read_or_refused(body: dict[str, Any]) -> No
 def test_stream_is_chunks_and_a_last_line_with_the_whole_answer() -> None:
     """Each line is a JSON object that says what it is; the chunks make up the text."""
     voice = read_streamed({"prompt": "hi"}, CATALOGUE).voice(Told("abc", 1))
-    written = voice.begin() + voice.text('The "sky"\n') + voice.reasoning("hm") + voice.text(" is blue")
+    written = voice.begin() + voice.text('The "sky"\n\u2028') + voice.reasoning("hm") + voice.text(" is blue")
     written += voice.ping() + voice.end(RESULT)
-    lines = [orjson.loads(line) for line in written.splitlines()]
+    lines = [orjson.loads(line) for line in written.decode().splitlines()]
     assert [line["type"] for line in lines] == ["chunk", "chunk", "done"]
-    assert "".join(line["content"] for line in lines[:2]) == 'The "sky"\n is blue'
+    assert "".join(line["content"] for line in lines[:2]) == 'The "sky"\n\u2028 is blue'
     assert {"type": "done", **orjson.loads(voice.whole(RESULT))} == lines[2]
 
 

@@ -15,10 +15,10 @@ def test_id_comes_from_the_body_or_the_header() -> None:
     assert asking.request_of({"prompt": "hi", "id": "a"}, "") == ({"prompt": "hi"}, "a")
     assert asking.request_of({"prompt": "hi"}, "a") == ({"prompt": "hi"}, "a")
     assert asking.request_of({"prompt": "hi", "id": "a"}, "a") == ({"prompt": "hi"}, "a")
-    for body, key in (({"id": "a"}, "b"), ({"id": 5}, "")):
+    for body, key, param in (({"id": "a"}, "b", "id"), ({"id": 5}, "", "id"), ({"publish": {}}, "", "publish")):
         with pytest.raises(RefusedError) as caught:
             asking.request_of(body, key)
-        assert caught.value.fault.param == "id"
+        assert caught.value.fault.param == param
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_position_is_the_headers_before_the_urls() -> None:
     assert asking.position("", "") == "0-0"
     assert asking.position("", "1-5") == "1-5"
     assert asking.position("2-9", "1-5") == "2-9"
-    for last, after in (("x", ""), ("", "$"), ("", "1"), ("1-5\n", ""), ("١-٥", "")):  # noqa: RUF001
+    for last, after in (("x", ""), ("1-5", "x"), ("", "$"), ("", "1"), ("1-5\n", ""), ("١-٥", "")):  # noqa: RUF001
         with pytest.raises(RefusedError):
             asking.position(last, after)
 

@@ -14,6 +14,8 @@ from llm_routerd.gateway.admission import Caller
 from llm_routerd.gateway.http import native
 from llm_routerd.protocol.events import FINAL_ID
 from tests.gateway.application import Site, open_site
+from tests.support.eventually import eventually
+from tests.support.proxy import open_proxy
 from tests.support.servers import running_valkey
 
 if TYPE_CHECKING:
@@ -163,6 +165,17 @@ async def test_id_that_can_be_none_is_not_looked_for(site: Site) -> None:
         assert (status, told["request_id"]) == (404, None)
 
 
+async def test_method_that_a_path_does_not_take_is_told_which_it_takes(site: Site) -> None:
+    """And a path that is none, in the shape of this door."""
+    async with site.http.put("/v1/requests/a") as reply:
+        told = await reply.json()
+        assert (reply.status, reply.headers["Allow"], told["error"]["code"]) == (
+            405, "DELETE, GET, HEAD", "method_not_allowed",
+        )  # fmt: skip
+    status, _, told = await site.get("/v1/requests/a/b")
+    assert (status, told["error"]["code"], told["request_id"]) == (404, "not_found", None)
+
+
 # ------------------------------------------------------------------ events
 
 
@@ -256,6 +269,25 @@ async def test_dropped_connection_ends_nothing(site: Site) -> None:
     assert not await site.redis.exists("llm:events:b")
 
 
+@pytest.mark.parametrize("hangs_up_after_seconds", [0.4, 0.75])
+async def test_who_hangs_up_while_he_submits_can_come_back(hangs_up_after_seconds: float) -> None:
+    """Before it is added, and while nobody knows whether it was: he finds no end that nobody asked for."""
+    with running_valkey(tcp=True) as server:
+        async with open_proxy(server.port) as proxy, open_site(proxy.url) as site:
+            await eventually(lambda: not site.exchange.plexer.trouble)
+            await site.get("/health")  # so that there is a connection
+            proxy.delay_seconds = 0.3
+            asked = site.post("/v1/requests", {"prompt": "hi"}, Idempotency_Key="k")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asked, hangs_up_after_seconds)
+            await asyncio.sleep(0.5)
+            proxy.delay_seconds = 0.0
+            assert (await site.post("/v1/requests", {"prompt": "hi"}, Idempotency_Key="k"))[0] == 202
+            await asyncio.sleep(0.5)
+            status, _, told = await site.get("/v1/requests/k")
+            assert (status, told["status"]) == (202, "queued")
+
+
 async def test_when_redis_goes_the_stream_ends_and_can_be_taken_up() -> None:
     """No second answer in a stream that has begun; a question meanwhile is told to come again."""
     with running_valkey(tcp=True) as server:
@@ -337,4 +369,4 @@ async def test_word_that_does_not_count_is_not_written(site: Site) -> None:
 async def test_health_says_whether_redis_answers(site: Site) -> None:
     """And nothing that is anybody's."""
     status, _, told = await site.get("/health")
-    assert (status, told) == (200, {"status": "ok", "redis": "ok"})
+    assert (status, told) == (200, {"status": "ok", "redis": "ok", "has_workers": False})

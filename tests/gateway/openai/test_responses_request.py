@@ -45,6 +45,7 @@ HONOURED: list[tuple[str, Any, dict[str, Any]]] = [
     ("background", True, {"metadata": {"openai": {"background": True, "model": "default"}}}),
 ]
 IDLE: dict[str, Any] = {
+    "client_metadata": {"session": "s"},
     "max_tool_calls": 3,
     "prompt_cache_key": "k",
     "prompt_cache_options": {"mode": "implicit"},
@@ -146,6 +147,30 @@ def test_refused_with_what_was_expected(change: dict[str, Any], param: str, told
     fault = fault_of(read, {**BODY, **change})
     assert (fault.status, fault.param) == (400, param)
     assert told in fault.message
+
+
+def test_body_of_a_coding_agent() -> None:
+    """All that Codex sends with functions alone as its tools."""
+    message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Fix it."}]}
+    body = {
+        "model": "default",
+        "instructions": "You are a coding agent.",
+        "input": [message],
+        "tools": [{"type": "function", "name": "shell", "description": "", "strict": False, "parameters": WEATHER}],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "reasoning": {"effort": "medium", "summary": "auto"},
+        "store": False,
+        "stream": True,
+        "include": ["reasoning.encrypted_content"],
+        "prompt_cache_key": "k",
+        "client_metadata": {"installation": "i"},
+    }
+    ask = read(body, CATALOGUE)
+    request = request_of(ask)
+    assert ask.streams
+    assert [each["role"] for each in request.messages] == ["system", "user"]
+    assert request.params == {"parallel_tool_calls": True, "reasoning_effort": "medium"}
 
 
 def test_background_has_a_receipt() -> None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
+from msgspec.structs import replace
 
 from llm_routerd.gateway.door import JSON, Told
-from llm_routerd.gateway.fault import Fault, RefusedError, fault_of
+from llm_routerd.gateway.fault import BUSY_RETRY_SECONDS, Fault, RefusedError, fault_of
+from llm_routerd.gateway.http.counting import REQUEST_ID
 from llm_routerd.gateway.shown import Ended, More, Shown, Superseded, unfenced
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import AttemptRejected, Result
@@ -30,7 +32,14 @@ if TYPE_CHECKING:
 
 HEAD_SECONDS = 10.0
 PING_SECONDS = 15.0
+UNSERVED_SECONDS = 8.0  # without any event, until it is looked whether anybody works
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class _Streamed(web.StreamResponse):
+    """Whose head goes out with what comes first after it, in one write."""
+
+    _send_headers_immediately = False
 
 
 class Answering:
@@ -65,6 +74,7 @@ class Answering:
         self._voice: Voice = ask.voice(Told(prepared.request_id, int(time.time())))
         self._shown = Shown(is_held=ask.is_held or not ask.streams, shows_reasoning=ask.shows_reasoning)
         self._response: web.StreamResponse | None = None
+        request[REQUEST_ID] = self._id
         self._has_begun = False
         self._headers = {"X-Request-ID": self._id}
         if endpoint.id_header:
@@ -98,23 +108,27 @@ class Answering:
     async def _tell(self, following: Following) -> web.StreamResponse:
         clock = asyncio.get_running_loop().time
         began = clock()
-        ends = began + self._exchange.config.gateway.timeout_seconds if self._ask.receipt is None else math.inf
+        ends = looks_at = math.inf
+        if self._ask.receipt is None:
+            ends = began + self._exchange.config.gateway.timeout_seconds
+            looks_at = began + UNSERVED_SECONDS
         while True:
-            until = (
-                (began + HEAD_SECONDS if self._response is None else clock() + PING_SECONDS)
-                if self._ask.streams
-                else ends
-            )
-            events = await following.next(max(0.0, min(until, ends) - clock()))
-            if not events:
-                if clock() >= ends:
-                    return await self._break(self._too_late())
-                if self._ask.streams:
-                    await self._write(self._voice.ping() if self._response is not None else b"")
-                continue
-            told = await self._tell_events(events)
-            if told is not None:
-                return told
+            speaks_at = math.inf
+            if self._ask.streams:
+                speaks_at = began + HEAD_SECONDS if self._response is None else clock() + PING_SECONDS
+            events = await following.next(max(0.0, min(ends, looks_at, speaks_at) - clock()))
+            if events:
+                looks_at = math.inf
+                if (told := await self._tell_events(events)) is not None:
+                    return told
+            elif clock() >= ends:
+                return await self._break(self._too_late())
+            elif clock() >= looks_at:
+                looks_at = clock() + UNSERVED_SECONDS
+                if not await self._exchange.has_workers():
+                    return await self._break(self._unserved())
+            elif clock() >= speaks_at:
+                await self._write(self._voice.ping() if self._response is not None else b"")
 
     async def _tell_events(self, events: list[SeenEvent]) -> web.StreamResponse | None:
         """Tell what follows from these; the response, where that is all."""
@@ -152,6 +166,13 @@ class Answering:
             self._exchange.give_up(self._id, told)
         return self._fault(504, "deadline_exceeded", told)
 
+    def _unserved(self) -> Fault:
+        """Nobody is there who could answer; what he may come back for waits for somebody."""
+        told = "no worker has shown a sign of life; start one: llm-routerd serve"
+        if not self._is_kept:
+            self._exchange.give_up(self._id, told)
+        return replace(self._fault(503, "no_worker", told), retry_after_seconds=BUSY_RETRY_SECONDS)
+
     def _is_refused(self, event: AttemptRejected) -> bool:
         return event.code is AttemptCode.REFUSAL and self._exchange.config.gateway.on_provider_refusal == "fail"
 
@@ -168,15 +189,13 @@ class Answering:
         if rest:
             pieces.append(self._voice.text(rest))
         pieces.append(self._voice.end(end))
-        await self._write(b"".join(pieces))
-        return await self._close()
+        return await self._close(b"".join(pieces))
 
     async def _break(self, fault: Fault) -> web.StreamResponse:
         """There will be no answer."""
         if self._response is None:
             raise RefusedError(fault)
-        await self._write(self._voice.broken(fault))
-        return await self._close()
+        return await self._close(self._voice.broken(fault))
 
     async def _write_all(self, pieces: list[bytes]) -> None:
         if pieces:
@@ -184,15 +203,24 @@ class Answering:
 
     async def _write(self, data: bytes) -> None:
         """Send it, with the head before it; returns when the client has room for more."""
-        if self._response is None:
-            self._response = web.StreamResponse(headers={**STREAM_HEADERS, **self._headers})
-            self._response.content_type = self._ask.media_type
-            if self._ask.media_type == "text/event-stream":
-                self._response.charset = "utf-8"
-            await self._response.prepare(self._request)
-            data = self._beginning() + data
-        if data:
-            await self._response.write(data)
+        response = await self._begun()
+        await response.write(self._beginning() + data)
+
+    async def _close(self, data: bytes) -> web.StreamResponse:
+        """Send the last of it."""
+        response = await self._begun()
+        await response.write_eof(data)
+        return response
+
+    async def _begun(self) -> web.StreamResponse:
+        if self._response is not None:
+            return self._response
+        self._response = _Streamed(headers={**STREAM_HEADERS, **self._headers})
+        self._response.content_type = self._ask.media_type
+        if self._ask.media_type == "text/event-stream":
+            self._response.charset = "utf-8"
+        await self._response.prepare(self._request)
+        return self._response
 
     def _beginning(self) -> bytes:
         """What the stream begins with, once: before anything else is asked of the voice."""
@@ -200,11 +228,6 @@ class Answering:
             return b""
         self._has_begun = True
         return self._voice.begin()
-
-    async def _close(self) -> web.StreamResponse:
-        assert self._response is not None  # noqa: S101 - something has been written
-        await self._response.write_eof()
-        return self._response
 
 
 def wants_async(request: web.Request) -> bool:

@@ -148,7 +148,7 @@ def fault_response(endpoint: Endpoint | None, fault: Fault) -> web.Response:
         headers = {name: fault.request_id for name in ("X-Request-ID", own) if name}
     if fault.retry_after_seconds is not None:
         headers["Retry-After"] = str(fault.retry_after_seconds)
-    if fault.code in _NEVER_AGAIN:
+    if fault.is_lasting or fault.code in _NEVER_AGAIN:
         headers["X-Should-Retry"] = "false"
     if fault.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="llm-routerd"'
@@ -196,7 +196,10 @@ def _border(admission: Callable[[], Admission]) -> Any:
         except RefusedError as error:
             return fault_response(endpoint_at(request.path), error.fault)
         except web.HTTPException as error:
-            return fault_response(endpoint_at(request.path), _of_http(error))
+            told = fault_response(endpoint_at(request.path), _of_http(error))
+            if isinstance(error, web.HTTPMethodNotAllowed):
+                told.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+            return told
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:  # noqa: BLE001 - the outer border of one request
@@ -217,7 +220,8 @@ def path_of(request: web.Request) -> str:
 def _of_http(error: web.HTTPException) -> Fault:
     match error.status:
         case HTTPStatus.NOT_FOUND:
-            return Fault(status=404, code="not_found", message="there is nothing at this path")
+            told = "there is nothing at this path; OpenAI's base URL ends in /v1, Anthropic's and Ollama's do not"
+            return Fault(status=404, code="not_found", message=told)
         case HTTPStatus.METHOD_NOT_ALLOWED:
             return Fault(status=405, code="method_not_allowed", message="this path does not take this method")
         case status:

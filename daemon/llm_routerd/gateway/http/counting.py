@@ -30,6 +30,8 @@ _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 _HUNG_UP = 499  # as proxies count it; no status that is ever sent
 _LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FIRST_ERROR = 400
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)  # of what is answered, from when it has one
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _BEGAN: web.RequestKey[float] = web.RequestKey("began", float)
 
 
@@ -94,11 +96,11 @@ class Counting:
         log = _log.debug if request.method in _LOOKS and status < _FIRST_ERROR else _log.info
         log(
             "http_request",
-            method=request.method if path else "",
+            method=request.method if request.method in _METHODS else "",
             path=path,
             door=door,
             status=status,
-            request="" if response is None else response.headers.get("X-Request-ID", ""),
+            request=request.get(REQUEST_ID, "") if response is None else response.headers.get("X-Request-ID", ""),
             caller="" if caller is None else caller.name,
             tenant=None if caller is None else caller.tenant,
             ms=round((asyncio.get_running_loop().time() - request[_BEGAN]) * 1000, 1),

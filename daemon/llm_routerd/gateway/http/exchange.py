@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _log = get_logger()
 
+LOOK_SECONDS = 2.0
+
 
 class Prepared(Struct, frozen=True, kw_only=True):
     """A request that is sound.
@@ -63,6 +65,8 @@ class Exchange:
         self.client = client
         self.plexer = plexer
         self.is_stopping = False
+        self._looks_at = 0.0
+        self._has_workers = True
         self._tasks: set[asyncio.Task[Any]] = set()
         self.use(config)
 
@@ -188,6 +192,19 @@ class Exchange:
             return await self.client.cancel(request_id, reason, anyway=anyway)
         except BrokerError as error:
             raise unavailable(error) from error
+
+    async def has_workers(self) -> bool:
+        """Whether any has shown a sign of life, by a look that is seconds old at the most; true: or it is unsure."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._looks_at:
+            self._looks_at = now + LOOK_SECONDS
+            try:
+                had, self._has_workers = self._has_workers, any(lane.workers for lane in await self.client.lanes())
+            except BrokerError:
+                return True
+            if had and not self._has_workers:
+                _log.warning("no_worker", remedy="start one: llm-routerd serve")
+        return self._has_workers
 
     def give_up(self, request_id: str, reason: str) -> None:
         """End a request that nobody waits for any more; when this gateway stops, somebody may come back for it."""

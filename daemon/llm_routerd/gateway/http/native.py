@@ -5,7 +5,6 @@ A connection that drops never ends a request; `DELETE` does.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
@@ -80,8 +79,7 @@ class _Native:
             fields["model"] = self._exchange.catalogue.model_of(fields)
         lane = asking.lane_of(request.query.get("lane", ""))
         prepared = self._exchange.prepare(fields, self._requests.caller_of(request), key=key, lane=lane)
-        # Also when the client hangs up meanwhile: it may come back with the same key.
-        await asyncio.shield(asyncio.ensure_future(self._exchange.submit(prepared)))
+        await self._exchange.submit(prepared)
         request_id = prepared.request_id
         headers = {"Location": telling.links(request_id)["self"]}
         if seconds := asking.wait_seconds(request.headers.get("Prefer", "")):
@@ -167,7 +165,9 @@ class _Native:
             await self._exchange.client.ping()
         except BrokerError:
             return web.json_response({"status": "unavailable", "redis": "away"}, status=503, headers=_UNCACHED)
-        return web.json_response({"status": "ok", "redis": "ok"}, headers=_UNCACHED)
+        # Without a worker requests wait, and this is as well as it can be.
+        served = await self._exchange.has_workers()
+        return web.json_response({"status": "ok", "redis": "ok", "has_workers": served}, headers=_UNCACHED)
 
 
 def _json(

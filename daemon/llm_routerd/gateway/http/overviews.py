@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -38,39 +37,41 @@ class Overviews:
         self._now = now
         self._lock = asyncio.Lock()
         self._kept_until = 0.0
-        self._failed_at = -math.inf
-        self._kept: tuple[list[Survey], tuple[LaneState, ...]] | None = None
+        self._kept: tuple[list[Survey], tuple[LaneState, ...]] | BrokerError | None = None
+        self._looked_with: Config | None = None
         self._config: Config | None = None  # that of the tally
         self._tally = Tally((), 0.0)
         self._read: dict[str, str] = {}  # by metrics stream: the last ID that was fed
 
     async def see(self, config: Config, caller: Caller) -> Overview:
-        """What a caller sees, by a look that is a second old at the most.
+        """What a caller sees, by a look that is a second old at the most; so is a failure that is told once more.
 
         Args:
             config: in force, for deployments and metrics.
             caller: who looks.
 
         Raises:
-            BrokerError: Redis refuses the look.
-            TimeoutError: it does not answer, or has not answered another who looked since this one waits.
+            BrokerError: Redis is away, or refuses the look.
         """
-        clock = asyncio.get_running_loop().time
-        came_at = clock()
         async with self._lock:
-            if self._failed_at >= came_at:  # or all who wait would wait one after the other for a server that is away
-                raise TimeoutError
-            if self._kept is None or clock() >= self._kept_until or config is not self._config:
+            clock = asyncio.get_running_loop().time
+            if self._kept is None or clock() >= self._kept_until or config is not self._looked_with:
                 self._kept = None
-                try:
-                    async with asyncio.timeout(_LONGEST_SECONDS):
-                        self._kept = await self._look(config)
-                except (BrokerError, TimeoutError):
-                    self._failed_at = clock()
-                    raise
+                self._kept, self._looked_with = await self._look_within(config), config
                 self._kept_until = clock() + _KEPT_SECONDS
+            if isinstance(self._kept, BrokerError):
+                raise BrokerError(self._kept.detail, self._kept.remedy) from self._kept
             surveys, lanes = self._kept
             return overview(surveys, lanes, self._tally, config, caller)
+
+    async def _look_within(self, config: Config) -> tuple[list[Survey], tuple[LaneState, ...]] | BrokerError:
+        try:
+            async with asyncio.timeout(_LONGEST_SECONDS):
+                return await self._look(config)
+        except BrokerError as error:
+            return error
+        except TimeoutError:
+            return BrokerError("Redis does not answer")
 
     async def _look(self, config: Config) -> tuple[list[Survey], tuple[LaneState, ...]]:
         surveys = [await shard.survey() for shard in self._client.shards.all]

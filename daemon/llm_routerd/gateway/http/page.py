@@ -11,7 +11,7 @@ from aiohttp import web
 
 from llm_routerd.errors import BrokerError
 from llm_routerd.gateway.door import JSON
-from llm_routerd.gateway.fault import BUSY_RETRY_SECONDS, Fault, RefusedError
+from llm_routerd.gateway.http.exchange import unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,7 +46,7 @@ def add_page(router: web.UrlDispatcher, see: Callable[[web.Request], Awaitable[O
 
     Args:
         router: of the application.
-        see: what the caller of a request may see.  Raises `BrokerError` or `TimeoutError`.
+        see: what the caller of a request may see.  Raises `BrokerError`.
     """
     folder = resources.files("llm_routerd.gateway").joinpath("page")
     for name, path in PATHS.items():
@@ -55,10 +55,8 @@ def add_page(router: web.UrlDispatcher, see: Callable[[web.Request], Awaitable[O
     async def tell(request: web.Request) -> web.Response:
         try:
             seen = await see(request)
-        except (BrokerError, TimeoutError):
-            told = "the queue cannot be looked at now: Redis is away, or refuses it"
-            fault = Fault(status=503, code="unavailable", message=told, retry_after_seconds=BUSY_RETRY_SECONDS)
-            raise RefusedError(fault) from None
+        except BrokerError as error:
+            raise unavailable(error) from error
         return web.Response(body=msgspec.json.encode(seen), content_type=JSON, headers={"Cache-Control": "no-store"})
 
     router.add_get(OVERVIEW_PATH, tell)

@@ -68,7 +68,8 @@ class Requests:
         if valid_id(request_id) is None:
             raise unknown(request_id)
         if not self.caller_of(request).may_see(request_id):
-            told = "this request is another tenant's"
+            tenant = self.caller_of(request).tenant
+            told = "this request is another tenant's" + (f"; ids of this key begin with {tenant}:" if tenant else "")
             raise RefusedError(Fault(status=403, code="forbidden", message=told, request_id=request_id))
         return request_id
 

@@ -38,6 +38,7 @@ _log = get_logger()
 
 _NAME = "llm-routerd"  # and no versions
 _BACKLOG = 128
+_LEAST_GRACE_SECONDS = 0.05
 _LINGER_SECONDS = 1.0  # to take in what comes of a body that nobody wants, so that its client reads why
 _LEAST_TAKEN_BYTES = 16_384  # of what waits for a reader, in the time after which he would be cut off
 _LARGE_BYTES = 65_536  # less than this is not worth counting
@@ -121,7 +122,8 @@ class HttpServer:
         for listening in self._servers:
             listening.close()
         self._servers.clear()
-        self._runner._shutdown_timeout = grace_seconds / 2  # noqa: SLF001 - it waits for this twice
+        # It waits for this twice, and for ever where it is nothing.
+        self._runner._shutdown_timeout = max(grace_seconds / 2, _LEAST_GRACE_SECONDS)  # noqa: SLF001
         await self._runner.cleanup()
 
 
@@ -341,12 +343,15 @@ async def read_body(request: web.BaseRequest, most_bytes: int, limits: Limits = 
 
 async def _pieces(request: web.BaseRequest, limits: Limits) -> AsyncIterator[bytes]:
     """The body as it comes."""
-    now = asyncio.get_running_loop().time
-    until = now() + limits.body
-    while True:
+    content = request.content
+    until = asyncio.get_running_loop().time() + limits.body
+    while content.exception() is not None or not content.at_eof():
         try:
-            async with asyncio.timeout_at(until):
-                piece = await request.content.readany()
+            if content.is_eof():  # all of it came with the head, as it mostly does: there is nothing to wait for
+                piece = content.read_nowait()
+            else:
+                async with asyncio.timeout_at(until):
+                    piece = await content.readany()
         except TimeoutError:
             told = f"the body comes too slowly: less than {limits.body_bytes_per_second} bytes a second"
             raise RefusedError(Fault(status=408, code=ErrorCode.INVALID_REQUEST, message=told)) from None

@@ -44,16 +44,22 @@ export const requestPath = (id, rest = "") => `v1/requests/${encodeURIComponent(
 
 /**
  * Call `take({id, type, data})` with each event of a request, to its end; goes on where it was after a lost connection.
+ * A page that is hidden holds no connection: a browser has six to a server, for all of its tabs together.
  * Throws a Refusal where the gateway does not tell them; returns when `signal` says so.
  */
 export async function follow(id, take, signal) {
   let last = "";
   let pause = 500;
   while (!signal.aborted) {
+    const connection = new AbortController();
+    const leave = () => (signal.aborted || document.hidden) && connection.abort();
+    signal.addEventListener("abort", leave);
+    document.addEventListener("visibilitychange", leave);
     try {
+      await visible();
       const headers = { Accept: "text/event-stream" };
       if (last) headers["Last-Event-ID"] = last;
-      const response = await ask(requestPath(id, "/events"), { headers, signal });
+      const response = await ask(requestPath(id, "/events"), { headers, signal: connection.signal });
       for await (const event of frames(response.body)) {
         if (event.id) last = event.id;
         pause = 500;
@@ -63,9 +69,19 @@ export async function follow(id, take, signal) {
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Refusal && error.status < 500 && error.status !== 429) throw error;
+    } finally {
+      signal.removeEventListener("abort", leave);
+      document.removeEventListener("visibilitychange", leave);
     }
     await new Promise((resolve) => setTimeout(resolve, pause));
     pause = Math.min(pause * 2, 8000);
+  }
+}
+
+/** Until the page is seen. */
+async function visible() {
+  while (document.hidden) {
+    await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
   }
 }
 

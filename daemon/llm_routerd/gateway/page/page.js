@@ -25,13 +25,14 @@ async function look() {
   clearTimeout(timer);
   try {
     const response = await ask("v1/overview", { signal: AbortSignal.timeout(10000) });
-    show(await response.json());
+    const seen = await response.json();
     lookedAt = Date.now();
+    show(seen);
     failures = 0;
     linked();
   } catch (error) {
-    if (error instanceof Refusal && (error.status === 401 || error.status === 403)) {
-      wantKey(error);
+    if (error instanceof Refusal && error.status === 401) {
+      wantKey();
       return;
     }
     failures += 1;
@@ -50,6 +51,7 @@ function linked(trouble = "") {
   link.classList.toggle("bad", Boolean(trouble));
   document.body.classList.toggle("stale", Boolean(trouble) && lookedAt > 0);
   const since = lookedAt ? `; what is shown is from ${new Date(lookedAt).toLocaleTimeString()}` : "";
+  if (!lookedAt) say($("summary"), "");
   say(link, trouble ? `${trouble}${since}` : "live");
 }
 
@@ -124,7 +126,8 @@ function deploymentRow({ name }) {
     update(each) {
       dot.className = `dot ${each.state}`;
       say(model, `${each.model}${each.is_local ? "" : ", in the cloud"}`);
-      const since = each.since ? `, for ${span(Date.now() + skew - each.since * 1000)}` : "";
+      const lasts = each.since ? Date.now() + skew - each.since * 1000 : 0;
+      const since = lasts >= 1000 ? `, for ${span(lasts)}` : "";
       say(state, `${STATES[each.state] ?? each.state}${each.code && each.state !== "answering" ? `: ${each.code}` : ""}${since}`);
       state.className = `state ${each.state}`;
       const calls = each.recent.length;
@@ -205,6 +208,7 @@ function runningRow({ id }) {
     },
     leave() {
       row.node.classList.add("gone");
+      say(facts, "ended");
       setTimeout(() => {
         unwatch(row);
         row.node.remove();
@@ -234,7 +238,7 @@ async function watchRow(row) {
   } catch (error) {
     trouble(row.place, error);
   }
-  followed.delete(row);
+  if (row.stop === controller) followed.delete(row);
 }
 
 function unwatch(row) {
@@ -338,7 +342,7 @@ function stopTrying() {
 
 // --- keys
 
-function wantKey(error) {
+function wantKey() {
   $("board").hidden = $("confirmations").hidden = true;
   $("door").hidden = false;
   $("leave").hidden = true;
@@ -346,7 +350,7 @@ function wantKey(error) {
   say($("link"), "");
   if (key.get()) {
     key.forget();
-    say($("door-hint"), error.status === 401 ? "That is none of this gateway's keys." : error.message);
+    say($("door-hint"), "That is none of this gateway's keys.");
     $("door-hint").classList.add("bad");
   }
   $("key").focus();

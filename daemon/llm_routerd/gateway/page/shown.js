@@ -57,10 +57,9 @@ export function span(ms) {
 }
 
 export function usd(value) {
-  if (typeof value !== "number") return "unknown";
   if (value === 0) return "$0";
   if (value < 0.00005) return "< $0.0001";
-  return `$${value.toFixed(value < 1 ? 4 : 2)}`;
+  return `$${value.toFixed(value < 0.1 ? 4 : 2)}`;
 }
 
 export const count = (value) => Number(value).toLocaleString("en-US");

@@ -162,7 +162,7 @@ export class Transcript {
     if (data.ttft_ms !== null && data.ttft_ms !== undefined) facts.push(`first token ${span(data.ttft_ms)}`);
     if (data.queue_ms) facts.push(`queued ${span(data.queue_ms)}`);
     facts.push(`${count(used.prompt_tokens ?? 0)} + ${count(used.completion_tokens ?? 0)} tokens`);
-    facts.push(data.cost_usd === 0 ? "free" : usd(data.cost_usd));
+    facts.push(data.cost_usd === 0 ? "free" : typeof data.cost_usd === "number" ? usd(data.cost_usd) : "price unknown");
     say(this.end, facts.join(" · "));
   }
 

@@ -3,8 +3,10 @@
 Rules:
 - Whatever was said while the connection was away is lost: `listening` is called for each channel whenever the server
   has it (again), and who hears that looks into the stream for what he has missed.
-- What is asked for between two turns of the event loop goes out as one SUBSCRIBE and one UNSUBSCRIBE.
-- A server that is silent is asked whether it is there (PING); one that does not answer is left.
+- What is asked for between two turns of the event loop goes out in one write: an UNSUBSCRIBE, a SUBSCRIBE.
+- An UNSUBSCRIBE waits for the next SUBSCRIBE or PING, for a write of its own costs more than what is heard meanwhile:
+  a request that has ended says nothing.
+- The server is asked now and then whether it is there (PING); one that does not answer is left.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 SILENT_SECONDS = 10.0  # longest silence after a PING before the connection counts as dead
 PING_SECONDS = 5.0
+_PING = ("PING",)
 
 
 class Subscriber:
@@ -52,6 +55,7 @@ class Subscriber:
         self._on_state = on_state
         self._channels: set[bytes] = set()
         self._asked: dict[bytes, bool] = {}  # what the server is still to be told: to send it, or no more
+        self._is_ping_due = False
         self._wake = asyncio.Event()
         self._backoff = Backoff()
         self.is_connected = False
@@ -59,16 +63,13 @@ class Subscriber:
     def subscribe(self, channel: bytes) -> None:
         """Hear a channel from now on; `listening` tells when."""
         self._channels.add(channel)
-        self._ask(channel, wanted=True)
+        self._asked[channel] = True
+        self._wake.set()
 
     def unsubscribe(self, channel: bytes) -> None:
-        """Hear it no more."""
+        """Hear it no more, some seconds from now at the latest."""
         self._channels.discard(channel)
-        self._ask(channel, wanted=False)
-
-    def _ask(self, channel: bytes, *, wanted: bool) -> None:
-        self._asked[channel] = wanted
-        self._wake.set()
+        self._asked[channel] = False
 
     async def run(self) -> None:
         """Listen for ever; close the connection when cancelled."""
@@ -122,27 +123,36 @@ class Subscriber:
 
     async def _write(self, connection: AbstractConnection, silence: Silence) -> None:
         """Tell the server what is wanted as it changes, and ask whether it is there."""
+        pinging = asyncio.create_task(self._ping(), name="ping")
         try:
-            await self._send(connection, silence, ("PING",))
             while True:
-                try:
-                    async with asyncio.timeout(PING_SECONDS):
-                        await self._wake.wait()
-                except TimeoutError:
-                    await self._send(connection, silence, ("PING",))
-                    continue
+                await self._wake.wait()
                 self._wake.clear()
-                asked, self._asked = self._asked, {}
-                wanted = [channel for channel, is_wanted in asked.items() if is_wanted]
-                unwanted = [channel for channel, is_wanted in asked.items() if not is_wanted]
-                if wanted:
-                    await self._send(connection, silence, ("SUBSCRIBE", *wanted))
-                if unwanted:
-                    await self._send(connection, silence, ("UNSUBSCRIBE", *unwanted))
+                if commands := self._due():
+                    silence.begins()
+                    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
         except (RedisError, OSError):
             silence.break_off()
+        finally:
+            pinging.cancel()
 
-    @staticmethod
-    async def _send(connection: AbstractConnection, silence: Silence, command: tuple[Any, ...]) -> None:
-        silence.begins()
-        await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+    def _due(self) -> list[tuple[Any, ...]]:
+        """What the server is to be told now."""
+        asked, self._asked = self._asked, {}
+        wanted = [channel for channel, is_wanted in asked.items() if is_wanted]
+        unwanted = [channel for channel, is_wanted in asked.items() if not is_wanted]
+        commands: list[tuple[Any, ...]] = []
+        if unwanted:
+            commands.append(("UNSUBSCRIBE", *unwanted))
+        if wanted:
+            commands.append(("SUBSCRIBE", *wanted))
+        if self._is_ping_due:
+            self._is_ping_due = False
+            commands.append(_PING)
+        return commands
+
+    async def _ping(self) -> None:
+        while True:
+            self._is_ping_due = True
+            self._wake.set()
+            await asyncio.sleep(PING_SECONDS)

@@ -24,8 +24,11 @@ def request_of(body: Body, idempotency_key: str) -> tuple[dict[str, Any], str | 
     """A request's properties without its id, and the id that is given for it, if any; nothing else is looked at.
 
     Raises:
-        RefusedError: the body gives one id and the header `Idempotency-Key` another.
+        RefusedError: the body gives one id and the header `Idempotency-Key` another; or `publish`, of which it has no
+            say here, is no boolean.
     """
+    if not isinstance(body.get("publish", True), bool):
+        raise refused("publish", "expected true or false")
     given = body.get("id")
     if given is not None and not isinstance(given, str):
         raise refused("id", "expected a string")
@@ -56,14 +59,12 @@ def position(last_event_id: str, after: str) -> str:
     """The ID of the last event that was seen: the header's, which a browser keeps up to date, else the URL's.
 
     Raises:
-        RefusedError: it is none.
+        RefusedError: one of them is none.
     """
-    name, text = ("Last-Event-ID", last_event_id) if last_event_id else ("after", after)
-    if not text:
-        return START
-    if _STREAM_ID.fullmatch(text) is None:
-        raise refused(name, "expected the ID of an event, like 1-12")
-    return text
+    for name, text in (("Last-Event-ID", last_event_id), ("after", after)):
+        if text and _STREAM_ID.fullmatch(text) is None:
+            raise refused(name, "expected the ID of an event, like 1-12")
+    return last_event_id or after or START
 
 
 def is_over(position: str) -> bool:

@@ -14,7 +14,6 @@ MESSAGE: Final = Properties(
 )
 TOOL_CALL: Final = Properties(heeded=frozenset({"id", "function"}), idle=frozenset({"type"}))
 FUNCTION: Final = Properties(heeded=frozenset({"name", "arguments"}), idle=frozenset({"index", "description"}))
-_ANY: Final = ("", "")
 
 Message = dict[str, Any]
 
@@ -45,10 +44,11 @@ def content_of(text: str, images: Any, where: str) -> str | list[dict[str, Any]]
 class _Writing:
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self._count = 0  # of ids that were made
-        self._calls = 0
-        self._waiting: dict[int, str] = {}  # ids of calls without a result, in their order
-        self._named: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)  # how a result may name them
+        self._count = 0
+        # Of calls without a result: their ids; and in order, all and by name, with some that have one by now.
+        self._waiting: set[str] = set()
+        self._calls: deque[str] = deque()
+        self._named: defaultdict[str, deque[str]] = defaultdict(deque)
 
     def add(self, message: Any, where: str) -> None:
         given = MESSAGE.of(message, where)
@@ -69,20 +69,20 @@ class _Writing:
         name = a_text(function.get("name"), path(at, "name"))
         arguments = an_object_text(function.get("arguments", {}), path(at, "arguments"))
         call_id = a_text(given.get("id", ""), path(where, "id")) or self._new_id()
-        number = self._calls = self._calls + 1
-        self._waiting[number] = call_id
-        for way in (("id", call_id), ("name", name), _ANY):
-            self._named[way].append(number)
+        self._waiting.add(call_id)
+        self._calls.append(call_id)
+        self._named[name].append(call_id)
         return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
     def _answered(self, given: dict[str, Any], where: str) -> str:
         """The id of the call that a result belongs to."""
         call_id = a_text(given.get("tool_call_id", ""), path(where, "tool_call_id"))
         name = a_text(given.get("tool_name", ""), path(where, "tool_name"))
-        numbers = self._named.get(("id", call_id) if call_id else ("name", name) if name else _ANY, deque())
-        while numbers:  # each is taken out once, so that thousands of calls cost no more than their number
-            if waiting := self._waiting.pop(numbers.popleft(), ""):
-                return waiting
+        if not call_id:
+            calls = self._named[name] if name else self._calls
+            while calls and not call_id:
+                call_id = found if (found := calls.popleft()) in self._waiting else ""
+        self._waiting.discard(call_id)
         return call_id or self._new_id()
 
     def _new_id(self) -> str:

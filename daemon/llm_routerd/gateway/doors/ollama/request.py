@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 _HEEDED: Final = frozenset({"model", "stream", "format", "keep_alive", "options", "think"})
 # A prompt that is too long is an error here, and never cut.
 _IDLE: Final = frozenset({"truncate", "shift"})
-_REFUSED: Final[dict[str, tuple[Any, ...]]] = {"logprobs": (False,), "top_logprobs": (0,)}
-CHAT_BODY: Final = Properties(heeded=_HEEDED | {"messages", "tools"}, idle=_IDLE, refused=_REFUSED)
+_REFUSED: Final[dict[str, tuple[Any, ...]]] = {
+    "_debug_render_only": (False,),  # which Ollama's own client in Go always sends
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+}
+# Ollama knows no `tool_choice`, but clients that have one send it, in OpenAI's form, and here it can be heeded.
+CHAT_BODY: Final = Properties(heeded=_HEEDED | {"messages", "tools", "tool_choice"}, idle=_IDLE, refused=_REFUSED)
 GENERATE_BODY: Final = Properties(
     heeded=_HEEDED | {"prompt", "system", "images"},
     idle=_IDLE,
@@ -53,6 +58,8 @@ def read_chat(body: Body, catalogue: Catalogue) -> Ask | Looked:
     fields = {"model": model, "messages": messages}
     if tools := a_list(given.get("tools", []), "tools"):
         fields["tools"] = tools
+    if "tool_choice" in given:
+        fields["tool_choice"] = given["tool_choice"]
     return _ask(given, fields, CHAT)
 
 

@@ -38,8 +38,8 @@ PROPERTIES: Final = Properties(
         "tool_choice",
         "tools",
     },
-    # Calls of built-in tools are not made here, and so never too many.
-    idle=(FOR_PROVIDERS - {"metadata"}) | {"max_tool_calls", "stream_options"},
+    # Calls of built-in tools are not made here, and so never too many; `client_metadata` is a coding agent's (Codex).
+    idle=(FOR_PROVIDERS - {"metadata"}) | {"client_metadata", "max_tool_calls", "stream_options"},
     refused={
         "context_management": ([],),
         "conversation": (),

@@ -158,15 +158,11 @@ def body(answer: bytes) -> bytes:
     return answer.partition(b"\r\n\r\n")[2]
 
 
-def post(content: bytes, *headers: str, length: int | None = None) -> bytes:
-    """Return a request with a body."""
-    lines = [
-        "POST /echo HTTP/1.1",
-        "Host: x",
-        f"Content-Length: {len(content) if length is None else length}",
-        *headers,
-    ]
-    return "\r\n".join([*lines, "", ""]).encode() + content
+def post(content: bytes, *headers: str, length: int | None = None, goes_on: bool = False) -> bytes:
+    """Return a request with a body, the last on its connection unless it goes on."""
+    last = () if goes_on else ("Connection: close",)
+    sized = f"Content-Length: {len(content) if length is None else length}"
+    return "\r\n".join(["POST /echo HTTP/1.1", "Host: x", sized, *last, *headers, "", ""]).encode() + content
 
 
 def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
@@ -324,7 +320,7 @@ async def test_http_1_0_is_served(house: House) -> None:
 
 async def test_what_is_asked_in_a_row_is_answered_in_a_row(house: House) -> None:
     """Pipelining: all of it, in order, and only so much is read ahead."""
-    answer = await house.send(*[post(str(number).encode()) for number in range(500)])
+    answer = await house.send(*[post(str(number).encode(), goes_on=True) for number in range(500)])
     assert answer.count(b"HTTP/1.1 200") == 500
     assert [part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200")[1:]] == [
         str(number).encode() for number in range(500)
@@ -335,6 +331,13 @@ async def test_what_is_asked_in_a_row_is_answered_in_a_row(house: House) -> None
     await asyncio.sleep(0.2)
     assert writer.transport.get_write_buffer_size() > 0  # the server does not take it all
     writer.transport.abort()
+
+
+async def test_another_protocol_is_declined(house: House) -> None:
+    """What would be spoken instead is not; the connection goes on with HTTP."""
+    upgrade = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    answer = await house.send(upgrade, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert answer.count(b"HTTP/1.1 200") == 2
 
 
 async def test_a_fault_of_ours_is_told_of_in_general(house: House, capsys: pytest.CaptureFixture[str]) -> None:
@@ -413,7 +416,7 @@ async def test_a_client_that_leaves_the_end_of_an_answer_is_cut_off() -> None:
         for _ in range(60):  # answers that fill what the kernel holds for a reader
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.1):
-                    await loop.sock_sendall(asking, post(content))
+                    await loop.sock_sendall(asking, post(content, goes_on=True))
         await eventually(lambda: house.server.connections == 0)
         asking.close()
 
@@ -461,13 +464,14 @@ async def test_where_nobody_idles_a_new_client_is_told_to_come_again() -> None:
 async def test_ten_thousand_idle_connections_keep_nobody_out(many_files: None) -> None:
     """There are as many as there may be, and a client among them is served at once."""
     async with serving(max_connections=1000, limits=Limits()) as house:
-        loop = asyncio.get_running_loop()
         idle = []
         for number in range(10_000):
             each = socket.socket()
             each.setblocking(False)
-            await loop.sock_connect(each, ("127.0.0.1", house.server.port))
+            each.connect_ex(("127.0.0.1", house.server.port))
             idle.append(each)
+            if number % 50 == 49:  # fewer than wait to be accepted
+                await asyncio.sleep(0)
             if number % 2500 == 2499:
                 async with asyncio.timeout(5):
                     asks = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -497,14 +501,15 @@ async def test_stopping_lets_what_is_under_way_be_whole() -> None:
             writer.close()
 
 
-async def test_stopping_does_not_wait_for_ever() -> None:
+@pytest.mark.parametrize("grace", [0.0, 0.2])
+async def test_stopping_does_not_wait_for_ever(grace: float) -> None:
     """What has not ended in time is broken off: its client can tell that it is not whole."""
     async with serving(limits=Limits()) as house:
         reader, writer = await house.connect()
         writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         await eventually(lambda: house.waiting)
         async with asyncio.timeout(5):
-            await house.server.stop(0.2)
+            await house.server.stop(grace)
             assert await reader.read() == b""
         await eventually(lambda: house.cancelled)
         writer.close()
