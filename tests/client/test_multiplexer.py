@@ -216,3 +216,23 @@ async def test_a_thousand_requests_share_two_connections(valkey_url: str) -> Non
             await write(redis, f"r{n}", "1-0")
             await write(redis, f"r{n}", FINAL_ID)
         assert await asyncio.gather(*tasks) == [["1-0", FINAL_ID]] * 1000
+
+
+async def test_all_who_have_missed_something_take_turns(valkey_url: str) -> None:
+    """The connection comes back, and each of them reads its stream: with one connection each it would soon go again."""
+    async with multiplexed(valkey_url) as plexer, open_client(valkey_url) as redis:
+        followings = [plexer.follow(f"r{n}", is_new=True) for n in range(400)]
+        for following in followings:
+            await following.__aenter__()
+        waiting = [asyncio.create_task(following.next(30)) for following in followings]
+        hears = next(each["id"] for each in await redis.client_list() if each["sub"] != "0")
+        before = (await redis.info("stats"))["total_connections_received"]
+        await redis.client_kill_filter(_id=hears)
+        await eventually(lambda: plexer.trouble)
+        for n in range(400):
+            await write(redis, f"r{n}", "1-0", publishes=False)
+        for events in await asyncio.wait_for(asyncio.gather(*waiting), 20):
+            assert [event.stream_id for event in events] == ["1-0"]
+        assert (await redis.info("stats"))["total_connections_received"] - before < 100
+        for following in followings:
+            plexer.leave(following)

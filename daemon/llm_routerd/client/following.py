@@ -9,6 +9,7 @@ from llm_routerd.client.events import check_stream_id
 from llm_routerd.protocol.events import FINAL_ID
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from llm_routerd.client.shard import Shard
@@ -26,6 +27,9 @@ class Hears(Protocol):
 
     def leave(self, following: Following) -> None:
         """Have it hear nothing more."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """A turn to read what was missed, for which others may wait; raises `BrokerError`: it has not come in time."""
 
 
 class Following:
@@ -154,7 +158,9 @@ class Following:
         self._is_behind = False  # before it is read: what falls behind meanwhile is to be read again
         self._pending, self._pending_bytes = [], 0
         for shard in self._homes:
-            if events := await shard.read(self.request_id, self.position, None, count=_PAGE_EVENTS):
+            async with self._hears.turn():
+                events = await shard.read(self.request_id, self.position, None, count=_PAGE_EVENTS)
+            if events:
                 self._homes = (shard,)
                 if len(events) == _PAGE_EVENTS:
                     self._is_behind = True

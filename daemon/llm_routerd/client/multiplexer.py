@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,7 +32,7 @@ from llm_routerd.queue.connection import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncGenerator, Iterable
 
     from llm_routerd.client.client import Client
     from llm_routerd.client.shard import Shard
@@ -43,6 +44,8 @@ SWEEP_SECONDS = 1.0  # so often it is looked for what nobody has published: a ca
 _FIRST_POLL_SECONDS = 0.05  # of a request that is not published at all
 _LAST_POLL_SECONDS = 0.5
 _STREAMS_PER_READ = 100
+_MOST_READS = 64  # at once, each on a connection: when the server is back, all who follow have missed something
+_TURN_SECONDS = 15.0
 _MOST_MESSAGE_BYTES = 16_777_216
 
 
@@ -121,6 +124,7 @@ class Multiplexer:
         self._acks: dict[bytes, asyncio.Future[None]] = {}
         self._hasty: set[Following] = set()  # those that may not be published
         self._hurry = asyncio.Event()
+        self._turns = asyncio.Semaphore(_MOST_READS)
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -250,6 +254,23 @@ class Multiplexer:
                 del self._followings[channel]
                 self._acks.pop(channel).cancel()
                 self._lines[shard.keys.prefix].subscriber.unsubscribe(channel)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncGenerator[None]:
+        """One of the turns to read what was missed.
+
+        Raises:
+            BrokerError: none has come, for those who have them do not get on.
+        """
+        try:
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise BrokerError("Redis answers too slowly: too many wait for what they have missed") from None
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def listening(self, channel: bytes) -> None:
         """The server sends what is published there from now on; before, something may have been missed."""
