@@ -163,11 +163,13 @@ class Sentinels:
         primary = self._named()
         if primary is None or not primary.answers or _role(primary)[0] != "master":
             return None
-        for server in self.servers:
-            if server is not primary and server.answers:
-                role = _role(server)
-                if role[0] != "slave" or int(role[2]) != primary.port or role[3] != "connected":
-                    return None
+        replicas = [server for server in self.servers if server is not primary and server.answers]
+        for server in replicas:
+            role = _role(server)
+            if role[0] != "slave" or int(role[2]) != primary.port or role[3] != "connected":
+                return None
+        if len(_role(primary)[2]) < len(replicas):  # it counts one from that one's first word on
+            return None
         for sentinel in self.sentinels:
             if sentinel.answers and not self._knows_all(sentinel, primary):
                 return None
