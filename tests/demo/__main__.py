@@ -46,8 +46,11 @@ async def _perform(screen: Screen, *, only_standin: bool) -> None:
         if process.exit_status != 0:
             raise NotShownError(f"a {name} that ends in good order; its exit status was {process.exit_status}")
     screen.heading("Done: all of this happened, and nothing of it is left")
-    screen.say("To have it stay: .venv/bin/llm-routerd serve --embedded, and in another terminal")
+    screen.say("To have it stay: .venv/bin/llm-routerd serve --embedded --gateway, and in another terminal")
     screen.command(".venv/bin/llm-routerd submit 'Why is the sky blue?'")
+    screen.say(
+        "or http://127.0.0.1:8004 in a browser, and as base URL of whatever speaks to OpenAI, Anthropic or Ollama."
+    )
 
 
 def _blame(stage: Stage) -> None:
