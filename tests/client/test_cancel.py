@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_routerd.client import Client, as_text, look_up
+from llm_routerd.client.shard import Shard
 from llm_routerd.errors import BrokerError, UnknownRequestError
 from llm_routerd.protocol.events import FINAL_ID
 
@@ -156,3 +158,26 @@ async def test_raw_cancel_of_the_readme_leaves_no_key_for_good(valkey_url: str) 
             await client.redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
         assert await client.redis.ttl(add[1]) <= 60
         await client.redis.delete(add[1])
+
+
+async def test_looks_through_the_lanes_are_few_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for ids that nobody knows would keep the server from all else: a ping took 1.3 s with 60 of them."""
+    for n in range(20):
+        await client.submit(id=f"r{n}", prompt="hi")
+    monkeypatch.setattr(look_up, "_PAGE_ENTRIES", 5)
+    under_way = most = 0
+    look = Shard.look_in_lanes
+
+    async def counted(shard: Shard, request_id: str) -> look_up.Sighting:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await look(shard, request_id)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(Shard, "look_in_lanes", counted)
+    found = await asyncio.gather(*(client.look_up(f"nobody-{n}") for n in range(30)))
+    assert [each.is_known for each in found] == [False] * 30
+    assert most == 2

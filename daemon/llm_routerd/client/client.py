@@ -52,6 +52,7 @@ T = TypeVar("T")
 _BLOCK_MS = 5_000
 _SEARCH_BLOCK_MS = 500  # where events may come in another shard than the one that is waited at
 _CANCEL_TRIES = 10
+_MOST_SEARCHES = 2  # at once: a look through long lanes is work that the server does beside all else
 
 
 class Client:
@@ -88,6 +89,7 @@ class Client:
         self.shards = Shards(redis, Layout(prefix, shards), draining, patience_seconds=patience_seconds)
         socket_seconds = self.redis.connection_pool.connection_kwargs.get("socket_timeout") or pooled.REPLY_SECONDS
         self._block_ms = max(1, min(_BLOCK_MS, int(socket_seconds * 500)))
+        self._searches = asyncio.Semaphore(_MOST_SEARCHES)
 
     @property
     def keys(self) -> Keys:
@@ -285,7 +287,8 @@ class Client:
         """Whether it stands in a lane of a shard that it may stand in."""
         why_unsure, others = "", list[str]()
         for shard in self.shards.homes(request_id):
-            sighting = await shard.look_in_lanes(request_id)
+            async with self._searches:
+                sighting = await shard.look_in_lanes(request_id)
             if sighting.is_known:
                 return sighting
             why_unsure = why_unsure or sighting.why_unsure

@@ -421,6 +421,19 @@ async def test_a_client_that_leaves_the_end_of_an_answer_is_cut_off() -> None:
         asking.close()
 
 
+async def test_the_kernel_finds_out_who_has_gone_without_a_word(house: House) -> None:
+    """Within a minute or so, and not within hours: of a shut laptop nothing comes, also no end of its connection."""
+    _, writer = await house.connect()
+    await eventually(lambda: house.server.connections)
+    (connection,) = house.server._places.taken
+    assert connection.transport is not None
+    ours = connection.transport.get_extra_info("socket")
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+    assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == QUICK.unread * 1000
+    writer.close()
+
+
 async def test_of_too_many_connections_the_longest_idle_goes() -> None:
     """And who is asking stays."""
     async with serving(max_connections=8, limits=Limits()) as house:

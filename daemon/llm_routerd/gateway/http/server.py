@@ -15,6 +15,7 @@ how large a body is, also one that is compressed.  A handler is cancelled when i
 from __future__ import annotations
 
 import asyncio
+import socket
 import zlib
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -40,6 +41,7 @@ _NAME = "llm-routerd"  # and no versions
 _BACKLOG = 128
 _LEAST_GRACE_SECONDS = 0.05
 _LINGER_SECONDS = 1.0  # to take in what comes of a body that nobody wants, so that its client reads why
+_PROBES: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # seconds, seconds, times
 _LEAST_TAKEN_BYTES = 16_384  # of what waits for a reader, in the time after which he would be cut off
 _LARGE_BYTES = 65_536  # less than this is not worth counting
 _MOST_UNREAD_BYTES = 268_435_456
@@ -203,6 +205,7 @@ class _Connection(web.RequestHandler):
         if not self._places.take(self):
             self._refuse(503, "unavailable", "too many connections; come again", retry=True)
             return
+        _notice_death(self._socket, self._limits.unread)
         # Any byte that the kernel does not take tells of a reader who has stopped, also the last of an answer.
         self._socket.set_write_buffer_limits(high=0)
         super().connection_made(transport)
@@ -399,6 +402,18 @@ def _malformed(told: str) -> RefusedError:
 def _error(code: str, told: str) -> bytes:
     """The body of an answer to what no door has seen."""
     return orjson.dumps({"error": {"code": code, "message": told}})
+
+
+def _notice_death(transport: asyncio.Transport, unread_seconds: float) -> None:
+    """Have the kernel find out within about a minute that a client has gone without a word: his laptop is shut.
+
+    Else what he asked for would go on for nobody: of a silent connection the kernel finds out after hours, and of one
+    that is written to after a quarter of one.
+    """
+    options = {**_PROBES, "TCP_USER_TIMEOUT": int(unread_seconds * 1000)}
+    for name, value in options.items():
+        if (option := getattr(socket, name, None)) is not None:  # not every system has them
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _tell_connections(server: Server) -> None:
