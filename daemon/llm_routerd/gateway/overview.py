@@ -18,7 +18,7 @@ from llm_routerd.protocol.codes import AttemptCode, Fault
 from llm_routerd.routing.chains import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from llm_routerd.client import LaneState, Running
     from llm_routerd.config.tree import Config
@@ -134,11 +134,18 @@ class Course:
             self.calls.append(attempt)
 
 
+_MOST_TENANTS: Final = 1_000
+_OTHERS: Final = ""  # no tenant's name
+
+
 class Tally:
     """What the metrics events come to.
 
     Args:
         deployments: whose course is kept; attempts of others are passed over.
+        midnight: see below.
+        tenants: who can ask for their own sums.  Any name may be given as a tenant's: of others than these no more
+            than a bound is kept apart.
 
     Attributes:
         midnight: Unix time at which the day began that is summed up.
@@ -146,8 +153,9 @@ class Tally:
             were none today.
     """
 
-    def __init__(self, deployments: Sequence[str], midnight: float) -> None:
+    def __init__(self, deployments: Sequence[str], midnight: float, tenants: Iterable[str] = ()) -> None:
         self.midnight = midnight
+        self._tenants = frozenset(tenants)
         self.known_since: float | None = None
         self.courses = {name: Course() for name in deployments}
         self._by_tenant: dict[str | None, Sums] = {}
@@ -168,7 +176,12 @@ class Tally:
             if course := self.courses.get(attempt.deployment):
                 course.add(attempt, event.timestamp)
         if event.timestamp >= self.midnight:
-            self._by_tenant.setdefault(event.tenant_id, Sums()).add(event)
+            self._by_tenant.setdefault(self._row(event.tenant_id), Sums()).add(event)
+
+    def _row(self, tenant: str | None) -> str | None:
+        """Under which name a tenant's requests are summed up."""
+        is_kept = tenant in self._by_tenant or tenant in self._tenants or len(self._by_tenant) < _MOST_TENANTS
+        return tenant if is_kept else _OTHERS
 
     def sums(self, caller: Caller) -> Sums:
         """Of those requests today that a caller may know of."""

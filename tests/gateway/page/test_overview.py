@@ -196,6 +196,18 @@ def test_who_has_no_key_sees_nothing_of_those_who_have_one() -> None:
     assert found.today.sums.requests == 2
 
 
+def test_tenants_without_a_key_are_kept_apart_up_to_a_bound() -> None:
+    """A request may name any: all together are counted, and who can ask for his own still can."""
+    tally = Tally((), MIDNIGHT, tenants=("ada",))
+    for number in range(3_000):
+        tally.feed(event(tenant_id=f"made-up-{number}"))
+    tally.feed(event(tenant_id="ada"))
+    assert len(tally._by_tenant) < 1_010
+    assert tally.sums(ANYBODY).requests == 3_001
+    assert tally.sums(Caller(tenant="ada")).requests == 1
+    assert tally.sums(Caller(others=frozenset({"ada"}))).requests == 3_000
+
+
 def test_what_a_request_may_name_is_told() -> None:
     """Chains and deployments."""
     assert seen().models == ("default", "local", "cloud", "keyless")

@@ -105,7 +105,8 @@ class Overviews:
 
     async def _begin(self, config: Config, midnight: float) -> None:
         """Feed what there is of today, and the last calls of all deployments."""
-        tally, read = Tally(tuple(config.deployments), midnight), dict[str, str]()
+        tenants = {key.tenant for key in config.gateway.keys.values() if key.tenant is not None}
+        tally, read = Tally(tuple(config.deployments), midnight, tenants), dict[str, str]()
         everything: list[tuple[str, bytes]] = []
         for shard, stream in self._streams(config):
             found, is_whole = await _newest(shard, stream, midnight, config.metrics.stream_maxlen)
