@@ -110,6 +110,17 @@ async def test_stream_is_told_in_order_from_the_first(site: Site, background: bo
     assert [number for _, number in numbered] == list(range(len(numbered)))
 
 
+async def test_stream_ends_where_its_events_have_expired(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing will ever come."""
+    monkeypatch.setattr("llm_routerd.gateway.http.answering.PING_SECONDS", 0.2)
+    await begin(site, "Hel")
+    async with site.http.get("/v1/responses/resp_r1?stream=true") as reply:
+        await reply.content.readline()
+        await site.redis.delete("llm:events:r1")
+        kinds = [kind for kind, _ in events((await reply.read()).decode())]
+    assert kinds[-1] in {"error", "response.failed"}
+
+
 async def test_background_is_submitted_with_tokens(site: Site) -> None:
     """Somebody may want to see them later; with a schema there are none."""
     status, headers, told_at_once = await site.post("/v1/responses", {**BODY, "background": True})

@@ -117,18 +117,33 @@ class Answering:
             if self._ask.streams:
                 speaks_at = began + HEAD_SECONDS if self._response is None else clock() + PING_SECONDS
             events = await following.next(max(0.0, min(ends, looks_at, speaks_at) - clock()))
+            now = clock()
             if events:
                 looks_at = math.inf
-                if (told := await self._tell_events(events)) is not None:
-                    return told
-            elif clock() >= ends:
-                return await self._break(self._too_late())
-            elif clock() >= looks_at:
-                looks_at = clock() + UNSERVED_SECONDS
-                if not await self._exchange.has_workers():
-                    return await self._break(self._unserved())
-            elif clock() >= speaks_at:
-                await self._write(self._voice.ping() if self._response is not None else b"")
+                told = await self._tell_events(events)
+            elif looks_at <= now < ends:
+                looks_at = now + UNSERVED_SECONDS
+                told = None if await self._exchange.has_workers() else await self._break(self._unserved())
+            else:
+                told = await self._tell_silence(following, is_late=now >= ends, is_due=now >= speaks_at)
+            if told is not None:
+                return told
+
+    async def _tell_silence(self, following: Following, *, is_late: bool, is_due: bool) -> web.StreamResponse | None:
+        """Tell that nothing has come; the response, where nothing will."""
+        if is_late:
+            return await self._break(self._too_late())
+        if is_due:
+            if await self._has_expired(following):
+                return await self._break(self._fault(404, "not_found", "the request's events have expired"))
+            await self._write(self._voice.ping() if self._response is not None else b"")
+        return None
+
+    async def _has_expired(self, following: Following) -> bool:
+        """Whether there can be no end any more, of a request that may be followed for ever."""
+        if self._ask.receipt is None or following.position == "0-0":
+            return False
+        return await self._exchange.client.last(self._id) is None
 
     async def _tell_events(self, events: list[SeenEvent]) -> web.StreamResponse | None:
         """Tell what follows from these; the response, where that is all."""

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 _log = get_logger()
 
-# Official clients ask twice more after a 409 and a 500; of a request that kills workers that would be nine dead ones.
-_NEVER_AGAIN = frozenset({"cancelled", ErrorCode.POISONED})
+# Official clients ask twice more after a 409, a 429 and a 5xx; of a request that kills workers that would be nine dead
+# ones, and of one that found no answer in its time three times that time.
+_NEVER_AGAIN = frozenset({"cancelled", ErrorCode.BUDGET_EXCEEDED, ErrorCode.DEADLINE_EXCEEDED, ErrorCode.POISONED})
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", object)  # type: ignore[arg-type]
 

@@ -199,9 +199,11 @@ class Exchange:
         if now >= self._looks_at:
             self._looks_at = now + LOOK_SECONDS
             try:
-                had, self._has_workers = self._has_workers, any(lane.workers for lane in await self.client.lanes())
-            except BrokerError:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    lanes = await self.client.lanes()
+            except (BrokerError, TimeoutError):
                 return True
+            had, self._has_workers = self._has_workers, any(lane.workers for lane in lanes)
             if had and not self._has_workers:
                 _log.warning("no_worker", remedy="start one: llm-routerd serve")
         return self._has_workers

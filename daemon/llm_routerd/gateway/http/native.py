@@ -5,6 +5,7 @@ A connection that drops never ends a request; `DELETE` does.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE_SECONDS: Final = 15.0
 _EVENTS_PER_PAGE = 500
+_HEALTH_SECONDS = 2.0  # whoever balances a load waits no longer
 _UNCACHED: Final = {"Cache-Control": "no-store"}
 _STREAM: Final = {**_UNCACHED, "Content-Type": f"{SSE}; charset=utf-8", "X-Accel-Buffering": "no"}
 
@@ -162,8 +164,9 @@ class _Native:
 
     async def health(self, _request: web.Request) -> web.StreamResponse:
         try:
-            await self._exchange.client.ping()
-        except BrokerError:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                await self._exchange.client.ping()
+        except (BrokerError, TimeoutError):
             return web.json_response({"status": "unavailable", "redis": "away"}, status=503, headers=_UNCACHED)
         # Without a worker requests wait, and this is as well as it can be.
         served = await self._exchange.has_workers()
