@@ -16,7 +16,8 @@ from aiohttp import web
 from llm_routerd.errors import ConfigError
 from llm_routerd.gateway.fault import RefusedError
 from llm_routerd.gateway.http import server
-from llm_routerd.gateway.http.server import HttpServer, Limits, read_body
+from llm_routerd.gateway.http.bodies import Limits, read_body
+from llm_routerd.gateway.http.server import HttpServer
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:

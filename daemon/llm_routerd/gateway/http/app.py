@@ -14,12 +14,12 @@ from llm_routerd.gateway.door import JSON, Completion, Endpoint, Looked, Lookup,
 from llm_routerd.gateway.doors import ENDPOINTS, native
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
+from llm_routerd.gateway.http.bodies import read_body
 from llm_routerd.gateway.http.durable import add_durable
 from llm_routerd.gateway.http.native import add_native
 from llm_routerd.gateway.http.overviews import Overviews
 from llm_routerd.gateway.http.page import add_page
 from llm_routerd.gateway.http.responses import RESPONSES, add_responses
-from llm_routerd.gateway.http.server import read_body
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 

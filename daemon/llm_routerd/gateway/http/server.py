@@ -1,13 +1,12 @@
 """The listening shell around an `aiohttp.web.Application`: what no client may take more of than its share.
 
 aiohttp bounds a head's size, how many requests are read ahead of their answers, and how long a connection idles.
-Here is what it does not: how many connections there are, how long a head, a body and an answer's reader may take,
-how large a body is, also one that is compressed.  A handler is cancelled when its client hangs up.
+Here is what it does not: how many connections there are, how long a head and an answer's reader may take; in `bodies`
+how long a body, and how large it is.  A handler is cancelled when its client hangs up.
 
 * Of more connections than there may be, the one that has idled longest is closed; where none idles, the new one is
   told 503.  One that has not sent its whole head idles.
 * A head has 10 s from its first byte on, else 408.
-* A body has 30 s and, for every 8 KiB of it that have come, a second more, else 408.
 * A client that has taken (next to) nothing for 60 s of what was written to it is cut off.
 * Of all clients together no more than 256 MiB wait for being taken; those are cut off that leave most.
 """
@@ -16,23 +15,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import zlib
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import orjson
 from aiohttp import web
-from msgspec import Struct
 
 from llm_routerd.config.addresses import read_listen
 from llm_routerd.errors import ConfigError
-from llm_routerd.gateway.fault import BUSY_RETRY_SECONDS, Fault, RefusedError
+from llm_routerd.gateway.fault import BUSY_RETRY_SECONDS
+from llm_routerd.gateway.http.bodies import LIMITS, Limits
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from aiohttp.web_server import Server
 
 _log = get_logger()
@@ -45,21 +41,6 @@ _PROBES: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # 
 _LEAST_TAKEN_BYTES = 16_384  # of what waits for a reader, in the time after which he would be cut off
 _LARGE_BYTES = 65_536  # less than this is not worth counting
 _MOST_UNREAD_BYTES = 268_435_456
-_INFLATED_AT_ONCE = 1_048_576
-_INFLATERS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """How long a client may take for what; seconds."""
-
-    head: float = 10.0
-    body: float = 30.0
-    body_bytes_per_second: int = 8192
-    idle: float = 75.0
-    unread: float = 60.0
-
-
-LIMITS: Final = Limits()
 
 
 class HttpServer:
@@ -318,85 +299,6 @@ class _Connection(web.RequestHandler):
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
-
-
-async def read_body(request: web.BaseRequest, most_bytes: int, limits: Limits = LIMITS) -> bytes:
-    """The body of a request, inflated where it is compressed; never more than a bound of it is kept.
-
-    Raises:
-        RefusedError: 413: it is longer; 408: it comes too slowly; 415: it is compressed in a way that is not known
-            here; 400: it does not come whole, or is not compressed as it says.
-        OSError: the client has gone.
-    """
-    if (request.content_length or 0) > most_bytes:
-        raise _too_large(most_bytes)
-    inflate = _inflater(request.headers.get("Content-Encoding", ""))
-    body = bytearray()
-    async for piece in _pieces(request, limits):
-        if inflate is None:
-            body += piece
-        else:
-            await _inflate(inflate, piece, body, most_bytes + 1)
-        if len(body) > most_bytes:
-            raise _too_large(most_bytes)
-    if inflate is not None and body and not inflate.eof:
-        raise _malformed("the compressed body is cut short")
-    return bytes(body)
-
-
-async def _pieces(request: web.BaseRequest, limits: Limits) -> AsyncIterator[bytes]:
-    """The body as it comes."""
-    content = request.content
-    until = asyncio.get_running_loop().time() + limits.body
-    while content.exception() is not None or not content.at_eof():
-        try:
-            if content.is_eof():  # all of it came with the head, as it mostly does: there is nothing to wait for
-                piece = content.read_nowait()
-            else:
-                async with asyncio.timeout_at(until):
-                    piece = await content.readany()
-        except TimeoutError:
-            told = f"the body comes too slowly: less than {limits.body_bytes_per_second} bytes a second"
-            raise RefusedError(Fault(status=408, code=ErrorCode.INVALID_REQUEST, message=told)) from None
-        except web.RequestPayloadError:
-            raise _malformed("the body is not valid HTTP, or does not come whole") from None
-        if not piece:
-            return
-        until += len(piece) / limits.body_bytes_per_second
-        yield piece
-
-
-def _inflater(encoding: str) -> zlib._Decompress | None:
-    """What inflates a body; None: it is as it is."""
-    encoding = encoding.strip().lower()
-    if encoding in {"", "identity"}:
-        return None
-    if encoding not in _INFLATERS:
-        told = "a body may be compressed with gzip or deflate, once"
-        raise RefusedError(Fault(status=415, code=ErrorCode.INVALID_REQUEST, message=told))
-    return zlib.decompressobj(_INFLATERS[encoding])
-
-
-async def _inflate(inflate: zlib._Decompress, piece: bytes, body: bytearray, most_bytes: int) -> None:
-    """Add to a body, up to a bound of it."""
-    while piece and len(body) < most_bytes:
-        try:
-            body += inflate.decompress(piece, min(_INFLATED_AT_ONCE, most_bytes - len(body)))
-        except zlib.error:
-            raise _malformed("the body is not compressed as its Content-Encoding says") from None
-        if inflate.unused_data:
-            raise _malformed("something follows the compressed body")
-        piece = inflate.unconsumed_tail
-        await asyncio.sleep(0)
-
-
-def _too_large(most_bytes: int) -> RefusedError:
-    told = f"the body is longer than {most_bytes} bytes (daemon.max_request_bytes)"
-    return RefusedError(Fault(status=413, code=ErrorCode.REQUEST_TOO_LARGE, message=told))
-
-
-def _malformed(told: str) -> RefusedError:
-    return RefusedError(Fault(status=400, code=ErrorCode.INVALID_REQUEST, message=told))
 
 
 def _error(code: str, told: str) -> bytes:
