@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -18,7 +18,7 @@ from tests.support.daemons import running_daemon, write_config
 from tests.support.processes import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from tests.browser.conftest import Visits
@@ -42,10 +42,37 @@ key = "the key of all"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class House:
-    """What there is: the page's address, and a client of the queue behind it."""
+    """What there is: the page's address, a client of the queue behind it, and a way to have another gateway there."""
 
     url: str
     queue: Client
+    restart: Callable[[], Awaitable[None]]
+
+
+class Gateways:
+    """One after the other, at one address."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._gateway: Gateway
+        self._running: asyncio.Task[None]
+
+    async def start(self) -> None:
+        """The next one."""
+        self._gateway = Gateway(load_config(str(self._path), {}))
+        self._running = asyncio.create_task(self._gateway.run())
+        await self._gateway.start()
+
+    async def stop(self) -> None:
+        """What it was telling is broken off."""
+        await self._gateway.stop(0.0)
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+
+    async def restart(self) -> None:
+        """As an operator does."""
+        await self.stop()
+        await self.start()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -55,14 +82,11 @@ async def house(request: pytest.FixtureRequest, valkey_url: str, tmp_path: Path)
     more = MORE.format(port=port, keys=getattr(request, "param", ""))
     async with StandIn({"tiny": "", "big": ""}) as standin, Client(valkey_url, patience_seconds=10) as queue:
         path = write_config(tmp_path, valkey_url, standin.url, more=more, daemon="drain_seconds = 0.5")
-        gateway = Gateway(load_config(str(path), {}))
+        gateways = Gateways(path)
         async with running_daemon(path):
-            running = asyncio.create_task(gateway.run())
-            await gateway.start()
-            yield House(url=f"http://127.0.0.1:{port}/", queue=queue)
-            await gateway.stop()
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await gateways.start()
+            yield House(url=f"http://127.0.0.1:{port}/", queue=queue, restart=gateways.restart)
+            await gateways.stop()
 
 
 async def test_a_prompt_is_asked_and_the_first_attempt_discarded(visit: Visits, house: House) -> None:
@@ -80,6 +104,34 @@ async def test_a_prompt_is_asked_and_the_first_attempt_discarded(visit: Visits, 
     await seen.until("#today", "1 answered")
     await seen.until("#deployments li", "last answer not accepted: refusal")
     await seen.until("#deployments li", "1 of 1, median")
+
+
+FOLLOW = """id => {
+  window.told = [];
+  window.source = new EventSource(`/v1/requests/${id}/events`);
+  for (const kind of ["attempt", "token", "rejected", "result", "error", "cancelled"])
+    source.addEventListener(kind, event => event.data === undefined || told.push([event.lastEventId, kind]));
+}"""
+
+
+async def holds(seen: Any, condition: str) -> None:
+    """Wait until it is so; the page's policy keeps Playwright from waiting within it."""
+    async with asyncio.timeout(20):
+        while not await seen.page.evaluate(condition):  # noqa: ASYNC110 - only the page knows
+            await asyncio.sleep(0.05)
+
+
+async def test_a_browsers_eventsource_has_every_event_once(visit: Visits, house: House) -> None:
+    """It goes on by itself where it was, through another gateway; after the end it asks no more."""
+    seen = await visit(house.url)
+    await house.queue.submit(id="followed", prompt="[[tokens=40 delay_ms=50]]", stream="live", model="local")
+    await seen.page.evaluate(FOLLOW, "followed")
+    await holds(seen, "told.length > 5")
+    await house.restart()
+    await holds(seen, "told.some(([_, kind]) => kind === 'result')")
+    await holds(seen, "source.readyState === EventSource.CLOSED")
+    events = [[event.stream_id, event.type] async for event in house.queue.follow("followed")]
+    assert await seen.page.evaluate("told") == events
 
 
 async def test_what_somebody_else_asks_is_followed_and_cancelled(visit: Visits, house: House) -> None:
