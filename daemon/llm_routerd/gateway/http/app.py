@@ -18,7 +18,7 @@ from llm_routerd.gateway.http.bodies import read_body
 from llm_routerd.gateway.http.durable import add_durable
 from llm_routerd.gateway.http.native import add_native
 from llm_routerd.gateway.http.overviews import Overviews
-from llm_routerd.gateway.http.page import add_page
+from llm_routerd.gateway.http.page import OVERVIEW_PATH, add_page
 from llm_routerd.gateway.http.responses import RESPONSES, add_responses
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
@@ -171,6 +171,8 @@ def endpoint_at(path: str) -> Endpoint | None:
 
 def door_at(path: str) -> str:
     """The name of the door that a path of the table belongs to; "": none."""
+    if path == OVERVIEW_PATH:
+        return "page"
     endpoint = endpoint_at(path)
     return "" if endpoint is None else endpoint.door
 
