@@ -199,7 +199,9 @@ async def test_worker_whose_requests_all_become_dead_letters_is_not_ready(valkey
                     await asyncio.sleep(0.02)
             await eventually(lambda: not worker.status().ready)
         assert "may not access a key" in worker.status().why
-        assert [line["event"] for line in logs if line["log_level"] == "error"] == ["cannot_deliver_answers"]
+        told = [line["event"] for line in logs if line["log_level"] == "error"]
+        assert told.count("cannot_deliver_answers") == 1
+        assert set(told) <= {"cannot_deliver_answers", "cannot_renew_leases"}  # the latter where a tick falls into it
         await admin.execute_command("ACL", "SETUSER", "w", "~llm:events:*")
         await add(admin, id="r9")
         await eventually(lambda: worker.status().ready)
