@@ -236,3 +236,24 @@ async def test_all_who_have_missed_something_take_turns(valkey_url: str) -> None
         assert (await redis.info("stats"))["total_connections_received"] - before < 100
         for following in followings:
             plexer.leave(following)
+
+
+async def test_what_was_not_heard_is_missed_by_the_next_event(valkey_url: str) -> None:
+    """Events of an attempt are counted; the end has the whole text anyway."""
+    async with (
+        open_client(valkey_url) as redis,
+        multiplexed(valkey_url) as plexer,
+        plexer.follow("r", is_new=True) as following,
+    ):
+        await write(redis, "r", "1-0", publishes=False)
+        await write(redis, "r", "1-1", publishes=False)
+        await write(redis, "r", "1-2")
+        await write(redis, "r", "1-3")
+        found: list[str] = []
+        while len(found) < 4:
+            found += [event.stream_id for event in await following.next(0.5)]
+        await write(redis, "r", "2-0", publishes=False)
+        await write(redis, "r", "2-1")
+        while len(found) < 6:
+            found += [event.stream_id for event in await following.next(0.5)]
+        assert found == ["1-0", "1-1", "1-2", "1-3", "2-0", "2-1"]

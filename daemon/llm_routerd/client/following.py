@@ -40,6 +40,7 @@ class Following:
 
     Attributes:
         known_homes: where it may stand.
+        is_new: nobody knew of it before it was followed.
         position: the ID of the last event that was taken.
         is_published: something was heard of it: there is no need to look into the stream often.
     """
@@ -49,7 +50,7 @@ class Following:
         self.known_homes = homes
         self._homes = homes
         self.position = after
-        self.is_published = is_new
+        self.is_new = self.is_published = is_new
         self._hears = hears
         self._is_behind = not is_new  # there may be events in the stream that are not pending here
         self._is_over = check_stream_id(after) >= check_stream_id(FINAL_ID)
@@ -124,10 +125,11 @@ class Following:
         self.idle_at = loop.time() + idle_seconds
         while not self._is_over:
             if self._is_behind:
-                events = await self._catch_up()
+                events = self._taken(await self._catch_up(), is_whole=True)
             else:
                 events, self._pending, self._pending_bytes = self._pending, [], 0
-            if events := self._after_position(events):
+                events = self._taken(events, is_whole=False)
+            if events:
                 return events
             if self._is_behind or self._pending:
                 continue
@@ -140,17 +142,21 @@ class Following:
                 self._waiter = None
         return []
 
-    def _after_position(self, events: list[SeenEvent]) -> list[SeenEvent]:
-        """Those that have not been taken, which they are now."""
-        found = []
+    def _taken(self, events: list[SeenEvent], *, is_whole: bool) -> list[SeenEvent]:
+        """Those that have not been taken, which they are now; not `is_whole`: up to where one is missing."""
+        found: list[SeenEvent] = []
         for event in events:
-            if (order := order_of(event.stream_id)) > self._order:
-                self._order = order
-                found.append(event)
+            order = order_of(event.stream_id)
+            if order <= self._order:
+                continue
+            if not (is_whole or event.is_final or follows(self._order, order)):
+                self.fall_behind()
+                break
+            self._order = order
+            found.append(event)
         if found:
             self.position = found[-1].stream_id
-        if found and found[-1].is_final:
-            self._is_over = True
+            self._is_over = found[-1].is_final
         return found
 
     async def _catch_up(self) -> list[SeenEvent]:
@@ -172,3 +178,8 @@ def order_of(stream_id: str) -> tuple[int, int]:
     """By which events are ordered."""
     attempt, _, seq = stream_id.partition("-")
     return int(attempt), int(seq or 0)
+
+
+def follows(last: tuple[int, int], order: tuple[int, int]) -> bool:
+    """Whether nothing is missing between two events: a daemon counts those of an attempt, and begins each with 0."""
+    return order == (last[0], last[1] + 1) or (order[0] > last[0] and not order[1])
