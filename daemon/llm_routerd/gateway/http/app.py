@@ -12,6 +12,7 @@ from aiohttp import web
 
 from llm_routerd.gateway.door import JSON, Completion, Endpoint, Looked, Lookup, Told
 from llm_routerd.gateway.doors import ENDPOINTS, native
+from llm_routerd.gateway.doors.native import telling
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
 from llm_routerd.gateway.http.answering import Answering, fields_of, key_of, wants_async
 from llm_routerd.gateway.http.bodies import read_body
@@ -100,13 +101,9 @@ def _completing(exchange: Exchange, endpoint: Completion) -> Any:
 
 def accepted(request_id: str) -> web.Response:
     """The request is on its way, and its client will come back for it."""
-    location = f"/v1/requests/{request_id}"
-    return web.Response(
-        status=202,
-        body=msgspec.json.encode({"id": request_id, "status": "queued", "events": f"{location}/events"}),
-        content_type=JSON,
-        headers={"Location": location, "X-Request-ID": request_id, "Preference-Applied": "respond-async"},
-    )
+    location = telling.links(request_id)["self"]
+    headers = {"Location": location, "X-Request-ID": request_id, "Preference-Applied": "respond-async"}
+    return web.Response(status=202, body=telling.standing(request_id, None), content_type=JSON, headers=headers)
 
 
 def _looking(exchange: Exchange, endpoint: Lookup) -> Any:
