@@ -137,6 +137,28 @@ async def test_a_request_that_is_left_is_unsubscribed_with_the_next_subscription
                 await asyncio.sleep(0.05)
 
 
+async def test_what_is_no_event_is_passed_over(valkey_url: str) -> None:
+    """Whoever may publish may publish anything; what stands in the stream counts."""
+    async with (
+        open_client(valkey_url) as redis,
+        multiplexed(valkey_url) as plexer,
+        plexer.follow("r", is_new=True) as following,
+    ):
+        await write(redis, "r", "1-0", publishes=False)
+        for said in (
+            "",
+            "{",
+            "[]",
+            '{"id":"x-y","type":"token","data":{}}',
+            '{"id":"1-","type":3,"data":{}}',
+            "\udcff",
+        ):
+            await redis.publish("llm:events:r", said.encode("utf-8", "surrogateescape"))
+        assert [event.stream_id for event in await following.next(5)] == ["1-0"]
+        await write(redis, "r", FINAL_ID)
+        assert [event.stream_id for event in await following.next(5)] == [FINAL_ID]
+
+
 async def test_who_is_slow_costs_no_memory_and_misses_nothing(valkey_url: str) -> None:
     """What is not taken is dropped, and read from the stream when there is room."""
     async with (

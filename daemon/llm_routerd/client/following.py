@@ -9,11 +9,14 @@ from llm_routerd.client.events import check_stream_id
 from llm_routerd.protocol.events import FINAL_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from llm_routerd.client.shard import Shard
     from llm_routerd.protocol.reading import SeenEvent
+
+Placed = tuple[tuple[int, int], "SeenEvent"]  # an event, and its place among the others of its request
 
 MOST_PENDING_BYTES = 262_144
 _PAGE_EVENTS = 100
@@ -55,7 +58,7 @@ class Following:
         self._is_behind = not is_new  # there may be events in the stream that are not pending here
         self._is_over = check_stream_id(after) >= check_stream_id(FINAL_ID)
         self._order = order_of(after)
-        self._pending: list[SeenEvent] = []
+        self._pending: list[Placed] = []
         self._pending_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self.idle_at = 0.0  # loop time at which a wait ends though nothing has come
@@ -86,12 +89,12 @@ class Following:
     ) -> None:
         self._hears.leave(self)
 
-    def hear(self, event: SeenEvent, size: int) -> None:
+    def hear(self, event: Placed, size: int) -> None:
         """An event has come that was published."""
         self.is_published = True
         if self._is_behind:  # it will be read with all that is missing
             return
-        if self._pending_bytes + size > MOST_PENDING_BYTES and not event.is_final:
+        if self._pending_bytes + size > MOST_PENDING_BYTES and not event[1].is_final:
             self.fall_behind()
             return
         self._pending.append(event)
@@ -127,8 +130,8 @@ class Following:
             if self._is_behind:
                 events = self._taken(await self._catch_up(), is_whole=True)
             else:
-                events, self._pending, self._pending_bytes = self._pending, [], 0
-                events = self._taken(events, is_whole=False)
+                pending, self._pending, self._pending_bytes = self._pending, [], 0
+                events = self._taken(pending, is_whole=False)
             if events:
                 return events
             if self._is_behind or self._pending:
@@ -142,11 +145,10 @@ class Following:
                 self._waiter = None
         return []
 
-    def _taken(self, events: list[SeenEvent], *, is_whole: bool) -> list[SeenEvent]:
+    def _taken(self, events: Iterable[Placed], *, is_whole: bool) -> list[SeenEvent]:
         """Those that have not been taken, which they are now; not `is_whole`: up to where one is missing."""
         found: list[SeenEvent] = []
-        for event in events:
-            order = order_of(event.stream_id)
+        for order, event in events:
             if order <= self._order:
                 continue
             if not (is_whole or event.is_final or follows(self._order, order)):
@@ -159,7 +161,7 @@ class Following:
             self._is_over = found[-1].is_final
         return found
 
-    async def _catch_up(self) -> list[SeenEvent]:
+    async def _catch_up(self) -> list[Placed]:
         """The next events in the stream; what is heard meanwhile is pending after them."""
         self._is_behind = False  # before it is read: what falls behind meanwhile is to be read again
         self._pending, self._pending_bytes = [], 0
@@ -170,12 +172,16 @@ class Following:
                 self._homes = (shard,)
                 if len(events) == _PAGE_EVENTS:
                     self._is_behind = True
-                return events
+                return [(order_of(event.stream_id), event) for event in events]
         return []
 
 
 def order_of(stream_id: str) -> tuple[int, int]:
-    """By which events are ordered."""
+    """By which events are ordered.
+
+    Raises:
+        ValueError: that is no ID.
+    """
     attempt, _, seq = stream_id.partition("-")
     return int(attempt), int(seq or 0)
 

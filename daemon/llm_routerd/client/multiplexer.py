@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llm_routerd.client.events import check_id
-from llm_routerd.client.following import Following
+from llm_routerd.client.following import Following, order_of
 from llm_routerd.errors import BrokerError
 from llm_routerd.protocol.events import FINAL_ID, Cancelled
 from llm_routerd.protocol.keys import Keys
@@ -292,7 +292,7 @@ class Multiplexer:
             return
         try:
             told = _read_message(message)
-            event = read_event(told.id, told.type, bytes(told.data))
+            event = order_of(told.id), read_event(told.id, told.type, bytes(told.data))
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):  # too long, or no event of ours
             for following in followings:
                 following.fall_behind()
