@@ -325,7 +325,7 @@ async def test_shard_that_cannot_be_served_keeps_no_place_for_what_it_was_to_tak
             for request_id in ids[1:4]:
                 await submit(client, request_id, layout)
             gate.set()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):  # where it keeps the place there is no end
                 for request_id in ids[:4]:
                     assert (await final_in(client, layout.keys[1].prefix, request_id))["type"] == "result"
 
