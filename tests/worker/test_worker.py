@@ -272,7 +272,7 @@ async def test_drain_finishes_what_runs_and_reads_nothing_more(broker_url: str) 
         entry = await add(client)
         await eventually(lambda: worker.in_flight == 1)
         worker.stop()
-        await asyncio.sleep(1)  # a read that was under way may still bring something: it has ended by now
+        await asyncio.sleep(2)  # a read that was under way may still bring something: it has ended by now
         late = await add(client)
         gate.set()
         assert (await final_of(client, entry))[0] == "result"
