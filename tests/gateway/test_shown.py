@@ -125,3 +125,31 @@ def test_never_two_answers(attempts: list[list[str]], rest: list[str], is_held: 
         assert shown.rstrip() == answer.rstrip()
     else:  # what was told until then is one attempt's, from its beginning
         assert any("".join(texts).startswith(shown) for texts in attempts)
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "told"),
+    [
+        ('```json\n{"a": "é"}\n```', {"a": "é"}, '{"a":"é"}'),
+        (" ```\n[1]\n``` ", [1], "[1]"),
+        ('{"a": 1.0}', {"a": 1.0}, '{"a": 1.0}'),
+        ("```sh\nls\n```", "```sh\nls\n```", "```sh\nls\n```"),
+    ],
+)
+def test_fence_around_json_is_not_told(text: str, content: Any, told: str) -> None:
+    """Who has asked for JSON reads nothing else; and text stays as it is."""
+    assert unfenced(replace(answer("r1", text), content=content)).raw_text == told
+
+
+def test_saying_a_long_answer_again_costs_as_much_as_saying_it() -> None:
+    """Each token was compared with all that was shown: minutes for a hundred thousand of them."""
+    shown = Shown(is_held=False, shows_reasoning=False)
+    words = [f" word{n}" for n in range(60_000)]
+    for seq, word in enumerate(words, 1):
+        shown.see(token(1, seq, word))
+    again = [token(2, seq, word) for seq, word in enumerate([*words, " more"], 1)]
+    began = time.process_time()
+    seen = [shown.see(each) for each in again]
+    assert time.process_time() - began < 2
+    assert seen[-1] == More(" more")
+    assert set(seen[:-1]) == {More()}

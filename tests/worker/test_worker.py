@@ -265,9 +265,10 @@ async def test_same_id_twice_costs_one_call_and_has_one_answer(broker_url: str, 
 async def test_drain_finishes_what_runs_and_reads_nothing_more(broker_url: str) -> None:
     """A graceful stop answers what it has begun."""
     gate = asyncio.Event()
+    config = make_config(daemon=replace(DAEMON, drain_seconds=20.0))
     async with (
         open_client(broker_url) as client,
-        run_worker(broker_url, {"local": FakeBackend(waits_for(gate))}) as worker,
+        run_worker(broker_url, {"local": FakeBackend(waits_for(gate))}, config=config) as worker,
     ):
         entry = await add(client)
         await eventually(lambda: worker.in_flight == 1)
