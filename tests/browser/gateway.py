@@ -20,16 +20,16 @@ from llm_routerd.gateway.overview import (
     LaneView,
     Overview,
     RunningView,
-    Sums,
     Today,
     WorkerView,
 )
+from llm_routerd.gateway.tally import Sums
 from llm_routerd.protocol.events import FINAL_ID
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from llm_routerd.gateway.overview import State
+    from llm_routerd.gateway.tally import State
     from llm_routerd.protocol.keys import Lane
 
 

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_routerd.gateway.overview import Sums, Today, WorkerView
+from llm_routerd.gateway.overview import Today, WorkerView
+from llm_routerd.gateway.tally import Sums
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.browser.gateway import FakeGateway, confirmation, deployment, lane, overview, running
 

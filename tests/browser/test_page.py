@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from llm_routerd.gateway.overview import Sums, Today, WorkerView
+from llm_routerd.gateway.overview import Today, WorkerView
+from llm_routerd.gateway.tally import Sums
 from tests.browser.gateway import confirmation, deployment, lane, overview, running
 from tests.support.eventually import eventually
 

@@ -15,6 +15,7 @@ import msgspec
 
 from llm_routerd.client.events import check_id
 from llm_routerd.client.following import Following, order_of
+from llm_routerd.client.shard import STRAY_SECONDS
 from llm_routerd.errors import BrokerError
 from llm_routerd.protocol.events import FINAL_ID, Cancelled
 from llm_routerd.protocol.keys import Keys
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.keys import Lane
 
 PATIENCE_SECONDS = 5.0
-STRAY_SECONDS = 3_600
 SWEEP_SECONDS = 1.0  # so often it is looked for what nobody has published: a cancellation, what was lost on the way
 _FIRST_POLL_SECONDS = 0.05  # of a request that is not published at all
 _LAST_POLL_SECONDS = 0.5
@@ -76,16 +76,13 @@ class _Line:
             )
 
         self.why = "it has not answered yet"
-        self.pipe = Pipe(factory("write"), on_state=self._state_changed)
+        self.pipe = Pipe(factory("write"), on_state=lambda _state, why: self._tell(why))
         self.subscriber = Subscriber(
-            factory("hear"), heard=plexer.heard, listening=plexer.listening, on_state=self._told_state
+            factory("hear"), heard=plexer.heard, listening=plexer.listening, on_state=self._tell
         )
 
-    def _state_changed(self, state: PipeState, why: str) -> None:
-        if state is not PipeState.READY:
-            self.why = why or self.why
-
-    def _told_state(self, why: str) -> None:
+    def _tell(self, why: str) -> None:
+        """Keep why it was away last; "": it is back."""
         self.why = why or self.why
 
     async def ready(self) -> None:
@@ -220,7 +217,7 @@ class Multiplexer:
         Raises:
             BrokerError: the server does not answer in time.
         """
-        following.poll_seconds = SWEEP_SECONDS if following.is_published else _FIRST_POLL_SECONDS
+        following.poll_seconds = _least_seconds(following)
         following.polled_at = asyncio.get_running_loop().time()
         waits = []
         for shard, channel in _channels(following):
@@ -362,7 +359,7 @@ class Multiplexer:
         found = {stream for stream, _ in reply or ()}
         for channel, following in several:
             if channel in found:
-                following.poll_seconds = _FIRST_POLL_SECONDS if not following.is_published else SWEEP_SECONDS
+                following.poll_seconds = _least_seconds(following)
                 following.fall_behind()
 
 
@@ -396,6 +393,10 @@ async def _patiently(answer: asyncio.Future[None]) -> None:
 def _channels(following: Following) -> list[tuple[Shard, bytes]]:
     """Where events may be published, which is named as the stream is."""
     return [(shard, shard.keys.events(following.request_id).encode()) for shard in following.known_homes]
+
+
+def _least_seconds(following: Following) -> float:
+    return SWEEP_SECONDS if following.is_published else _FIRST_POLL_SECONDS
 
 
 def _most_seconds(following: Following) -> float:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _EVENTS_PER_READ = 500
-_STRAY_SECONDS = 3_600
+STRAY_SECONDS = 3_600
 
 
 class Sealing(Enum):
@@ -114,7 +114,7 @@ class Shard:
 
         async def write() -> None:
             await self.redis.xadd(key, dict[Any, Any](fields))
-            await self.redis.expire(key, _STRAY_SECONDS)  # not before: a key of another type is not ours to bound
+            await self.redis.expire(key, STRAY_SECONDS)  # not before: a key of another type is not ours to bound
 
         await self.patiently(write, stream=key)
 
@@ -151,7 +151,7 @@ class Shard:
         pipe = self.redis.pipeline(transaction=False)
         pipe.xadd(key, {"type": Cancelled.type, "data": data}, id=FINAL_ID, nomkstream=must_exist)
         if not must_exist:
-            pipe.expire(key, _STRAY_SECONDS, nx=True)
+            pipe.expire(key, STRAY_SECONDS, nx=True)
         added, *expire = await pipe.execute(raise_on_error=False)
         if isinstance(added, ResponseError) and is_passed(added):
             return Sealing.LATE
@@ -163,7 +163,7 @@ class Shard:
         if added and must_exist:  # not before: a key of another type is not ours to bound
             with suppress(NoPermissionError):  # who may write the events but not EXPIRE has still cancelled
                 # NX: what the daemon made has its TTL already, and only a key that nobody knows of has none.
-                await self.redis.expire(key, _STRAY_SECONDS, nx=True)
+                await self.redis.expire(key, STRAY_SECONDS, nx=True)
         for reply in expire:
             if isinstance(reply, Exception) and not isinstance(reply, NoPermissionError):
                 raise reply
@@ -298,4 +298,4 @@ def _is_away(error: RedisError) -> bool:
     return isinstance(error, (RedisConnectionError, RedisTimeoutError)) or is_unfit(error)
 
 
-__all__ = ["Sealing", "Shard"]
+__all__ = ["STRAY_SECONDS", "Sealing", "Shard"]

@@ -11,7 +11,8 @@ import pytest
 from llm_routerd.client import LaneState, Running, Survey
 from llm_routerd.config.tree import Chain, Config, Deployment
 from llm_routerd.gateway.admission import Caller
-from llm_routerd.gateway.overview import RECENT, Overview, Sums, Tally, Today, overview
+from llm_routerd.gateway.overview import Overview, Today, overview
+from llm_routerd.gateway.tally import RECENT, Sums, Tally
 from llm_routerd.protocol.examples import METRICS_EVENTS
 from llm_routerd.protocol.keys import LANES
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from llm_routerd.errors import BrokerError
-from llm_routerd.gateway.overview import Overview, Tally, overview
+from llm_routerd.gateway.overview import Overview, overview
+from llm_routerd.gateway.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
