@@ -34,7 +34,7 @@ from tests.support.accounts import counted
 from tests.support.schemas import closed
 
 NAMES = sorted({"config", *schemas.documents()})
-WRITTEN_TO_US = frozenset({"config", "request"})
+WRITTEN_TO_US = frozenset({"config", "request", "tool"})
 PROTOCOL = {
     "event.attempt": {"deployment", "model", "delivery", "consumer", "entry"},
     "event.token": {"text"},
@@ -44,6 +44,15 @@ PROTOCOL = {
         "id", "content", "raw_text", "model_used", "deployment", "finish_reason", "tool_calls", "usage", "cost_usd",
         "latency_ms", "ttft_ms", "queue_ms", "attempts", "attempt", "tenant_id", "context", "metadata",
     },
+    "event.tool_call": {"call_id", "name", "arguments", "turn", "args_sha256", "confirm", "expires_at_ms"},
+    "event.confirmed": {"call_id", "by", "reason"},
+    "event.denied": {"call_id", "by", "reason"},
+    "event.tool_result": {"call_id", "name", "result", "error", "latency_ms"},
+    "event.turn": {"turn", "message"},
+    "tool": {"description", "parameters", "confirm", "timeout_ms", "result_schema"},
+    "tool-call": {
+        "id", "call_id", "name", "arguments", "turn", "tenant_id", "deadline_ms", "traceparent",
+    },
     "event.error": {"id", "code", "message", "attempts", "metadata"},
     "event.cancelled": {"id", "reason"},
     "metrics": {
@@ -51,7 +60,7 @@ PROTOCOL = {
         "type", "code", "queue_ms", "ttft_ms", "usage", "cost_usd", "consumer",
     },
     "request": {
-        "id", "messages", "prompt", "model", "schema", "stream", "tools", "tool_choice", "params", "tenant_id",
+        "id", "messages", "prompt", "model", "schema", "stream", "tools", "tool_choice", "agent", "params", "tenant_id",
         "context", "metadata", "timeout_ms", "deadline_ms", "local_only", "publish", "traceparent",
     },
 }  # fmt: skip
@@ -122,7 +131,7 @@ def test_every_row_of_the_protocol_is_there(name: str) -> None:
     """What the tables of the protocol name is described, and in events required."""
     schema = load_schema(name)
     assert PROTOCOL[name] <= schema["properties"].keys()
-    if name not in {"request", "event.attempt"}:
+    if name not in {"request", "tool", "event.attempt", "event.tool_call", "event.tool_result"}:
         assert PROTOCOL[name] <= set(schema["required"])
 
 

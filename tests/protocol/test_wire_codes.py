@@ -36,6 +36,10 @@ _ERRORS: dict[str, tuple[dict[str, str], Any]] = {
     "deadline_exceeded": ({"timeout_ms": "100"}, hangs()),
 }
 _ERRORS_ELSEWHERE = {
+    "turns_exhausted",  # tests/worker: test_runs.py
+    "confirmation_expired",  # tests/worker: test_runs.py
+    "unknown_tool",  # tests/worker: test_runs.py
+    "tool_not_allowed",  # tests/worker: test_runs.py
     "poisoned",  # test_worker.py::test_request_that_kills_its_workers_is_buried
     "internal",  # test_worker.py::test_bug_in_handling_ends_that_request_and_no_other
     "budget_exceeded",  # of the protocol; nothing has a budget yet, so nobody writes it

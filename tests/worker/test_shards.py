@@ -152,7 +152,7 @@ async def test_shards_share_the_places_of_their_worker(valkey_url: str) -> None:
     async with open_client(valkey_url) as client:
         for number in range(60):
             await submit(client, f"r{number}")
-        async with run_worker(valkey_url, {"local": model}, config=config) as worker:
+        async with run_worker(valkey_url, {"local": model}, config=config):
             await eventually(lambda: len(model.calls) >= 6)
             await asyncio.sleep(0.2)  # one that each neighbour has read meanwhile is in flight, and waits for its place
             assert 6 <= len(model.calls) <= 8  # as with one shard, two that crossed may be above

@@ -168,6 +168,7 @@ def _build(merged: dict[str, Any], environ: Mapping[str, str], disabled: Mapping
     named = {kind: {name: {**table, "name": name} for name, table in merged[kind].items()} for kind in builtin_tables()}
     for name, table in named["deployments"].items():
         table["api_key"], table["key_missing"] = key_of(table, environ, disabled.get(name))
+    named["tenants"] = {name: {**table, "name": name} for name, table in merged.get("tenants", {}).items()}
     # Not strict: to TOML 5.0 is no whole number, to the schema it is.
     config = convert({**merged, **named, "gateway": _gateway(merged, disabled)}, Config, strict=False)
     for name, deployment in config.deployments.items():

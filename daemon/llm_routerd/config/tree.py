@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
+from llm_routerd.config.agents import AgentsConfig, Tenant
 from llm_routerd.config.gateway import GatewayConfig
 from llm_routerd.config.providers import BACKENDS, PROVIDERS, Provider, provider_of
 from llm_routerd.config.table import Name, Table, key
@@ -317,6 +318,8 @@ class Config(Table, frozen=True, kw_only=True):
     log: LogConfig = LogConfig()
     refusal: RefusalConfig = RefusalConfig()
     gateway: GatewayConfig = GatewayConfig()
+    agents: AgentsConfig = AgentsConfig()
+    tenants: Annotated[Mapping[Name, Tenant], key("What tenants may do, by name.")] = field(default_factory=dict)
     deployments: Annotated[Mapping[Name, Deployment], key("Models at endpoints, by name.")] = field(
         default_factory=dict
     )

@@ -190,6 +190,12 @@ class ErrorCode(StrEnum):
     LOCAL_EXHAUSTED = _error("local_exhausted", "the same of the local ones, of a request that may not leave them")
     DEADLINE_EXCEEDED = _error("deadline_exceeded", "the request's deadline came first")
     BUDGET_EXCEEDED = _error("budget_exceeded", "reserved")
+    TURNS_EXHAUSTED = _error(
+        "turns_exhausted", "in the last turn of a run, which offers no tool, no model gave an acceptable answer"
+    )
+    CONFIRMATION_EXPIRED = _error("confirmation_expired", "nobody confirmed or denied a tool call in time")
+    UNKNOWN_TOOL = _error("unknown_tool", "no tool is registered under a name that `agent.tools` gives")
+    TOOL_NOT_ALLOWED = _error("tool_not_allowed", "the operator lets this tenant use no such tool")
     POISONED = _error("poisoned", "it was delivered too often: its workers died")
     INTERNAL = _error("internal", "a fault of llm-routerd")
 

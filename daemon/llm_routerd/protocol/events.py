@@ -153,6 +153,117 @@ class AttemptRejected(StreamEvent, frozen=True, kw_only=True):
     latency_ms: Annotated[int, said("From the attempt's start to its end.", minimum=0)]
 
 
+CallId = Annotated[
+    str, said("Of one call among those of all requests; a tool that is asked twice under one has acted.", minLength=1)
+]
+ToolName = Annotated[str, said("As it is registered.", minLength=1)]
+TurnNumber = Annotated[int, said("Of the run's calls to a model that stand, from 1 on.", minimum=1)]
+ArgsSha256 = Annotated[
+    str,
+    said("SHA-256 of the arguments, in hexadecimal: whoever agrees to them names it.", pattern="^[0-9a-f]{64}$"),
+]
+_Arguments = Annotated[Any, said("The JSON object; where the model wrote none, its text, and the call is not made.")]
+_DeadlineMs = Annotated[
+    int | None,
+    said("Where the call was put on its tool's stream: until when the tool's answer is waited for.", minimum=0),
+]
+_Entry = Annotated[
+    str | None,
+    said("Where the call was put on its tool's stream: its ID there.", pattern=STREAM_ID_PATTERN),
+]
+
+
+class ToolCalled(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """The model calls a tool of its run.  ID `n-k`.
+
+    With `entry` the tool has been told; with `confirm` a person is to agree first; with neither a `tool_result` says
+    why the call is not made.
+    """
+
+    type: ClassVar[Literal["tool_call"]] = "tool_call"
+
+    call_id: CallId
+    name: ToolName
+    arguments: _Arguments
+    turn: TurnNumber
+    args_sha256: ArgsSha256
+    confirm: Annotated[bool, said("A person must agree first.", const=True)] = False
+    expires_at_ms: Annotated[
+        int | None,
+        said(
+            "Where `confirm` is: until when somebody may agree; Unix time in milliseconds by the Redis server's clock.",
+            minimum=0,
+        ),
+    ] = None
+    deadline_ms: _DeadlineMs = None
+    entry: _Entry = None  # added by `dispatch.lua`
+
+
+class CallConfirmed(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """A person has agreed to a tool call, which was put on its tool's stream with that.  ID `n-k`."""
+
+    type: ClassVar[Literal["confirmed"]] = "confirmed"
+
+    call_id: CallId
+    by: Annotated[str, said("Who.")] = field(default_factory=str)
+    reason: Annotated[str, said("Free text; may be empty.")] = field(default_factory=str)
+    arguments: Annotated[
+        dict[str, Any] | None, said("Where the person changed them: those that the call is made with.")
+    ] = None
+    always: Annotated[bool, said("Further calls of this tool in this run wait for nobody.", const=True)] = False
+    deadline_ms: _DeadlineMs = None
+    entry: _Entry = None  # added by `observe.lua`
+
+
+class CallDenied(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """A person will not have a tool call, which is not made; the model is told.  ID `n-k`."""
+
+    type: ClassVar[Literal["denied"]] = "denied"
+
+    call_id: CallId
+    by: Annotated[str, said("Who.")] = field(default_factory=str)
+    reason: Annotated[str, said("Free text, which the model is told; may be empty.")] = field(default_factory=str)
+
+
+class ToolReturned(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of a tool call, as the model is told.  ID `n-k`."""
+
+    type: ClassVar[Literal["tool_result"]] = "tool_result"
+
+    call_id: CallId
+    name: ToolName
+    result: Annotated[
+        Any, said("The JSON that the tool answered, else its text, cut where it is too long; absent: null, or `error`.")
+    ] = None
+    error: Annotated[str | None, said("What went wrong; there is no result.")] = None
+    latency_ms: Annotated[int, said("Since the call was put on its tool's stream.", minimum=0)] = field(
+        default_factory=int
+    )
+
+
+class TurnEnded(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """A model's turn of a run that goes on: its text and its calls, which stand before this, are final.  ID `n-k`."""
+
+    type: ClassVar[Literal["turn"]] = "turn"
+
+    turn: TurnNumber
+    message: Annotated[dict[str, Any], said("The assistant message, in OpenAI's form, as the next turn will see it.")]
+    deployment: DeploymentName
+    model: ModelName
+    latency_ms: Annotated[int, said("Of the attempt that it was.", minimum=0)]
+    usage: Annotated[Usage, said("Of the attempt that it was.")]
+    cost_usd: Annotated[
+        float | None, said("Of the turn's attempts together; null where one has a price that is not known.", minimum=0)
+    ]
+    cost_estimated: Annotated[bool, said("There where a part of `cost_usd` is an estimate.", const=True)] = False
+    deadline_ms: Annotated[
+        int | None,
+        said(
+            "Until when the run's answer is wanted, by the Redis server's clock; absent: whenever it comes.", minimum=0
+        ),
+    ] = None
+
+
 class Result(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
     """The answer: a final event.  ID `9007199254740991-0`."""
 
@@ -170,7 +281,7 @@ class Result(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
     tool_calls: Annotated[
         tuple[ToolCall, ...], said("The functions that the model wants called; acted on only from here.")
     ]
-    usage: Annotated[Usage, said("Of the call that answered.")]
+    usage: Annotated[Usage, said("Of the call that answered; of a run with tools, of all its turns together.")]
     cost_usd: Annotated[
         float | None,
         said("Of all attempts together; 0 for local ones, null where one has a price that is not known.", minimum=0),
@@ -200,6 +311,9 @@ class Result(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
             const=True,
         ),
     ] = False
+    turns: Annotated[
+        int | None, said("Of a run with tools: how many calls to a model it took, this answer included.", minimum=1)
+    ] = None
 
     @property
     def answer(self) -> Answer:
@@ -253,6 +367,7 @@ class Cancelled(StreamEvent, frozen=True, kw_only=True):
 
 AttemptEvent = Token | Reasoning | AttemptRejected  # what a sink is given while an attempt runs
 ProgressEvent = AttemptStarted | AttemptEvent
+RunEvent = ToolCalled | CallConfirmed | CallDenied | ToolReturned | TurnEnded  # what a run with tools is replayed from
 FinalEvent = Result | Failed
-Event = ProgressEvent | FinalEvent
+Event = ProgressEvent | RunEvent | FinalEvent
 StandingEvent = Event | Cancelled  # what may stand in an events stream

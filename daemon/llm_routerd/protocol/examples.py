@@ -12,18 +12,25 @@ from llm_routerd.protocol.dead_letter import Base64, DeadLetter, Submitted
 from llm_routerd.protocol.events import (
     AttemptRejected,
     AttemptStarted,
+    CallConfirmed,
+    CallDenied,
     Cancelled,
     Failed,
     Reasoning,
     Result,
     StreamEvent,
     Token,
+    ToolCalled,
+    ToolReturned,
+    TurnEnded,
 )
 from llm_routerd.protocol.metrics_event import DeploymentUsage, EarlyStop, MetricsEvent, TenantTotals
 from llm_routerd.protocol.outcome import AttemptSummary, Outcome, Usage
+from llm_routerd.protocol.tool import ToolRequest
 
 if TYPE_CHECKING:
     from llm_routerd.protocol.request import RequestFields
+    from llm_routerd.protocol.tool import ToolFields
 
 _LOCAL, _HAIKU = "ollama/qwen2.5:7b", "anthropic/claude-haiku-4-5-20251001"
 _REASON = '$.amount: "12.50" is not of type "number"'
@@ -42,6 +49,10 @@ _SUCCESS = AttemptSummary(
 _USAGE = Usage(prompt_tokens=31, completion_tokens=9)
 _UNKNOWN = "$: unknown property `promt`; did you mean `prompt`?"
 
+_CALL_ID, _SWITCH_ID = "call_3f0a9c51d2b84e6677a0c1d4", "call_9d1e4b7700c24f3a8b65e012"
+_OSLO, _LAMP = {"city": "Oslo"}, {"lamp": "hall", "on": True}
+_OSLO_SHA256 = "99a8fa9e4312f0bfd68a60a3ca5a7fd7fad321910c43c41afc6702c0697920a4"
+
 SHOWN: tuple[StreamEvent, ...] = (
     AttemptStarted(
         deployment="local", model=_LOCAL, delivery=1, consumer="cupboard-1", entry="1700000000000-0", lane="normal"
@@ -58,6 +69,47 @@ SHOWN: tuple[StreamEvent, ...] = (
         reason=_REASON,
         latency_ms=431,
     ),
+    ToolCalled(
+        call_id=_CALL_ID,
+        name="weather",
+        arguments=_OSLO,
+        turn=1,
+        args_sha256=_OSLO_SHA256,
+        deadline_ms=1700000030000,
+        entry="1700000000123-0",
+    ),
+    ToolCalled(
+        call_id=_SWITCH_ID,
+        name="lights.switch",
+        arguments=_LAMP,
+        turn=1,
+        args_sha256="f539b5c9af78767aba9b11ff9f48be0d8e888b2d498b40ab60ae7b6fb1db90cd",
+        confirm=True,
+        expires_at_ms=1700000600000,
+    ),
+    TurnEnded(
+        turn=1,
+        message={
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": _CALL_ID,
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": '{"city":"Oslo"}'},
+                }
+            ],
+        },
+        deployment="local",
+        model=_LOCAL,
+        latency_ms=640,
+        usage=_USAGE,
+        cost_usd=0.0,
+    ),
+    ToolReturned(call_id=_CALL_ID, name="weather", result={"celsius": -3}, latency_ms=48),
+    ToolReturned(call_id=_CALL_ID, name="weather", error="no such city", latency_ms=31),
+    CallConfirmed(call_id=_SWITCH_ID, by="ada", deadline_ms=1700000090000, entry="1700000060000-0"),
+    CallDenied(call_id=_SWITCH_ID, by="ada", reason="the hall is asleep"),
     Result(
         request_id="invoice-4711",
         content={"amount": 12.5},
@@ -187,6 +239,38 @@ DEAD_LETTERS = [
     ),
 ]
 
+TOOLS: list[ToolFields] = [
+    {
+        "description": "The temperature in a city, in degrees Celsius.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "idempotent": True,
+    },
+    {
+        "description": "Switches a lamp on or off.",
+        "parameters": {
+            "type": "object",
+            "properties": {"lamp": {"type": "string"}, "on": {"type": "boolean"}},
+            "required": ["lamp", "on"],
+        },
+        "confirm": True,
+        "timeout_ms": 5000,
+    },
+]
+TOOL_REQUESTS = [
+    to_builtins(
+        ToolRequest(
+            request_id="evening-17",
+            call_id=_CALL_ID,
+            name="weather",
+            arguments=_OSLO,
+            turn=1,
+            tenant_id="ada",
+            deadline_ms=1700000030000,
+            traceparent=None,
+        )
+    )
+]
+
 _WEATHER = {"type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
 REQUESTS: list[RequestFields] = [
     {"prompt": "Why is the sky blue?"},
@@ -231,5 +315,10 @@ REQUESTS: list[RequestFields] = [
         ],
         "tool_choice": "auto",
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    },
+    {
+        "id": "evening-17",
+        "prompt": "If it freezes in Oslo, switch the light in the hall on.",
+        "agent": {"tools": ["weather", "lights.*"], "max_turns": 4, "confirm": ["lights.*"]},
     },
 ]

@@ -38,6 +38,24 @@ class Keys:
         """The events stream of a request, also the name of its Pub/Sub channel."""
         return f"{self.prefix}:events:{request_id}"
 
+    @property
+    def tools(self) -> str:
+        """The hash in which tools are registered, by name."""
+        return f"{self.prefix}:tools"
+
+    def tool_calls(self, name: str) -> str:
+        """The stream of one tool's calls."""
+        return f"{self.prefix}:tools:{name}"
+
+    def inbox(self, request_id: str) -> str:
+        """The stream of what tools answer to a request's calls."""
+        return f"{self.prefix}:inbox:{request_id}"
+
+    @property
+    def audit(self) -> str:
+        """The stream of what was called, and who agreed to it."""
+        return f"{self.prefix}:audit"
+
     def consent(self, request_id: str) -> str:
         """The stream of what people said to a request's tool calls."""
         return f"{self.prefix}:consent:{request_id}"

@@ -24,7 +24,7 @@ from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.cut import MOST_FIELDS, CutList, extent_of
 from llm_routerd.protocol.numbers import holds_inexact
 from llm_routerd.protocol.reply_address import reply_address
-from llm_routerd.protocol.request import Request, RequestError, StreamMode
+from llm_routerd.protocol.request import AgentSpec, Request, RequestError, StreamMode
 from llm_routerd.protocol.schema_files import load_schema
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class RequestParser:
         self._schemas = schemas
         self._makers: dict[str, Callable[[Any], Any]] = {
             **dict.fromkeys(self._form.integers, int),
+            "agent": lambda given: msgspec.convert(given, AgentSpec, strict=False),
             "messages": tuple,
             "schema": self._compiled,
             "stream": _STREAM_MODES.__getitem__,
@@ -202,6 +203,8 @@ class RequestParser:
         request = Request(**given)
         if request.tool_choice is not None:
             _check_tool_choice(request)
+        if request.agent is not None and (request.tools or request.tool_choice is not None):
+            raise _FaultError("$.agent: expected neither `tools` nor `tool_choice` beside it: a run has its own")
         return request
 
     def _compiled(self, schema: Any) -> AnswerSchema:

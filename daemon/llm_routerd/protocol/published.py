@@ -10,7 +10,18 @@ import re
 import types
 from enum import Enum
 from inspect import getdoc
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields
@@ -20,6 +31,7 @@ from llm_routerd.protocol.dead_letter import DeadLetter
 from llm_routerd.protocol.metrics_event import MetricsEvent
 from llm_routerd.protocol.reading import KINDS
 from llm_routerd.protocol.request import RequestFields
+from llm_routerd.protocol.tool import ToolFields, ToolRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +65,8 @@ def documents() -> dict[str, Schema]:
         "dead-letter": document(DeadLetter, "A dead letter", examples.DEAD_LETTERS),
         "metrics": document(MetricsEvent, "The metrics event", examples.METRICS_EVENTS),
         "request": request,
+        "tool": document(ToolFields, "A tool, as it is registered", examples.TOOLS),
+        "tool-call": document(ToolRequest, "A call of a tool", examples.TOOL_REQUESTS),
     }
 
 
@@ -88,8 +102,8 @@ def _object(kind: type, named: dict[str, Schema]) -> Schema:
     found["properties"] = {name: _schema(hint, named) for name, hint in hints.items()}
     required: frozenset[str] = kind.__required_keys__  # type: ignore[attr-defined]  # a TypedDict
     if required:
-        return found | {"required": [name for name in hints if name in required]}
-    return found | {"additionalProperties": False}
+        found["required"] = [name for name in hints if name in required]
+    return found if kind.__total__ else found | {"additionalProperties": False}  # type: ignore[attr-defined]
 
 
 def _schema(hint: Any, named: dict[str, Schema]) -> Schema:
@@ -155,6 +169,7 @@ def _values(schema: Schema) -> Iterator[Any]:
 _GENERIC: dict[Any, Callable[[Arguments, dict[str, Schema]], Schema]] = {
     Annotated: _annotated,
     Literal: _literal,
+    Required: lambda arguments, named: _schema(arguments[0], named),
     Union: _union,
     dict: _mapping,
     list: _array,
@@ -170,6 +185,8 @@ def _without_description(schema: Schema) -> Schema:
 def _without_null(schema: Schema) -> Schema:
     """Of a property that is left out where it would be null."""
     found = dict(schema)
+    if "type" not in found and "anyOf" not in found and "enum" not in found:  # anything
+        return found
     if "anyOf" in found:
         (only,) = [each for each in found.pop("anyOf") if each != {"type": "null"}]
         return {**found, **only}

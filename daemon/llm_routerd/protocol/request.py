@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict
 
 import orjson
 from msgspec import Struct, field
@@ -76,6 +76,36 @@ class Params(TypedDict, total=False):
     ]
 
 
+_TOOLS: dict[str, Any] = {
+    "maxItems": 128,
+    "items": {
+        "description": "A name; `*` stands for any letters, `?` for one (`lights.*`).",
+        "type": "string",
+        "pattern": r"^[A-Za-z0-9_.*?-]{1,64}$",
+    },
+}
+
+
+class AgentFields(TypedDict, total=False):
+    """Has the daemon run the tools that the model calls, turn after turn, until there is an answer."""
+
+    tools: Required[
+        Annotated[list[str], said("Which of the registered tools the model may call.", **(_TOOLS | {"minItems": 1}))]
+    ]
+    max_turns: Annotated[
+        int,
+        said(
+            "Calls to a model that stand; in the last one no tool is offered, so that it must answer. Absent: as the "
+            "operator has it, 5 by default.",
+            minimum=1,
+            maximum=20,
+        ),
+    ]
+    confirm: Annotated[
+        list[str], said("Calls of these wait for a person, beyond those that wait for one anyway.", **_TOOLS)
+    ]
+
+
 class RequestFields(TypedDict, total=False):
     """The JSON object in the field `data` of an entry of a requests stream, or the same properties, one field each."""
 
@@ -128,6 +158,9 @@ class RequestFields(TypedDict, total=False):
             "rejected.",
             **_CHOICE,
         ),
+    ]
+    agent: Annotated[
+        AgentFields, said("Has the daemon run the tools that the model calls. Not beside `tools` or `tool_choice`.")
     ]
     params: Annotated[
         Params, said("Sampling and limits, from a closed list. What a deployment does not know is not sent to it.")
@@ -187,6 +220,20 @@ class StreamMode(StrEnum):
     LIVE = "live"
 
 
+class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which tools a run may use, as the request says; globs as in `fnmatch`.
+
+    Attributes:
+        tools: those that the model may call.
+        max_turns: None: as the operator has it.
+        confirm: those whose calls wait for a person in any case.
+    """
+
+    tools: tuple[str, ...]
+    max_turns: int | None = None
+    confirm: tuple[str, ...] = ()
+
+
 class Request(Struct, frozen=True, kw_only=True):
     """One request, read and found sound; `messages` is filled also where the producer wrote `prompt`.
 
@@ -201,6 +248,7 @@ class Request(Struct, frozen=True, kw_only=True):
     stream: StreamMode = StreamMode.OFF
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: Any = None
+    agent: AgentSpec | None = None
     params: dict[str, Any] = field(default_factory=dict)
     tenant_id: str | None = None
     context: str | None = None
