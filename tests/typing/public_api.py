@@ -11,6 +11,8 @@ from llm_routerd import Router  # noqa: TC001 - as callers have it
 from llm_routerd.client import (
     AttemptRejected,
     AttemptStarted,
+    CallConfirmed,
+    CallDenied,
     Cancelled,
     Client,
     Failed,
@@ -18,6 +20,9 @@ from llm_routerd.client import (
     RequestFields,
     Result,
     Token,
+    ToolCalled,
+    ToolReturned,
+    TurnEnded,
     UnknownEvent,
 )
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
@@ -68,6 +73,10 @@ async def events_of_a_stream_are_typed(client: Client) -> None:
                 assert_type(event.code, ErrorCode)
             case Cancelled():
                 assert_type(event.reason, str)
+            case ToolCalled() | ToolReturned() | CallConfirmed() | CallDenied():
+                assert_type(event.call_id, str)
+            case TurnEnded():
+                assert_type(event.turn, int)
             case UnknownEvent():
                 assert_type(event.data["text"], object)  # type: ignore[assert-type]
             case _:

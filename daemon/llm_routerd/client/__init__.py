@@ -23,11 +23,16 @@ from llm_routerd.errors import UnknownRequestError
 from llm_routerd.protocol.events import (
     AttemptRejected,
     AttemptStarted,
+    CallConfirmed,
+    CallDenied,
     Cancelled,
     Failed,
     Reasoning,
     Result,
     Token,
+    ToolCalled,
+    ToolReturned,
+    TurnEnded,
 )
 from llm_routerd.protocol.reading import SeenEvent, UnknownEvent
 from llm_routerd.protocol.request import Params, RequestFields
@@ -37,6 +42,8 @@ ClientEvent = SeenEvent
 __all__ = [
     "AttemptRejected",
     "AttemptStarted",
+    "CallConfirmed",
+    "CallDenied",
     "Cancelled",
     "Client",
     "ClientEvent",
@@ -53,6 +60,9 @@ __all__ = [
     "Sighting",
     "Survey",
     "Token",
+    "ToolCalled",
+    "ToolReturned",
+    "TurnEnded",
     "UnknownEvent",
     "UnknownRequestError",
     "as_text",

@@ -369,5 +369,5 @@ AttemptEvent = Token | Reasoning | AttemptRejected  # what a sink is given while
 ProgressEvent = AttemptStarted | AttemptEvent
 RunEvent = ToolCalled | CallConfirmed | CallDenied | ToolReturned | TurnEnded  # what a run with tools is replayed from
 FinalEvent = Result | Failed
-Event = ProgressEvent | RunEvent | FinalEvent
-StandingEvent = Event | Cancelled  # what may stand in an events stream
+Event = ProgressEvent | FinalEvent
+StandingEvent = Event | RunEvent | Cancelled  # what may stand in an events stream
