@@ -224,12 +224,15 @@ async def test_gemini_that_is_cut_is_told_from_gemini_that_is_whole(llmock: LLMo
 
 def test_calls_get_copies() -> None:
     """Its inside changes what it is given, and the next deployment is to get the same."""
-    call = ask(schema={"type": "object"}, tools=({"type": "function", "function": {"name": "f"}},))
-    arguments = call_arguments(deployment_of("openai", "http://x"), call)
+    with_schema = ask(schema={"type": "object"})
+    arguments = call_arguments(deployment_of("openai", "http://x"), with_schema)
     arguments["messages"][0]["content"] = "changed"
-    arguments["tools"][0]["function"]["name"] = "changed"
     arguments["response_format"]["json_schema"]["schema"]["type"] = "changed"
-    assert call == ask(schema={"type": "object"}, tools=({"type": "function", "function": {"name": "f"}},))
+    assert with_schema == ask(schema={"type": "object"})
+    with_tools = ask(tools=({"type": "function", "function": {"name": "f"}},))
+    arguments = call_arguments(deployment_of("openai", "http://x"), with_tools)
+    arguments["tools"][0]["function"]["name"] = "changed"
+    assert with_tools == ask(tools=({"type": "function", "function": {"name": "f"}},))
 
 
 @on_one_loop
