@@ -25,6 +25,10 @@ class RunBooks:
         del request, events
         self._metrics.called(spent.attempts)
 
+    def called(self, spent: Spent) -> None:
+        """A turn was paid for, and does not stand."""
+        self._metrics.called(spent.attempts)
+
     def heard(self, request: Request, run: AgentRun, events: Sequence[SeenEvent]) -> None:
         """These words of tools and people stand; `run` does not know of them yet."""
 
