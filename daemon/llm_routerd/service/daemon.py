@@ -27,7 +27,7 @@ from llm_routerd.service.garbage import calm_garbage_collector
 from llm_routerd.service.health_http import HealthServer
 from llm_routerd.service.limits import make_room, make_room_for_clients
 from llm_routerd.service.notify import Notifier, Watchdog
-from llm_routerd.wiring import get_ready, make_parser, make_resources
+from llm_routerd.wiring import get_ready, make_parser, make_prompt_hash, make_resources
 from llm_routerd.worker.admission import Admission
 from llm_routerd.worker.supervisor import Supervisor, TaskFailed
 from llm_routerd.worker.worker import Status, Worker, make_consumer_name
@@ -154,6 +154,7 @@ class Daemon:
         self._metrics = Metrics()
         self._health = Health(rng=self._rng, on_change=_log_change)
         self._shortage = Shortage()
+        self._prompt_hash = make_prompt_hash(config.audit)
         self._worker = worker = Worker(
             config,
             admission=self._make_admission(config, consumer),
@@ -189,7 +190,12 @@ class Daemon:
 
     def _make_admission(self, config: Config, consumer: str) -> Admission:
         resources = make_resources(
-            config, health=self._health, rng=self._rng, consumer=consumer, shortage=self._shortage
+            config,
+            health=self._health,
+            rng=self._rng,
+            consumer=consumer,
+            shortage=self._shortage,
+            prompt_hash=self._prompt_hash,
         )
         return Admission(make_parser(config), resources)
 

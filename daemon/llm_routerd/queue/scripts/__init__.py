@@ -98,8 +98,11 @@ def commit(
     metrics_maxlen: IntText,
     most_letters: IntText,
     most_letter_bytes: int,
+    audit_key: str,
+    audit_maxlen: IntText,
     last_words: ArgumentList,
     letter: ArgumentList,
+    audit: ArgumentList,
 ) -> Any:
     """End one request."""
 
