@@ -210,6 +210,8 @@ class Metrics:
         counters.requests[finished.type, "" if finished.code is None else finished.code.value] += 1
         if finished.deployment is not None and finished.attempts:
             counters.count_answer(finished.deployment, finished.attempts)
+        if finished.turns is not None:
+            self.run_ended(finished.type if finished.code is None else finished.code.value, finished.turns)
         counters.saved_usd += finished.saved_usd
         counters.duration.observe(finished.latency_ms / 1000)
         if finished.ttft_ms is not None:

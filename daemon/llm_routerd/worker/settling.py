@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec.structs import replace
 
@@ -181,9 +181,19 @@ class Settler:
         event: Result | Failed | None = None,
     ) -> Finished:
         """What is told of a request's end; `event` where it is of this worker's making."""
-        request = item.request
+        request, earlier = item.request, spent.earlier
         answer = event if isinstance(event, Result) else None
+        more: dict[str, Any] = {}
+        if earlier is not None:
+            more = {
+                "turns": earlier.turns,
+                "tool_calls": earlier.tool_calls,
+                "earlier_attempts": earlier.attempts,
+                "earlier_cost_usd": earlier.cost_usd,
+                "earlier_cost_estimated": earlier.is_estimated,
+            }
         return Finished(
+            **more,
             id=request_id,
             chain="" if request is None else request.model,
             type=kind,

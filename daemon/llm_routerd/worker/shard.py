@@ -149,7 +149,7 @@ class Shard:
         )
         self._mending = Mending(broker=broker, metrics=metrics)
         asking = Asking(broker)
-        books = RunBooks(metrics)
+        books = RunBooks(metrics, auditor)
         walk = RunWalk(broker=broker, asking=asking, toolbox=Toolbox(broker), clock=self.clock, books=books)
         self._handler = Handler(
             admission,
