@@ -154,6 +154,11 @@ def _add_submit(command: argparse.ArgumentParser) -> None:
     what.add_argument("--model", help="a chain or a deployment of the configuration")
     what.add_argument("--schema", metavar="FILE", help="JSON Schema that the answer must satisfy")
     what.add_argument("--param", action="append", default=[], metavar="K=V", help="e.g. temperature=0; repeatable")
+    what.add_argument(
+        "--agent", metavar="TOOLS", help="run these tools for the model: names or globs, weather,lights.*"
+    )
+    what.add_argument("--max-turns", type=int, metavar="N", help="how often such a run may ask a model, at most 20")
+    what.add_argument("--confirm", metavar="TOOLS", help="ask a person before these tools are called, too")
     what.add_argument("--local-only", action="store_true", help="never leave local deployments")
     what.add_argument("--tenant", help="whom to account it to")
     what.add_argument("--context", help="a label for logs and metrics")
