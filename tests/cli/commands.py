@@ -51,6 +51,12 @@ class Daemon:
         """Write the final event of an answer."""
         self.write(request_id, FINAL_ID, "result", id=request_id, content=text, raw_text=text, deployment="local")
 
+    def word(self, request_id: str) -> dict[str, str]:
+        """What the first person says to a call of a request, as soon as it is there."""
+        [[_, [(_, fields)]]] = self.redis.xread({f"llm:consent:{request_id}": "0"}, count=1, block=int(SECONDS * 1000))
+        said: dict[str, str] = fields
+        return said
+
     def final(self, request_id: str) -> dict[str, str]:
         """The final event that stands."""
         [(_, fields)] = self.redis.xrange(f"llm:events:{request_id}", FINAL_ID, FINAL_ID)

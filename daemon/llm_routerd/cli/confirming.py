@@ -165,8 +165,12 @@ def person() -> str:
 
 def shown(call: ToolCalled) -> str:
     """A call with all that a person agrees to: lines, the last of them ended."""
-    arguments = json.dumps(call.arguments, ensure_ascii=False, indent=2)
-    return f"{one_line(call.name)} asks for a yes{until(call)}, with\n{harmless(arguments)}\n"
+    return f"{one_line(call.name)} asks for a yes{until(call)}, with\n{arguments_of(call)}\n"
+
+
+def arguments_of(call: ToolCalled) -> str:
+    """All arguments of a call, on lines."""
+    return harmless(json.dumps(call.arguments, ensure_ascii=False, indent=2))
 
 
 def word_of(line: str, call: ToolCalled) -> Word | None:

@@ -113,8 +113,13 @@ class Shard:
         key = self.keys.consent(request_id)
 
         async def write() -> None:
-            await self.redis.xadd(key, dict[Any, Any](fields))
-            await self.redis.expire(key, STRAY_SECONDS)  # not before: a key of another type is not ours to bound
+            try:
+                await self.redis.xadd(key, dict[Any, Any](fields))
+            except NoPermissionError as error:
+                right = f"it needs XADD on {self.keys.consent('*')}, as the user `approver` of systemd/users.acl has it"
+                raise NotAllowedError("this user may not speak for a person", right) from error
+            with suppress(NoPermissionError):  # who may write the consent but not EXPIRE has still said it
+                await self.redis.expire(key, STRAY_SECONDS)  # not before: a key of another type is not ours to bound
 
         await self.patiently(write, stream=key)
 
