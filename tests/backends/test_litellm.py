@@ -48,6 +48,7 @@ pytestmark = [
 # Its clients live as long as the event loop that they were made on, so these tests share one.
 on_one_loop = pytest.mark.asyncio(loop_scope="module")
 
+TOOL = {"type": "function", "function": {"name": "w", "parameters": {"type": "object", "properties": {}}}}
 PROVIDERS = {"openai": "/v1", "anthropic": "", "mistral": "/v1"}
 STALL_SECONDS = 0.05
 PROMPT = "a prompt that nobody must repeat"
@@ -224,27 +225,54 @@ async def test_gemini_that_is_cut_is_told_from_gemini_that_is_whole(llmock: LLMo
 
 def test_calls_get_copies() -> None:
     """Its inside changes what it is given, and the next deployment is to get the same."""
-    call = ask(schema={"type": "object"}, tools=({"type": "function", "function": {"name": "f"}},))
-    arguments = call_arguments(deployment_of("openai", "http://x"), call)
+    with_schema = ask(schema={"type": "object"})
+    arguments = call_arguments(deployment_of("openai", "http://x"), with_schema)
     arguments["messages"][0]["content"] = "changed"
-    arguments["tools"][0]["function"]["name"] = "changed"
     arguments["response_format"]["json_schema"]["schema"]["type"] = "changed"
-    assert call == ask(schema={"type": "object"}, tools=({"type": "function", "function": {"name": "f"}},))
+    assert with_schema == ask(schema={"type": "object"})
+    with_tools = ask(tools=({"type": "function", "function": {"name": "f"}},))
+    arguments = call_arguments(deployment_of("openai", "http://x"), with_tools)
+    arguments["tools"][0]["function"]["name"] = "changed"
+    assert with_tools == ask(tools=({"type": "function", "function": {"name": "f"}},))
 
 
 @on_one_loop
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_answer_comes_whole(provider: str) -> None:
     """Text, thinking, tool calls and usage."""
-    tool = {"type": "function", "function": {"name": "w", "parameters": {"type": "object", "properties": {}}}}
     async with StandIn() as server, _through_litellm(provider, server.url) as backend:
         told = await tell(backend, ask("[[answer='one two']]"))
         assert (told.text, told.finish.finish_reason) == ("one two", "stop")
         # litellm does not ask Mistral for its counts, who gives them unasked; the stand-in does not.
         assert provider == "mistral" or (told.finish.usage and told.finish.usage.completion_tokens > 0)
-        told = await tell(backend, ask("[[call tokens=0]]", tools=(tool,)))
+        told = await tell(backend, ask("[[call tokens=0]]", tools=(TOOL,)))
         (call,) = told.finish.tool_calls
         assert (call.name, call.arguments, told.finish.finish_reason) == ("w", "{}", "tool_calls")
+
+
+@on_one_loop
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_last_turn_of_a_run_forbids_to_call(provider: str) -> None:
+    """The conversation with its calls comes through, also what litellm itself would break on, and the tools with it."""
+    function = {"name": "no such tool", "arguments": "no JSON"}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Light?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": "c1", "content": ""},
+    ]
+    call = replace(ask(schema={"type": "object"}), messages=tuple(messages), tools=(TOOL,), tool_choice="none")
+    async with StandIn() as server, _through_litellm(provider, server.url) as backend:
+        await tell(backend, replace(call, params={"truncate": True}))
+    body = server.requests[-1]
+    if provider == "anthropic":
+        assert body["tool_choice"] == {"type": "none"}
+        assert body["messages"][1]["content"][-1]["input"] == {"arguments": "no JSON"}
+    else:
+        assert body["tool_choice"] == "none"
+        (sent,) = [each["function"] for message in body["messages"] for each in message.get("tool_calls") or ()]
+        assert (sent["name"], json.loads(sent["arguments"])) == ("no_such_tool", {"arguments": "no JSON"})
+    assert len(body["tools"]) == 1
+    assert "JSON Schema" in json.dumps(body)
 
 
 @on_one_loop

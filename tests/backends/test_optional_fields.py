@@ -28,6 +28,7 @@ EVERYTHING: dict[str, dict[str, Any]] = {
     "openai": {
         "schema": SCHEMA,
         "tools": (TOOL,),
+        "tool_choice": "none",  # with tools that may be called a schema goes in words alone
         "params": {"reasoning_effort": "low", "parallel_tool_calls": False, "temperature": 0.5, "seed": 7},
     },
     "ollama": {"schema": SCHEMA, "params": {"reasoning_effort": "high", "temperature": 0.5}},

@@ -103,6 +103,7 @@ _PROPERTIES = {
         local=calls_tool,
         holds=lambda it: it.calls[0].tool_choice == "required",
     ),
+    "agent": Property(value={"tools": ["nope"]}, holds=lambda it: it.final["code"] == "unknown_tool"),
     "params": Property(
         value={"temperature": 0.5, "stop": ["x"]},
         holds=lambda it: it.calls[0].params.items() >= {"temperature": 0.5, "stop": ["x"]}.items(),

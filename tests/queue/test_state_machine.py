@@ -311,7 +311,7 @@ class QueueMachine(RuleBasedStateMachine):
         call = scripts.begin(
             events=task.entry.key, lanes=KEYS.lanes, consumer=task.worker, entry=task.entry.entry, lane=task.entry.lane,
             is_new=not task.claimed, deliveries=task.deliveries, ttl_ms=TTL_MS, data=json.dumps(data), publishes=False,
-            request_id=task.entry.key.removeprefix(KEYS.events("")),
+            request_id=task.entry.key.removeprefix(KEYS.events("")), looks=False,
         )  # fmt: skip
         return self.run(call)
 

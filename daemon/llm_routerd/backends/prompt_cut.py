@@ -140,7 +140,9 @@ def _tokens(text: str) -> float:
 
 
 def _texts(message: dict[str, Any]) -> list[str]:
+    """All text of a message, arguments of calls included."""
     content = message.get("content")
+    texts = [call["function"]["arguments"] for call in message.get("tool_calls") or ()]
     if isinstance(content, str):
-        return [content]
-    return [part["text"] for part in content or () if isinstance(part.get("text"), str)]
+        return [content, *texts]
+    return [*(part["text"] for part in content or () if isinstance(part.get("text"), str)), *texts]

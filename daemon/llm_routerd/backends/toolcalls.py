@@ -9,6 +9,7 @@ whole or of another name, or, without index and id, a name after arguments; then
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ from llm_routerd.protocol.numbers import holds_inexact
 from llm_routerd.protocol.outcome import ToolCall
 
 MAX_CALLS = 128
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+_LONGEST_NAME = 64
 MAX_ARGUMENTS_LENGTH = 1_048_576
 
 
@@ -33,12 +36,7 @@ class _Partial:
 
     def is_whole(self) -> bool:
         """Whether its arguments are a JSON object."""
-        if not self.arguments[-1].rstrip().endswith("}"):
-            return False
-        try:
-            return isinstance(orjson.loads("".join(self.arguments)), dict)
-        except orjson.JSONDecodeError:
-            return False
+        return self.arguments[-1].rstrip().endswith("}") and _is_object("".join(self.arguments))
 
 
 class ToolCallAssembler:
@@ -150,3 +148,34 @@ def arguments_object(arguments: Any) -> dict[str, Any]:
         except orjson.JSONDecodeError:
             return {"arguments": arguments}
     return arguments if isinstance(arguments, dict) else {"arguments": arguments}
+
+
+def function_name(name: str) -> str:
+    """The name of a function in a request's messages as every provider takes it; nearly all are so already.
+
+    A model may have called what nobody offered, by a name that the next one's server would refuse.
+    """
+    return _NOT_IN_NAMES.sub("_", name)[:_LONGEST_NAME] or "_"
+
+
+def with_sound_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """A message in OpenAI's form whose calls every server takes: names, and arguments that are a JSON object.
+
+    OpenAI itself takes any text for arguments; llama.cpp, vLLM and litellm parse it and fail.
+    """
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [_sound(call) for call in calls]} if calls else message
+
+
+def _sound(call: dict[str, Any]) -> dict[str, Any]:
+    function, arguments = call["function"], call["function"].get("arguments")
+    if not (isinstance(arguments, str) and _is_object(arguments)):
+        arguments = orjson.dumps(arguments_object(arguments or "{}")).decode()
+    return {**call, "function": {**function, "name": function_name(function["name"]), "arguments": arguments}}
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False

@@ -1,7 +1,8 @@
 """Whether what a model says is an answer: refusals, thinking, leaked calls, the JSON that was asked for.
 
-Pure.  Imports `protocol` and `jsonschema`.  The house enters by two modules: `judge`, with a `Judge` per attempt, and
-`refusal`, whose detector all attempts share; `refusal_mode` is a type for the configuration.
+Pure.  Imports `protocol` and `jsonschema`.  The house enters by three modules: `judge`, with a `Judge` per attempt,
+`refusal`, whose detector all attempts share, and `calls`, which says what is wrong with a call of a tool;
+`refusal_mode` is a type for the configuration.
 
 A `Judge` asks the others.  While text comes: `thinking` (and `harmony`) splits it, `jsonguard` or `refusal` (by
 `refusal_phrases`) watches it.  When it has ended: `verdicts`, `calls` and `leaked_calls` take the whole.

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llm_routerd.judging.calls import NONE_MADE, NONE_SENT, judge_calls
+from llm_routerd.judging.calls import NONE_MADE, NONE_OFFERED, NONE_SENT, judge_calls
 from llm_routerd.judging.json_text import UNCERTAIN, certain_json
 from llm_routerd.judging.jsonguard import JsonGuard
 from llm_routerd.judging.leaked_calls import UNSURE, leaked_calls
@@ -48,6 +48,7 @@ from llm_routerd.protocol.request import StreamMode
 
 if TYPE_CHECKING:
     from llm_routerd.jsonschema.compiled import AnswerSchema
+    from llm_routerd.judging.calls import CallRules
     from llm_routerd.judging.refusal import RefusalDetector, RefusalWatch
     from llm_routerd.protocol.call import Finish
 
@@ -105,6 +106,7 @@ class Judge:
         tool_names: frozenset[str] | None = None,
         demanded: frozenset[str] = frozenset(),
         accepts_length: bool = False,
+        rules: CallRules | None = None,
     ) -> None:
         """Begin an attempt.
 
@@ -116,6 +118,7 @@ class Judge:
             tool_names: the tools offered, to reject calls of others; None: any name will do.
             demanded: the tools of which one must be called; empty: the model may answer in text.
             accepts_length: text that was cut off at the limit of tokens is an answer, too.
+            rules: what calls are held to in a turn of a run; without `has_tools`, in its last.
         """
         self._schema = schema
         self._refusals = refusals
@@ -123,6 +126,7 @@ class Judge:
         self._tool_names = tool_names
         self._demanded = demanded
         self._accepts_length = accepts_length
+        self._rules = rules
         self.shows = mode is not StreamMode.OFF  # whether text is released at all
         # Both are dropped when they have nothing more to say: a judged answer passes at 0.1 µs a token instead of 0.2.
         self._thinking: ThinkSplitter | None = ThinkSplitter()
@@ -195,7 +199,8 @@ class Judge:
         if rejection is not None and not self._is_long_enough(finish):
             return rejection
         came_in_pieces = self._chars or finish.reasoning
-        if not (came_in_pieces or self._has_tools or finish.tool_calls or finish.finish_reason == "tool_calls"):
+        may_call = self._has_tools or self._rules is not None
+        if not (came_in_pieces or may_call or finish.tool_calls or finish.finish_reason == "tool_calls"):
             verdict = self._judge_at_once(finish, validate=validate)
             if verdict is not None:
                 return verdict
@@ -214,6 +219,8 @@ class Judge:
             return replace(tail, early=False)
         if finish.tool_calls and not self._has_tools:  # nobody asked for them: only the text counts
             finish = replace(finish, tool_calls=(), finish_reason="stop")
+            if self._rules is not None and _MARKUP_ALONE.fullmatch(drop_unopened_thinking(self.text)):
+                return NONE_OFFERED
         if finish.tool_calls:
             text = drop_unopened_thinking(self.text)
             verdict = self._judge_calls(finish.tool_calls, text, finish)
@@ -306,15 +313,26 @@ class Judge:
                 return invalid_json(UNSURE)
             if isinstance(leaked, tuple):
                 return self._judge_calls(leaked[1], leaked[0], replace(finish, finish_reason="tool_calls"))
+        if not is_json_answer and self._calls_unoffered():
+            return NONE_OFFERED
         if finish.finish_reason == "tool_calls" and isinstance(verdict, Answer):
             return NONE_SENT
         if self._demanded and (isinstance(verdict, Answer) or verdict.outcome is Outcome.INVALID):
             return NONE_MADE
         return verdict
 
+    def _calls_unoffered(self) -> bool:
+        """Whether a call stands in the text of a run's last turn.
+
+        Servers that are told to forbid calls do not look for them either (llama.cpp, Ollama without tools).
+        """
+        if self._rules is None or self._has_tools:
+            return False
+        return leaked_calls(drop_unopened_thinking(self.text), self._rules.parameters.keys()) is not None
+
     def _judge_calls(self, calls: tuple[ToolCall, ...], text: str, finish: Finish) -> Answer | Rejection:
         """Judge calls of tools; the text beside them may be anything."""
-        judged = judge_calls(calls, tool_names=self._tool_names, demanded=self._demanded)
+        judged = judge_calls(calls, tool_names=self._tool_names, demanded=self._demanded, rules=self._rules)
         return judged if isinstance(judged, Rejection) else answer_of(text, text, finish, judged)
 
     def _judge_text(self, finish: Finish, *, validate: bool) -> Answer | Rejection:

@@ -49,6 +49,11 @@ class Call(Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     sending: Sending = field(default_factory=Sending)
 
+    @property
+    def may_call(self) -> bool:
+        """Whether the model may call a tool: `tool_choice` `none` offers them in name alone."""
+        return bool(self.tools) and self.tool_choice != "none"
+
 
 class Delta(Struct, frozen=True):
     """What one read from the connection brought, everything in it joined: model text, thinking, in order."""

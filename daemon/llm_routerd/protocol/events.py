@@ -256,6 +256,9 @@ class TurnEnded(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
         float | None, said("Of the turn's attempts together; null where one has a price that is not known.", minimum=0)
     ]
     cost_estimated: Annotated[bool, said("There where a part of `cost_usd` is an estimate.", const=True)] = False
+    started_ms: Annotated[
+        int, said("When the request was picked up; Unix time in milliseconds by the Redis server's clock.", minimum=0)
+    ] = field(default_factory=int)
     deadline_ms: Annotated[
         int | None,
         said(

@@ -100,6 +100,11 @@ class Transcript:
         return self._fenced is not None
 
     @property
+    def last_id(self) -> str:
+        """The ID of the last event of the running attempt, written or not."""
+        return f"{self.attempt}-{self._seq}"
+
+    @property
     def under_way(self) -> str:
         """The ID of the last event that was sent and has no answer yet; else ""."""
         return self._under_way

@@ -53,6 +53,7 @@ class Settlement(Member):
             data=encode(event),
             publishes=publish,
             request_id=transcript.events_key.removeprefix(self.keys.events("")),
+            looks=False,
         )
         reply = await self.run_with_groups(call)
         verdict: BeginVerdict = reply[0].decode()

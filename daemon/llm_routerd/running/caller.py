@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from llm_routerd.config.tree import Deployment
+    from llm_routerd.judging.arguments import CallRules
     from llm_routerd.protocol.request import Request
     from llm_routerd.running.attempt import EventSink
     from llm_routerd.running.resources import Resources
@@ -50,6 +51,7 @@ class Caller:
         deadline: loop time at which an answer is no longer wanted; None: whenever it comes.
         deliveries: how often Redis has delivered the request, for the attempt events.
         on_first_token: told the time to each attempt's first token, in seconds.
+        rules: see `Run`.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Caller:
         deadline: float | None,
         deliveries: int,
         on_first_token: Callable[[float], None],
+        rules: CallRules | None = None,
     ) -> None:
         self._resources = resources
         self._request = request
@@ -68,6 +71,7 @@ class Caller:
         self._deadline = deadline
         self._deliveries = deliveries
         self._on_first_token = on_first_token
+        self._rules = rules
         self._loop = resources.loop
         self._invalid: dict[str, str] = {}  # by deployment: the last answer that was not the JSON asked for
         self._attempt: Attempt | None = None  # the call under way

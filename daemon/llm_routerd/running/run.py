@@ -17,6 +17,7 @@ from llm_routerd.running.ledger import Ledger, as_ms
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Chain, Deployment
+    from llm_routerd.judging.arguments import CallRules
     from llm_routerd.protocol.request import Request
     from llm_routerd.running.attempt import EventSink
     from llm_routerd.running.caller import Turn
@@ -34,6 +35,7 @@ class Run:
         deadline: loop time at which an answer is no longer wanted; None: whenever it comes.
         deliveries: how often Redis has delivered the request, for the attempt events.
         queue_ms: how long it waited before.
+        rules: for the calls of tools, in a run; None: whoever asked judges them.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Run:
         deadline: float | None,
         deliveries: int = 1,
         queue_ms: int | None = None,
+        rules: CallRules | None = None,
     ) -> None:
         self._examinations = resources.examinations
         self._request = request
@@ -70,6 +73,7 @@ class Run:
             deadline=deadline,
             deliveries=deliveries,
             on_first_token=self._chain_run.first_token,
+            rules=rules,
         )
 
     def spent(self) -> Spent:

@@ -2,7 +2,8 @@
 
     read -> (no request) --------------------------------------------.
          -> gates -> (refused; or passed on to another worker) ------+-> ending -> settle
-         -> run   -> (answered; given up; ended by somebody else) ---'
+         -> ask   -> (answered; given up; ended by somebody else) ---+
+         -> walk  -> (a run with tools: rests; or ends) -------------'
 
 Whatever happens, exactly one of these is true at the end: the final event stands and the entry is gone, or the entry
 is still pending, for this worker or another to take up.
@@ -13,21 +14,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from llm_routerd.accounting.tally import Tally
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed
-from llm_routerd.protocol.outcome import told
 from llm_routerd.protocol.request import RequestError
 from llm_routerd.queue.passing import pass_on
-from llm_routerd.routing.chains import resolve
-from llm_routerd.running.ending import NOTHING, Answered, Withdrawn
-from llm_routerd.running.run import Run
-from llm_routerd.worker.committing import UNWRITABLE
-from llm_routerd.worker.ending import Buried, Cancelled
-from llm_routerd.worker.sink import QueueSink
+from llm_routerd.running.ending import NOTHING
+from llm_routerd.worker.ending import Buried
+from llm_routerd.worker.runs.rest import Rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,21 +30,18 @@ if TYPE_CHECKING:
     from llm_routerd.accounting.metrics import Metrics
     from llm_routerd.protocol.request import Request
     from llm_routerd.queue.broker import Broker
-    from llm_routerd.queue.deliveries import BeginVerdict
-    from llm_routerd.running.ending import Spent, Unanswered
-    from llm_routerd.running.resources import Resources
     from llm_routerd.worker.admission import Admission
+    from llm_routerd.worker.asking import Asking
     from llm_routerd.worker.clock import ServerClock
     from llm_routerd.worker.ending import Ending
     from llm_routerd.worker.gates import Refusal
     from llm_routerd.worker.inflight import InFlight
     from llm_routerd.worker.mending import Mending
     from llm_routerd.worker.placement import Placement
+    from llm_routerd.worker.runs.walk import RunWalk
     from llm_routerd.worker.settling import Settler
 
 log = get_logger()
-
-_COLLISION = "another lane has an entry of the same ID, which is this one's id too: set `id`"
 
 
 class Handler:
@@ -59,6 +51,8 @@ class Handler:
         admission: of the configuration in force.
         placement: the shard that they are of.
         broker: this worker's side of the queue.
+        walk: goes on with runs with tools.
+        asking: asks for all others.
         settler: settles endings.
         mending: of lanes that run ahead of the clock.
         metrics: counts what is passed on.
@@ -66,12 +60,14 @@ class Handler:
         knows_others: whether every living worker has been able to tell of itself.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all by name
         self,
         admission: Admission,
         *,
         placement: Placement,
         broker: Broker,
+        walk: RunWalk,
+        asking: Asking,
         settler: Settler,
         mending: Mending,
         metrics: Metrics,
@@ -81,6 +77,8 @@ class Handler:
         self._admission = admission
         self._placement = placement
         self._broker = broker
+        self._walk = walk
+        self._asking = asking
         self._settler = settler
         self._mending = mending
         self._metrics = metrics
@@ -96,30 +94,36 @@ class Handler:
         """From now on; what has begun keeps what it began with."""
         self._admission = admission
 
-    async def handle(self, item: InFlight) -> None:
-        """Bring one delivery to its end, or leave it to others."""
+    async def handle(self, item: InFlight) -> Rest | None:
+        """Bring one delivery to its end, or leave it to others; a run may rest before."""
         waited_ms = self._clock.waited_ms(item.delivery.entry)
-        item.queue_ms = max(0, round(waited_ms))
+        if item.queue_ms is None:
+            item.queue_ms = max(0, round(waited_ms))
         if waited_ms < -self._mending.ahead_ms and await self._mending.give_way(item):
-            return
+            return None
         ending = await self._ending_of(item, self._admission)
+        if isinstance(ending, Rest):
+            return ending
         if ending is not None:
             await self._settler.settle(item, ending)
+        return None
 
     async def give_up(self, item: InFlight, what: str = "a fault in llm-routerd") -> None:
         """End a request on which this program has failed, or Redis, with no model asked."""
         event = Failed(request_id=item.request_id, code=ErrorCode.INTERNAL, message=f"{what}; its log has more")
         await self._settler.settle(item, Buried(event=event, streams=(event.request_id,)))
 
-    async def _ending_of(self, item: InFlight, admission: Admission) -> Ending | None:
+    async def _ending_of(self, item: InFlight, admission: Admission) -> Ending | Rest | None:
         """None: another worker has it now, or will."""
         request = admission.read(item.delivery)
         if isinstance(request, RequestError):
             return self._refused(item, request)
         item.read(request, self._broker.keys.events(request.id))
         refusal = admission.refusal_of(request, item.delivery, self._placement)
+        if refusal is None and request.agent is not None:
+            return await self._walk.walk(item, request, admission)
         if refusal is None:
-            return await self._run(item, request, admission.resources)
+            return await self._asking.ask(item, request, admission.resources, deadline=self._deadline(request))
         if refusal.elsewhere and not await self._is_unknown_everywhere(item, request):
             return None
         return await self._refuse(item, request, refusal)
@@ -164,98 +168,9 @@ class Handler:
         if final_type is None:
             return None
         log.info("request_withdrawn", id=request.id, entry=item.delivery.entry, why="sealed")
-        return await self._leave(item, request, final_type, NOTHING)
-
-    async def _run(self, item: InFlight, request: Request, resources: Resources) -> Ending:
-        """Ask the chain, until it is done or Redis or the worker says stop."""
-        transcript = self._broker.transcript(request.id, publish=request.publish, fenced=item.fenced)
-        sink = QueueSink(self._broker, item.delivery, transcript, publish=request.publish)
-        chain = resolve(resources.config, request.model)
-        if chain is None:
-            raise LookupError("a gate has let a model pass that nobody knows")
-        run = Run(
-            resources,
-            request,
-            chain,
-            sink,
-            deadline=self._deadline(request),
-            deliveries=item.delivery.deliveries,
-            queue_ms=item.queue_ms,
-        )
-        try:
-            ending = await run.until_done()
-        except asyncio.CancelledError:
-            if not item.absorbs_cancellation():
-                raise
-            transcript.abandon()
-            return await self._stopped(item, request, run.spent())
-        if isinstance(ending, Withdrawn):
-            transcript.abandon()
-            return await self._withdrawn(item, request, sink.verdict, ending.spent)
-        if sink.begun:
-            item.transcript = transcript
-        return _counted_on(ending, transcript.attempt)
-
-    async def _stopped(self, item: InFlight, request: Request, spent: Spent) -> Ending:
-        """The attempt was cancelled from outside; the connection to the model is closed."""
-        log.info("request_stopped", id=request.id, why=item.stopped)
-        if item.stopped != "sealed":
-            return Withdrawn(spent=spent)  # whoever ends it knows nothing of the calls that were made here
-        item.is_ending = True
-        final_type = await self._broker.final_type(request.id)
-        if final_type is None:  # what somebody else wrote leaves no place for an end
-            return _unwritable(request, UNWRITABLE, spent)
-        return await self._leave(item, request, final_type, spent)
-
-    async def _withdrawn(self, item: InFlight, request: Request, verdict: BeginVerdict | None, spent: Spent) -> Ending:
-        """Redis said, before a call, that the request is not ours to answer."""
-        item.is_ending = True
-        log.info("request_withdrawn", id=request.id, entry=item.delivery.entry, why=verdict)
-        match verdict:
-            case "collision":
-                return _unwritable(request, _COLLISION, spent)
-            case "unwritable":  # no attempt can be; the final event may be, as it is beyond all attempts
-                return _unwritable(request, UNWRITABLE, spent, (request.id,))
-            case "sealed":  # and acknowledged by the script
-                return _ended_as(await self._broker.final_type(request.id), spent)
-            case "begun":  # between two attempts it was ended, or another worker took it over
-                final_type = await self._broker.final_type(request.id)
-                if final_type is None:
-                    return Withdrawn(spent=spent)
-                return await self._leave(item, request, final_type, spent)
-            case _:
-                return Withdrawn()
-
-    async def _leave(self, item: InFlight, request: Request, final_type: str, spent: Spent) -> Ending:
-        """Somebody else has ended the request: be done with its entry."""
-        await self._broker.acknowledge(item.delivery, request.id)
-        return _ended_as(final_type, spent)
+        return await self._asking.leave(item, request, final_type, NOTHING)
 
     def _deadline(self, request: Request) -> float | None:
         """The loop time at which the request's answer is no longer wanted; None: whenever it comes."""
         left = request.seconds_left(self._clock.server_ms())
         return None if left is None else asyncio.get_running_loop().time() + left
-
-
-def _ended_as(final_type: str | None, spent: Spent) -> Ending:
-    """What is to be accounted for of a request that somebody else has ended."""
-    return Cancelled(spent=spent) if final_type == "cancelled" else Withdrawn(spent=spent)
-
-
-def _counted_on(ending: Answered | Unanswered, attempt: int) -> Ending:
-    """The ending with its attempt's number in the events stream, which counts from where an earlier worker ended."""
-    if isinstance(ending, Answered) and ending.event.attempt != attempt:
-        return replace(ending, event=replace(ending.event, attempt=attempt))
-    return ending
-
-
-def _unwritable(request: Request, message: str, spent: Spent, streams: tuple[str, ...] = ()) -> Buried:
-    """There is no events stream for this request, so only a dead letter can tell."""
-    event = Failed(
-        request_id=request.id,
-        code=ErrorCode.INVALID_REQUEST,
-        message=message,
-        attempts=told(spent.attempts),
-        metadata=request.metadata,
-    )
-    return Buried(event=event, streams=streams, spent=spent)

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.request import Request
     from llm_routerd.queue.deliveries import Delivery
     from llm_routerd.queue.outbox import Transcript
+    from llm_routerd.worker.runs.rest import Rest
 
 StopReason = Literal["sealed", "lost", "drain"]
 
@@ -31,6 +33,7 @@ class InFlight(Struct, eq=False):
         is_ending: its end is being written, and must not be cancelled any more.
         gives_way: it is handed back, so that it may be delivered again before it is done with.
         again: that delivery.
+        rest: what the run waits for while it takes no place; None: it has one.
     """
 
     delivery: Delivery
@@ -44,6 +47,13 @@ class InFlight(Struct, eq=False):
     is_ending: bool = False
     gives_way: bool = False
     again: Delivery | None = None
+    rest: Rest | None = None
+
+    def sleeps(self, rest: Rest) -> None:
+        """It waits, and all that can be read again is let go."""
+        self.rest, self.task, self.request, self.transcript = rest, None, None, None
+        self.is_ending = False
+        self.delivery = replace(self.delivery, fields=())
 
     def read(self, request: Request, events_key: str) -> None:
         """It holds this request."""
@@ -71,15 +81,20 @@ class InFlight(Struct, eq=False):
 
 
 class InFlightTable:
-    """All deliveries in flight, by lane and entry."""
+    """All deliveries in flight, by lane and entry; `len` is of those that take a place."""
 
     def __init__(self) -> None:
         self._items: dict[tuple[str, str], InFlight] = {}
+        self._busy: set[InFlight] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._busy)
+
+    def has(self, item: InFlight) -> bool:
+        """Whether it is there still."""
+        return self._items.get((item.delivery.lane, item.delivery.entry)) is item
 
     def __iter__(self) -> Iterator[InFlight]:
         return iter(tuple(self._items.values()))
@@ -90,8 +105,24 @@ class InFlightTable:
     def add(self, delivery: Delivery, events_key: str) -> InFlight:
         """A delivery is being handled."""
         item = self._items[delivery.lane, delivery.entry] = InFlight(delivery, events_key, delivery.entry)
-        self._empty.clear()
+        self.has_place(item)
         return item
+
+    def has_place(self, item: InFlight) -> None:
+        """It takes a place from now on."""
+        item.rest = None
+        self._busy.add(item)
+        self._empty.clear()
+
+    def rests(self, item: InFlight, rest: Rest) -> None:
+        """It takes none from now on."""
+        item.sleeps(rest)
+        self._frees(item)
+
+    def _frees(self, item: InFlight) -> None:
+        self._busy.discard(item)
+        if not self._busy:
+            self._empty.set()
 
     def came_again(self, delivery: Delivery) -> None:
         """What is being handled was delivered again: the group was made again, or a reply was lost; or it gave way."""
@@ -101,15 +132,18 @@ class InFlightTable:
 
     def remove(self, item: InFlight) -> None:
         """It is done with, in whatever way."""
-        self._items.pop((item.delivery.lane, item.delivery.entry), None)
-        if not self._items:
-            self._empty.set()
+        if self.has(item):
+            del self._items[item.delivery.lane, item.delivery.entry]
+        self._frees(item)
 
     async def empty(self) -> None:
-        """Wait until nothing is in flight."""
+        """Wait until nothing takes a place."""
         await self._empty.wait()
 
     def stop(self, items: Sequence[InFlight], positions: Sequence[int], why: StopReason) -> None:
         """Stop those at `positions`."""
         for position in positions:
-            items[position].stop(why)
+            item = items[position]
+            if item.rest is not None and item.task is None and why == "lost":
+                self.remove(item)  # nothing of it is under way here
+            item.stop(why)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from llm_routerd.logs import get_logger
 from llm_routerd.queue.connection import ResponseError, describe
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from llm_routerd.worker.handler import Handler
     from llm_routerd.worker.inflight import InFlight, InFlightTable
     from llm_routerd.worker.places import Places
+    from llm_routerd.worker.runs.mailroom import Mailroom
+    from llm_routerd.worker.runs.rest import Rest
     from llm_routerd.worker.supervisor import Supervisor
     from llm_routerd.worker.trimmed import Trimmed
 
@@ -31,6 +36,7 @@ class Intake:
         broker: this worker's side of the queue.
         handler: brings each to its end.
         trimmed: ends those of which nothing is left.
+        mailroom: keeps those that rest.
         in_flight: where they stand meanwhile.
         places: that they take up.
         tasks: of the worker.
@@ -43,6 +49,7 @@ class Intake:
         broker: Broker,
         handler: Handler,
         trimmed: Trimmed,
+        mailroom: Mailroom,
         in_flight: InFlightTable,
         places: Places,
         tasks: Supervisor,
@@ -51,6 +58,7 @@ class Intake:
         self._broker = broker
         self._handler = handler
         self._trimmed = trimmed
+        self._mailroom = mailroom
         self._in_flight = in_flight
         self._places = places
         self._tasks = tasks
@@ -76,15 +84,44 @@ class Intake:
         self.receive(claim.deliveries)
         self._trimmed.receive(claim.gone)
 
+    def wake(self, item: InFlight) -> None:
+        """Go on with a run that rests, as far as it needs no place."""
+        item.task = self._tasks.helper(self._go_on(item), f"run-{item.delivery.entry}")
+
+    def _resume(self, item: InFlight) -> None:
+        """Go on with a run that has been given a place."""
+        if not self._in_flight.has(item):
+            return
+        self._in_flight.has_place(item)
+        self.wake(item)
+
+    async def _go_on(self, item: InFlight) -> None:
+        """Read what was let go when it began to rest, and handle it again."""
+        try:
+            fields = await self._broker.request_of(item.delivery)
+        except ResponseError as error:
+            log.warning("redis_refused", entry=item.delivery.entry, lane=item.delivery.lane, why=describe(error))
+            fields = None
+        except asyncio.CancelledError:
+            self._over(item)
+            raise
+        if fields is None:  # somebody has trimmed it away, or it is another worker's by now, and done with
+            self._over(item)
+            self._trimmed.receive((item.delivery,))
+            return
+        item.delivery = replace(item.delivery, fields=fields)
+        await self._handle(item, None)
+
     def _start(self, delivery: Delivery, place: asyncio.Future[None] | None = None) -> None:
         item = self._in_flight.add(delivery, self._broker.keys.events(delivery.entry))
         item.task = self._tasks.helper(self._handle(item, place), f"request-{delivery.entry}")
 
     async def _handle(self, item: InFlight, place: asyncio.Future[None] | None) -> None:
+        rest: Rest | None = None
         try:
             if place is not None:
                 await place
-            await self._handler.handle(item)
+            rest = await self._handler.handle(item)
         except asyncio.CancelledError:
             raise
         except ResponseError as error:  # before a model was asked; what comes after is the committer's
@@ -94,10 +131,26 @@ class Intake:
             log.exception("request_failed", entry=item.delivery.entry, lane=item.delivery.lane)
             await self._handler.give_up(item)
         finally:
-            self._in_flight.remove(item)
-            self._on_freed()
+            if rest is not None and self._in_flight.has(item):
+                self._rests(item, rest)
+            else:
+                self._over(item)
             if item.gives_way and item.again is not None and not self._places.is_closed:
                 self._start(item.again)
+
+    def _rests(self, item: InFlight, rest: Rest) -> None:
+        self._in_flight.rests(item, rest)
+        if rest.is_due:
+            self._mailroom.leaves(item)
+            self._places.want(partial(self._resume, item))
+        else:
+            self._mailroom.rests(item)
+        self._on_freed()
+
+    def _over(self, item: InFlight) -> None:
+        self._in_flight.remove(item)
+        self._mailroom.leaves(item)
+        self._on_freed()
 
     async def _give_back(self, deliveries: list[Delivery]) -> None:
         await self._broker.hand_back(deliveries)

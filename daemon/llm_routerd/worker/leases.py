@@ -171,10 +171,10 @@ class Leases:
         items = [item for item in self._in_flight if item.stopped is None]
         if now - self._renewed_at >= self._renew_seconds:
             await self._renew(items)
-        elif items:
-            sealed = await self._broker.sealed([item.events_key for item in items])
+        elif awake := [item for item in items if item.rest is None]:  # of what rests the mailroom knows
+            sealed = await self._broker.sealed([item.events_key for item in awake])
             self._heard()
-            self._in_flight.stop(items, sealed, "sealed")
+            self._in_flight.stop(awake, sealed, "sealed")
         if self._broker.pipe.state is PipeState.READY:
             await self._claim(max(0, self._places.free()))
         if now - self._retired_at >= RETIRE_SECONDS:

@@ -10,6 +10,7 @@ them, and the others handed back.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ class Capacity:
         self.queue: list[Places] = []
         self.shards = 0
         self._kept: dict[asyncio.Future[None], None] = {}  # in their order
+        self._due: deque[Callable[[], None]] = deque()  # what starts those that were here before, and rest
 
     def room(self) -> int:
         """How many more requests there is room for; below 0: there are too many."""
@@ -55,7 +57,7 @@ class Capacity:
 
     def free(self) -> int:
         """How many to take: none while those that are here wait for what this process lacks."""
-        return 0 if self._shortage() is not None else self.room()
+        return 0 if self._shortage() is not None else self.room() - len(self._due)
 
     def keep(self) -> asyncio.Future[None] | None:
         """What a request that there is no place for waits for; None: so many wait that it is handed back.
@@ -69,8 +71,15 @@ class Capacity:
         self._kept[place] = None
         return place
 
+    def want(self, start: Callable[[], None]) -> None:
+        """Call `start`, which takes a place, as soon as there is one: before anything new is taken."""
+        self._due.append(start)
+        self.changed()
+
     def changed(self) -> None:
         """A place is free, or kept, or there are more or fewer of them."""
+        while self._due and self.room() > 0:
+            self._due.popleft()()
         self._changed.set()
         for place in tuple(self._kept)[: max(0, self.concurrency + len(self._kept) - self._taken())]:
             self._let_go(place)
@@ -122,6 +131,10 @@ class Places:
     def keep(self) -> asyncio.Future[None] | None:
         """See `Capacity.keep`."""
         return self._capacity.keep()
+
+    def want(self, start: Callable[[], None]) -> None:
+        """See `Capacity.want`."""
+        self._capacity.want(start)
 
     async def turn(self) -> None:
         """Queue up, and wait until something has changed."""

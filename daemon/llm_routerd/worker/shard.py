@@ -19,6 +19,7 @@ from llm_routerd.queue.connection import ConnectionFactory, Needs, Pipe, PipeSta
 from llm_routerd.queue.deliveries import Limits
 from llm_routerd.queue.reader import Reader
 from llm_routerd.worker.abandoning import abandon
+from llm_routerd.worker.asking import Asking
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.inflight import InFlightTable
@@ -28,6 +29,10 @@ from llm_routerd.worker.mending import Mending
 from llm_routerd.worker.orphans import Orphans
 from llm_routerd.worker.places import Places
 from llm_routerd.worker.request_log import RequestLog
+from llm_routerd.worker.runs.books import RunBooks
+from llm_routerd.worker.runs.mailroom import Mailroom
+from llm_routerd.worker.runs.toolbox import Toolbox
+from llm_routerd.worker.runs.walk import RunWalk
 from llm_routerd.worker.settling import Settler
 from llm_routerd.worker.trimmed import Trimmed
 from llm_routerd.worker.troubles import Troubles
@@ -107,10 +112,10 @@ class Shard:
         self._keep_ours(config.daemon.lease_seconds, workplace)
 
     def _open_queue(self, config: Config, consumer: str) -> None:
-        """The two connections: one that blocks, to read, and one for all else."""
+        """The connections: one that blocks, to read, one to hear for runs, while any rests, and one for all else."""
         self._whereabouts = self._find(config.redis.url)
-        self._connections = self._connect("llm-routerd"), self._connect("llm-routerd-read")
-        pipe, reader = self._connections
+        self._connections = tuple(map(self._connect, ("llm-routerd", "llm-routerd-read", "llm-routerd-hear")))
+        pipe, reader, _ = self._connections
         pause_seconds = min(LONGEST_PAUSE_SECONDS, config.daemon.lease_seconds / TICKS_PER_LEASE)
         self._troubles = Troubles(self.placement.keys, self._on_change)
         replicas = _replicas(config, self._troubles.replicas)
@@ -132,20 +137,34 @@ class Shard:
             on_trouble=partial(self._troubles.refused, "cannot_deliver_answers"),
         )
         self._mending = Mending(broker=broker, metrics=metrics)
+        asking = Asking(broker)
+        books = RunBooks(metrics)
+        walk = RunWalk(broker=broker, asking=asking, toolbox=Toolbox(broker), clock=self.clock, books=books)
         self._handler = Handler(
             admission,
             placement=self.placement,
             broker=broker,
+            walk=walk,
+            asking=asking,
             settler=settler,
             mending=self._mending,
             metrics=metrics,
             clock=self.clock,
             knows_others=lambda: self._leases.knows_others,
         )
+        self._mailroom = Mailroom(
+            broker=broker,
+            factory=self._connections[2],
+            in_flight=self.in_flight,
+            clock=self.clock,
+            tasks=self._tasks,
+            wake=lambda item: self._intake.wake(item),
+        )
         self._intake = Intake(
             broker=broker,
             handler=self._handler,
             trimmed=Trimmed(broker, settler, self.in_flight, self._tasks),
+            mailroom=self._mailroom,
             in_flight=self.in_flight,
             places=self._places,
             tasks=self._tasks,
@@ -252,6 +271,9 @@ class Shard:
             self._tasks.essential(self._leases.run(), "leases"),
             self._tasks.essential(self._orphans.run(), "orphans"),
             self._tasks.essential(self._mending.run(), "mending"),
+            self._tasks.essential(self._mailroom.look_on(), "mailroom-look"),
+            self._tasks.essential(self._mailroom.time_on(), "mailroom-time"),
+            self._tasks.essential(self._mailroom.hear_on(), "mailroom-hear"),
         ]
 
     async def read_on(self) -> None:

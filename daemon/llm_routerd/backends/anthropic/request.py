@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import for_anthropic, instruction
 from llm_routerd.backends.data_urls import media_of
-from llm_routerd.backends.toolcalls import arguments_object
+from llm_routerd.backends.toolcalls import arguments_object, function_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +44,10 @@ def messages_request(deployment: Deployment, call: Call, *, genuine: bool) -> Me
 
     A schema goes as `output_config.format` where the model and the schema allow it, else as the input of a
     tool that the model must call, else in words.  At a server that is not Anthropic's own (`genuine` is False) it
-    goes in words in any case.
+    goes in words in any case, and in words alone where tools may be called: it may hold all that the model says to
+    the form, so that it could call none.
+
+    With `tool_choice` `none` the tools stand there all the same: messages that hold calls demand them.
 
     Raises:
         BackendError: the messages hold something that Anthropic does not take.
@@ -61,9 +64,11 @@ def messages_request(deployment: Deployment, call: Call, *, genuine: bool) -> Me
         body["tool_choice"] = choice
         if "thinking" in body and choice["type"] in {"any", "tool"}:
             del body["thinking"]  # the API takes no forced tool from a model that thinks
+    if _answers_calls(messages) and body.get("thinking", {}).get("type") == "enabled":
+        del body["thinking"]  # up to a budget, a model goes on only with its own signed thoughts, which nobody kept
     by_tool = False
     if call.schema is not None:
-        by_tool, in_full = _add_schema(body, call.schema)
+        by_tool, in_full = _add_schema(body, call.schema, as_words=call.may_call and not genuine)
         if not (in_full and genuine):
             system.append(instruction(call.schema))
     if system:
@@ -105,8 +110,15 @@ def _add_thinking(body: dict[str, Any], effort: str) -> None:
         body.pop(name, None)
 
 
-def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool) -> tuple[bool, bool]:
+def _answers_calls(messages: list[dict[str, Any]]) -> bool:
+    """Whether the last turn has results of tools, so that the model's turn before them is still going on."""
+    return any(block["type"] == "tool_result" for block in messages[-1]["content"])
+
+
+def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool, *, as_words: bool) -> tuple[bool, bool]:
     """Put the schema to the model; returns whether it went as a tool, and whether all of it went."""
+    if as_words:
+        return False, False
     narrowed = None
     if isinstance(schema, dict) and not _WITHOUT_OUTPUT_FORMAT.match(body["model"]):
         narrowed = for_anthropic(schema)
@@ -114,17 +126,20 @@ def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool) -> tuple[bo
         native, complete = narrowed
         body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": native}
         return False, complete
-    if isinstance(schema, dict) and _fits_a_tool(schema) and "tools" not in body and "thinking" not in body:
+    tools = body.get("tools", [])
+    is_free = not tools or body["tool_choice"]["type"] == "none"
+    if is_free and "thinking" not in body and isinstance(schema, dict) and _fits_a_tool(schema, tools):
         description = "Give the answer. Its input is the answer."
-        body["tools"] = [{"name": ANSWER_TOOL, "description": description, "input_schema": schema}]
+        body["tools"] = [*tools, {"name": ANSWER_TOOL, "description": description, "input_schema": schema}]
         body["tool_choice"] = {"type": "tool", "name": ANSWER_TOOL, "disable_parallel_tool_use": True}
         return True, True
     return False, False
 
 
-def _fits_a_tool(schema: dict[str, Any]) -> bool:
-    """A tool's input is an object, and may not be a choice at the top."""
-    return schema.get("type") == "object" and schema.keys().isdisjoint({"anyOf", "oneOf", "allOf"})
+def _fits_a_tool(schema: dict[str, Any], tools: list[dict[str, Any]]) -> bool:
+    """A tool's input is an object, and may not be a choice at the top; and no other tool has its name."""
+    is_object = schema.get("type") == "object" and schema.keys().isdisjoint({"anyOf", "oneOf", "allOf"})
+    return is_object and all(tool["name"] != ANSWER_TOOL for tool in tools)
 
 
 def _messages(messages: Iterable[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -138,7 +153,8 @@ def _messages(messages: Iterable[dict[str, Any]]) -> tuple[list[str], list[dict[
             continue
         if role == "tool":
             answered = {"type": "tool_result", "tool_use_id": message.get("tool_call_id", "")}
-            blocks = [{**answered, "content": _blocks(message.get("content"))}]
+            content = _blocks(message.get("content"))
+            blocks = [{**answered, "content": content} if content else answered]
         else:
             blocks = _blocks(message.get("content"))
             blocks += [_tool_use(call) for call in message.get("tool_calls") or ()]
@@ -154,13 +170,13 @@ def _messages(messages: Iterable[dict[str, Any]]) -> tuple[list[str], list[dict[
 
 
 def _blocks(content: Any) -> list[dict[str, Any]]:
-    """A message's content in blocks; empty text, which the API rejects, is left out."""
+    """A message's content in blocks; text of white space alone, which the API rejects, is left out."""
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     blocks: list[dict[str, Any]] = []
     for part in parts:
         match part:
             case {"type": "text", "text": str(text)}:
-                if text:
+                if text.strip():
                     blocks.append({"type": "text", "text": text})
             case {"type": "image_url", "image_url": {"url": str(url)}}:
                 blocks.append({"type": "image", "source": _source(*media_of(url))})
@@ -190,7 +206,7 @@ def _document(url: str, title: Any) -> dict[str, Any]:
 def _tool_use(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     arguments = arguments_object(function.get("arguments") or "{}")
-    return {"type": "tool_use", "id": call.get("id", ""), "name": function["name"], "input": arguments}
+    return {"type": "tool_use", "id": call.get("id", ""), "name": function_name(function["name"]), "input": arguments}
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:

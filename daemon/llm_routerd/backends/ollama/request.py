@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.backends import faults
 from llm_routerd.backends.answer_format import with_instruction
 from llm_routerd.backends.data_urls import media_of
-from llm_routerd.backends.toolcalls import arguments_object
+from llm_routerd.backends.toolcalls import arguments_object, function_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,13 +31,14 @@ _THINK_LEVELS = {
 
 
 def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
-    """The body of a streamed chat; `tool_choice` other than "none" has no counterpart in Ollama.
+    """The body of a streamed chat; `tool_choice` has no counterpart in Ollama: for "none" the tools are left out.
 
     A prompt that is too long is to be an error, and an answer that outgrows the window to end: unless told otherwise,
     Ollama drops the front of either without a word.
 
     A schema goes in words as well, always: Ollama advises it, whose models are constrained and not told, and what else
-    speaks its protocol may pass over `format`, which nothing tells beforehand.
+    speaks its protocol may pass over `format`, which nothing tells beforehand.  Where tools may be called it goes in
+    words alone: `format` holds all that the model says to the schema, so that it could call none.
 
     Raises:
         BackendError: the messages hold something that Ollama does not take.
@@ -50,10 +51,10 @@ def chat_body(deployment: Deployment, call: Call) -> dict[str, Any]:
         "truncate": params.get("truncate", False),
         "shift": params.get("shift", False),
     }
-    if call.schema is not None:
+    if call.schema is not None and not call.may_call:
         # `false` is satisfied by nothing, so whatever comes will be found invalid.
         body["format"] = call.schema if isinstance(call.schema, dict) and call.schema else "json"
-    if call.tools and call.tool_choice != "none":
+    if call.may_call:
         body["tools"] = call.tools
     keep_alive = params.get("keep_alive", deployment.keep_alive)
     if keep_alive is not None:
@@ -91,7 +92,7 @@ def _messages(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             result["images"] = images
         if tool_calls := message.get("tool_calls"):
             for call in tool_calls:
-                names_by_id[call.get("id", "")] = call["function"]["name"]
+                names_by_id[call.get("id", "")] = function_name(call["function"]["name"])
             result["tool_calls"] = [_tool_call(call) for call in tool_calls]
         if role == "tool":
             call_id = message.get("tool_call_id", "")
@@ -126,7 +127,7 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     """Arguments as an object; what is no JSON object is sent as an object that holds it."""
     function = call["function"]
     arguments = arguments_object(function.get("arguments") or "{}")
-    converted: dict[str, Any] = {"function": {"name": function["name"], "arguments": arguments}}
+    converted: dict[str, Any] = {"function": {"name": function_name(function["name"]), "arguments": arguments}}
     if "id" in call:
         converted["id"] = call["id"]
     return converted

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends.answer_format import meets_openai_strict, with_instruction
 from llm_routerd.backends.optional_fields import without
+from llm_routerd.backends.toolcalls import with_sound_calls
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -29,19 +30,23 @@ def chat_body(
         call: what is asked.
         genuine: OpenAI itself is asked, which is stricter than others; at any other server a schema goes in words too.
         omitted: fields that the server refuses.
+
+    With `tool_choice` `none` the tools stand there all the same, as in the turns before: the prompt begins as theirs
+    did, and need not be read again.  (llama.cpp then shows them to its model and reads no calls; if the model makes
+    one it comes as text, which `judging` knows.)
     """
     params = {name: value for name, value in call.params.items() if value is not None}
     if genuine:
         _suit_openai(deployment.model_name, params)
     body: dict[str, Any] = {
         "model": deployment.model_name,
-        "messages": list(call.messages) if genuine else [_plain(message) for message in call.messages],
+        "messages": [with_sound_calls(message if genuine else _plain(message)) for message in call.messages],
         "stream": True,
         "stream_options": {"include_usage": True},
         **params,
     }
     if call.schema is not None:
-        _add_schema(body, call.schema, genuine=genuine)
+        _add_schema(body, call.schema, genuine=genuine, as_words=call.may_call and not genuine)
     if call.tools:
         body["tools"] = call.tools
         if call.tool_choice is not None:
@@ -66,13 +71,17 @@ def _suit_openai(model: str, params: dict[str, Any]) -> None:
             params.pop(name, None)
 
 
-def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool, *, genuine: bool) -> None:
+def _add_schema(body: dict[str, Any], schema: dict[str, Any] | bool, *, genuine: bool, as_words: bool = False) -> None:
     """As `response_format`, and in words where that may not be enough.  OpenAI itself takes schemas of objects only.
 
-    `strict` is set where the schema keeps OpenAI's rules for it; other servers constrain without it too.
+    `strict` is set where the schema keeps OpenAI's rules for it; other servers constrain without it too.  `as_words`:
+    tools may be called, which OpenAI keeps apart from the answer's form; others (llama.cpp, vLLM) hold all that the
+    model says to the schema, so that it could call none.
     """
     in_full = False
-    if isinstance(schema, bool):
+    if as_words:
+        pass
+    elif isinstance(schema, bool):
         body["response_format"] = {"type": "json_object"}
     elif not genuine or schema.get("type") == "object":
         wrapped = {"name": "answer", "schema": schema, "strict": meets_openai_strict(schema)}

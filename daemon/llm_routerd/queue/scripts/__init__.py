@@ -67,6 +67,7 @@ def begin(
     data: str | bytes,
     publishes: bool,
     request_id: str,
+    looks: bool,
 ) -> Any:
     """Begin, or go on with, one request on this worker."""
 
@@ -101,6 +102,76 @@ def commit(
     letter: ArgumentList,
 ) -> Any:
     """End one request."""
+
+
+@script
+def dispatch(
+    *,
+    lanes: Lanes,
+    events: Key,
+    inbox: Key,
+    consent: Key,
+    streams: KeyList,
+    consumer: str,
+    entry: str,
+    lane: str,
+    under_way: str,
+    after: str,
+    ttl_ms: IntText,
+    keep_ms: IntText,
+    publishes: bool,
+    last_words: ArgumentList,
+    words: ArgumentList,
+) -> Any:
+    """Write a model's turn of a run, and put its calls on their tools' streams."""
+
+
+@script
+def observe(
+    *,
+    lanes: Lanes,
+    events: Key,
+    inbox: Key,
+    consent: Key,
+    streams: KeyList,
+    consumer: str,
+    entry: str,
+    lane: str,
+    after: str,
+    ttl_ms: IntText,
+    keep_ms: IntText,
+    publishes: bool,
+    words: ArgumentList,
+    ends: ArgumentList,
+    heard: ArgumentList,
+    agreed: ArgumentList,
+) -> Any:
+    """Write what tools and people have said to a run, and make the calls that somebody has agreed to."""
+
+
+@script
+def hear(*, inbox: Key, consent: Key, most: int, most_bytes: int) -> Any:
+    """Read what has been said to a run."""
+
+
+@script
+def journal(*, events: Key, cursor: str, page: int) -> Any:
+    """Read what a run is replayed from."""
+
+
+@script
+def news(*, streams: KeyList, count: int) -> Any:
+    """Tell which of the runs that rest have something to look at."""
+
+
+@script
+def withdraw(*, inbox: Key, consent: Key, streams: KeyList, ttl_ms: IntText, calls: ArgumentList) -> Any:
+    """Take back calls of a run that is over."""
+
+
+@script
+def registry(*, tools: Key, most: int, most_bytes: int) -> Any:
+    """Read the tools that are registered."""
 
 
 @script
@@ -177,5 +248,5 @@ def retry(*, letters: Key, requests: Key, streams: KeyList, letter: str, fields:
 # Those of a worker.  The others are the client's, and go to a server when it first asks for one.
 ALL = (
     take, claim, find_orphans, take_orphans, begin, write, commit, sealed, renew, hand_back, pass_on, retire, mend,
-    owned,
+    owned, dispatch, observe, hear, journal, news, withdraw, registry,
 )  # fmt: skip

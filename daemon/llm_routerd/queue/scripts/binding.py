@@ -42,7 +42,7 @@ KeyList = Annotated["Sequence[str]", "keys"]
 IntText = Annotated[int, "text"]
 ArgumentList = Annotated["Sequence[Any]", "arguments"]
 
-PRELUDES = ("prelude/streams", "prelude/workers")
+PRELUDES = ("prelude/streams", "prelude/workers", "prelude/runs")
 CONSTANTS: Mapping[str, str] = {
     "FINAL": f"'{FINAL_ID}'",
     "FINAL_MS": f"{FINAL_PART}",

@@ -1,8 +1,10 @@
 -- Begin (or go on with) one request on this worker: is it ours, is it open, which attempt is next?
 -- Keys: events; lanes.
 -- Arguments: consumer; entry; lane; is_new, or claimed from another worker; deliveries, of the entry; ttl_ms; data, of the
---   attempt event (entry and lane are added unless the stream names them); publishes (PUBLISH as well); request_id.
--- Returns {"begun", n} | {"sealed", type} | {"duplicate"} | {"collision"} | {"lost"} | {"returned"}
+--   attempt event (entry and lane are added unless the stream names them); publishes (PUBLISH as well); request_id; looks:
+--   it is asked whether it may be begun, and nothing is written but what {"returned"} and {"duplicate"} need.
+-- Returns {"begun", n} (where it only looks: the last attempt that there is, 0 for none, and whether it is this entry's:
+--   1 or 0) | {"sealed", type} | {"duplicate"} | {"collision"} | {"lost"} | {"returned"}
 --       | {"unwritable"}: nothing was done, and no event of ours can be written to the stream, ever
 -- May be repeated after a lost reply: the attempt that it wrote is recognised.
 local requests = lanes[lane]
@@ -18,6 +20,7 @@ if last then
     if redis.call('PTTL', events) < 0 then redis.call('PEXPIRE', events, ttl_ms) end
     local final = redis.call('XRANGE', events, FINAL, FINAL)[1]
     if not final then return {'unwritable'} end
+    if looks then return {'sealed', type_of(final)} end
     return settle(requests, entry, 'sealed', type_of(final))
   end
   local its_lane
@@ -32,7 +35,7 @@ if last then
   end
   local number = string.match(last[1], '^(%d+)-')
   local attempt = attempt_of(events, number) or {}
-  if owner == entry and attempt.consumer == consumer and attempt.delivery == deliveries
+  if not looks and owner == entry and attempt.consumer == consumer and attempt.delivery == deliveries
     and last[1] == number .. '-0' then
     return {'begun', tonumber(number)}
   end
@@ -48,6 +51,7 @@ if last then
   n = tonumber(number) + 1
   if n >= FINAL_MS then return {'unwritable'} end
 end
+if looks then return {'begun', n - 1, owner == entry and 1 or 0} end
 local attempt_id = string.format('%.0f-0', n)  -- and not 1e+14-0
 
 if owner ~= entry then data = string.sub(data, 1, -2) .. ',"entry":"' .. entry .. '","lane":"' .. lane .. '"}' end

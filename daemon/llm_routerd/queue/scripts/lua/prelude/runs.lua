@@ -1,0 +1,65 @@
+-- What the scripts know of runs with tools.
+
+-- Whether an entry is this consumer's to answer for, and its events stream goes on from where it has seen it; else why
+-- not: "lost", "sealed", "stale" (others have written there: look again), "done" (this very script has written it).
+-- Returns that, or nil.
+local function hindrance(events, requests, entry, consumer, after, last_word)
+  local pending = (ask_lane('XPENDING', requests, GROUP, entry, entry, 1) or {})[1]
+  if not pending or pending[2] ~= consumer then return 'lost' end
+  local found = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)
+  local last = not found.err and found[1]
+  if not last then return 'lost' end
+  if is_at_end(last[1]) then return 'sealed' end
+  if last_word and last[1] == last_word then return 'done' end
+  if after ~= last[1] and not is_before(last[1], after) then return 'stale' end
+end
+
+-- A run rests, or goes on: whatever its worker died of before, it was not this.  The lease begins anew.
+local function forgive(requests, entry, consumer)
+  if exists(requests, entry) then
+    redis.call('XCLAIM', requests, GROUP, consumer, 0, entry, 'RETRYCOUNT', 1, 'JUSTID')
+  end
+end
+
+-- Keep the streams that a run hears from, for as long as it waits and a while beyond: they exist from its first call
+-- on, so that whoever answers need not see to their end.
+local function keep_ears(inbox, consent, keep_ms)
+  for _, stream in ipairs({inbox, consent}) do
+    redis.pcall('XGROUP', 'CREATE', stream, GROUP, '$', 'MKSTREAM')  -- pcall: it is there, or no stream
+    redis.pcall('PEXPIRE', stream, keep_ms)
+  end
+end
+
+-- Put a call on its tool's stream, and say where in the event that tells of it.
+local function send_call(stream, call, data)
+  local id = redis.call('XADD', stream, '*', 'call', call)
+  return string.sub(data, 1, -2) .. ',"entry":"' .. id .. '"}'
+end
+
+-- Write a run's events, {ID, type, data, stream, call...}: those that have a call put it on that stream first.
+-- `streams` are the keys; `stream` is the number of one, "" for none.
+local function write_run(events, streams, words, publishes)
+  for i = 1, #words, 5 do
+    local data = words[i + 2]
+    if words[i + 3] ~= '' then data = send_call(streams[tonumber(words[i + 3])], words[i + 4], data) end
+    redis.call('XADD', events, words[i], 'type', words[i + 1], 'data', data)
+    if publishes then publish(events, words[i], words[i + 1], data) end
+  end
+end
+
+-- Which of these streams cannot take a call, by number; nil: each can.
+local function unusable(streams)
+  for number, stream in ipairs(streams) do
+    if is_refusal(redis.pcall('XLEN', stream)) then return number end
+  end
+end
+
+-- The events of a run from one ID to another, {ID, data...}: what was written, and where the calls are.
+local function standing(events, first, last)
+  local found = {}
+  for _, item in ipairs(redis.call('XRANGE', events, first, last)) do
+    found[#found + 1] = item[1]
+    found[#found + 1] = field(item, 'data') or ''
+  end
+  return found
+end
