@@ -106,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("submit", _add_submit, "submit a request and show its answer"),
         ("follow", _add_follow, "show what happens to a request, from any point on"),
         ("cancel", _add_cancel, "cancel a request, queued or running"),
+        ("tools", _add_json, "list the tools that are registered, and who serves them"),
         ("confirm", _add_confirm, "agree to a tool call that waits for a person"),
         ("deny", _add_deny, "refuse a tool call that waits for a person"),
         ("check", _add_json, "check configuration, Redis and models"),

@@ -77,7 +77,11 @@ async def test_a_run_with_tools_passes_through_and_what_is_none_is_refused(site:
     status, _, told = await site.post("/v1/requests", {"prompt": "hi", "agent": agent})
     ((_, entry),) = await site.redis.xrange("llm:requests")
     assert (status, json.loads(entry["data"])["agent"]) == (202, agent)
-    for wrong, path in (({"tools": []}, "$.agent.tools"), (agent | {"max_turns": 21}, "$.agent.max_turns")):
+    for wrong, path in (
+        ({}, "$.agent: expected a property `tools`"),
+        ({"tools": []}, "$.agent.tools"),
+        (agent | {"max_turns": 21}, "$.agent.max_turns"),
+    ):
         status, _, told = await site.post("/v1/requests", {"prompt": "hi", "agent": wrong})
         assert (status, told["error"]["code"]) == (400, "invalid_request")
         assert path in told["error"]["message"]
