@@ -217,7 +217,7 @@ class Metrics:
         if finished.ttft_ms is not None:
             counters.ttft.observe(finished.ttft_ms / 1000)
 
-    def turn_ended(self, tenant_id: str | None, records: Sequence[AttemptRecord]) -> None:
+    def turn_ended(self, tenant_id: str | None, records: Sequence[AttemptRecord], *, saved_usd: float = 0.0) -> None:
         """Count the attempts of a turn that stands, of a run that goes on: the last one is a model's answer.
 
         Whoever ends the run counts the last turn's with that (`Finished.attempts`), so that each is counted once.
@@ -226,6 +226,7 @@ class Metrics:
         self.book_attempts(self._tenant(tenant_id), records, answer.model, 1)
         self.called(records)
         self._counters.count_answer(answer.deployment, records)
+        self._counters.saved_usd += saved_usd
 
     def run_ended(self, end: str, turns: int) -> None:
         """Count a run with tools whose final event stands: `result`, `cancelled`, or the code of its error."""

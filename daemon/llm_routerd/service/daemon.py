@@ -329,10 +329,13 @@ class Daemon:
     async def _render_metrics(self) -> str:
         backlogs = await self._worker.backlogs()
         left = unanswerable(self._config, self._unusable)
+        for_tools, for_people = self._worker.resting()
         return self._metrics.render_prometheus(
             Gauges(
                 in_flight=self._worker.status().in_flight,
                 held_up=self._shortage.waiting,
+                runs_waiting_tool=for_tools,
+                runs_waiting_person=for_people,
                 lag_by_lane={lane: each.unread for lane, each in backlogs.items()},
                 handed_back_by_lane={lane: each.handed_back for lane, each in backlogs.items()},
                 loop_lag_seconds=self._watchdog.loop_lag_seconds,

@@ -257,6 +257,10 @@ class Shard:
             return {}
         return {lane: backlog for lane, backlog in zip(LANES, found, strict=True) if backlog is not None}
 
+    def resting(self) -> tuple[int, int]:
+        """How many runs wait without a place for their tools, and how many for people."""
+        return self._mailroom.waiting
+
     def name_logs(self) -> None:
         """Have what this task logs, and whichever tasks it starts, name the shard, where there are several."""
         if self.placement.name:

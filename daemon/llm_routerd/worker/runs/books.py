@@ -54,7 +54,7 @@ class RunBooks:
 
     def turn_ended(self, request: Request, spent: Spent, events: Sequence[SeenEvent], unaudited: str | None) -> None:
         """A model's turn stands, and the run goes on."""
-        self._metrics.turn_ended(request.tenant_id, spent.attempts)
+        self._metrics.turn_ended(request.tenant_id, spent.attempts, saved_usd=spent.saved_usd)
         for event in events:
             if isinstance(event, ToolReturned):
                 self._metrics.tool_called(event.name, "invalid")
