@@ -27,6 +27,7 @@ from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields
 
 from llm_routerd.protocol import chat_forms, examples
+from llm_routerd.protocol.audit import AuditEntry
 from llm_routerd.protocol.dead_letter import DeadLetter
 from llm_routerd.protocol.metrics_event import MetricsEvent
 from llm_routerd.protocol.reading import KINDS
@@ -62,6 +63,7 @@ def documents() -> dict[str, Schema]:
         for name, kind in KINDS.items()
     }
     return events | {
+        "audit": document(AuditEntry, "An entry of the audit", examples.AUDIT_ENTRIES),
         "dead-letter": document(DeadLetter, "A dead letter", examples.DEAD_LETTERS),
         "metrics": document(MetricsEvent, "The metrics event", examples.METRICS_EVENTS),
         "request": request,

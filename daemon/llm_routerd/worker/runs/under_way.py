@@ -10,8 +10,9 @@ from llm_routerd.agents.offering import offer, tenant_of
 from llm_routerd.agents.run import AgentRun
 from llm_routerd.agents.words import Listener
 from llm_routerd.protocol.codes import ErrorCode, Fault
+from llm_routerd.protocol.outcome import AttemptRecord
 from llm_routerd.protocol.reading import UnknownEvent
-from llm_routerd.running.ending import NOTHING, Answered, Unanswered
+from llm_routerd.running.ending import NOTHING, Answered, Earlier, Unanswered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -94,10 +95,32 @@ class UnderWay:
         """Since it was picked up first."""
         return max(0, round(now_ms) - (self.started_ms or self.state.started_ms or round(now_ms)))
 
+    def earlier(self, *, turns: int) -> Earlier:
+        """What its turns took that stand."""
+        spent = self.state.spent
+        return Earlier(
+            turns=turns,
+            tool_calls=spent.tool_calls,
+            attempts=tuple(
+                AttemptRecord(
+                    deployment=each.deployment,
+                    model=each.model,
+                    outcome=each.outcome,
+                    code=each.code,
+                    reason=each.reason,
+                    latency_ms=each.latency_ms,
+                )
+                for each in spent.attempts
+            ),
+            cost_usd=spent.cost_usd,
+            is_estimated=spent.is_estimated,
+        )
+
     def ended(self, ending: Answered | Unanswered, decision: Ask, *, now_ms: float) -> Answered | Unanswered:
         """The end of the run, which tells of all its turns."""
         spent, latency_ms = self.state.spent, self.latency_ms(now_ms)
         earlier = tuple(spent.attempts)
+        whole = replace(ending.spent, latency_ms=latency_ms, earlier=self.earlier(turns=decision.turn))
         if isinstance(ending, Answered):
             event = ending.event
             is_known = spent.cost_usd is not None and event.cost_usd is not None
@@ -118,12 +141,12 @@ class UnderWay:
                     latency_ms=latency_ms,
                     turns=decision.turn,
                 ),
-                spent=replace(ending.spent, latency_ms=latency_ms, ttft_ms=ttft_ms),
+                spent=replace(whole, ttft_ms=ttft_ms),
             )
         failure = replace(ending.event, attempts=earlier + ending.event.attempts)
         if decision.is_last and decision.turn > 1 and _would_not_answer(ending):
             failure = replace(failure, code=ErrorCode.TURNS_EXHAUSTED)
-        return replace(ending, event=failure, spent=replace(ending.spent, latency_ms=latency_ms))
+        return replace(ending, event=failure, spent=whole)
 
 
 def _would_not_answer(ending: Unanswered) -> bool:

@@ -184,9 +184,13 @@ class RunWalk:
                 broken=frozenset(broken),
             )
             sendings = dispatch(run.request, answer, offered, turn)
-            words = [Word(event=each.event, call=each.call) for each in sendings]
             wrote = await self._broker.dispatch(
-                item.delivery, transcript, words, publish=run.request.publish, keep_ms=self._keep_ms(run)
+                item.delivery,
+                transcript,
+                [Word(event=each.event, call=each.call) for each in sendings],
+                audit=self._books.audit_of_turn(run.request, run.uncounted, number, sendings),
+                publish=run.request.publish,
+                keep_ms=self._keep_ms(run),
             )
             if wrote.verdict != "unusable":
                 break
@@ -194,7 +198,7 @@ class RunWalk:
         item.transcript, item.is_ending = None, False
         if wrote.verdict != "done":
             return await self._overtaken(run, wrote)
-        self._books.turn_ended(run.request, run.uncounted, wrote.events)
+        self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited)
         run.uncounted = NOTHING
         run.wrote(wrote.events)
         return None
@@ -238,6 +242,7 @@ class RunWalk:
                 ],
                 heard=() if spoken is None else [each[0] for each in spoken.answers],
                 agreed=() if spoken is None else [each[0] for each in spoken.consents],
+                audit=self._books.audit_of_words(run.request, run.state, usable),
                 publish=run.request.publish,
                 keep_ms=self._keep_ms(run),
             )  # fmt: skip
@@ -246,7 +251,7 @@ class RunWalk:
             broken.add(wrote.tool)
         if wrote.verdict != "done":
             return await self._overtaken(run, wrote)
-        self._books.heard(run.request, run.state, wrote.events)
+        self._books.heard(run.request, run.state, usable, wrote.events, wrote.unaudited)
         run.wrote(wrote.events)
         return None
 
@@ -275,7 +280,9 @@ class RunWalk:
     async def _fail(self, run: UnderWay, decision: Fail) -> Ending:
         run.item.is_ending = True
         await self._take_back(run)
-        self._books.failed(run.state, decision)
+        latency_ms = run.latency_ms(self._clock.server_ms())
+        spent = replace(NOTHING, latency_ms=latency_ms, earlier=run.earlier(turns=run.state.turn))
+        self._books.failed(run.request, run.state, decision)
         event = Failed(
             request_id=run.request.id,
             code=decision.code,
@@ -283,7 +290,7 @@ class RunWalk:
             attempts=tuple(run.state.spent.attempts),
             metadata=run.request.metadata,
         )
-        return Unanswered(event=event, spent=replace(NOTHING, latency_ms=run.latency_ms(self._clock.server_ms())))
+        return Unanswered(event=event, spent=spent)
 
     async def _take_back(self, run: UnderWay) -> None:
         """No tool is to act for nobody: as its events have it, for what was under way here may have stood."""
@@ -304,7 +311,7 @@ class RunWalk:
         """What was to be written does not stand: the request has been ended, or taken over, or others write there."""
         log.info("run_overtaken", id=run.request.id, why=wrote.verdict)
         if wrote.verdict == "stale":
-            self._books.called(run.uncounted)
+            self._books.called(run.request, run.uncounted)
             return self._soon()
         if wrote.verdict != "sealed":
             return Withdrawn(spent=run.uncounted)
