@@ -13,8 +13,6 @@ from tests.support.queue import events_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from redis.asyncio import Redis
-
     from llm_routerd.protocol.call import Call, Delta
     from tests.support.fakes import FakeBackend, Script
 
@@ -34,7 +32,7 @@ SWITCH = {
 }
 
 
-async def register(client: Redis, prefix: str = "llm", **tools: dict[str, Any]) -> None:
+async def register(client: Any, prefix: str = "llm", **tools: dict[str, Any]) -> None:
     """Tools, by name; `__` stands for the dot."""
     for name, registration in tools.items():
         await client.hset(f"{prefix}:tools", name.replace("__", "."), json.dumps(registration))
@@ -74,7 +72,7 @@ def turns(*finishes: Finish | Callable[[Call], Finish]) -> Script:
     return script
 
 
-async def next_call(client: Redis, name: str, after: str = "0-0", prefix: str = "llm") -> tuple[str, dict[str, Any]]:
+async def next_call(client: Any, name: str, after: str = "0-0", prefix: str = "llm") -> tuple[str, dict[str, Any]]:
     """The next call on a tool's stream: its ID there, and what it says."""
     found = await client.xread({f"{prefix}:tools:{name}": after}, count=1, block=5000)
     ((_, ((entry, fields),)),) = found
@@ -82,14 +80,14 @@ async def next_call(client: Redis, name: str, after: str = "0-0", prefix: str = 
 
 
 async def answer(
-    client: Redis, request_id: str, call_id: str, result: Any = None, *, prefix: str = "llm", **more: Any
+    client: Any, request_id: str, call_id: str, result: Any = None, *, prefix: str = "llm", **more: Any
 ) -> None:
     """As a tool does."""
     fields = {"call_id": call_id, **({"result": result} if result is not None else {}), **more}
     await client.xadd(f"{prefix}:inbox:{request_id}", fields, nomkstream=True)
 
 
-async def event_of(client: Redis, request_id: str, kind: str, number: int = 1) -> dict[str, Any]:
+async def event_of(client: Any, request_id: str, kind: str, number: int = 1) -> dict[str, Any]:
     """The so-manieth event of a type, once it stands."""
     async with asyncio.timeout(10):
         while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend
@@ -12,17 +12,16 @@ from tests.support.runs import ADD, SWITCH, answer, answers, calls, event_of, ne
 from tests.support.wire import check_everything, final_of
 from tests.support.workers import run_worker
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
 
-
-async def submit(client: Redis, *, id: str = "r1", agent: dict[str, Any] | None = None, **more: str) -> str:
-    fields = {"prompt": "do it", "id": id, "agent": json.dumps(agent or {"tools": ["*"]}), **more}
+async def submit(client: Any, name: str = "r1", agent: dict[str, Any] | None = None, **more: str) -> str:
+    """A request that may use any tool."""
+    fields = {"prompt": "do it", "id": name, "agent": json.dumps(agent or {"tools": ["*"]}), **more}
     await client.xadd("llm:requests", fields)
-    return id
+    return name
 
 
 async def test_tool_is_called_and_its_result_is_in_the_next_turn(redis_url: str) -> None:
+    """The run waits without a place meanwhile, and leaves nothing on the tool's stream."""
     model = FakeBackend(turns(calls("add", a=2, b=3), answers("it is 5")))
     async with open_client(redis_url) as client, run_worker(redis_url, {"local": model}) as worker:
         await register(client, add=ADD)
@@ -44,6 +43,7 @@ async def test_tool_is_called_and_its_result_is_in_the_next_turn(redis_url: str)
 
 
 async def test_person_agrees(redis_url: str) -> None:
+    """No tool is told before that."""
     model = FakeBackend(turns(calls("switch", lamp="hall"), answers("done")))
     async with open_client(redis_url) as client, run_worker(redis_url, {"local": model}):
         await register(client, switch=SWITCH)

@@ -5,6 +5,6 @@ model's answer into what is dispatched, `words` what tools and people say into e
 turn is shown.
 
 Nothing is kept but in a request's events: `AgentRun` replays them, and stands where the worker stood that wrote them.
-Imports `protocol`, `jsonschema`, `judging.arguments` and the values of `config`; no event loop, no network, no clock,
+Imports `protocol`, `jsonschema`, `judging.calls` and the values of `config`; no event loop, no network, no clock,
 no log.
 """

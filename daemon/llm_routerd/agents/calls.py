@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llm_routerd.agents.conversation import assistant_message
-from llm_routerd.judging.arguments import fault_of_call
+from llm_routerd.judging.calls import fault_of_call
 from llm_routerd.protocol.events import ToolCalled, ToolReturned, TurnEnded
 from llm_routerd.protocol.outcome import ToolCall
 from llm_routerd.protocol.tool import ToolRequest

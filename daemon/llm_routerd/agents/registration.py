@@ -89,4 +89,3 @@ def _compiled(name: str, given: dict[str, Any], schemas: SchemaCache) -> Tool | 
         timeout_ms=int(given.get("timeout_ms", TIMEOUT_MS)),
         result_schema=result_schema,
     )
-

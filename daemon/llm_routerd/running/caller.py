@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from llm_routerd.judging.calls import CallRules
 from llm_routerd.judging.judge import Accepted, Judge
 from llm_routerd.protocol.call import Call
 from llm_routerd.protocol.codes import AttemptCode
@@ -18,14 +19,26 @@ from llm_routerd.running.faults import fault
 from llm_routerd.running.shortage import LONGEST_PAUSE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from llm_routerd.config.tree import Deployment
-    from llm_routerd.judging.arguments import CallRules
+    from llm_routerd.jsonschema.compiled import AnswerSchema
     from llm_routerd.protocol.request import Request
     from llm_routerd.running.attempt import EventSink
     from llm_routerd.running.resources import Resources
     from llm_routerd.running.slots import Slots
+
+
+class TurnRules(Struct, frozen=True, kw_only=True):
+    """What the calls of a run's turn are held to.
+
+    Attributes:
+        parameters: see `CallRules`.
+        corrected: deployments that have been told once what was wrong with a call: another faulty one is no answer.
+    """
+
+    parameters: Mapping[str, AnswerSchema]
+    corrected: frozenset[str]
 
 
 class Turn(Struct):
@@ -63,7 +76,7 @@ class Caller:
         deadline: float | None,
         deliveries: int,
         on_first_token: Callable[[float], None],
-        rules: CallRules | None = None,
+        rules: TurnRules | None = None,
     ) -> None:
         self._resources = resources
         self._request = request
@@ -163,6 +176,7 @@ class Caller:
             tool_names=offered,
             demanded=request.demanded_tools if offered else frozenset(),
             accepts_length=request.accepts_length,
+            rules=self._call_rules(deployment),
         )
         bounds = Bounds.of(deployment, streams=mode is not StreamMode.OFF, deadline=self._deadline)
         return Attempt(
@@ -175,6 +189,12 @@ class Caller:
             schema=request.schema,
             validation=resources.validation,
         )
+
+    def _call_rules(self, deployment: Deployment) -> CallRules | None:
+        rules = self._rules
+        if rules is None:
+            return None
+        return CallRules(parameters=rules.parameters, strict=deployment.name in rules.corrected)
 
     def _make_call(self, deployment: Deployment, repair: str | None) -> Call:
         request = self._request

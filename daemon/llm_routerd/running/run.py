@@ -17,10 +17,9 @@ from llm_routerd.running.ledger import Ledger, as_ms
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Chain, Deployment
-    from llm_routerd.judging.arguments import CallRules
     from llm_routerd.protocol.request import Request
     from llm_routerd.running.attempt import EventSink
-    from llm_routerd.running.caller import Turn
+    from llm_routerd.running.caller import Turn, TurnRules
     from llm_routerd.running.resources import Resources
 
 
@@ -48,7 +47,7 @@ class Run:
         deadline: float | None,
         deliveries: int = 1,
         queue_ms: int | None = None,
-        rules: CallRules | None = None,
+        rules: TurnRules | None = None,
     ) -> None:
         self._examinations = resources.examinations
         self._request = request

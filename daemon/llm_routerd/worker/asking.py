@@ -22,10 +22,10 @@ from llm_routerd.worker.ending import Buried, Cancelled
 from llm_routerd.worker.sink import QueueSink
 
 if TYPE_CHECKING:
-    from llm_routerd.judging.arguments import CallRules
     from llm_routerd.protocol.request import Request
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import BeginVerdict
+    from llm_routerd.running.caller import TurnRules
     from llm_routerd.running.ending import Spent, Unanswered
     from llm_routerd.running.resources import Resources
     from llm_routerd.worker.ending import Ending
@@ -53,7 +53,7 @@ class Asking:
         resources: Resources,
         *,
         deadline: float | None,
-        rules: CallRules | None = None,
+        rules: TurnRules | None = None,
     ) -> Ending:
         """Ask the chain, and keep the transcript of what was begun in the item; `deadline` is loop time."""
         item.transcript = None

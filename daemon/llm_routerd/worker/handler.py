@@ -22,7 +22,7 @@ from llm_routerd.protocol.request import RequestError
 from llm_routerd.queue.passing import pass_on
 from llm_routerd.running.ending import NOTHING
 from llm_routerd.worker.ending import Buried
-from llm_routerd.worker.runs.rest import Rest
+from llm_routerd.worker.rest import Rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.request import Request
     from llm_routerd.queue.deliveries import Delivery
     from llm_routerd.queue.outbox import Transcript
-    from llm_routerd.worker.runs.rest import Rest
+    from llm_routerd.worker.rest import Rest
 
 StopReason = Literal["sealed", "lost", "drain"]
 

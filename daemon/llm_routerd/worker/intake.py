@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from llm_routerd.worker.handler import Handler
     from llm_routerd.worker.inflight import InFlight, InFlightTable
     from llm_routerd.worker.places import Places
+    from llm_routerd.worker.rest import Rest
     from llm_routerd.worker.runs.mailroom import Mailroom
-    from llm_routerd.worker.runs.rest import Rest
     from llm_routerd.worker.supervisor import Supervisor
     from llm_routerd.worker.trimmed import Trimmed
 

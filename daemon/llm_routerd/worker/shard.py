@@ -17,6 +17,7 @@ from llm_routerd.protocol.keys import LANES
 from llm_routerd.queue.broker import Broker
 from llm_routerd.queue.connection import ConnectionFactory, Needs, Pipe, PipeState, Replicas, whereabouts_of
 from llm_routerd.queue.deliveries import Limits
+from llm_routerd.queue.hearer import Hearer
 from llm_routerd.queue.reader import Reader
 from llm_routerd.worker.abandoning import abandon
 from llm_routerd.worker.asking import Asking
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from llm_routerd.queue.connection import Whereabouts
     from llm_routerd.queue.deliveries import Backlog
     from llm_routerd.worker.admission import Admission
+    from llm_routerd.worker.inflight import InFlight
     from llm_routerd.worker.placement import Placement
     from llm_routerd.worker.places import Capacity
     from llm_routerd.worker.supervisor import Supervisor
@@ -154,11 +156,11 @@ class Shard:
         )
         self._mailroom = Mailroom(
             broker=broker,
-            factory=self._connections[2],
+            hearer=Hearer(self._connections[2], self.pipe),
             in_flight=self.in_flight,
             clock=self.clock,
             tasks=self._tasks,
-            wake=lambda item: self._intake.wake(item),
+            wake=self._wake,
         )
         self._intake = Intake(
             broker=broker,
@@ -334,6 +336,9 @@ class Shard:
     async def aclose(self) -> None:
         """Close the reading connection; the pipe's goes with its task."""
         await self._reader.aclose()
+
+    def _wake(self, item: InFlight) -> None:
+        self._intake.wake(item)
 
     def _place_freed(self) -> None:
         self._places.changed()

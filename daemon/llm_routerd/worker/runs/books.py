@@ -22,6 +22,7 @@ class RunBooks:
 
     def turn_ended(self, request: Request, spent: Spent, events: Sequence[SeenEvent]) -> None:
         """A model's turn stands, and the run goes on."""
+        del request, events
         self._metrics.called(spent.attempts)
 
     def heard(self, request: Request, run: AgentRun, events: Sequence[SeenEvent]) -> None:

@@ -1,8 +1,8 @@
 """The runs of one shard that rest, and what wakes them.
 
-- Once a second all of them are looked at, in one script for each page: whether a request has been ended by somebody else,
-  or something stands in its inbox or its consent stream.  What has been observed is deleted there, so whatever stands
-  is news.
+- Once a second all of them are looked at, in one script for each page: whether a request has been ended by somebody
+  else, or something stands in its inbox or its consent stream.  What has been observed is deleted there, so whatever
+  stands is news.
 - Those that began to rest last are heard at once: one blocking read has all their streams, on a connection that is only
   there while something rests.  Nothing depends on it but how soon.
 - The time at which each is to be looked at in any case is kept in one heap.
@@ -19,15 +19,13 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
-from llm_routerd.queue.connection import Backoff, RedisError, ResponseError, describe, execute
+from llm_routerd.queue.connection import Backoff, RedisError, ResponseError, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from redis.asyncio.connection import AbstractConnection
-
     from llm_routerd.queue.broker import Broker
-    from llm_routerd.queue.connection import ConnectionFactory
+    from llm_routerd.queue.hearer import Hearer
     from llm_routerd.worker.clock import ServerClock
     from llm_routerd.worker.inflight import InFlight, InFlightTable
     from llm_routerd.worker.supervisor import Supervisor
@@ -38,10 +36,6 @@ LOOK_SECONDS = 1.0
 PAGE = 500  # runs in one script
 MOST_HOT = 128  # that are heard at once
 MOST_AWAKE = 64
-BLOCK_MS = 1000
-GRACE_SECONDS = 5.0
-UNBLOCK_SECONDS = 0.005  # between two tries to have a read begin anew
-UNBLOCK_TRIES = 20
 KEPT_SECONDS = 10.0  # the connection, while nothing rests
 _SPARE_TIMERS = 1000
 _SLACK_SECONDS = 0.002  # the server's clock is asked again
@@ -52,7 +46,7 @@ class Mailroom:
 
     Args:
         broker: this worker's side of the queue.
-        factory: makes the connection of the blocking read.
+        hearer: the blocking read.
         in_flight: what this worker has; what is not in there any more is forgotten.
         clock: the server's.
         tasks: of the worker.
@@ -63,14 +57,14 @@ class Mailroom:
         self,
         *,
         broker: Broker,
-        factory: ConnectionFactory,
+        hearer: Hearer,
         in_flight: InFlightTable,
         clock: ServerClock,
         tasks: Supervisor,
         wake: Callable[[InFlight], None],
     ) -> None:
         self._broker = broker
-        self._factory = factory
+        self._hearer = hearer
         self._in_flight = in_flight
         self._clock = clock
         self._tasks = tasks
@@ -86,8 +80,6 @@ class Mailroom:
         self._has_timer = asyncio.Event()  # a sooner one, maybe
         self._has_resting = asyncio.Event()
         self._has_hot = asyncio.Event()
-        self._client_id: int | None = None  # of the connection, while it reads
-        self._reads = 0
         self._is_unblocking = False
 
     @property
@@ -196,28 +188,22 @@ class Mailroom:
     async def hear_on(self) -> None:
         """Hear those that began to rest last, until cancelled."""
         backoff = Backoff()
-        while True:
-            await self._until_hot(None)
-            try:
-                connection = await self._factory.connect(loads=())
-            except (RedisError, OSError, TimeoutError) as error:
-                self._factory.whereabouts.lost(error)
-                await asyncio.sleep(backoff.next_seconds())
-                continue
-            try:
-                self._client_id = await execute(connection, ("CLIENT", "ID"), timeout_seconds=GRACE_SECONDS)
-                while await self._until_hot(KEPT_SECONDS):
-                    await self._hear(connection)
+        try:
+            while True:
+                if not await self._until_hot(KEPT_SECONDS):
+                    await self._hearer.aclose()
+                    await self._until_hot(None)
+                try:
+                    keys = await self._hearer.hear(tuple(self._hot))
+                    self._wakes([item for key in keys if (item := self._hot.get(key)) is not None])
                     backoff.reset()
-            except ResponseError as error:  # one of the keys is no stream, or a right is missing
-                log.warning("runs_not_heard_at_once", why=describe(error))
-                self._hot.clear()
-            except (RedisError, OSError, TimeoutError) as error:
-                self._factory.whereabouts.lost(error)
-                await asyncio.sleep(backoff.next_seconds())
-            finally:
-                self._client_id = None
-                await connection.disconnect(nowait=True)
+                except ResponseError as error:  # one of the keys is no stream, or a right is missing
+                    log.warning("runs_not_heard_at_once", why=describe(error))
+                    self._hot.clear()
+                except (RedisError, OSError, TimeoutError):
+                    await asyncio.sleep(backoff.next_seconds())
+        finally:
+            await self._hearer.aclose()
 
     async def _until_hot(self, seconds: float | None) -> bool:
         """Wait until there is something to be heard; False: not in time."""
@@ -230,25 +216,13 @@ class Mailroom:
                 return True
         return False
 
-    async def _hear(self, connection: AbstractConnection) -> None:
-        keys = tuple(self._hot)
-        self._reads += 1
-        command = ("XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *keys, *("0-0",) * len(keys))
-        reply = await execute(connection, command, timeout_seconds=BLOCK_MS / 1000 + GRACE_SECONDS)
-        self._wakes([item for key, _ in reply or () if (item := self._hot.get(key.decode())) is not None])
-
     def _begin_anew(self) -> None:
         """The read that is under way does not hear what has just begun to rest."""
-        if self._client_id is not None and not self._is_unblocking:
+        if self._hearer.is_hearing and not self._is_unblocking:
             self._is_unblocking = True
-            self._tasks.helper(self._unblock(self._client_id), "unblock-hearing")
+            self._tasks.helper(self._unblock(), "hear-more")
 
-    async def _unblock(self, client_id: int) -> None:
-        """End it; the server may not have begun it yet."""
+    async def _unblock(self) -> None:
         await asyncio.sleep(0)  # what begins to rest at the same time is heard by the same read
-        reads, self._is_unblocking = self._reads, False
-        with suppress(ResponseError):  # an ACL may refuse it; then the read ends by itself
-            for _ in range(UNBLOCK_TRIES):
-                if self._reads != reads or await self._broker.pipe.call("CLIENT", "UNBLOCK", client_id):
-                    return
-                await asyncio.sleep(UNBLOCK_SECONDS)
+        self._is_unblocking = False
+        await self._hearer.begin_anew()

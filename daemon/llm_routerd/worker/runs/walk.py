@@ -17,15 +17,15 @@ from llm_routerd.agents.calls import Turn, dispatch
 from llm_routerd.agents.offering import offer, refusal_of, tenant_of
 from llm_routerd.agents.run import AgentRun, Ask, Expire, Fail, Wait
 from llm_routerd.agents.words import Answer, Listener
-from llm_routerd.judging.arguments import CallRules
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode, Fault
 from llm_routerd.protocol.events import Failed, ToolReturned
 from llm_routerd.protocol.reading import UnknownEvent
 from llm_routerd.queue.runs import End, Word
+from llm_routerd.running.caller import TurnRules
 from llm_routerd.running.ending import NOTHING, Answered, Unanswered, Withdrawn
 from llm_routerd.worker.ending import Buried
-from llm_routerd.worker.runs.rest import DUE, Rest
+from llm_routerd.worker.rest import DUE, Rest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -147,7 +147,7 @@ class RunWalk:
         )
         left_ms = None if run.deadline_ms is None else run.deadline_ms - now_ms
         deadline = None if left_ms is None else asyncio.get_running_loop().time() + left_ms / 1000
-        rules = CallRules(parameters=offered.parameters, corrected=frozenset(run.state.corrected))
+        rules = TurnRules(parameters=offered.parameters, corrected=frozenset(run.state.corrected))
         ending = await self._asking.ask(item, turn_request, run.admission.resources, deadline=deadline, rules=rules)
         match ending:
             case Answered(event=answer) if answer.tool_calls and not decision.is_last:
