@@ -107,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("follow", _add_follow, "show what happens to a request, from any point on"),
         ("cancel", _add_cancel, "cancel a request, queued or running"),
         ("check", _add_json, "check configuration, Redis and models"),
+        ("audit", _add_audit, "show what was called, what it took, and who agreed to it"),
         ("dead", _add_dead, "look at dead letters, retry or drop them"),
         ("version", _add_nothing, "print the version"),
     ):
@@ -218,6 +219,16 @@ def _add_dead(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("entries", nargs="*", metavar="ENTRY", help="dead letters, as `list` names them")
     command.add_argument("--all", action="store_true", help="retry or drop every one")
+    _add_json(command)
+
+
+def _add_audit(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tenant", metavar="T", help="of this tenant")
+    command.add_argument("--id", metavar="ID", help="of this request")
+    command.add_argument("--kind", choices=("model", "tool", "confirmation"), help="of this kind")
+    command.add_argument("--since", metavar="WHEN", help="from here on: `2h` ago, a date, a time")
+    command.add_argument("--until", metavar="WHEN", help="before this")
+    command.add_argument("--follow", action="store_true", help="and what comes, until Ctrl-C")
     _add_json(command)
 
 

@@ -1,8 +1,8 @@
 """The producers' side of the queue: adds requests, follows and cancels them; needs neither the daemon nor a backend.
 
 `client` is the client, `shards` and `shard` what it asks; `multiplexer` and `following` serve a process that has many
-requests under way at once.  `events` and `look_up` are parts of it, `lane_state`, `survey` and `dead_letters` what
-operators look at.
+requests under way at once.  `events` and `look_up` are parts of it, `lane_state`, `survey`, `audit` and `dead_letters`
+what operators look at.
 Producers import what is named here; `cli` and the tests also `dead_letters`.
 
 Imports `queue.connection`, `queue.scripts`, `protocol` and `errors`.  Another question to Redis: a method of `Shard`,
@@ -20,6 +20,7 @@ from llm_routerd.client.multiplexer import Multiplexer
 from llm_routerd.client.shard import Shard
 from llm_routerd.client.survey import Running, Survey
 from llm_routerd.errors import UnknownRequestError
+from llm_routerd.protocol.audit import AuditEntry
 from llm_routerd.protocol.events import (
     AttemptRejected,
     AttemptStarted,
@@ -42,6 +43,7 @@ ClientEvent = SeenEvent
 __all__ = [
     "AttemptRejected",
     "AttemptStarted",
+    "AuditEntry",
     "CallConfirmed",
     "CallDenied",
     "Cancelled",
