@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOW_MS = int(time.time() * 1000)
+HOUR_MS = 3_600_000
 REJECTED = AuditEntry(
     kind="model",
-    at_ms=NOW_MS - 7_300_000,
+    at_ms=NOW_MS - 8 * HOUR_MS,
     id="invoice-4711",
     outcome="rejected",
     code="first_token_timeout",
@@ -40,7 +41,7 @@ REJECTED = AuditEntry(
 )
 ANSWERED = AuditEntry(
     kind="model",
-    at_ms=NOW_MS - 60_000,
+    at_ms=NOW_MS - 6 * HOUR_MS,
     id="evening-17",
     outcome="success",
     tenant_id="ada",
@@ -53,11 +54,11 @@ ANSWERED = AuditEntry(
     latency_ms=812,
 )
 UNPRICED = AuditEntry(
-    kind="model", at_ms=NOW_MS - 50_000, id="evening-17", outcome="success", deployment="x", prompt_tokens=5
+    kind="model", at_ms=NOW_MS - 5 * HOUR_MS, id="evening-17", outcome="success", deployment="x", prompt_tokens=5
 )
 TOOL = AuditEntry(
     kind="tool",
-    at_ms=NOW_MS - 40_000,
+    at_ms=NOW_MS - 4 * HOUR_MS,
     id="evening-17",
     outcome="result",
     tool="weather",
@@ -65,7 +66,7 @@ TOOL = AuditEntry(
     latency_ms=87,
 )
 AGREED = AuditEntry(
-    kind="confirmation", at_ms=NOW_MS - 30_000, id="evening-17", outcome="confirmed", tool="lights.switch", by="ada\x1b[31m"
+    kind="confirmation", at_ms=NOW_MS - 3 * HOUR_MS, id="evening-17", outcome="confirmed", tool="lights.switch", by="ada\x1b[31m"
 )  # fmt: skip
 ALL = (REJECTED, ANSWERED, UNPRICED, TOOL, AGREED)
 
@@ -100,14 +101,14 @@ def test_json_lines_are_the_entries_and_the_sums_go_to_stderr(url: str, capsys: 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--since", "2h"], ALL[1:]),
-        (["--since", "1d", "--until", "45s"], ALL[:3]),
-        (["--since", datetime.fromtimestamp((NOW_MS - 45_000) / 1000, UTC).isoformat()], ALL[3:]),
+        (["--since", "7h"], ALL[1:]),
+        (["--since", "1d", "--until", "270m"], ALL[:3]),
+        (["--since", datetime.fromtimestamp(NOW_MS / 1000 - 16_200, UTC).isoformat()], ALL[3:]),
         (["--until", "2001-02-03"], ()),
         (["--tenant", "ada"], (ANSWERED,)),
         (["--id", "invoice-4711"], (REJECTED,)),
         (["--kind", "confirmation"], (AGREED,)),
-        (["--kind", "model", "--id", "evening-17", "--since", "55s"], (UNPRICED,)),
+        (["--kind", "model", "--id", "evening-17", "--since", "19000s"], (UNPRICED,)),
     ],
 )
 def test_what_is_asked_for_is_what_is_shown(
