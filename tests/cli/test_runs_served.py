@@ -89,11 +89,11 @@ async def test_person_at_the_terminal_lets_a_run_go_on(valkey_url: str) -> None:
 
 
 async def test_word_of_another_terminal_counts_once(valkey_url: str) -> None:
-    """With other arguments, which are judged again; the second one is told whose stands."""
+    """With other arguments, which are judged first; the second one is told whose stands."""
     async with served(valkey_url) as client:
         call_id = await submit(client)
         code, told = await say(valkey_url, "confirm", "r1", "--args", '{"lump": 1}')
-        assert (code, "does not take these arguments" in told) == (Exit.TIMED_OUT, True)
+        assert (code, "switch does not take these" in told) == (Exit.USAGE, True)
         code, told = await say(valkey_url, "confirm", "r1", call_id, "--args", '{"lamp": "attic"}')
         assert (code, "confirmed by ada" in told) == (Exit.OK, True)
         _, call = await next_call(client, "switch")
