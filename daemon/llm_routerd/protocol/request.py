@@ -1,14 +1,14 @@
 """A request: its properties as producers give them, and what the parser makes of them.
 
-A further property is a line in `RequestFields`, which the schema and every caller's types follow from, a field of
-`Request` that has its name and its default, and the place that heeds it.
+A further property is a line in `RunFields` or `RequestFields`, which the schema and every caller's types follow from, a
+field of `Request` that has its name and its default, and the place that heeds it.
 """
 
 from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import orjson
 from msgspec import Struct, field
@@ -86,12 +86,13 @@ _TOOLS: dict[str, Any] = {
 }
 
 
-class AgentFields(TypedDict, total=False):
+class _OfTools(TypedDict):  # `Required` is passed over where annotations are text
+    tools: Annotated[list[str], said("Which of the registered tools the model may call.", **(_TOOLS | {"minItems": 1}))]
+
+
+class AgentFields(_OfTools, total=False):
     """Has the daemon run the tools that the model calls, turn after turn, until there is an answer."""
 
-    tools: Required[
-        Annotated[list[str], said("Which of the registered tools the model may call.", **(_TOOLS | {"minItems": 1}))]
-    ]
     max_turns: Annotated[
         int,
         said(
@@ -106,10 +107,8 @@ class AgentFields(TypedDict, total=False):
     ]
 
 
-class RequestFields(TypedDict, total=False):
-    """The JSON object in the field `data` of an entry of a requests stream, or the same properties, one field each."""
-
-    # `Client.submit`, `Router.route` and `Router.stream` take these by name.
+class RunFields(TypedDict, total=False):
+    """What every request may have; `Router.run` takes these, for there `tools` are functions."""
 
     id: Annotated[
         str,
@@ -147,21 +146,6 @@ class RequestFields(TypedDict, total=False):
             default=False,
         ),
     ]
-    tools: Annotated[
-        list[dict[str, Any]],
-        said("Functions that the model may call, in OpenAI's form.", maxItems=128, items={"$ref": "#/$defs/tool"}),
-    ]
-    tool_choice: Annotated[
-        str | dict[str, Any],
-        said(
-            "Whether the model must call a function, in OpenAI's form. An answer without the call that this demands is "
-            "rejected.",
-            **_CHOICE,
-        ),
-    ]
-    agent: Annotated[
-        AgentFields, said("Has the daemon run the tools that the model calls. Not beside `tools` or `tool_choice`.")
-    ]
     params: Annotated[
         Params, said("Sampling and limits, from a closed list. What a deployment does not know is not sent to it.")
     ]
@@ -193,6 +177,28 @@ class RequestFields(TypedDict, total=False):
     traceparent: Annotated[
         str,
         said("W3C trace context, carried through.", pattern="^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"),
+    ]
+
+
+class RequestFields(RunFields, total=False):
+    """The JSON object in the field `data` of an entry of a requests stream, or the same properties, one field each."""
+
+    # `Client.submit`, `Router.route` and `Router.stream` take these by name.
+
+    tools: Annotated[
+        list[dict[str, Any]],
+        said("Functions that the model may call, in OpenAI's form.", maxItems=128, items={"$ref": "#/$defs/tool"}),
+    ]
+    tool_choice: Annotated[
+        str | dict[str, Any],
+        said(
+            "Whether the model must call a function, in OpenAI's form. An answer without the call that this demands is "
+            "rejected.",
+            **_CHOICE,
+        ),
+    ]
+    agent: Annotated[
+        AgentFields, said("Has the daemon run the tools that the model calls. Not beside `tools` or `tool_choice`.")
     ]
 
 
