@@ -133,16 +133,14 @@ class Saying:
         async for event in client.follow(self._id, self._position):
             self._calls.see([event])
             said = self._calls.word(call.call_id)
-            if said is None and not event.is_final:
-                continue
             if said is not None and said.by == self._by and isinstance(said, CallConfirmed) is self._word.agrees:
                 if self._arguments.json:
                     say(json_line({"id": said.id, "type": said.type, "data": said.data}))
                 else:
                     say(one_line(f"{said.type} by {said.by}"))
                 return Exit.OK
-            told = self._calls.why_not(call.call_id, self._word, 0)
-            return self._refuse(told or Discounted(WhyNot.ENDED, "the request has ended"), call)
+            if (told := self._calls.why_not(call.call_id, self._word, 0)) is not None:
+                return self._refuse(told, call)
         raise AssertionError("a stream ends with its final event")
 
     def _unheard(self, call: ToolCalled) -> Exit:
