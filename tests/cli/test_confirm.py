@@ -14,6 +14,7 @@ from llm_routerd.cli import saying
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.main import main
 from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.examples import TOOLS
 from tests.cli.commands import environment, started
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def ask(daemon: Daemon, *ids: str, **more: Any) -> None:
         (("confirm", "r1", "c1"), {"confirm": "c1", "args_sha256": SHA, "by": "ada"}),
         (("confirm", "r1"), {"confirm": "c1", "args_sha256": SHA, "by": "ada"}),
         (
-            ("confirm", "r1", "c1", "--always", "--args", '{"lamp": "é"}', "--by", "Bob B.", "--reason", "dark"),
+            ("confirm", "r1", "c1", "--always", "--args", '{"lamp": "é", "on": true}', "--by", "Bob B.", "--reason", "dark"),
             {
-                "confirm": "c1", "args_sha256": SHA, "by": "Bob B.", "args": '{"lamp":"é"}', "always": "1",
+                "confirm": "c1", "args_sha256": SHA, "by": "Bob B.", "args": '{"lamp":"é","on":true}', "always": "1",
                 "reason": "dark",
             },
         ),
@@ -61,6 +62,7 @@ def ask(daemon: Daemon, *ids: str, **more: Any) -> None:
 )  # fmt: skip
 def test_word_is_said_and_stands(daemon: Daemon, argv: tuple[str, ...], said: dict[str, str]) -> None:
     """What was called is shown, harmless; the hash is that of what was shown."""
+    daemon.redis.hset("llm:tools", "lights.switch", json.dumps(TOOLS[1]))
     ask(daemon, "c1")
     kind = "confirmed" if "confirm" in said else "denied"
     with started(*argv, "--redis", daemon.url, env=ADA) as command:
@@ -156,12 +158,36 @@ def test_request_that_nobody_knows_and_one_that_is_queued(daemon: Daemon, capsys
     assert "queued is queued: it has called no tool yet" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("args", [(), ("--args", "{}")])
+@pytest.mark.parametrize(
+    ("registration", "args", "told"),
+    [
+        (TOOLS[1], {"lamp": 3, "on": True}, "$.lamp"),
+        (TOOLS[1], {}, "required"),
+        ({}, {}, "description"),
+        (None, {}, "it is not registered any more"),
+    ],
+)
+def test_arguments_that_the_tool_does_not_take_are_not_written(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], registration: Any, args: Any, told: str
+) -> None:
+    """A worker would pass that word over."""
+    if registration is not None:
+        daemon.redis.hset("llm:tools", "lights.switch", json.dumps(registration))
+    ask(daemon, "c1")
+    assert main(["confirm", "r1", "--args", json.dumps(args), "--redis", daemon.url]) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert "--args: lights.switch does not take these: " in said
+    assert told in said
+    assert not daemon.redis.exists("llm:consent:r1")
+
+
+@pytest.mark.parametrize("args", [(), ("--args", '{"lamp": "hall", "on": true}')])
 def test_word_that_nobody_hears_is_told(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: tuple[str, ...]
 ) -> None:
     """It is written, and may yet be heard; with other arguments it may not count."""
     monkeypatch.setattr(saying, "_STANDING_SECONDS", 0.1)
+    daemon.redis.hset("llm:tools", "lights.switch", json.dumps(TOOLS[1]))
     ask(daemon, "c1")
     assert main(["confirm", "r1", *args, "--redis", daemon.url]) == Exit.TIMED_OUT
     told = capsys.readouterr().err

@@ -7,16 +7,21 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from llm_routerd.cli.exits import Exit
+from llm_routerd.config.agents import AgentsConfig
 from llm_routerd.protocol.events import FINAL_ID
 from tests.cli.commands import environment, on_terminal, started
 from tests.support.fakes import FakeBackend
 from tests.support.queue import events_of, open_client
 from tests.support.runs import ADD, SWITCH, answer, answers, calls_all, event_of, next_call, register, turns
-from tests.support.workers import run_worker
+from tests.support.workers import make_config, run_worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from llm_routerd.config.tree import Config
 
 ADA = environment(NO_COLOR="1", LOGNAME="ada")
 MODEL = (
@@ -26,9 +31,10 @@ MODEL = (
 
 
 @asynccontextmanager
-async def served(url: str) -> AsyncIterator[Any]:
+async def served(url: str, config: Config | None = None) -> AsyncIterator[Any]:
     """A worker whose model adds and switches; `add` is answered by itself."""
-    async with open_client(url) as client, run_worker(url, {"local": FakeBackend(turns(*MODEL))}):
+    model = {"local": FakeBackend(turns(*MODEL))}
+    async with open_client(url) as client, run_worker(url, model, config=config):
         await register(client, add=ADD, switch=SWITCH)
         adding = asyncio.create_task(_add(client))
         try:
@@ -89,11 +95,11 @@ async def test_person_at_the_terminal_lets_a_run_go_on(valkey_url: str) -> None:
 
 
 async def test_word_of_another_terminal_counts_once(valkey_url: str) -> None:
-    """With other arguments, which are judged again; the second one is told whose stands."""
+    """With other arguments, which are judged first; the second one is told whose stands."""
     async with served(valkey_url) as client:
         call_id = await submit(client)
         code, told = await say(valkey_url, "confirm", "r1", "--args", '{"lump": 1}')
-        assert (code, "does not take these arguments" in told) == (Exit.TIMED_OUT, True)
+        assert (code, "switch does not take these" in told) == (Exit.USAGE, True)
         code, told = await say(valkey_url, "confirm", "r1", call_id, "--args", '{"lamp": "attic"}')
         assert (code, "confirmed by ada" in told) == (Exit.OK, True)
         _, call = await next_call(client, "switch")
@@ -132,4 +138,15 @@ async def test_interrupt_at_the_question_ends_the_run(valkey_url: str) -> None:
         assert fields["type"] == "cancelled"
         code, told = await say(valkey_url, "confirm", "r1", (await event_of(client, "r1", "tool_call", 2))["call_id"])
         assert (code, "the request has ended" in told) == (Exit.FAILED, True)
+        assert not await client.exists("llm:tools:switch")
+
+
+async def test_word_after_the_time_is_too_late(valkey_url: str) -> None:
+    """The run has ended with that, and no tool was told."""
+    config = replace(make_config(), agents=AgentsConfig(confirmation_seconds=0.3))
+    async with served(valkey_url, config) as client:
+        call_id = await submit(client)
+        assert (await event_of(client, "r1", "error"))["code"] == "confirmation_expired"
+        code, told = await say(valkey_url, "confirm", "r1", call_id)
+        assert (code, "in which this call could be confirmed is over" in told) == (Exit.TIMED_OUT, True)
         assert not await client.exists("llm:tools:switch")

@@ -51,6 +51,30 @@ def test_who_has_answered_already_is_told(kind: str) -> None:
     assert said.by == "ada"
 
 
+@pytest.mark.parametrize(
+    ("kind", "data", "why", "told"),
+    [
+        (
+            "error",
+            {"id": "r", "code": "confirmation_expired", "message": "m"},
+            WhyNot.EXPIRED,
+            "could be confirmed is over",
+        ),
+        ("error", {"id": "r", "code": "deadline_exceeded", "message": "m"}, WhyNot.ENDED, "ended: deadline_exceeded"),
+        ("cancelled", {"id": "r"}, WhyNot.ENDED, "it was cancelled"),
+        ("result", {}, WhyNot.ENDED, "the request has ended"),
+    ],
+)
+def test_how_the_request_has_ended_is_told(kind: str, data: dict[str, Any], why: WhyNot, told: str) -> None:
+    """A call that nobody answered in time has ended it."""
+    found = calls(("tool_call", CALL | {"expires_at_ms": 1}))
+    found.see([read_event(FINAL_ID, kind, orjson.dumps(data))])
+    discounted = found.why_not("c1", YES, 2)
+    assert discounted is not None
+    assert discounted.why is why
+    assert told in discounted.message
+
+
 def test_events_that_others_have_written_badly_are_no_calls() -> None:
     """Nobody agrees to what cannot be read."""
     found = calls(("tool_call", {"call_id": "c1"}), ("tool_call", {"confirm": True}), ("confirmed", {"by": 3}))

@@ -249,3 +249,9 @@ def test_the_daemon_takes_the_examples_of_a_request(example: dict[str, Any]) -> 
     """What producers copy from the schema works."""
     parser = RequestParser(max_request_bytes=10_000, schemas=SchemaCache(4))
     assert isinstance(parser.parse("1-0", [b"data", orjson.dumps(example)]), Request)
+
+
+def test_what_must_be_there_is_required() -> None:
+    """Also of what may have more: a type's annotations are text, in which `Required` is not seen."""
+    assert load_schema("request")["properties"]["agent"]["required"] == ["tools"]
+    assert load_schema("tool")["required"] == ["description"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from llm_routerd.agents.registration import Unsound, read_tool
 from llm_routerd.cli.confirming import arguments_of, person
 from llm_routerd.cli.exits import Exit, UsageError
 from llm_routerd.cli.settings import open_client, redis_of
@@ -14,6 +15,7 @@ from llm_routerd.cli.terminal import complain, json_line, one_line, say
 from llm_routerd.cli.unknown import unknown
 from llm_routerd.client import CallConfirmed, check_id
 from llm_routerd.errors import NotAllowedError
+from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.protocol.consent import Calls, Discounted, WhyNot, Word
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ class Saying:
             word = replace(self._word, args_sha256=call.args_sha256) if self._word.agrees else self._word
             if (told := self._calls.why_not(call.call_id, word, await self._now_ms(client))) is not None:
                 return self._refuse(told, call)
+            if problem := await self._unfit(client, call):
+                raise UsageError(f"--args: {call.name} does not take these: {problem}")
             await client.consent(self._id, word.fields(call.call_id, self._by))
             try:
                 async with asyncio.timeout(_STANDING_SECONDS):
@@ -111,21 +115,32 @@ class Saying:
         except NotAllowedError:
             return 0
 
+    async def _unfit(self, client: Client, call: ToolCalled) -> str:
+        """Why the tool does not take the arguments given for its own; "": it does, or this user may not look at it."""
+        if self._word.args is None:
+            return ""
+        try:
+            registration = await client.shards.home(self._id).tool(call.name)
+        except NotAllowedError:
+            return ""
+        if registration is None:
+            return "it is not registered any more"
+        tool = read_tool(call.name, registration, SchemaCache(1))
+        return tool.why if isinstance(tool, Unsound) else tool.parameters.validate(self._word.args) or ""
+
     async def _stands(self, client: Client, call: ToolCalled) -> Exit:
         """Wait for what becomes of it."""
         async for event in client.follow(self._id, self._position):
             self._calls.see([event])
             said = self._calls.word(call.call_id)
-            if said is None and not event.is_final:
-                continue
             if said is not None and said.by == self._by and isinstance(said, CallConfirmed) is self._word.agrees:
                 if self._arguments.json:
                     say(json_line({"id": said.id, "type": said.type, "data": said.data}))
                 else:
                     say(one_line(f"{said.type} by {said.by}"))
                 return Exit.OK
-            told = self._calls.why_not(call.call_id, self._word, 0)
-            return self._refuse(told or Discounted(WhyNot.ENDED, "the request has ended"), call)
+            if (told := self._calls.why_not(call.call_id, self._word, 0)) is not None:
+                return self._refuse(told, call)
         raise AssertionError("a stream ends with its final event")
 
     def _unheard(self, call: ToolCalled) -> Exit:

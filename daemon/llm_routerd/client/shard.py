@@ -139,6 +139,11 @@ class Shard:
         """What is registered, and who serves it."""
         return await self.patiently(lambda: list_tools(self.redis, self.keys))
 
+    async def tool(self, name: str) -> bytes | None:
+        """The registration of a tool, as it stands; None: there is none."""
+        execute: Callable[..., Awaitable[bytes | None]] = self.redis.execute_command
+        return await self.patiently(lambda: execute("HGET", self.keys.tools, name))
+
     async def survey(self) -> Survey:
         """What there is to be seen at one look."""
         return await self.patiently(lambda: look_around(self.redis, self.keys))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from msgspec import Struct
 
-from llm_routerd.protocol.events import CallConfirmed, CallDenied, ToolCalled, ToolReturned
+from llm_routerd.protocol.codes import ErrorCode
+from llm_routerd.protocol.events import CallConfirmed, CallDenied, Cancelled, Failed, ToolCalled, ToolReturned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,12 +86,13 @@ class Calls:
 
     def __init__(self) -> None:
         self._calls: dict[str, _Call] = {}
-        self._has_ended = False
+        self._end: SeenEvent | None = None
 
     def see(self, events: Iterable[SeenEvent]) -> None:
         """The events that follow."""
         for event in events:
-            self._has_ended = self._has_ended or event.is_final
+            if event.is_final:
+                self._end = event
             match event:
                 case ToolCalled():
                     self._calls[event.call_id] = _Call(made=event)
@@ -113,7 +115,9 @@ class Calls:
 
     def waiting(self) -> tuple[ToolCalled, ...]:
         """Those that wait for a person, the oldest first."""
-        return () if self._has_ended else tuple(call.made for call in self._calls.values() if call.waits)
+        if self._end is not None:
+            return ()
+        return tuple(call.made for call in self._calls.values() if call.waits)
 
     def why_not(self, call_id: str, word: Word, now_ms: int) -> Discounted | None:
         """Why a word does not count, when it is `now_ms` (Unix time by the Redis server's clock); None: it does."""
@@ -124,12 +128,24 @@ class Calls:
         checks = (
             (not made.confirm, WhyNot.NOT_WANTED, "this call waits for nobody's word"),
             (said is not None, *_already(said)),
-            (self._has_ended, WhyNot.ENDED, "the request has ended"),
+            (self._end is not None, *_over(self._end)),
             (call.has_returned, WhyNot.NOT_WANTED, "this call waits for nobody's word any more"),
             (made.expires_at_ms is not None and made.expires_at_ms <= now_ms, WhyNot.EXPIRED, _EXPIRED),
             (word.args_sha256 not in {"", made.args_sha256}, WhyNot.OTHER_ARGUMENTS, _OTHER_ARGUMENTS),
         )
         return next((Discounted(why, message) for holds, why, message in checks if holds), None)
+
+
+def _over(end: SeenEvent | None) -> tuple[WhyNot, str]:
+    match end:
+        case Failed(code=ErrorCode.CONFIRMATION_EXPIRED):
+            return WhyNot.EXPIRED, f"{_EXPIRED}, and its request has ended with that"
+        case Failed(code=code):
+            return WhyNot.ENDED, f"the request has ended: {code}"
+        case Cancelled():
+            return WhyNot.ENDED, "the request has ended: it was cancelled"
+        case _:
+            return WhyNot.ENDED, "the request has ended"
 
 
 def _already(said: CallConfirmed | CallDenied | None) -> tuple[WhyNot, str]:

@@ -102,11 +102,10 @@ def _object(kind: type, named: dict[str, Schema]) -> Schema:
             found["properties"][each.encode_name] = told
         return found
     found["properties"] = {name: _schema(hint, named) for name, hint in hints.items()}
-    is_total: bool = kind.__total__  # type: ignore[attr-defined]  # a TypedDict
-    # Not its `__required_keys__`: annotations that are strings hide a `Required` from it.
-    if required := [name for name, hint in hints.items() if is_total or get_origin(hint) is Required]:
-        found["required"] = required
-    return found if is_total else found | {"additionalProperties": False}
+    required: frozenset[str] = kind.__required_keys__  # type: ignore[attr-defined]  # a TypedDict
+    if required:
+        found["required"] = [name for name in hints if name in required]
+    return found if kind.__total__ else found | {"additionalProperties": False}  # type: ignore[attr-defined]
 
 
 def _schema(hint: Any, named: dict[str, Schema]) -> Schema:

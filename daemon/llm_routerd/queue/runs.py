@@ -141,8 +141,8 @@ class Runs(Settlement):
         found = await self.pipe.call("XRANGE", self.keys.requests(delivery.lane), delivery.entry, delivery.entry)
         return found[0][1] if found else None
 
-    async def tools(self) -> dict[str, bytes]:
-        """What is registered, by name."""
+    async def tools(self) -> dict[str, bytes | int]:
+        """What is registered, by name; of what is too long the size in bytes."""
         call = scripts.registry(tools=self.keys.tools, most=MOST_TOOLS, most_bytes=MOST_REGISTRATION_BYTES)
         return {name.decode("utf-8", "replace"): text for name, text in await self.pipe.run_script(call)}
 

@@ -7,7 +7,7 @@
 --   {id, entry, worker, ms since its last sign of life, deliveries, deployment, model, type of its last event,
 --   {data of the tool calls that wait for a person's word...}}.
 -- May be repeated.
-local LONGEST_CALL, MOST_EVENTS = 16384, 64
+local LONGEST_CALL, EVENTS_PER_PAGE, MOST_PAGES = 16384, 8, 32
 local OF_RUNS = {tool_call = true, confirmed = true, denied = true, tool_result = true, turn = true}
 local left = most_bytes
 
@@ -23,17 +23,23 @@ end
 
 -- The tool calls of a run's last turn that no person has answered yet, the oldest first; its `turn` stands after them.
 local function unanswered(events)
-  local found, answered = {}, {}
-  for _, item in ipairs(redis.call('XREVRANGE', events, '+', '-', 'COUNT', MOST_EVENTS)) do
-    local kind, data = type_of(item), data_of(item)
-    if kind == 'tool_call' then
-      local told = data.confirm == true and not answered[tostring(data.call_id)] and told_of(item, data)
-      if told then table.insert(found, 1, told) end
-    elseif kind == 'confirmed' or kind == 'denied' or kind == 'tool_result' then
-      answered[tostring(data.call_id)] = true
-    elseif kind ~= 'turn' then
-      break
+  local found, answered, before = {}, {}, '+'
+  for _ = 1, MOST_PAGES do
+    local page = redis.call('XREVRANGE', events, before, '-', 'COUNT', EVENTS_PER_PAGE)
+    for _, item in ipairs(page) do
+      left = left - size_of(item)
+      local kind, data = type_of(item), data_of(item)
+      if kind == 'tool_call' then
+        local told = data.confirm == true and not answered[tostring(data.call_id)] and told_of(item, data)
+        if told then table.insert(found, 1, told) end
+      elseif kind == 'confirmed' or kind == 'denied' or kind == 'tool_result' then
+        answered[tostring(data.call_id)] = true
+      elseif kind ~= 'turn' then
+        return found
+      end
     end
+    if #page < EVENTS_PER_PAGE or left <= 0 then break end
+    before = '(' .. page[#page][1]
   end
   return found
 end
@@ -46,7 +52,6 @@ local function progress_of(events)
   local kind = type_of(last)
   local attempt = not is_at_end(last[1]) and attempt_of(events, string.match(last[1], '^%d+')) or {}
   local calls = OF_RUNS[kind] and unanswered(events) or {}
-  for _, call in ipairs(calls) do left = left - #call end
   return tostring(attempt.deployment or ''), tostring(attempt.model or ''), kind, calls
 end
 
