@@ -257,15 +257,19 @@ async def _fed(
 class _Silent:
     """A sink that shows nothing."""
 
+    def __init__(self) -> None:
+        self._attempts = 0
+
     @property
     def has_room(self) -> bool:
         """There always is."""
         return True
 
-    async def begin(self, event: AttemptStarted) -> bool:
+    async def begin(self, event: AttemptStarted) -> int:
         """Every attempt may be made."""
         del event
-        return True
+        self._attempts += 1
+        return self._attempts
 
     def emit(self, event: AttemptEvent | RunEvent) -> None:
         """Nothing is shown."""
@@ -278,6 +282,7 @@ class _Events(_Silent):
     """A sink that a reader iterates over, up to the final event."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.waiting: deque[Event | RunEvent] = deque()
         self._put = asyncio.Event()
         self._taken = asyncio.Event()
@@ -298,10 +303,10 @@ class _Events(_Silent):
             if isinstance(event, (Result, Failed)):
                 return
 
-    async def begin(self, event: AttemptStarted) -> bool:
+    async def begin(self, event: AttemptStarted) -> int:
         """Every attempt may be made."""
         self.put(event)
-        return True
+        return await super().begin(event)
 
     def emit(self, event: AttemptEvent | RunEvent) -> None:
         """Show it."""

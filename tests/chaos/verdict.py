@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.chaos.world import World
 
 _KEYS = Keys()
-_NAMED = {*_KEYS.lanes, _KEYS.dead, "llm_router_metrics"}
+_NAMED = {*_KEYS.lanes, _KEYS.dead, _KEYS.audit, "llm_router_metrics"}
 
 # The stand-in sees that its client has left only when both event loops come round, on a machine that runs six
 # processes of this test beside others.

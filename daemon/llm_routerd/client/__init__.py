@@ -1,6 +1,7 @@
 """The producers' side of the queue: adds requests, follows and cancels them; needs neither the daemon nor a backend.
 
 `client` is the client, `shards` and `shard` what it asks; `multiplexer` and `following` serve a process that has many
+<<<<<<< HEAD
 requests under way at once.  `events` and `look_up` are parts of it, `lane_state`, `survey` and `dead_letters` what
 operators look at.
 `tool_worker` serves tools: `tool_serving` is what it does in a shard and the reference for other languages, `tool` what
@@ -9,6 +10,15 @@ Producers import what is named here; `cli` and the tests also `dead_letters`, th
 
 Imports `queue.connection`, `queue.scripts`, `protocol`, `jsonschema` and `errors`.  Another question to Redis: a method
 of `Shard`, which goes through `patiently`, and so may be repeated; `Client` chooses the shard, or asks all of them.
+=======
+requests under way at once.  `events` and `look_up` are parts of it, `lane_state`, `survey`, `tool_list` and
+`dead_letters` what operators look at.
+Producers import what is named here; `cli` and the tests also `dead_letters`.
+
+Imports `queue.connection`, `queue.scripts`, `agents.registration`, `protocol` and `errors`.  Another question to Redis:
+a method of `Shard`, which goes through `patiently`, and so may be repeated; `Client` chooses the shard, or asks all of
+them.
+>>>>>>> agents
 """
 
 from __future__ import annotations
@@ -21,6 +31,7 @@ from llm_routerd.client.look_up import Sighting
 from llm_routerd.client.multiplexer import Multiplexer
 from llm_routerd.client.shard import Shard
 from llm_routerd.client.survey import Running, Survey
+from llm_routerd.client.tool_list import RegisteredTool, ToolConsumer, ToolGroup, ToolList
 from llm_routerd.errors import UnknownRequestError
 from llm_routerd.protocol.events import (
     AttemptRejected,
@@ -55,6 +66,7 @@ __all__ = [
     "Multiplexer",
     "Params",
     "Reasoning",
+    "RegisteredTool",
     "RequestFields",
     "Result",
     "Running",
@@ -63,6 +75,9 @@ __all__ = [
     "Survey",
     "Token",
     "ToolCalled",
+    "ToolConsumer",
+    "ToolGroup",
+    "ToolList",
     "ToolReturned",
     "TurnEnded",
     "UnknownEvent",

@@ -28,6 +28,7 @@ from llm_routerd.client.lane_state import LaneState, added_up
 from llm_routerd.client.look_up import Sighting
 from llm_routerd.client.shard import Sealing
 from llm_routerd.client.shards import Shards
+from llm_routerd.client.tool_list import ToolList
 from llm_routerd.errors import BrokerError, UnknownRequestError
 from llm_routerd.protocol.events import BEFORE_FINAL_ID, FINAL_ID, Cancelled
 from llm_routerd.protocol.keys import Layout
@@ -298,6 +299,12 @@ class Client:
     async def lanes(self) -> tuple[LaneState, ...]:
         """What waits, what runs, and who works, in all shards together, the most urgent lane first."""
         return added_up([await shard.lanes() for shard in self.shards.all])
+
+    async def tools(self) -> ToolList:
+        """The tools that are registered, and who serves them: of each shard the first thousand, all by name."""
+        lists = [await shard.tools() for shard in self.shards.all]
+        tools = sorted((tool for each in lists for tool in each.tools), key=lambda tool: tool.name)
+        return ToolList(tools=tuple(tools), more=sum(each.more for each in lists))
 
     async def server_time_ms(self, request_id: str = "") -> int:
         """Unix time by the clock of the Redis server that takes a request of this id, by which `deadline_ms` counts."""

@@ -27,6 +27,7 @@ from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields
 
 from llm_routerd.protocol import chat_forms, examples
+from llm_routerd.protocol.audit import AuditEntry
 from llm_routerd.protocol.dead_letter import DeadLetter
 from llm_routerd.protocol.metrics_event import MetricsEvent
 from llm_routerd.protocol.reading import KINDS
@@ -62,6 +63,7 @@ def documents() -> dict[str, Schema]:
         for name, kind in KINDS.items()
     }
     return events | {
+        "audit": document(AuditEntry, "An entry of the audit", examples.AUDIT_ENTRIES),
         "dead-letter": document(DeadLetter, "A dead letter", examples.DEAD_LETTERS),
         "metrics": document(MetricsEvent, "The metrics event", examples.METRICS_EVENTS),
         "request": request,
@@ -100,10 +102,11 @@ def _object(kind: type, named: dict[str, Schema]) -> Schema:
             found["properties"][each.encode_name] = told
         return found
     found["properties"] = {name: _schema(hint, named) for name, hint in hints.items()}
-    required: frozenset[str] = kind.__required_keys__  # type: ignore[attr-defined]  # a TypedDict
-    if required:
-        found["required"] = [name for name in hints if name in required]
-    return found if kind.__total__ else found | {"additionalProperties": False}  # type: ignore[attr-defined]
+    is_total: bool = kind.__total__  # type: ignore[attr-defined]  # a TypedDict
+    # Not its `__required_keys__`: annotations that are strings hide a `Required` from it.
+    if required := [name for name, hint in hints.items() if is_total or get_origin(hint) is Required]:
+        found["required"] = required
+    return found if is_total else found | {"additionalProperties": False}
 
 
 def _schema(hint: Any, named: dict[str, Schema]) -> Schema:

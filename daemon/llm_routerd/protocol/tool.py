@@ -1,8 +1,6 @@
 """Tools, as those who serve them and the daemon speak of them: a registration, a call."""
 
-from __future__ import annotations
-
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Required, TypedDict
 
 from msgspec import Struct, field
 
@@ -13,15 +11,12 @@ TOOL_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
 TIMEOUT_MS = 30_000  # of a tool that names none
 
 
-class _Described(TypedDict):  # `Required` is passed over where annotations are text
-    description: Annotated[
-        str, said("What it does, and when to call it: the model reads this.", minLength=1, maxLength=4096)
-    ]
-
-
-class ToolFields(_Described, total=False):
+class ToolFields(TypedDict, total=False):
     """A tool, as it is registered: the JSON object under its name in the hash `P:tools`."""
 
+    description: Required[
+        Annotated[str, said("What it does, and when to call it: the model reads this.", minLength=1, maxLength=4096)]
+    ]
     parameters: Annotated[
         dict[str, Any],
         said("JSON Schema of its arguments, which are an object. Absent: it takes none.", default={"type": "object"}),

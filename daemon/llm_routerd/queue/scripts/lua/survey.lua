@@ -7,7 +7,8 @@
 --   {id, entry, worker, ms since its last sign of life, deliveries, deployment, model, type of its last event,
 --   {data of the tool calls that wait for a person's word...}}.
 -- May be repeated.
-local LONGEST_CALL, MOST_EVENTS = 16384, 32
+local LONGEST_CALL, MOST_EVENTS = 16384, 64
+local OF_RUNS = {tool_call = true, confirmed = true, denied = true, tool_result = true, turn = true}
 local left = most_bytes
 
 -- What an event says of a tool call; of a long one without its arguments.
@@ -20,7 +21,7 @@ local function told_of(item, call)
   return #data <= LONGEST_CALL and data or nil
 end
 
--- The tool calls at the end of a run's events that no person has answered yet, the oldest first.
+-- The tool calls of a run's last turn that no person has answered yet, the oldest first; its `turn` stands after them.
 local function unanswered(events)
   local found, answered = {}, {}
   for _, item in ipairs(redis.call('XREVRANGE', events, '+', '-', 'COUNT', MOST_EVENTS)) do
@@ -30,7 +31,7 @@ local function unanswered(events)
       if told then table.insert(found, 1, told) end
     elseif kind == 'confirmed' or kind == 'denied' or kind == 'tool_result' then
       answered[tostring(data.call_id)] = true
-    else
+    elseif kind ~= 'turn' then
       break
     end
   end
@@ -44,8 +45,7 @@ local function progress_of(events)
   left = left - size_of(last)
   local kind = type_of(last)
   local attempt = not is_at_end(last[1]) and attempt_of(events, string.match(last[1], '^%d+')) or {}
-  local is_asking = kind == 'tool_call' or kind == 'confirmed' or kind == 'denied' or kind == 'tool_result'
-  local calls = is_asking and unanswered(events) or {}
+  local calls = OF_RUNS[kind] and unanswered(events) or {}
   for _, call in ipairs(calls) do left = left - #call end
   return tostring(attempt.deployment or ''), tostring(attempt.model or ''), kind, calls
 end
