@@ -136,6 +136,7 @@ _OWN: dict[str, str] = {
     "client/multiplexer.py": "all of its tasks are one to whoever runs it, and a fault in one ends that",
     "gateway/http/exchange.py": "a cancellation that no client waits for; what Redis says to it is logged",
     "cli/watch.py": "a command, which waits for all of its tasks",
+    "cli/confirming.py": "a command, which waits for all of its tasks",
 }
 
 

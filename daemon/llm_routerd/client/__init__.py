@@ -1,24 +1,15 @@
 """The producers' side of the queue: adds requests, follows and cancels them; needs neither the daemon nor a backend.
 
 `client` is the client, `shards` and `shard` what it asks; `multiplexer` and `following` serve a process that has many
-<<<<<<< HEAD
-requests under way at once.  `events` and `look_up` are parts of it, `lane_state`, `survey` and `dead_letters` what
-operators look at.
+requests under way at once.  `events` and `look_up` are parts of it, `lane_state`, `survey`, `tool_list` and
+`dead_letters` what operators look at.
 `tool_worker` serves tools: `tool_serving` is what it does in a shard and the reference for other languages, `tool` what
 is answered to a call, `tool_signature` a Python function as a tool.
 Producers import what is named here; `cli` and the tests also `dead_letters`, the package itself `tool_worker`.
 
-Imports `queue.connection`, `queue.scripts`, `protocol`, `jsonschema` and `errors`.  Another question to Redis: a method
-of `Shard`, which goes through `patiently`, and so may be repeated; `Client` chooses the shard, or asks all of them.
-=======
-requests under way at once.  `events` and `look_up` are parts of it, `lane_state`, `survey`, `tool_list` and
-`dead_letters` what operators look at.
-Producers import what is named here; `cli` and the tests also `dead_letters`.
-
-Imports `queue.connection`, `queue.scripts`, `agents.registration`, `protocol` and `errors`.  Another question to Redis:
-a method of `Shard`, which goes through `patiently`, and so may be repeated; `Client` chooses the shard, or asks all of
-them.
->>>>>>> agents
+Imports `queue.connection`, `queue.scripts`, `agents.registration`, `jsonschema`, `protocol` and `errors`.  Another
+question to Redis: a method of `Shard`, which goes through `patiently`, and so may be repeated; `Client` chooses the
+shard, or asks all of them.
 """
 
 from __future__ import annotations

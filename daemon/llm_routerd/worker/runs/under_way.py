@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from llm_routerd.agents.ending import answered, unanswered
 from llm_routerd.agents.offering import offer, tenant_of
 from llm_routerd.agents.run import AgentRun
 from llm_routerd.agents.words import Listener
-from llm_routerd.protocol.codes import ErrorCode, Fault
 from llm_routerd.protocol.outcome import AttemptRecord
 from llm_routerd.protocol.reading import UnknownEvent
 from llm_routerd.running.ending import NOTHING, Answered, Earlier, Unanswered
@@ -116,41 +116,12 @@ class UnderWay:
             is_estimated=spent.is_estimated,
         )
 
-    def ended(self, ending: Answered | Unanswered, decision: Ask, *, now_ms: float) -> Answered | Unanswered:
+    def ended(self, ending: Answered | Unanswered, asked: Ask, *, now_ms: float) -> Answered | Unanswered:
         """The end of the run, which tells of all its turns."""
-        spent, latency_ms = self.state.spent, self.latency_ms(now_ms)
-        earlier = tuple(spent.attempts)
-        whole = replace(ending.spent, latency_ms=latency_ms, earlier=self.earlier(turns=decision.turn))
-        if isinstance(ending, Answered):
-            event = ending.event
-            is_known = spent.cost_usd is not None and event.cost_usd is not None
-            cost = (spent.cost_usd or 0.0) + (event.cost_usd or 0.0) if is_known else None
-            before_ms = latency_ms - event.latency_ms  # this turn
-            ttft_ms = None if event.ttft_ms is None else event.ttft_ms + before_ms
-            queue_ms = max(0, self.started_ms - int(self.item.delivery.entry.partition("-")[0]))
-            return replace(
-                ending,
-                event=replace(
-                    event,
-                    queue_ms=queue_ms,
-                    ttft_ms=ttft_ms,
-                    usage=spent.usage + event.usage,
-                    cost_usd=cost,
-                    cost_estimated=event.cost_estimated or spent.is_estimated,
-                    attempts=earlier + event.attempts,
-                    latency_ms=latency_ms,
-                    turns=decision.turn,
-                ),
-                spent=replace(whole, ttft_ms=ttft_ms),
-            )
-        failure = replace(ending.event, attempts=earlier + ending.event.attempts)
-        if decision.is_last and decision.turn > 1 and _would_not_answer(ending):
-            failure = replace(failure, code=ErrorCode.TURNS_EXHAUSTED)
-        return replace(ending, event=failure, spent=whole)
-
-
-def _would_not_answer(ending: Unanswered) -> bool:
-    """Whether models were there, and what they said in a last turn was no answer."""
-    is_exhausted = ending.event.code in {ErrorCode.CHAIN_EXHAUSTED, ErrorCode.LOCAL_EXHAUSTED}
-    faults = {each.code.traits.fault for each in ending.spent.attempts if each.code is not None and each.was_asked}
-    return is_exhausted and faults == {Fault.ANSWER}
+        latency_ms = self.latency_ms(now_ms)
+        spent = replace(ending.spent, latency_ms=latency_ms, earlier=self.earlier(turns=asked.turn))
+        if isinstance(ending, Unanswered):
+            return Unanswered(event=unanswered(ending.event, self.state, asked), spent=spent)
+        event = answered(ending.event, self.state, asked, latency_ms=latency_ms)
+        queue_ms = max(0, self.started_ms - int(self.item.delivery.entry.partition("-")[0]))
+        return Answered(event=replace(event, queue_ms=queue_ms), spent=replace(spent, ttft_ms=event.ttft_ms))
