@@ -458,6 +458,7 @@ def test_the_metrics_reader_reads_metrics_only(sessions: dict[str, Session]) -> 
 
 _TOOLWORKERS = [
     "HSET llm:tools weather {}",
+    "HSETNX llm:tools weather {}",
     "HGET llm:tools weather",
     "HMGET llm:tools weather heating",
     "HDEL llm:tools heating",
