@@ -55,7 +55,7 @@ class RunSink(Protocol):
     """Where the events of a run go: those of its attempts, as `running` has it, and its own."""
 
     async def begin(self, event: AttemptStarted) -> int:
-        """A call to a model is about to be made; its number."""
+        """A call to a model is about to be made; the attempt's number in the run, from 1 on."""
         ...
 
     def emit(self, event: AttemptEvent | RunEvent) -> None:
@@ -186,7 +186,6 @@ class LocalRun:
         self._state = AgentRun(spec.max_turns or self._agents.max_turns)
         self._words: asyncio.Queue[Answer | tuple[ToolCalled, Word] | Exception] = asyncio.Queue()
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by the id of the call
-        self._attempts = 0
         self._entries = 0
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
@@ -229,7 +228,6 @@ class LocalRun:
         sink = _TurnSink(self._sink)
         run = Run(self._resources, request, self._chain, sink, deadline=self._deadline, rules=rules)
         ending = await run.until_done()
-        self._attempts += sink.begun
         match ending:
             case Answered(event=answer) if answer.tool_calls and not asked.is_last:
                 for rejected in sink.rejected:
@@ -238,7 +236,7 @@ class LocalRun:
                 return None
             case Answered(event=answer):
                 latency_ms = round(self._now_ms()) - self._started_ms
-                return answered(replace(answer, attempt=self._attempts), self._state, asked, latency_ms=latency_ms)
+                return answered(answer, self._state, asked, latency_ms=latency_ms)
             case Unanswered(event=failure):
                 return unanswered(failure, self._state, asked)
             case Withdrawn():
@@ -250,7 +248,7 @@ class LocalRun:
         turn = Turn(
             number=number,
             origin=self._request.id,
-            attempt=self._attempts,
+            attempt=answer.attempt,
             now_ms=now_ms,
             started_ms=self._started_ms,
             deadline_ms=None if self._deadline is None else round(self._now_ms(self._deadline)),
@@ -366,16 +364,10 @@ class LocalRun:
 
 
 class _TurnSink:
-    """The sink of one turn: counts and keeps what the machine is told of it.
-
-    Attributes:
-        begun: how many attempts were.
-        rejected: those that came to nothing.
-    """
+    """The run's sink; keeps the attempts that come to nothing, which the machine is told of if the turn stands."""
 
     def __init__(self, sink: RunSink) -> None:
         self._sink = sink
-        self.begun = 0
         self.rejected: list[AttemptRejected] = []
 
     @property
@@ -385,7 +377,6 @@ class _TurnSink:
 
     async def begin(self, event: AttemptStarted) -> int:
         """As the run's."""
-        self.begun += 1
         return await self._sink.begin(event)
 
     def emit(self, event: AttemptEvent | RunEvent) -> None:

@@ -110,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("confirm", _add_confirm, "agree to a tool call that waits for a person"),
         ("deny", _add_deny, "refuse a tool call that waits for a person"),
         ("check", _add_json, "check configuration, Redis and models"),
+        ("audit", _add_audit, "show what was called, what it took, and who agreed to it"),
         ("dead", _add_dead, "look at dead letters, retry or drop them"),
         ("version", _add_nothing, "print the version"),
     ):
@@ -244,6 +245,16 @@ def _add_dead(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("entries", nargs="*", metavar="ENTRY", help="dead letters, as `list` names them")
     command.add_argument("--all", action="store_true", help="retry or drop every one")
+    _add_json(command)
+
+
+def _add_audit(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tenant", metavar="T", help="of this tenant")
+    command.add_argument("--id", metavar="ID", help="of this request")
+    command.add_argument("--kind", choices=("model", "tool", "confirmation"), help="of this kind")
+    command.add_argument("--since", metavar="WHEN", help="from here on: `2h` ago, a date, a time")
+    command.add_argument("--until", metavar="WHEN", help="before this")
+    command.add_argument("--follow", action="store_true", help="and what comes, until Ctrl-C")
     _add_json(command)
 
 

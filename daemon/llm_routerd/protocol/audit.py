@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from llm_routerd.protocol.wire import ID_PATTERN, said
 
@@ -71,10 +72,9 @@ class AuditEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def flat(self) -> list[object]:
         """The fields of its entry, names and values in turn."""
         flat: list[object] = []
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if value is not None and value != "":
-                flat += (name, value)
+        for field in zip(self.__struct_fields__, astuple(self), strict=True):
+            if field[1] is not None:
+                flat += field
         return flat
 
 
@@ -178,7 +178,7 @@ class Audited(Struct, frozen=True, kw_only=True):
             turn=turn,
             tool=tool,
             call_id=call_id,
-            by=by and by[:MOST_BY],
+            by=by[:MOST_BY] if by else None,
             consumer=self.consumer,
         )
 

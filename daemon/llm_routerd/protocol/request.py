@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypedDict
 
 import orjson
 from msgspec import Struct, field
@@ -86,13 +86,12 @@ _TOOLS: dict[str, Any] = {
 }
 
 
-class _OfTools(TypedDict):  # `Required` is passed over where annotations are text
-    tools: Annotated[list[str], said("Which of the registered tools the model may call.", **(_TOOLS | {"minItems": 1}))]
-
-
-class AgentFields(_OfTools, total=False):
+class AgentFields(TypedDict, total=False):
     """Has the daemon run the tools that the model calls, turn after turn, until there is an answer."""
 
+    tools: Required[
+        Annotated[list[str], said("Which of the registered tools the model may call.", **(_TOOLS | {"minItems": 1}))]
+    ]
     max_turns: Annotated[
         int,
         said(

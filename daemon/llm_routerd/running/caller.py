@@ -207,7 +207,8 @@ class Caller:
 
     def _make_call(self, deployment: Deployment, repair: str | None) -> Call:
         request = self._request
-        more = () if repair is None else _repair_messages(self._invalid[deployment.name], repair)
+        is_json = request.schema is not None and not request.offered_tools
+        more = () if repair is None else _repair_messages(self._invalid[deployment.name], repair, is_json=is_json)
         messages = request.messages + more
         self._prompt_sha256 = self._resources.prompt_hash(messages)
         return Call(
@@ -236,9 +237,11 @@ def _turn_of(attempt: Attempt, verdict: Accepted | Rejection) -> Turn:
     )
 
 
-def _repair_messages(text: str, reason: str) -> tuple[dict[str, Any], ...]:
-    """What is added to the conversation to have an invalid answer mended."""
-    demand = (
-        f"That answer was not accepted: {reason}. Answer again, with JSON that satisfies the schema, and nothing else."
-    )
-    return ({"role": "assistant", "content": text}, {"role": "user", "content": demand})
+def _repair_messages(text: str, reason: str, *, is_json: bool) -> tuple[dict[str, Any], ...]:
+    """What is added to the conversation to have an invalid answer mended, which is to be JSON and nothing else or not.
+
+    An answer of calls alone has no text, and a message without any is one that some servers refuse.
+    """
+    form = ", with JSON that satisfies the schema, and nothing else" if is_json else ""
+    demand = {"role": "user", "content": f"That answer was not accepted: {reason}. Answer again{form}."}
+    return ({"role": "assistant", "content": text}, demand) if text.strip() else (demand,)
