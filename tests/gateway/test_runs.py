@@ -57,7 +57,7 @@ async def test_person_agrees_over_http(site: Site) -> None:
     assert (status, refused["error"]["code"]) == (409, "confirmed")
     assert "by ann" in refused["error"]["message"]
     async with asyncio.timeout(10):  # a look is seconds old at the most
-        while (await site.get("/v1/overview"))[2]["confirmations"]:
+        while (await site.get("/v1/overview"))[2]["confirmations"]:  # noqa: ASYNC110 - it is asked, and tells nothing by itself
             await asyncio.sleep(0.1)
     await answer(site.redis, "r1", told["call_id"], "ok")
     status, _, end = await site.get("/v1/requests/r1", Prefer="wait=10")
