@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from llm_routerd.protocol.audit import audit_lines
 from llm_routerd.protocol.reading import read_event
+from llm_routerd.protocol.tool import MOST_REGISTERED, MOST_REGISTRATION_BYTES
 from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
 from llm_routerd.queue.deliveries import text_of
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 JOURNAL_PAGE = 500
 MOST_WORDS = 64  # of one stream, at one look
-MOST_TOOLS = 1000
-MOST_REGISTRATION_BYTES = 65_536
 
 Verdict = Literal["done", "lost", "sealed", "stale", "unusable"]
 
@@ -143,7 +142,7 @@ class Runs(Settlement):
 
     async def tools(self) -> dict[str, bytes | int]:
         """What is registered, by name; of what is too long the size in bytes."""
-        call = scripts.registry(tools=self.keys.tools, most=MOST_TOOLS, most_bytes=MOST_REGISTRATION_BYTES)
+        call = scripts.registry(tools=self.keys.tools, most=MOST_REGISTERED, most_bytes=MOST_REGISTRATION_BYTES)
         return {name.decode("utf-8", "replace"): text for name, text in await self.pipe.run_script(call)}
 
     async def hear(self, request_id: str, *, most_bytes: int) -> Spoken:
