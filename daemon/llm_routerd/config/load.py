@@ -115,6 +115,9 @@ def _resolve_all(value: Any, path: tuple[str, ...], environ: Mapping[str, str], 
                     case ("gateway", "keys", name, "key"):  # which a daemon beside the gateway need not have
                         disabled[_gateway_key(name)] = error.name
                         return None
+                    case ("mcp", name, _, *_):  # which nobody but the bridge need have
+                        disabled[_mcp_server(name)] = error.name
+                        return None
                     case _:
                         raise ConfigError(f"{'.'.join(path)}: {error}") from None
             except ConfigError as error:
@@ -131,6 +134,11 @@ def _resolve_all(value: Any, path: tuple[str, ...], environ: Mapping[str, str], 
 def _gateway_key(name: str) -> str:
     """Among what is disabled for want of a secret."""
     return f"gateway.keys.{name}"
+
+
+def _mcp_server(name: str) -> str:
+    """Likewise."""
+    return f"mcp.{name}"
 
 
 def _check_place(path: tuple[str, ...]) -> None:
@@ -169,6 +177,10 @@ def _build(merged: dict[str, Any], environ: Mapping[str, str], disabled: Mapping
     for name, table in named["deployments"].items():
         table["api_key"], table["key_missing"] = key_of(table, environ, disabled.get(name))
     named["tenants"] = {name: {**table, "name": name} for name, table in merged.get("tenants", {}).items()}
+    named["mcp"] = {
+        name: {**table, "name": name, "secret_missing": disabled.get(_mcp_server(name))}
+        for name, table in merged.get("mcp", {}).items()
+    }
     # Not strict: to TOML 5.0 is no whole number, to the schema it is.
     config = convert({**merged, **named, "gateway": _gateway(merged, disabled)}, Config, strict=False)
     for name, deployment in config.deployments.items():

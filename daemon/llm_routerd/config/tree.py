@@ -11,6 +11,7 @@ from msgspec import Meta, field
 
 from llm_routerd.config.agents import AgentsConfig, Tenant
 from llm_routerd.config.gateway import GatewayConfig
+from llm_routerd.config.mcp import McpServer, ServerName
 from llm_routerd.config.providers import BACKENDS, PROVIDERS, Provider, provider_of
 from llm_routerd.config.table import Name, Table, key
 from llm_routerd.judging.refusal_mode import RefusalMode
@@ -320,6 +321,9 @@ class Config(Table, frozen=True, kw_only=True):
     gateway: GatewayConfig = GatewayConfig()
     agents: AgentsConfig = AgentsConfig()
     tenants: Annotated[Mapping[Name, Tenant], key("What tenants may do, by name.")] = field(default_factory=dict)
+    mcp: Annotated[
+        Mapping[ServerName, McpServer], key("MCP servers whose tools `llm-routerd mcp-bridge` serves, by name.")
+    ] = field(default_factory=dict)
     deployments: Annotated[Mapping[Name, Deployment], key("Models at endpoints, by name.")] = field(
         default_factory=dict
     )
