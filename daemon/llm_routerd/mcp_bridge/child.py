@@ -11,7 +11,7 @@ import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import mcp_types
@@ -33,10 +33,10 @@ _POLL_SECONDS = 0.01
 _NO_SUCH_COMMAND = (126, 127)  # what a shell says of it
 
 # The shell becomes the server and leaves a watcher behind, which waits for the end of a pipe that nothing is written
-# to: that is our closing it, or our death, SIGKILL included.  Then all that is left of the group is killed, the watcher
+# to (by its path, for shells know ten numbers): that is our closing it, or our death, SIGKILL included.  Then all that is left of the group is killed, the watcher
 # last.  $$ cannot meanwhile be another's group: the watcher is in it.
 _START = (
-    'exec 3<&"$1"; shift; '
+    'exec 3<"/dev/fd/$1"; shift; '
     '(trap "" HUP INT TERM; read -r _ <&3; kill -s KILL -- "-$$") </dev/null >/dev/null 2>&1 & '
     'exec 3<&-; exec "$@"'
 )
@@ -59,6 +59,7 @@ class ChildTransport:
         self._stderr = None if stderr else DEVNULL
         self.ended = asyncio.Event()
         self.why = ""
+        self._is_ending = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> TransportStreams:
@@ -85,6 +86,7 @@ class ChildTransport:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End it; takes some seconds where it will not."""
+        self._is_ending = True
         await self._stack.__aexit__(kind, error, traceback)
 
     async def _start(self) -> tuple[Process, int]:
@@ -137,7 +139,8 @@ class ChildTransport:
                     await process.stdin.drain()
 
     def _end_with(self, why: str) -> None:
-        self.why = why
+        if not self._is_ending:  # by us
+            self.why = why
         self.ended.set()
 
 
@@ -177,6 +180,9 @@ async def _end(process: Process, life: int) -> None:
             await _has_ended(process)
         os.close(life)
         await _has_ended(process)
+        transport: Any = getattr(process, "_transport", None)
+        if transport is not None:
+            transport.close()  # which nothing public does; what it still has to say is not read
 
 
 async def _has_ended(process: Process) -> bool:

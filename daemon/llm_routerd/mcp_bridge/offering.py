@@ -90,7 +90,7 @@ def registered_names(tools: Iterable[str], prefix: str) -> dict[str, str]:
     Letters that have no place in one become `_`.  What is too long, or has so become the same as another, ends in
     eight digits of its own; they follow from the name alone, so that a restart changes none.
     """
-    plain = {name: _NOT_AT_FIRST.sub("_", _NOT_IN_NAMES.sub("_", prefix + name)) for name in tools}
+    plain = {name: _NOT_AT_FIRST.sub("_", _NOT_IN_NAMES.sub("_", prefix + name)) or "_" for name in tools}
     often = Counter(plain.values())
     return {
         name: sound
