@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.tool import ToolRequest
 
 
+_MOST_BYTES = 4_194_312  # a letter or two more than any daemon keeps, which so sees that there was more
+
+
 class ToolError(Exception):
     """Raised by a tool: the model is told its text."""
 
@@ -39,8 +42,8 @@ class Tool:
 
     async def answer(
         self, call: ToolRequest, seconds: float, tell: Callable[[str, Exception | None], None]
-    ) -> tuple[str, bytes | str]:
-        """Act, and say what to answer: the field, and its value.
+    ) -> tuple[str, bytes]:
+        """Act, and say what to answer: the field, and its value, which is UTF-8 unless the handler gave other bytes.
 
         Args:
             call: its arguments are judged here, whoever has judged them before.
@@ -48,22 +51,29 @@ class Tool:
             tell: is told of what is the tool's fault; of what was said it is told nothing.
         """
         if problem := self.parameters.validate(call.arguments):
-            return "error", f"the arguments are not valid: {problem}"
+            return "error", _bounded(f"the arguments are not valid: {problem}")
         try:
             async with asyncio.timeout(seconds) as limit:
                 result = await self.handler(call.arguments, call)
         except ToolError as error:
-            return "error", str(error)
+            return "error", _bounded(str(error))
         except Exception as error:  # noqa: BLE001 - the border of what is not ours
             if isinstance(error, TimeoutError) and limit.expired():
-                return "error", "the tool has not ended in time, and may have acted"
+                return "error", b"the tool has not ended in time, and may have acted"
             tell(f"{self.name}: {call.call_id} failed: {type(error).__name__} {_place(error)}", error)
-            return "error", "the tool failed"
+            return "error", b"the tool failed"
         try:
-            return "result", result if isinstance(result, (str, bytes)) else _to_json(result)
+            return "result", _bounded(result if isinstance(result, (str, bytes)) else _to_json(result))
         except (TypeError, ValueError, RecursionError) as error:
             tell(f"{self.name}: {call.call_id} has a result that is no JSON", error)
-            return "error", "the tool has acted, and its result is no JSON"
+            return "error", b"the tool has acted, and its result is no JSON"
+
+
+def _bounded(text: str | bytes) -> bytes:
+    if isinstance(text, bytes):
+        return text[:_MOST_BYTES]
+    data = text.encode("utf-8", "replace")
+    return data if len(data) <= _MOST_BYTES else data[:_MOST_BYTES].decode("utf-8", "ignore").encode()
 
 
 def _to_json(result: Any) -> bytes:

@@ -51,9 +51,9 @@ _BLOCK_MS = 1_000  # so long the end may be put off, and a new tool not be serve
 _LAST_SECONDS = 3.0  # for what is said at the end of calls that have none
 _MOST_PENDING = 1_000
 _MOST_KNOWN = 10_000
-_MOST_RESULT_BYTES = 4_194_305  # a byte more than any daemon keeps, which so sees that there was more
 _STRAY_CONSUMER_MS = 3_600_000
-OUTCOME_UNKNOWN = "unknown outcome: the worker that had this call is gone, and may have acted"
+_NOBODY = "unknown-outcome"  # the consumer that owns what is never acted on again, until that has been told
+_OUTCOME_UNKNOWN = b"unknown outcome: the worker that had this call is gone, and may have acted"
 _read_call = msgspec.json.Decoder(ToolRequest).decode
 
 
@@ -159,20 +159,15 @@ class Serving:
             await asyncio.sleep(_BLOCK_MS / 1000)
             return []
         count = max(1, self._host.free // len(streams))
+        block_ms = max(1, min(_BLOCK_MS, int(self._host.lease_seconds * 300)))
 
-        async def read() -> Any:
-            try:
-                return await self._redis.xreadgroup(
-                    TOOL_GROUP, self._host.consumer, dict.fromkeys(streams, ">"), count=count, block=_BLOCK_MS
-                )
-            except ResponseError as error:
-                if not is_missing_group(error):
-                    raise
-                self._look_at = 0.0  # which makes it again
-                return []
-
-        reply = await self._insist(read)
-        return [entry for key, entries in reply or () for entry in _entries(streams[key], entries)]
+        reply: Any = await self._ask(
+            lambda: self._redis.xreadgroup(
+                TOOL_GROUP, self._host.consumer, dict.fromkeys(streams, ">"), count=count, block=block_ms
+            )
+        )
+        found = [entry for key, entries in reply or () for entry in _entries(streams[key], entries)]
+        return [entry for entry in found if entry not in self.begun]  # a group that is made again has it once more
 
     async def _look_around(self) -> None:
         """See to it that tools are registered, calls at work show life, and those that have lost their worker end."""
@@ -180,7 +175,7 @@ class Serving:
         if not self._served:
             await self._delete_stray_consumers(tools.values())
         await self._show_life()
-        for tool, found in zip(tools.values(), await self._insist(partial(self._survey, tools)), strict=True):
+        for tool, found in zip(tools.values(), await self._ask(lambda: self._survey(tools)) or (), strict=False):
             await self._register(tool, found.registration)
             await self._begin_again(tool, found)
         self._served = tools
@@ -197,22 +192,23 @@ class Serving:
             pipe.xpending_range(key, TOOL_GROUP, "-", "+", _MOST_PENDING, me)
             pipe.xpending_range(key, TOOL_GROUP, "-", "+", _MOST_PENDING, idle=lease_ms)
         pipe.hmget(self._shard.keys.tools, list(tools))
-        replies = await pipe.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, Exception) and "BUSYGROUP" not in str(reply):
-                raise reply
+        *replies, registered = await pipe.execute(raise_on_error=False)
+        # That a group is there, or that there is no memory for it, does not matter where it is.
+        needed = [reply for number, reply in enumerate(replies) if number % 3] + [registered]
+        if failed := next((reply for reply in needed if isinstance(reply, Exception)), None):
+            raise next((reply for reply in replies[::3] if _is_refused(reply)), failed)
         return [
             _Found(
                 registration,
                 [each["message_id"] for each in mine],
                 {each["message_id"]: each["consumer"].decode() for each in idle if each["consumer"] != me.encode()},
             )
-            for registration, mine, idle in zip(replies[-1], replies[1:-1:3], replies[2:-1:3], strict=True)
+            for registration, mine, idle in zip(registered, replies[1::3], replies[2::3], strict=True)
         ]
 
     async def _register(self, tool: Tool, found: bytes | None) -> None:
         if found is None or self._served.get(tool.name) is not tool:
-            await self._insist(lambda: self._redis.hset(self._shard.keys.tools, tool.name, tool.registration))
+            await self._ask(lambda: self._redis.hset(self._shard.keys.tools, tool.name, tool.registration))
         elif not _is_same(found, tool.registration) and (tool.name, found) not in self._warned:
             self._warned.add((tool.name, found))
             self._host.tell(f"{tool.name}: what is registered in Redis differs from this worker's, and holds", None)
@@ -223,7 +219,7 @@ class Serving:
         for entry in (*self.begun, *self._waiting):
             held.setdefault(entry.tool, []).append(entry.entry_id)
         for tool, ids in held.items():
-            await self._claim(tool, ids, just_ids=True)
+            await self._claim(tool, ids, justid=True)
 
     async def _begin_again(self, tool: Tool, found: _Found) -> None:
         """Take what a lost reply brought, and end or take what has lost its worker."""
@@ -234,18 +230,18 @@ class Serving:
         if not self._waiting and self._host.free:
             self._waiting += await self._claim(tool, may_run[: self._host.free], idle_ms=lease_ms)
         over = [entry_id for entry_id in found.idle if entry_id not in may_run]
-        for entry in await self._claim(tool, over, idle_ms=lease_ms):
-            await self._settle(entry, _call_in(entry), ("error", OUTCOME_UNKNOWN))
+        # Not for us: what is pending here and not at work is begun.
+        for entry in await self._claim(tool, over, idle_ms=lease_ms, consumer=_NOBODY):
+            await self._settle(entry, _call_in(entry), ("error", _OUTCOME_UNKNOWN))
 
     async def _claim(
-        self, tool: Tool, ids: list[bytes], *, idle_ms: int = 0, just_ids: bool = False
-    ) -> Iterable[Entry]:
+        self, tool: Tool, ids: list[Any], *, idle_ms: int = 0, consumer: str = "", **options: Any
+    ) -> list[Entry]:
         """Those of them that are ours now; not those that were deleted, or are at work elsewhere."""
-        if not ids:
-            return ()
-        claim = partial(self._redis.xclaim, self._key(tool), TOOL_GROUP, self._host.consumer)
-        reply = await self._insist(partial(claim, idle_ms, list(ids), justid=just_ids))
-        return () if just_ids else _entries(tool, reply)
+        key, consumer = self._key(tool), consumer or self._host.consumer
+        claim = lambda: self._redis.xclaim(key, TOOL_GROUP, consumer, idle_ms, ids, **options)  # noqa: E731
+        reply = await self._ask(claim) if ids else None
+        return [] if "justid" in options else _entries(tool, reply or ())
 
     def _begin(self, entry: Entry) -> None:
         """Serve a call in the place that was taken."""
@@ -260,13 +256,18 @@ class Serving:
             self._failure = error
 
     async def _serve(self, entry: Entry) -> None:
+        if entry.tool.name not in self._host.tools:  # it was removed while a read was under way
+            await self._hand_back(entry)
+            return
         call = _call_in(entry)
         if call is None:
             self._host.tell(f"{entry.tool.name}: an entry that is no call (schemas/tool-call) was deleted", None)
-        seconds = 0.0 if call is None else await self._insist(partial(self._seconds_left, entry, call))
+            await self._settle(entry, None, None)
+            return
+        seconds = await self._ask(lambda: self._seconds_left(entry, call))
         if seconds is None:
             return
-        if call is None or seconds <= 0 or call.call_id in self._known:
+        if seconds <= 0 or call.call_id in self._known:
             await self._settle(entry, call, None)
             return
         self._known[call.call_id] = None
@@ -288,36 +289,47 @@ class Serving:
         return call.deadline_ms / 1000 - seconds - microseconds / 1e6 if there else 0.0
 
     async def _settle(
-        self, entry: Entry, call: ToolRequest | None, answer: tuple[str, bytes | str] | None, until: float = 0.0
+        self, entry: Entry, call: ToolRequest | None, answer: tuple[str, bytes] | None, until: float = 0.0
     ) -> None:
         """Answer, acknowledge and delete, all at once; given up where Redis refuses it still `until`."""
 
         async def settle() -> None:
             pipe = self._redis.pipeline(transaction=True)
             if call is not None and answer is not None:
-                field, value = answer
-                data = value if isinstance(value, bytes) else value.encode("utf-8", "replace")
-                inbox = self._shard.keys.inbox(call.request_id)
-                pipe.xadd(inbox, {"call_id": call.call_id, field: data[:_MOST_RESULT_BYTES]}, nomkstream=True)
+                field, text = answer
+                fields: dict[Any, Any] = {"call_id": call.call_id, field: text}
+                pipe.xadd(self._shard.keys.inbox(call.request_id), fields, nomkstream=True)
             pipe.xack(self._key(entry.tool), TOOL_GROUP, entry.entry_id)
             pipe.xdel(self._key(entry.tool), entry.entry_id)
             await pipe.execute()
 
-        with suppress(_GivenUpError):
-            await self._insist(settle, until)
+        await self._ask(settle, until)
 
-    async def _insist(self, operation: Callable[[], Awaitable[T]], until: float = math.inf) -> T:
-        """Ask until there is a reply; a refusal is told, and asked again as long as it is not past `until`."""
+    async def _ask(self, operation: Callable[[], Awaitable[T]], until: float = math.inf) -> T | None:
+        """Ask until there is a reply; a refusal is told, and asked again as long as it is not past `until`.
+
+        None: there is no group, which is made again at once.
+        """
+
+        async def once() -> T | None:
+            try:
+                return await operation()
+            except ResponseError as error:
+                if not is_missing_group(error):
+                    raise
+                self._look_at = 0.0
+                return None
+
         backoff = Backoff()
         while True:
             try:
-                reply = await self._shard.patiently(operation, self._troubled)
+                reply = await self._shard.patiently(once, self._troubled)
             except (NotAllowedError, UnsuitableServerError):
                 raise
             except BrokerError as error:
                 self._troubled(error)
                 if asyncio.get_running_loop().time() > until:
-                    raise _GivenUpError from error
+                    return None
                 await asyncio.sleep(backoff.next_seconds())
             else:
                 self._is_away = False
@@ -334,8 +346,8 @@ class Serving:
         until = clock() + self._host.drain_seconds
         with suppress(TimeoutError, BrokerError):
             async with asyncio.timeout(self._host.drain_seconds + _LAST_SECONDS):
-                await self._hand_back(self._waiting)
-                self._waiting.clear()
+                while self._waiting:
+                    await self._hand_back(self._waiting.popleft())
                 while self.begun and clock() < until:
                     wait_seconds = min(until - clock(), self._host.lease_seconds / 3)
                     await asyncio.wait(self.begun.values(), timeout=wait_seconds)
@@ -347,17 +359,17 @@ class Serving:
             await asyncio.wait(late.values(), timeout=1.0)
         with suppress(TimeoutError, BrokerError):
             async with asyncio.timeout(_LAST_SECONDS):
-                await self._hand_back(entry for entry in late if entry.tool.is_idempotent)
                 for entry in late:
-                    if not entry.tool.is_idempotent:
-                        await self._settle(entry, _call_in(entry), ("error", OUTCOME_UNKNOWN))
-                await self._insist(self._leave)
+                    if entry.tool.is_idempotent:
+                        await self._hand_back(entry)
+                    else:
+                        await self._settle(entry, _call_in(entry), ("error", _OUTCOME_UNKNOWN))
+                await self._ask(self._leave)
 
-    async def _hand_back(self, entries: Iterable[Entry]) -> None:
-        """Give calls to whoever takes them first."""
-        for entry in entries:
-            claim = partial(self._redis.xclaim, self._key(entry.tool), TOOL_GROUP, HANDED_BACK, 0, [entry.entry_id])
-            await self._insist(partial(claim, idle=HANDED_BACK_IDLE_MS, justid=True))
+    async def _hand_back(self, entry: Entry) -> None:
+        """Give a call to whoever takes it first."""
+        forever = {"idle": HANDED_BACK_IDLE_MS, "justid": True}
+        await self._claim(entry.tool, [entry.entry_id], consumer=HANDED_BACK, **forever)
 
     async def _leave(self) -> None:
         """Delete our consumers; not where something is pending for one, which would never be found."""
@@ -383,11 +395,11 @@ class Serving:
             if found is not None and _is_same(as_bytes(found), tool.registration):
                 await self._redis.hdel(self._shard.keys.tools, tool.name)
 
-        await self._insist(unregister)
+        await self._ask(unregister)
 
 
-class _GivenUpError(Exception):
-    """Nobody waits any more for what Redis refuses."""
+def _is_refused(reply: Any) -> bool:
+    return isinstance(reply, Exception) and "BUSYGROUP" not in str(reply)
 
 
 def _entries(tool: Tool, reply: Iterable[Any]) -> list[Entry]:
