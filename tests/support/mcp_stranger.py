@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,80 +30,74 @@ def tool(name: str, **rest: Any) -> dict[str, Any]:
     return {"name": name, "description": "Act.", "inputSchema": {"type": "object"}, **rest}
 
 
+def text(words: str, **rest: Any) -> dict[str, Any]:
+    """A result of one text."""
+    return {"content": [{"type": "text", "text": words}], **rest}
+
+
+REFS = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 9} for n in range(30)} | {"d30": True}
+BOMB = {"type": "object", "$defs": REFS, "$ref": "#/$defs/d0"}
+SLOW = {"type": "object", "properties": {"text": {"type": "string", "pattern": "^(a+)+$"}}}
+TOOLS: dict[str, Any] = {
+    "many": [tool(f"tool{number}") for number in range(10_000)],
+    "twice": [tool("act"), tool("act", description="Another.")],
+    "bomb": [tool("act", outputSchema=SLOW), {**tool("bomb"), "inputSchema": BOMB}],
+    "no-list": "none",
+}
+RESULTS = {
+    "huge": text("x" * 10_000_000),
+    "long": text("y" * 2_000_000),
+    "no-result": {"content": "done"},
+    "bomb": text("", structuredContent={"text": "a" * 40 + "!"}),
+}
+
+
 def tools(cursor: str | None) -> dict[str, Any]:
     """What `tools/list` is answered with."""
-    match HOW:
-        case "many":
-            return {"tools": [tool(f"tool{number}") for number in range(10_000)]}
-        case "pages":  # which have no end
-            return {"tools": [tool(f"tool{cursor}")], "nextCursor": f"{cursor}x"}
-        case "twice":
-            return {"tools": [tool("act"), tool("act", description="Another.")]}
-        case "bomb":
-            refs = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 9} for n in range(30)}
-            bomb = {"type": "object", "$defs": refs | {"d30": True}, "$ref": "#/$defs/d0"}
-            slow = {"type": "object", "properties": {"text": {"type": "string", "pattern": "^(a+)+$"}}}
-            return {"tools": [tool("act", outputSchema=slow), {**tool("bomb"), "inputSchema": bomb}]}
-        case "no-list":
-            return {"tools": "none"}
-        case "more" if listings > 1:
-            return {"tools": [tool("act"), tool("new")]}
-        case _:
-            return {"tools": [tool("act")]}
+    if HOW == "pages":  # which have no end
+        return {"tools": [tool(f"tool{cursor}")], "nextCursor": f"{cursor}x"}
+    if HOW == "more" and listings > 1:
+        return {"tools": [tool("act"), tool("new")]}
+    return {"tools": TOOLS.get(HOW, [tool("act")])}
 
 
-def act(request: dict[str, Any]) -> None:
+def act(number: Any) -> None:
     """Answer a call, or not."""
     with (FOLDER / "acted").open("a") as file:
         file.write("x\n")
-    answer = {"id": request["id"], "result": {"content": [{"type": "text", "text": "done"}]}}
+    result = RESULTS.get(HOW, text("done"))
     match HOW:
         case "hang":
             return
         case "crash":
             os._exit(7)
-        case "huge":
-            answer["result"] = {"content": [{"type": "text", "text": "x" * 10_000_000}]}
-        case "long":
-            answer["result"] = {"content": [{"type": "text", "text": "y" * 2_000_000}]}
-        case "no-result":
-            answer["result"] = {"content": "done"}
-        case "not-utf-8":
-            sys.stdout.buffer.write(b"\xff\xfe noise\n")
-            text = json.dumps({"jsonrpc": "2.0", **answer}).replace("done", "d\udcff").encode(errors="surrogateescape")
-            sys.stdout.buffer.write(text + b"\n")
-            sys.stdout.buffer.flush()
-            return
-        case "sample":  # asks for a model, and for a person, and says what it was told
-            asks = (
-                ("sampling/createMessage", {"messages": [], "maxTokens": 9}),
-                (
-                    "elicitation/create",
-                    {"message": "Sure?", "requestedSchema": {"type": "object", "properties": {}}},
-                ),
-            )
-            replies = []
-            for number, (method, params) in enumerate(asks):
-                say({"id": f"ask{number}", "method": method, "params": params})
-                replies.append(json.loads(sys.stdin.readline()))
-            answer["result"]["content"][0]["text"] = " ".join(
-                "refused" if "error" in each else "given" for each in replies
-            )
-        case "bomb":
-            answer["result"]["structuredContent"] = {"text": "a" * 40 + "!"}
+        case "sample":
+            result = text(" ".join(wishes()))
         case "more":
             say({"method": "notifications/tools/list_changed"})
-    say(answer)
+        case "not-utf-8":
+            line = json.dumps({"jsonrpc": "2.0", "id": number, "result": result}).encode()
+            sys.stdout.buffer.write(b"\xff\xfe noise\n" + line.replace(b"done", b"d\xff") + b"\n")
+            sys.stdout.buffer.flush()
+            return
+    say({"id": number, "result": result})
+
+
+def wishes() -> list[str]:
+    """Ask for a model, and for a person; what comes of it."""
+    form = {"message": "Sure?", "requestedSchema": {"type": "object", "properties": {}}}
+    replies = []
+    for method, params in (("sampling/createMessage", {"messages": [], "maxTokens": 9}), ("elicitation/create", form)):
+        say({"id": method, "method": method, "params": params})
+        replies.append(json.loads(sys.stdin.readline()))
+    return ["refused" if "error" in each else "given" for each in replies]
 
 
 def main() -> None:
     """Serve until the end of stdin; some do not even then."""
-    global listings  # noqa: PLW0603 - it is a small program
     if HOW == "stubborn":  # will not end, nor will its child
         with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as child:
             (FOLDER / "pids").write_text(f"{os.getpid()} {child.pid}")
-            import signal
-
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             serve()
             time.sleep(600)
@@ -118,7 +113,7 @@ def main() -> None:
 
 def serve() -> None:
     """Answer what comes."""
-    global listings  # noqa: PLW0603 - see above
+    global listings  # noqa: PLW0603 - it is a small program
     for line in sys.stdin:
         request = json.loads(line)
         match request.get("method"):
@@ -135,7 +130,7 @@ def serve() -> None:
                 listings += 1
                 say({"id": request["id"], "result": tools((request.get("params") or {}).get("cursor"))})
             case "tools/call":
-                act(request)
+                act(request["id"])
             case "notifications/cancelled":
                 (FOLDER / "cancelled").touch()
             case _ if "id" in request and "method" in request:

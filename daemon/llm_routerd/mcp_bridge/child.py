@@ -32,9 +32,9 @@ _GRACE_SECONDS = 2.0
 _POLL_SECONDS = 0.01
 _NO_SUCH_COMMAND = (126, 127)  # what a shell says of it
 
-# The shell becomes the server and leaves a watcher behind, which waits for the end of a pipe that nothing is written
-# to (by its path, for shells know ten numbers): that is our closing it, or our death, SIGKILL included.  Then all that is left of the group is killed, the watcher
-# last.  $$ cannot meanwhile be another's group: the watcher is in it.
+# The shell becomes the server and leaves a watcher behind, which waits for the end of a pipe that nothing is written to
+# (by its path, for shells know ten numbers): that is our closing it, or our death, SIGKILL included.  Then all that is
+# left of the group is killed, the watcher last.  $$ cannot meanwhile be another's group: the watcher is in it.
 _START = (
     'exec 3<"/dev/fd/$1"; shift; '
     '(trap "" HUP INT TERM; read -r _ <&3; kill -s KILL -- "-$$") </dev/null >/dev/null 2>&1 & '
