@@ -40,6 +40,15 @@ def test_structured_content_goes_as_json(value: Any, told: bytes) -> None:
     assert result_of(result(TextContent(text="x"), structured_content=value), MOST) == told
 
 
+def test_pictures_within_structured_content_are_named_too() -> None:
+    """The filesystem server repeats its content there; a value of another meaning stays."""
+    blocks = [{"type": "image", "data": "QUJDRA==", "mimeType": "image/png"}, {"uri": "file:///b", "blob": "QUJD"}]
+    assert result_of(result(structured_content={"content": blocks, "data": "QUJDRA=="}), MOST) == (
+        b'{"content":[{"type":"image","data":"[4 bytes: not shown]","mimeType":"image/png"},'
+        b'{"uri":"file:///b","blob":"[3 bytes: not shown]"}],"data":"QUJDRA=="}'
+    )
+
+
 def test_texts_are_joined() -> None:
     """In their order."""
     assert result_of(result(TextContent(text="one"), TextContent(text="two")), MOST) == "one\ntwo"

@@ -7,7 +7,7 @@ person has agreed to the call that was shown, and not to what a server asks next
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 from mcp_types import (
@@ -40,7 +40,7 @@ def result_of(result: CallToolResult, most_bytes: int) -> bytes | str:
     Of what is longer than the daemon keeps, so much that it sees that there was more.
     """
     if result.structured_content is not None:
-        return msgspec.json.encode(result.structured_content)[: most_bytes + 1]
+        return msgspec.json.encode(_without_bytes(result.structured_content))[: most_bytes + 1]
     return _text_of(result.content, most_bytes)
 
 
@@ -93,6 +93,21 @@ def _parts_of(block: ContentBlock) -> Iterator[str]:
             return
         case _:
             assert_never(block)
+
+
+def _without_bytes(value: Any) -> Any:
+    """Structured content without the base64 of content blocks, which some servers repeat in it."""
+    match value:
+        case {"type": "image" | "audio", "data": str() as data}:
+            return {**value, "data": f"[{_bytes_in(data)} bytes: not shown]"}
+        case {"uri": str(), "blob": str() as blob}:
+            return {**value, "blob": f"[{_bytes_in(blob)} bytes: not shown]"}
+        case dict():
+            return {name: _without_bytes(each) for name, each in value.items()}
+        case list():
+            return [_without_bytes(each) for each in value]
+        case _:
+            return value
 
 
 def _word(text: object) -> str:

@@ -34,13 +34,17 @@ def serve_mcp_bridge(config: Config, *, stderr: bool = False) -> int:
     if not config.mcp:
         raise ConfigError("there is no MCP server to be bridged: add a table [mcp.<name>]")
     set_up_logs(config.log)
-    import uvloop  # noqa: PLC0415 - only what serves needs it
-
-    uvloop.run(_Process(config, stderr=stderr).run())
+    asyncio.run(_serve(config, stderr=stderr))  # uvloop leaves ends of pipes open in children, which so never end
     return 0
 
 
+async def _serve(config: Config, *, stderr: bool) -> None:
+    await _Process(config, stderr=stderr).run()
+
+
 class _Process:
+    """One bridge process; made where its event loop runs."""
+
     def __init__(self, config: Config, *, stderr: bool) -> None:
         self._bridge = Bridge(config, stderr=stderr)
         self._notifier = Notifier()
