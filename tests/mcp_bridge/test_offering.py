@@ -91,7 +91,7 @@ def test_only_what_is_allowed_is_served() -> None:
         ({"description": "x" * 5000}, "x" * 4095 + "…"),
     ],
 )
-def test_there_is_a_description_and_it_is_bounded(described: dict[str, str], text: str) -> None:
+def test_there_is_a_description_and_it_is_bounded(described: dict[str, Any], text: str) -> None:
     """Models get one in any case."""
     assert registrations(tool(**described))["files.read"]["description"] == text
 

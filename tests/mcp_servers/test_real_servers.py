@@ -60,7 +60,7 @@ async def bridged(
         assert connected["protocol"] == protocol
 
         async def are_registered() -> bool:
-            return await caller.redis.hlen("llm:tools") >= connected["tools"]
+            return bool(await caller.redis.hlen("llm:tools") >= connected["tools"])
 
         await until(are_registered, seconds=20)
         found = {name: json.loads(each) for name, each in (await caller.redis.hgetall("llm:tools")).items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_routerd.cli.check_gateway import check_gateway
+from llm_routerd.cli.check_mcp import check_mcp
 from llm_routerd.cli.check_models import check_models
 from llm_routerd.cli.check_server import check_server
 from llm_routerd.cli.exits import Exit
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 async def _check(config: Config) -> list[Finding]:
     server, models, gateway = await asyncio.gather(check_server(config), check_models(config), check_gateway(config))
-    return [*server, *models, *gateway]
+    return [*server, *models, *gateway, *check_mcp(config)]
 
 
 def _describe(path: str | None, config: Config) -> str:
