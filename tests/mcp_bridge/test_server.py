@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 from contextlib import asynccontextmanager
@@ -95,7 +96,7 @@ async def test_a_server_that_crashes_is_started_again(tmp_path: Path) -> None:
     async with connection(stranger("crash", tmp_path)) as connected:
         with capture_logs() as logs:
             with pytest.raises(
-                ToolError, match=r"^unknown outcome: the server gave no valid answer, and may have acted"
+                ToolError, match=r"^unknown outcome: the server gave no valid answer; it may have acted"
             ):
                 await connected.call("act")
             with pytest.raises(ToolError, match=r"^the server gave no valid answer$"):
@@ -215,7 +216,7 @@ async def test_a_changed_list_of_an_earlier_protocol_is_heeded(tmp_path: Path) -
 
 
 async def test_a_server_that_hangs_is_told_that_nobody_waits(tmp_path: Path) -> None:
-    """And found out by the next look, which it does not answer either where it has stopped altogether."""
+    """By a notification; it may go on with other calls."""
     async with connection(stranger("hang", tmp_path)) as connected:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
@@ -223,16 +224,32 @@ async def test_a_server_that_hangs_is_told_that_nobody_waits(tmp_path: Path) -> 
         await eventually((tmp_path / "cancelled").exists)
 
 
+async def test_a_server_that_has_stopped_altogether_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not answer the next look."""
+    monkeypatch.setattr(server_module, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "_LIST_SECONDS", 2.0)
+    with capture_logs() as logs:
+        async with connection(stranger("stop", tmp_path)) as connected:
+            with pytest.raises(ToolError, match="unknown outcome"):
+                await connected.call("act", text="x" * 1_000_000)  # more than a pipe holds
+            await connected.until_connected()
+    assert [each["why"] for each in logs if each["event"] == "mcp_server_lost"] == ["it does not answer in time"]
+    assert (tmp_path / "acted").read_text() == "x\n"
+
+
 async def test_an_http_server_that_comes_back_is_found(tmp_path: Path) -> None:
-    """A call while it is away was not carried out, or nobody knows; the next one waits until it is back."""
+    """A call while it is away was not carried out; once it is back, calls are."""
     port = free_port()
     async with (
         http_server(tmp_path, port) as process,
         connection(McpServer(name="t", url=f"http://127.0.0.1:{port}/mcp")) as connected,
     ):
         assert await connected.call("add", a=1, b=1) == b'{"total":2}'
-        await process.stop()
-        with pytest.raises(ToolError, match="unknown outcome"):
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        with pytest.raises(ToolError, match="not carried out: the server refused the call: it cannot be reached"):
             await connected.call("add", a=1, b=1)
         async with http_server(tmp_path, port):
             await eventually(lambda: len(connected.offers) > 1, seconds=20)

@@ -69,6 +69,8 @@ def act(number: Any) -> None:
     match HOW:
         case "hang":
             return
+        case "stop":
+            time.sleep(600)
         case "crash":
             os._exit(7)
         case "sample":

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from llm_routerd.config.mcp import McpServer
 
 _CONNECT_SECONDS = 10.0
+_NOT_FOUND = 404
 _BAD_GATEWAY = 502
+NOT_TAKEN = -32097  # of no other meaning in the protocol; an error that stands for a request that did not arrive
 
 
 class HttpTransport:
@@ -79,18 +81,31 @@ class _Bounded(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         try:
             response = await super().handle_async_request(request)
-        except httpx2.TransportError as error:
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             self.trouble = f"it cannot be reached ({type(error).__name__})"
+            return _not_taken(request, "it cannot be reached")
+        except httpx2.TransportError as error:
+            self.trouble = f"it does not answer ({type(error).__name__})"
             return httpx2.Response(_BAD_GATEWAY, request=request)
         self.trouble = f"it answers with status {response.status_code}" if response.is_error else ""
-        is_stream = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+        kind = response.headers.get("content-type", "").lower()
+        if response.status_code == _NOT_FOUND and not kind.startswith("application/json"):
+            await response.aclose()
+            return _not_taken(request, "it does not know this session, or this address")
         if "content-encoding" in response.headers:  # which was not asked for, and may grow
             self.trouble = "it compresses its answers, which it was not asked to"
             await response.aclose()
             return httpx2.Response(_BAD_GATEWAY, request=request)
         assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101 - of an asynchronous transport
+        is_stream = kind.startswith("text/event-stream")
         response.stream = _Body(response.stream, most_bytes=None if is_stream else MOST_MESSAGE_BYTES)
         return response
+
+
+def _not_taken(request: httpx2.Request, why: str) -> httpx2.Response:
+    """An answer of ours, in the protocol's form, to a request that the server has not taken."""
+    error = {"code": NOT_TAKEN, "message": why}
+    return httpx2.Response(_NOT_FOUND, request=request, json={"jsonrpc": "2.0", "id": None, "error": error})
 
 
 class _Body(httpx2.AsyncByteStream):

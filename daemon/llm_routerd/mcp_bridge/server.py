@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
@@ -24,7 +25,7 @@ from llm_routerd.logs import get_logger
 from llm_routerd.mcp_bridge.answering import error_of, question_in, result_of
 from llm_routerd.mcp_bridge.child import ChildTransport
 from llm_routerd.mcp_bridge.offering import MOST_TOOLS
-from llm_routerd.mcp_bridge.over_http import HttpTransport
+from llm_routerd.mcp_bridge.over_http import NOT_TAKEN, HttpTransport
 from llm_routerd.queue.connection import Backoff
 
 if TYPE_CHECKING:
@@ -48,13 +49,23 @@ _WAIT_SECONDS = 5.0  # so long a call waits for it, before it has been issued
 _MOST_PAGES = 100
 _MOST_NEW_NAMES = 10_000  # of one connection, which the SDK keeps
 _LONGEST_REASON = 200
+_US = mcp_types.Implementation(name="llm-routerd", version=version("llm-routerd"))
 _ANSWER: Final[TypeAdapter[mcp_types.CallToolResult | mcp_types.InputRequiredResult]] = TypeAdapter(
     mcp_types.CallToolResult | mcp_types.InputRequiredResult
 )
-# Codes that stand for an answer that has not come, or not whole; any other is the server's word that it did nothing.
+# Errors that are told before anything is done; after any other the tool may have acted.
+_NOT_CARRIED_OUT = (
+    NOT_TAKEN,
+    mcp_types.HEADER_MISMATCH,
+    mcp_types.INVALID_PARAMS,
+    mcp_types.METHOD_NOT_FOUND,
+    mcp_types.MISSING_REQUIRED_CLIENT_CAPABILITY,
+)
+# What the SDK says where no answer has come, or none that is one; its texts may quote.
 _NO_ANSWER = (
     mcp_types.CONNECTION_CLOSED,
     mcp_types.INTERNAL_ERROR,
+    mcp_types.INVALID_REQUEST,
     mcp_types.PARSE_ERROR,
     mcp_types.REQUEST_TIMEOUT,
 )
@@ -167,15 +178,15 @@ class Server:
         return self._client
 
     def _no_result(self, error: MCPError | ValidationError, *, may_repeat: bool) -> ToolError:
-        if isinstance(error, MCPError) and error.code not in _NO_ANSWER:
-            if error.code != mcp_types.INVALID_PARAMS:
-                self._look.set()  # it may have forgotten us, or have other tools by now
-            return ToolError(f"not carried out: the server refused the call: {_reason(error)}")
-        self._look.set()
-        if isinstance(error, MCPError) and error.code == mcp_types.CONNECTION_CLOSED:
+        code = error.code if isinstance(error, MCPError) else mcp_types.PARSE_ERROR
+        if code != mcp_types.INVALID_PARAMS:
+            self._look.set()  # it may have gone, or have other tools by now
+        if code == mcp_types.CONNECTION_CLOSED:
             self._connected.clear()  # until it has been looked at
-        what = "the server gave no valid answer"
-        return ToolError(what if may_repeat else f"unknown outcome: {what}, and may have acted")
+        if code in _NOT_CARRIED_OUT:
+            return ToolError(f"not carried out: the server refused the call: {_reason(error)}")
+        what = "the server gave no valid answer" if code in _NO_ANSWER else f"the server failed: {_reason(error)}"
+        return ToolError(what if may_repeat else f"unknown outcome: {what}; it may have acted")
 
     async def _connect_once(self) -> tuple[str, float]:
         """Be connected for as long as it lasts; why it ended, and how many seconds its tools could be called."""
@@ -185,7 +196,7 @@ class Server:
         since = math.inf
         try:
             with anyio.fail_after(_CONNECT_SECONDS) as connecting:
-                async with Client(transport, cache=None, message_handler=self._heed) as client:
+                async with Client(transport, cache=None, client_info=_US, message_handler=self._heed) as client:
                     tools = await self._list(client)
                     connecting.deadline = math.inf
                     since = anyio.current_time()
@@ -206,13 +217,13 @@ class Server:
         await self._offer(tools)
         self._client = client
         self._connected.set()
-        version = client.protocol_version
-        log.info("mcp_server_connected", server=self.config.name, protocol=version, tools=len(tools))
+        protocol = client.protocol_version
+        log.info("mcp_server_connected", server=self.config.name, protocol=protocol, tools=len(tools))
         listed = {tool.name for tool in tools}
         new_names = 0
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_until_ended, transport)
-            if version in MODERN_PROTOCOL_VERSIONS:
+            if protocol in MODERN_PROTOCOL_VERSIONS:
                 tasks.start_soon(self._listen, client)
             while True:
                 await self._until_reason_to_look()
