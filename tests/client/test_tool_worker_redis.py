@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from llm_routerd import ToolRequest, ToolWorker  # noqa: TC001 - signatures are read at run time
+from llm_routerd.client import tool_serving
 from llm_routerd.errors import NotAllowedError
 from llm_routerd.protocol.keys import HANDED_BACK, HANDED_BACK_IDLE_MS, TOOL_GROUP
 from tests.support.proxy import open_proxy
@@ -239,20 +240,52 @@ async def test_user_who_may_not_register_is_told_so(valkey: ValkeyProcess) -> No
         await asyncio.wait_for(worker.run(), 10)
 
 
-async def test_stray_consumers_are_deleted_once_nothing_is_pending_for_them(valkey_url: str) -> None:
-    """Those of workers that were killed; one with a pending call stays."""
+async def test_rights_of_a_tool_worker_are_few(valkey: ValkeyProcess) -> None:
+    """It may write to inboxes and not read them: what other tools have answered is none of its business."""
+    commands = (
+        "+ping +hello +auth +select +client|setname +client|id +time +multi +exec +hset +hmget +hdel +xgroup|create "
+        "+xgroup|delconsumer +xinfo|consumers +xreadgroup +xpending +xclaim +xrange +xack +xdel +xadd"
+    )
+    keys = "~llm:tools ~llm:tools:* %W~llm:inbox:*"
+    rights = ("resetkeys", "resetchannels", "-@all", *commands.split(), *keys.split())
+    valkey.command("ACL", "SETUSER", "toolworker", "on", ">secret", *rights)
+    worker, troubles = make_worker(f"unix://toolworker:secret@{valkey.socket_path}?db=0")
+    acting = Acting(worker)
+    async with open_caller(valkey.url) as caller:
+        stream = caller.keys.tool_calls("act")
+        await caller.redis.xgroup_create(stream, TOOL_GROUP, id="0", mkstream=True)
+        await caller.call("act")
+        await caller.redis.xreadgroup(TOOL_GROUP, "dead", {stream: ">"})
+        async with serving(worker):
+            assert await caller.asked("act") == {"result": "acted"}
+            assert "error" in await caller.answer("call_1")
+            worker.remove("act")
+
+            async def is_removed() -> bool:
+                return not await caller.redis.hexists(caller.keys.tools, "act")
+
+            await until(is_removed)
+        assert (acting.calls, troubles.lines) == (["call_2"], [])
+
+
+async def test_stray_consumers_are_deleted_once_nothing_is_pending_for_them(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of workers that were killed; not one for which something is pending."""
+    monkeypatch.setattr(tool_serving, "_STRAY_CONSUMER_MS", 200)
     worker, _ = make_worker(valkey_url, lease_seconds=60)
     Acting(worker)
     async with open_caller(valkey_url) as caller:
         stream = caller.keys.tool_calls("act")
         await caller.redis.xgroup_create(stream, TOOL_GROUP, id="0", mkstream=True)
-        for name in ("empty", "young"):
-            await caller.redis.xgroup_createconsumer(stream, TOOL_GROUP, name)
-        names: Any = {each["name"] for each in await caller.redis.xinfo_consumers(stream, TOOL_GROUP)}
+        await caller.redis.xgroup_createconsumer(stream, TOOL_GROUP, "stray")
+        await caller.call("act")
+        await caller.redis.xreadgroup(TOOL_GROUP, "busy", {stream: ">"})
+        await asyncio.sleep(0.3)
         async with serving(worker):
             assert await caller.asked("act") == {"result": "acted"}
             names = {each["name"] for each in await caller.redis.xinfo_consumers(stream, TOOL_GROUP)}
-        assert names == {"empty", "young", worker.consumer}  # an hour has not passed
+        assert names == {"busy", worker.consumer}
 
 
 async def test_unknown_outcome_that_cannot_be_told_yet_is_not_acted_on_meanwhile(valkey: ValkeyProcess) -> None:

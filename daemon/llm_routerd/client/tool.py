@@ -60,12 +60,12 @@ class Tool:
         except Exception as error:  # noqa: BLE001 - the border of what is not ours
             if isinstance(error, TimeoutError) and limit.expired():
                 return "error", b"the tool has not ended in time, and may have acted"
-            tell(f"{self.name}: {call.call_id} failed: {type(error).__name__} {_place(error)}", error)
+            tell(f"{self.name}: {call.call_id[:64]!a} failed: {type(error).__name__} {_place(error)}", error)
             return "error", b"the tool failed"
         try:
             return "result", _bounded(result if isinstance(result, (str, bytes)) else _to_json(result))
         except (TypeError, ValueError, RecursionError) as error:
-            tell(f"{self.name}: {call.call_id} has a result that is no JSON", error)
+            tell(f"{self.name}: {call.call_id[:64]!a} has a result that is no JSON", error)
             return "error", b"the tool has acted, and its result is no JSON"
 
 

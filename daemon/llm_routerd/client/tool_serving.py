@@ -101,7 +101,7 @@ class Serving:
         self._waiting: deque[Entry] = deque()  # COUNT counts for each stream: what was read beyond the free places
         self._known: OrderedDict[str, None] = OrderedDict()  # the `call_id`s that were begun last
         self._served: dict[str, Tool] = {}  # what is registered
-        self._warned: set[tuple[str, bytes]] = set()
+        self._warned: dict[str, bytes] = {}  # of which other registration of a tool was told last
         self._look_at = 0.0  # when to look around next, in loop time
         self._is_away = False
         self._failure: BaseException | None = None
@@ -175,6 +175,8 @@ class Serving:
         if not self._served:
             await self._delete_stray_consumers(tools.values())
         await self._show_life()
+        for gone in (tool for name, tool in self._served.items() if name not in tools):
+            await self._ask(partial(self._unregister, gone))
         for tool, found in zip(tools.values(), await self._ask(lambda: self._survey(tools)) or (), strict=False):
             await self._register(tool, found.registration)
             await self._begin_again(tool, found)
@@ -209,9 +211,15 @@ class Serving:
     async def _register(self, tool: Tool, found: bytes | None) -> None:
         if found is None or self._served.get(tool.name) is not tool:
             await self._ask(lambda: self._redis.hset(self._shard.keys.tools, tool.name, tool.registration))
-        elif not _is_same(found, tool.registration) and (tool.name, found) not in self._warned:
-            self._warned.add((tool.name, found))
+        elif not _is_same(found, tool.registration) and self._warned.get(tool.name) != found:
+            self._warned[tool.name] = found
             self._host.tell(f"{tool.name}: what is registered in Redis differs from this worker's, and holds", None)
+
+    async def _unregister(self, tool: Tool) -> None:
+        """Take a registration back, unless it is another's."""
+        [found] = await self._redis.hmget(self._shard.keys.tools, [tool.name])
+        if found is not None and _is_same(as_bytes(found), tool.registration):
+            await self._redis.hdel(self._shard.keys.tools, tool.name)
 
     async def _show_life(self) -> None:
         """Tell the others that what is held here has not lost its worker."""
@@ -386,16 +394,6 @@ class Serving:
                 for each in await self._redis.xinfo_consumers(self._key(tool), TOOL_GROUP):
                     if each["pending"] == 0 and each["idle"] > _STRAY_CONSUMER_MS:
                         await self._redis.xgroup_delconsumer(self._key(tool), TOOL_GROUP, each["name"])
-
-    async def unregister(self, tool: Tool) -> None:
-        """Take a registration back, unless it is another's."""
-
-        async def unregister() -> None:
-            [found] = await self._redis.hmget(self._shard.keys.tools, [tool.name])
-            if found is not None and _is_same(as_bytes(found), tool.registration):
-                await self._redis.hdel(self._shard.keys.tools, tool.name)
-
-        await self._ask(unregister)
 
 
 def _is_refused(reply: Any) -> bool:
