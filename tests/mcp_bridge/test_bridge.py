@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from llm_routerd.protocol.keys import Layout
 from tests.support.bridges import BridgeProcess, running_bridge, sound, stranger, write_bridge_config
 from tests.support.daemons import ServiceManager
 from tests.support.eventually import eventually
-from tests.support.toolcalls import open_caller
+from tests.support.toolcalls import open_caller, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,43 @@ async def test_a_call_of_a_server_that_hangs_ends_at_its_deadline(valkey_url: st
             "the tool has not ended in time, and may have acted"
         )
         await eventually((tmp_path / "cancelled").exists)
+
+
+async def test_a_changed_list_changes_what_is_registered(valkey_url: str, tmp_path: Path) -> None:
+    """What is new can be called, and what has gone is registered no longer."""
+    config = write_bridge_config(tmp_path, valkey_url, files=sound(tmp_path))
+    async with running_bridge(config), open_caller(valkey_url) as caller:
+        await caller.until_registered("files.learn", "files.picture")
+        await caller.asked("files.learn")
+        await caller.until_registered("files.learnt_tool")
+        assert await caller.asked("files.learnt_tool", {"a": 1, "b": 2}) == {"result": '{"total":3}'}
+
+        async def has_gone() -> bool:
+            return not await caller.redis.hexists("llm:tools", "files.picture")
+
+        await until(has_gone)
+
+
+async def test_tools_are_registered_in_every_shard(valkey_url: str, tmp_path: Path) -> None:
+    """And called there."""
+    config = write_bridge_config(tmp_path, valkey_url, files=sound(tmp_path))
+    config.write_text(config.read_text().replace("[log]", "shards = 2\n[log]"))
+    async with running_bridge(config):
+        for keys in Layout("llm", 2).keys:
+            async with open_caller(valkey_url, keys=keys) as caller:
+                await caller.until_registered("files.add")
+                assert await caller.asked("files.add", {"a": 1, "b": 2}) == {"result": '{"total":3}'}
+
+
+async def test_a_hostile_server_of_many_tools_is_bounded(valkey_url: str, tmp_path: Path) -> None:
+    """256 of ten thousand are registered, and the log has a line of it, not one each."""
+    config = write_bridge_config(tmp_path, valkey_url, odd=stranger("many", tmp_path))
+    async with running_bridge(config) as bridge, open_caller(valkey_url) as caller:
+        await caller.until_registered("odd.tool0", "odd.tool255")
+        assert await caller.redis.hlen("llm:tools") == 256
+        (told,) = bridge.logged("mcp_tool_left_out")
+        assert told["what"] == "tool256 and what follows: more than 256 tools; choose by `allow`"
+        assert await caller.asked("odd.tool255") == {"result": "done"}
 
 
 async def test_what_acts_is_not_called_twice(valkey_url: str, tmp_path: Path) -> None:
