@@ -195,7 +195,7 @@ class ToolWorker:
         Another worker that serves it makes its own.
         """
         self.tools.pop(name, None)
-        while any(each.has(name) for each in self._serving):  # noqa: ASYNC110 - rare, and of several shards
+        while any(each.has(name) for each in self._serving):
             if name in self.tools or self.stopping.is_set():
                 return
             await asyncio.sleep(_REMOVAL_SECONDS)
