@@ -103,6 +103,10 @@ class Serving:
     def _key(self, tool: Tool) -> str:
         return self._shard.keys.tool_calls(tool.name)
 
+    def has(self, name: str) -> bool:
+        """Whether a tool of this name is registered by us."""
+        return name in self._served
+
     async def run(self) -> None:
         """Serve until the worker is to stop.
 
