@@ -103,8 +103,9 @@ def _object(kind: type, named: dict[str, Schema]) -> Schema:
         return found
     found["properties"] = {name: _schema(hint, named) for name, hint in hints.items()}
     required: frozenset[str] = kind.__required_keys__  # type: ignore[attr-defined]  # a TypedDict
-    if required:
-        found["required"] = [name for name in hints if name in required]
+    # Where annotations are text, a `Required` is seen in the hints alone.
+    if needed := [name for name, hint in hints.items() if name in required or get_origin(hint) is Required]:
+        found["required"] = needed
     return found if kind.__total__ else found | {"additionalProperties": False}  # type: ignore[attr-defined]
 
 
