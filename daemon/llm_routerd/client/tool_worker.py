@@ -188,11 +188,9 @@ class ToolWorker:
             raise ValueError(f"the schema of the parameters cannot be used: {schema.message}")  # noqa: TRY004
         return schema
 
-    async def remove(self, name: str) -> None:
-        """Serve a tool no longer, and take back its registration; another worker that has it puts its own there."""
-        if (tool := self.tools.pop(name, None)) is not None:
-            for serving in self._serving:
-                await serving.unregister(tool)
+    def remove(self, name: str) -> None:
+        """Serve a tool no longer, and soon take back its registration; another worker that has it makes its own."""
+        self.tools.pop(name, None)
 
     async def run(self) -> None:
         """Register the tools, and serve them until `stop`; once.  Redis may go away meanwhile, and be emptied.

@@ -102,10 +102,10 @@ def _object(kind: type, named: dict[str, Schema]) -> Schema:
             found["properties"][each.encode_name] = told
         return found
     found["properties"] = {name: _schema(hint, named) for name, hint in hints.items()}
-    required: frozenset[str] = kind.__required_keys__  # type: ignore[attr-defined]  # a TypedDict
-    # Where annotations are text, a `Required` is seen in the hints alone.
-    if needed := [name for name, hint in hints.items() if name in required or get_origin(hint) is Required]:
-        found["required"] = needed
+    # `__required_keys__` alone passes over `Required` where annotations are text.
+    always: frozenset[str] = kind.__required_keys__  # type: ignore[attr-defined]  # a TypedDict
+    if required := [name for name, hint in hints.items() if name in always or get_origin(hint) is Required]:
+        found["required"] = required
     return found if kind.__total__ else found | {"additionalProperties": False}  # type: ignore[attr-defined]
 
 
