@@ -1,18 +1,12 @@
-"""The programs of `examples/`, each run as its reader would, where its interpreter and its Redis client are installed.
-
-`EXAMPLES_REQUIRED` names those that must be: `make test-examples` sets it, so that none is left out unseen.
-"""
+"""The programs of `examples/`, each run as its reader would, where its interpreter and its Redis client are installed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import subprocess
 import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +14,7 @@ import pytest
 from llm_routerd.protocol.events import FINAL_ID
 from tests.standin.server import StandIn
 from tests.support.daemons import producer, running_daemon, write_config
-from tests.support.processes import ROOT
+from tests.support.interpreters import EXAMPLES, GO_PROGRAM, leave_out_unless_installed
 from tests.support.proxy import open_proxy
 from tests.support.queue import open_client
 from tests.support.servers import ValkeyProcess, running_valkey
@@ -29,56 +23,24 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-_EXAMPLES = ROOT / "examples"
-_GO_PROGRAM = ROOT / "build" / "examples" / "ask-go"  # `go run` would turn every failing exit code into 1
 _SECONDS = 30.0
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "shell": ("sh", "ask.sh"),
+    "python": (sys.executable, "ask.py"),
+    "node": ("node", "ask.js"),
+    "go": (str(GO_PROGRAM),),
+    "ruby": ("ruby", "ask.rb"),
+    "php": ("php", "ask.php"),
+    "lua": ("lua", "ask.lua"),
+}
 _DISCARDED = "\n[discarded]\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """How a program is started in its folder, and a command that fails where it cannot be."""
-
-    command: tuple[str, ...]
-    probe: tuple[str, ...]
-
-
-# `-e` is redis-cli's from version 7 on.
-_BY_LANGUAGE = {
-    "shell": Example(command=("sh", "ask.sh"), probe=("sh", "-c", "jq --version && redis-cli -e --version")),
-    "python": Example(command=(sys.executable, "ask.py"), probe=(sys.executable, "-c", "import redis")),
-    "node": Example(command=("node", "ask.js"), probe=("node", "-e", "import('redis').catch(() => process.exit(1))")),
-    "go": Example(command=(str(_GO_PROGRAM),), probe=("go", "build", "-o", str(_GO_PROGRAM), ".")),
-    "ruby": Example(command=("ruby", "ask.rb"), probe=("ruby", "-rredis", "-e", "")),
-    "php": Example(command=("php", "ask.php"), probe=("php", "-r", "exit((int) !extension_loaded('redis'));")),
-    "lua": Example(
-        command=("lua", "ask.lua"),
-        probe=("lua", "-e", "require 'redis' require 'cjson' require 'socket' assert(unpack)"),
-    ),
-}
-
-
-@cache
-def _why_not(language: str) -> str:
-    """Why a program cannot be run here; "": it can.  Nothing is downloaded."""
-    probe = _BY_LANGUAGE[language].probe
-    environ = {**os.environ, "GOPROXY": "off", "GOTOOLCHAIN": "local"}
-    try:
-        tried = subprocess.run(
-            probe, cwd=_EXAMPLES / language, env=environ, capture_output=True, text=True, timeout=110, check=False
-        )
-    except FileNotFoundError:
-        return f"no {probe[0]} here"
-    return "" if tried.returncode == 0 else f"{probe[0]} is here, and not all that examples/{language} needs"
-
-
-@pytest.fixture(params=list(_BY_LANGUAGE))
+@pytest.fixture(params=list(COMMANDS))
 def language(request: pytest.FixtureRequest) -> str:
     """Each language in turn; left out where it is not installed and nobody requires it."""
     name: str = request.param
-    if why := _why_not(name):
-        assert name not in os.environ.get("EXAMPLES_REQUIRED", "").split(), why
-        pytest.skip(why)
+    leave_out_unless_installed(name)
     return name
 
 
@@ -93,8 +55,8 @@ def valkey() -> Iterator[ValkeyProcess]:
 async def started(language: str, url: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A program that runs; killed if it has not ended at the end."""
     process = await asyncio.create_subprocess_exec(
-        *(*_BY_LANGUAGE[language].command, *arguments),
-        cwd=_EXAMPLES / language,
+        *(*COMMANDS[language], *arguments),
+        cwd=EXAMPLES / language,
         env={**os.environ, "REDIS_URL": url},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

@@ -3,10 +3,13 @@
 `client` is the client, `shards` and `shard` what it asks; `multiplexer` and `following` serve a process that has many
 requests under way at once.  `events` and `look_up` are parts of it, `lane_state`, `survey` and `dead_letters` what
 operators look at.
-Producers import what is named here; `cli` and the tests also `dead_letters`.
+`tool_worker` serves tools: `tool_serving` is what it does in a shard and the reference for other languages, `tool` what
+is answered to a call, `tool_signature` a Python function as a tool.  `tool_conformance`, on a `tool_stage`, tries out
+tool workers in any language.
+Producers import what is named here; `cli` and the tests also `dead_letters`, the package itself `tool_worker`.
 
-Imports `queue.connection`, `queue.scripts`, `protocol` and `errors`.  Another question to Redis: a method of `Shard`,
-which goes through `patiently`, and so may be repeated; `Client` chooses the shard, or asks all of them.
+Imports `queue.connection`, `queue.scripts`, `protocol`, `jsonschema` and `errors`.  Another question to Redis: a method
+of `Shard`, which goes through `patiently`, and so may be repeated; `Client` chooses the shard, or asks all of them.
 """
 
 from __future__ import annotations

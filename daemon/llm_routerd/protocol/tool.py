@@ -1,7 +1,5 @@
 """Tools, as those who serve them and the daemon speak of them: a registration, a call."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Required, TypedDict
 
 from msgspec import Struct, field
