@@ -25,7 +25,7 @@ from tests.support.eventually import eventually
 from tests.support.servers import ValkeyProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _ROOT = Path(__file__).parents[2]
 _END_SECONDS = 15.0
@@ -90,20 +90,27 @@ class Slot:
     """A place for a worker, or for what `command` starts; one process after the other lives in it, never two at once."""
 
     def __init__(
-        self, number: int, config: Path, log: Path, environment: dict[str, str], *, command: str = "serve"
+        self,
+        number: int,
+        config: Path,
+        log: Path,
+        environment: dict[str, str],
+        *,
+        command: str = "serve",
+        module: Sequence[str] = (),
     ) -> None:
+        """Prepare it; `module`, with arguments, is run in place of the daemon's own command."""
         self.number = number
         self.lock = asyncio.Lock()
         self.lives: list[Life] = []
-        self._config = config
+        self._module = module or ("llm_routerd", command, "--config", str(config))
         self._log = log
         self._environment = environment
-        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the next worker; it gets a process group of its own."""
-        command = [sys.executable, "-m", "llm_routerd", self._command, "--config", str(self._config)]
+        command = [sys.executable, "-m", *self._module]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=_ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
