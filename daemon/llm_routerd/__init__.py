@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llm_routerd.client.tool_worker import ToolError, ToolRequest, ToolWorker
+    from llm_routerd.local_run import tool
     from llm_routerd.router import NoAnswerError, Router
 
-__all__ = ["NoAnswerError", "Router", "ToolError", "ToolRequest", "ToolWorker"]
+__all__ = ["NoAnswerError", "Router", "ToolError", "ToolRequest", "ToolWorker", "tool"]
 
 
 def __getattr__(name: str) -> object:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> object:
         from llm_routerd.client import tool_worker  # noqa: PLC0415 - see above
 
         return getattr(tool_worker, name)
+    if name == "tool":
+        from llm_routerd import local_run  # noqa: PLC0415 - see above
+
+        return local_run.tool
     if name in __all__:
         from llm_routerd import router  # noqa: PLC0415 - see above
 

@@ -3,6 +3,8 @@
 async with Router() as router:
     result = await router.route(prompt="Why is the sky blue?")
     print(result.answer.content, result.deployment, result.cost_usd)
+
+`Router.run` lets the model call functions of this process, turn after turn, until there is an answer.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import uuid
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from llm_routerd.config.load import load_config
 from llm_routerd.errors import RouterdError
@@ -29,18 +31,19 @@ from llm_routerd.running.run import Run
 from llm_routerd.wiring import make_parser, make_resources
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Sequence
 
     from llm_routerd.config.tree import Chain, Config
-    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted
-    from llm_routerd.protocol.request import RequestFields
+    from llm_routerd.local_run import AnyTool, Confirm, LocalRun
+    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted, RunEvent
+    from llm_routerd.protocol.request import RequestFields, RunFields
     from llm_routerd.running.resources import Resources
 
 STREAM_BUFFER = 256  # events that a slow reader may lag behind before the model is made to wait
 
 
 class NoAnswerError(RouterdError):
-    """`route` got no answer; `failure` is the final error event, with its code, message and attempts."""
+    """`route` or `run` got no answer; `failure` is the final error event, with its code, message and attempts."""
 
     def __init__(self, failure: Failed) -> None:
         super().__init__(f"{failure.code}: {failure.message}")
@@ -90,12 +93,7 @@ class Router:
             NoAnswerError: the request is malformed, or nothing in its chain gave an acceptable answer.
         """
         prepared = self._prepare({**request, "stream": False})
-        if isinstance(prepared, Failed):
-            raise NoAnswerError(prepared)
-        final = await self._run(prepared, _Silent())
-        if isinstance(final, Failed):
-            raise NoAnswerError(final)
-        return final
+        return _answer_of(prepared if isinstance(prepared, Failed) else await self._route(prepared, _Silent()))
 
     @asynccontextmanager
     async def stream(self, **request: Unpack[RequestFields]) -> AsyncGenerator[AsyncIterable[Event], None]:
@@ -108,29 +106,95 @@ class Router:
         """
         prepared = self._prepare({"stream": True, **request})
         events = _Events()
+        shown = cast("AsyncIterable[Event]", events)  # such a request has no others
         if isinstance(prepared, Failed):
             events.put(prepared)
+            yield shown
+            return
+        async with _fed(events, prepared.request.id, self._route(prepared, events)):
+            yield shown
+
+    async def run(
+        self,
+        *,
+        tools: Sequence[AnyTool],
+        confirm: Confirm | None = None,
+        max_turns: int | None = None,
+        **request: Unpack[RunFields],
+    ) -> Result:
+        """Answer one request with the help of tools: model, tools, model, until there is an answer.
+
+        Cancelling it cancels the tools, and closes the connection to the model.
+
+        Args:
+            tools: typed functions, async or not; with more to say of one `tool(function, confirm=True, …)`, which
+                makes what else stands here: a name, a registration as in schemas/tool, and a handler, which gets the
+                arguments and the call, and returns text, or what becomes JSON.  What a tool raises costs nothing: the
+                model is told that it failed, and of a `ToolError` its text.
+            confirm: asked before each call of a tool that demands it; True: it is made, False: it is not, a text: it
+                is not, and the model is told why, a dict: it is made with these arguments.
+            max_turns: calls to a model, the last without tools; None: as the configuration has it, 5 by default.
+            **request: its properties, as in the protocol.
+
+        Raises:
+            NoAnswerError: the request is malformed, nothing in its chain gave an acceptable answer, or the time for
+                it or for a confirmation is over.
+            ValueError: a tool is none, demands confirmation and there is no `confirm`, or does not take the arguments
+                that `confirm` gave.
+            ModuleNotFoundError: a function is to be a tool, and pydantic is not installed (the extra `tools`).
+        """
+        run = self._local_run({**request, "stream": False}, tools, confirm, max_turns, _Silent())
+        return _answer_of(run if isinstance(run, Failed) else await run.until_done())
+
+    @asynccontextmanager
+    async def stream_run(
+        self,
+        *,
+        tools: Sequence[AnyTool],
+        confirm: Confirm | None = None,
+        max_turns: int | None = None,
+        **request: Unpack[RunFields],
+    ) -> AsyncGenerator[AsyncIterable[Event | RunEvent], None]:
+        """As `run`, and yield its events as they stand in a stream, the last one a `Result` or a `Failed`.
+
+        The text of a turn is final with its `TurnEnded`.  Leaving the block early cancels the run.
+        """
+        events = _Events()
+        run = self._local_run({"stream": True, **request}, tools, confirm, max_turns, events)
+        if isinstance(run, Failed):
+            events.put(run)
             yield events
             return
-        task = asyncio.create_task(self._feed(prepared, events), name=f"stream-{prepared.request.id}")
-        try:
+        async with _fed(events, run.request_id, run.until_done(), raises=True):
             yield events
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
-    async def _feed(self, prepared: _Prepared, events: _Events) -> None:
-        try:
-            events.put(await self._run(prepared, events))
-        except Exception as error:  # the reader must not wait for ever for what a bug has ended
-            message = f"{type(error).__name__} in llm-routerd"
-            events.put(Failed(request_id=prepared.request.id, code=ErrorCode.INTERNAL, message=message))
-            raise
+    def _local_run(
+        self,
+        request: dict[str, Any],
+        tools: Sequence[AnyTool],
+        confirm: Confirm | None,
+        max_turns: int | None,
+        sink: _Silent,
+    ) -> LocalRun | Failed:
+        from llm_routerd.local_run import LocalRun, LocalTools  # noqa: PLC0415 - few need it, and it brings a client
 
-    async def _run(self, prepared: _Prepared, sink: _Silent) -> Result | Failed:
-        if self._resources is None:
-            raise RuntimeError("use the Router as an async context manager: `async with Router() as router`")
-        run = Run(self._resources, prepared.request, prepared.chain, sink, deadline=prepared.deadline)
+        served = LocalTools(tools)
+        agent = {"tools": list(served.registered), **({} if max_turns is None else {"max_turns": max_turns})}
+        prepared = self._prepare({**request, "agent": agent}, is_run=True)
+        if isinstance(prepared, Failed):
+            return prepared
+        return LocalRun(
+            self._in_use(),
+            prepared.request,
+            prepared.chain,
+            sink,
+            deadline=prepared.deadline,
+            tools=served,
+            confirm=confirm,
+        )
+
+    async def _route(self, prepared: _Prepared, sink: _Silent) -> Result | Failed:
+        run = Run(self._in_use(), prepared.request, prepared.chain, sink, deadline=prepared.deadline)
         ending = await run.until_done()
         match ending:
             case Answered() | Unanswered():
@@ -138,11 +202,19 @@ class Router:
             case Withdrawn():
                 raise RuntimeError("a sink that accepts every attempt cannot withdraw one")
 
-    def _prepare(self, document: dict[str, Any]) -> _Prepared | Failed:
+    def _in_use(self) -> Resources:
+        if self._resources is None:
+            raise RuntimeError("use the Router as an async context manager: `async with Router() as router`")
+        return self._resources
+
+    def _prepare(self, document: dict[str, Any], *, is_run: bool = False) -> _Prepared | Failed:
         given = {name: value for name, value in document.items() if value is not None}
         parsed = self._parser.parse(str(uuid.uuid4()), [b"data", as_json(given)])
         if isinstance(parsed, RequestError):
             return Failed.of(parsed)
+        if parsed.agent is not None and not is_run:
+            message = "$.agent: names tools that a daemon knows; `Router.run` takes those of this process"
+            return Failed(request_id=parsed.id, code=ErrorCode.INVALID_REQUEST, message=message)
         chain = resolve(self.config, parsed.model)
         if chain is None:
             message = unknown_model(self.config, parsed.model)
@@ -152,20 +224,54 @@ class Router:
         return _Prepared(request=parsed, chain=chain, deadline=deadline)
 
 
+def _answer_of(final: Result | Failed) -> Result:
+    if isinstance(final, Failed):
+        raise NoAnswerError(final)
+    return final
+
+
+@asynccontextmanager
+async def _fed(
+    events: _Events, request_id: str, ending: Coroutine[None, None, Result | Failed], *, raises: bool = False
+) -> AsyncGenerator[None, None]:
+    """While the block lasts, what ends a request goes on, and puts its end; `raises`: its errors at the block's end."""
+
+    async def feed() -> None:
+        try:
+            events.put(await ending)
+        except Exception as error:  # the reader must not wait for ever for what a bug has ended
+            message = f"{type(error).__name__} in llm-routerd"
+            events.put(Failed(request_id=request_id, code=ErrorCode.INTERNAL, message=message))
+            raise
+
+    task = asyncio.create_task(feed(), name=f"stream-{request_id}")
+    try:
+        yield
+        if raises and task.done():
+            task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 class _Silent:
     """A sink that shows nothing."""
+
+    def __init__(self) -> None:
+        self._attempts = 0
 
     @property
     def has_room(self) -> bool:
         """There always is."""
         return True
 
-    async def begin(self, event: AttemptStarted) -> bool:
+    async def begin(self, event: AttemptStarted) -> int:
         """Every attempt may be made."""
         del event
-        return True
+        self._attempts += 1
+        return self._attempts
 
-    def emit(self, event: AttemptEvent) -> None:
+    def emit(self, event: AttemptEvent | RunEvent) -> None:
         """Nothing is shown."""
 
     async def room(self) -> None:
@@ -176,16 +282,17 @@ class _Events(_Silent):
     """A sink that a reader iterates over, up to the final event."""
 
     def __init__(self) -> None:
-        self.waiting: deque[Event] = deque()
+        super().__init__()
+        self.waiting: deque[Event | RunEvent] = deque()
         self._put = asyncio.Event()
         self._taken = asyncio.Event()
 
-    def put(self, event: Event) -> None:
+    def put(self, event: Event | RunEvent) -> None:
         """One more event."""
         self.waiting.append(event)
         self._put.set()
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncIterator[Event | RunEvent]:
         while True:
             while not self.waiting:
                 self._put.clear()
@@ -196,12 +303,12 @@ class _Events(_Silent):
             if isinstance(event, (Result, Failed)):
                 return
 
-    async def begin(self, event: AttemptStarted) -> bool:
+    async def begin(self, event: AttemptStarted) -> int:
         """Every attempt may be made."""
         self.put(event)
-        return True
+        return await super().begin(event)
 
-    def emit(self, event: AttemptEvent) -> None:
+    def emit(self, event: AttemptEvent | RunEvent) -> None:
         """Show it."""
         self.put(event)
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm_routerd.accounting.pricing import Pricing
 from llm_routerd.backends.factory import Backends
 from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.judging.refusal import RefusalDetector
+from llm_routerd.protocol.audit import PromptHash
 from llm_routerd.protocol.parsing import RequestParser
 from llm_routerd.routing.eligibility import without_keys
 from llm_routerd.running.resources import Resources
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from llm_routerd.config.audit import AuditConfig
     from llm_routerd.config.tree import Config
+    from llm_routerd.protocol.audit import Messages
     from llm_routerd.routing.health import Health
     from llm_routerd.running.shortage import Shortage
 
@@ -28,14 +32,20 @@ def make_parser(config: Config) -> RequestParser:
 
 
 def make_resources(
-    config: Config, *, health: Health, rng: random.Random, consumer: str = "", shortage: Shortage | None = None
+    config: Config,
+    *,
+    health: Health,
+    rng: random.Random,
+    consumer: str = "",
+    shortage: Shortage | None = None,
+    prompt_hash: Callable[[Messages], str | None] = lambda _messages: None,
 ) -> Resources:
     """The resources of a configuration; prices are unknown until `get_ready`.
 
     Raises:
         ConfigError: a deployment's address is not valid.
     """
-    return Resources(
+    resources = Resources(
         config,
         backends=Backends(config.deployments),
         health=health,
@@ -45,6 +55,15 @@ def make_resources(
         consumer=consumer,
         shortage=shortage,
     )
+    resources.prompt_hash = prompt_hash
+    return resources
+
+
+def make_prompt_hash(config: AuditConfig) -> Callable[[Messages], str | None]:
+    """What makes the audit's `prompt_sha256`: under the key of the configuration, or one that nobody else has."""
+    if not config.enabled:
+        return lambda _messages: None
+    return PromptHash(secrets.token_bytes(32) if config.key is None else config.key.encode())
 
 
 class Found(NamedTuple):

@@ -142,7 +142,15 @@ async def test_prefix_names_every_key(tmp_path: Path, valkey_url: str) -> None:
             assert (await client.result("ours", 10)).type == "result"
             assert (await client.result(bad, 10)).type == "error"
         lanes = {"{q}:requests", "{q}:requests:high", "{q}:requests:low"}
-        keys = {"llm:requests", "llm_router_metrics", "{q}:dead", "{q}:events:ours", f"{{q}}:events:{bad}", *lanes}
+        keys = {
+            "llm:requests",
+            "llm_router_metrics",
+            "{q}:dead",
+            "{q}:audit",
+            "{q}:events:ours",
+            f"{{q}}:events:{bad}",
+            *lanes,
+        }
         assert set(await redis.keys("*")) == keys
         assert await redis.xlen("llm:requests") == 1
 

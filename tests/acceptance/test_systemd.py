@@ -23,7 +23,7 @@ _SYSTEMD = Path(__file__).parents[2] / "systemd"
 _UNITS = ("llm-routerd.service", "llm-routerd@.service")
 _GATEWAY = "llm-routerd-gateway.service"
 _LANES = ("llm:requests", "llm:requests:high", "llm:requests:low")
-_USERS = ("operator", "daemon", "producer", "canceller", "gateway", "metrics")
+_USERS = ("operator", "daemon", "producer", "canceller", "gateway", "metrics", "toolworker", "approver", "auditor")
 
 _needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
@@ -204,6 +204,7 @@ def sessions() -> Iterator[dict[str, Session]]:
             operator.run(f"XGROUP CREATE {lane} llm-router 0 MKSTREAM")
         operator.run("XADD llm:events:a 1-0 type attempt data {}")
         operator.run("SET other private")
+        operator.run("XGROUP CREATE llm:tools:weather llm-tools 0 MKSTREAM")
         yield sessions
 
 
@@ -371,6 +372,25 @@ _DAEMONS = [
     "XADD llm:dead * id b",
     "XADD llm_router_metrics MAXLEN ~ 10000 * event {}",
     "PUBLISH llm_router_metrics {}",
+    "EVAL return(redis.call('HGETALL',KEYS[1])) 1 llm:tools",
+    "EVAL return(redis.call('HKEYS',KEYS[1])) 1 llm:tools",
+    "EVAL return(redis.call('HSTRLEN',KEYS[1],'weather')) 1 llm:tools",
+    "HGET llm:tools weather",
+    "XADD llm:tools:heating * call {}",
+    "XINFO GROUPS llm:tools:weather",
+    "XPENDING llm:tools:weather llm-tools",
+    "XDEL llm:tools:weather 1-0",
+    "XGROUP CREATE llm:inbox:b llm-router $ MKSTREAM",
+    "XRANGE llm:inbox:b - +",
+    "XDEL llm:inbox:b 1-0",
+    "PEXPIRE llm:inbox:b 3600000",
+    "XGROUP CREATE llm:consent:b llm-router $ MKSTREAM",
+    "XRANGE llm:consent:b - +",
+    "XDEL llm:consent:b 1-0",
+    "XTRIM llm:consent:b MAXLEN 0",
+    "EVAL return(1) 5 llm:requests llm:events:b llm:inbox:b llm:consent:b llm:tools:weather",
+    "EVAL return(redis.call('XADD','llm:audit','*','kind','model')) 1 llm:requests",
+    "XADD llm:audit MAXLEN ~ 100000 * kind model",
     "HSET llm:workers one {}",
     "HGETALL llm:workers",
     "HDEL llm:workers one",
@@ -397,6 +417,11 @@ def test_the_daemon_can_do_what_it_does(sessions: dict[str, Session], command: s
     [
         "GET other",
         "HSET other x y",
+        "HSET llm:tools weather {}",
+        "HDEL llm:tools weather",
+        "XRANGE llm:audit - +",
+        "XDEL llm:audit 1-0",
+        "DEL llm:audit",
         "XADD other * x y",
         "DEL other",
         "KEYS *",
@@ -429,6 +454,106 @@ def test_the_metrics_reader_reads_metrics_only(sessions: dict[str, Session]) -> 
     for command in ("XADD llm_router_metrics * x y", "XRANGE llm:events:a - +", "XRANGE llm:requests - +"):
         assert not reader.may(command)
     assert reader.may("SUBSCRIBE llm_router_metrics")
+
+
+_TOOLWORKERS = [
+    "HSET llm:tools weather {}",
+    "HGET llm:tools weather",
+    "HMGET llm:tools weather heating",
+    "HDEL llm:tools heating",
+    "XGROUP CREATE llm:tools:lights llm-tools 0 MKSTREAM",
+    "XREADGROUP GROUP llm-tools one COUNT 1 STREAMS llm:tools:weather >",
+    "XPENDING llm:tools:weather llm-tools IDLE 15000 - + 10",
+    "XRANGE llm:tools:weather 1-0 1-0",
+    "XCLAIM llm:tools:weather llm-tools one 0 1-0 JUSTID",
+    "XAUTOCLAIM llm:tools:weather llm-tools one 15000 0-0",
+    "XACK llm:tools:weather llm-tools 1-0",
+    "XDEL llm:tools:weather 1-0",
+    "XINFO CONSUMERS llm:tools:weather llm-tools",
+    "XGROUP DELCONSUMER llm:tools:weather llm-tools one",
+    "XADD llm:inbox:a NOMKSTREAM * call_id c result 1",
+    "TIME",
+]
+_APPROVERS = [
+    "XREAD STREAMS llm:events:a 0-0",
+    "XRANGE llm:events:a - +",
+    "SUBSCRIBE llm:events:a",
+    "UNSUBSCRIBE llm:events:a",
+    "HGETALL llm:tools",
+    "HKEYS llm:tools",
+    "HLEN llm:tools",
+    "HSTRLEN llm:tools weather",
+    "XLEN llm:tools:weather",
+    "XINFO GROUPS llm:tools:weather",
+    "XINFO CONSUMERS llm:tools:weather llm-tools",
+    "XADD llm:consent:a * confirm c args_sha256 0 by ada",
+    "EXPIRE llm:consent:a 3600",
+]
+_AUDITORS = ["XRANGE llm:audit - +", "XREVRANGE llm:audit + - COUNT 1", "XREAD STREAMS llm:audit 0-0", "XLEN llm:audit"]
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        *(("toolworker", each) for each in _TOOLWORKERS),
+        *(("approver", each) for each in _APPROVERS),
+        *(("auditor", each) for each in _AUDITORS),
+    ],
+)
+def test_who_has_to_do_with_runs_can_do_it(sessions: dict[str, Session], user: str, command: str) -> None:
+    """Serve tools and answer; see what waits and agree to it; read the books."""
+    assert sessions[user].may(command)
+
+
+_OF_NOBODY_BUT_DAEMON_AND_OPERATOR = {
+    "XADD llm:requests * prompt hello",
+    "XRANGE llm:requests - +",
+    "XADD llm:events:a 9007199254740991-0 type cancelled data {}",
+    "XADD llm:tools:weather * call {}",
+    "XRANGE llm:inbox:a - +",
+    "XRANGE llm:consent:a - +",
+    "XDEL llm:consent:a 1-0",
+    "XADD llm:audit * kind model",
+    "XDEL llm:audit 1-0",
+    "XTRIM llm:audit MAXLEN 0",
+    "DEL llm:tools",
+    "EVAL return(1) 0",
+    "KEYS *",
+    "FLUSHALL",
+}
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        (user, command)
+        for user, allowed in (("toolworker", _TOOLWORKERS), ("approver", _APPROVERS), ("auditor", _AUDITORS))
+        for command in sorted(
+            {*_OF_NOBODY_BUT_DAEMON_AND_OPERATOR, *_TOOLWORKERS, *_APPROVERS, *_AUDITORS}
+            - {*allowed, "TIME"}
+            - ({"XLEN llm:tools:weather", "XINFO GROUPS llm:tools:weather"} if user == "toolworker" else set())
+            - (
+                {"HGET llm:tools weather", "XINFO CONSUMERS llm:tools:weather llm-tools"}
+                if user == "approver"
+                else set()
+            )
+            - ({"XPENDING llm:tools:weather llm-tools IDLE 15000 - + 10"} if user == "approver" else set())
+        )
+    ],
+)
+def test_and_nothing_of_the_others(sessions: dict[str, Session], user: str, command: str) -> None:
+    """Who answers for a tool agrees to no call, who agrees answers for none, and who reads the books writes nothing."""
+    assert not sessions[user].may(command)
+
+
+def test_a_tool_worker_that_agrees_to_its_own_call_is_refused_by_the_server(sessions: dict[str, Session]) -> None:
+    """And so is an approver that answers for a tool: the streams are two for that."""
+    for user, command in (
+        ("toolworker", "XADD llm:consent:a * confirm c args_sha256 0 by me"),
+        ("approver", "XADD llm:inbox:a * call_id c result 1"),
+    ):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            sessions[user].run(command)
 
 
 def test_an_operator_is_not_restricted(sessions: dict[str, Session]) -> None:

@@ -145,6 +145,47 @@ async def test_a_dropped_connection_goes_on_where_it_was(visit: Visits, gateway:
     assert await seen.text("#answer .attempt > .text") == "one two three"
 
 
+async def test_a_run_is_shown_turn_by_turn(visit: Visits, gateway: FakeGateway) -> None:
+    """What each says, calls and gets; a turn that stands is discarded by none after it."""
+    seen = await visit(gateway.url)
+    await ask(seen, "Is it dark?")
+    await gateway.tell(
+        "tried",
+        attempt(1, "local"),
+        token(1, 1, "Let me see."),
+        ("1-2", "tool_call", {"call_id": "c1", "name": "weather", "arguments": {"city": "Oslo"}}),
+        ("1-3", "tool_call", {"call_id": "c2", "name": "lights.on", "arguments": {"room": "hall"}, "confirm": True}),
+        ("1-4", "turn", {"turn": 1, "message": {"content": "Let me see."}}),
+        ("1-5", "tool_result", {"call_id": "c1", "name": "weather", "result": {"celsius": -3}}),
+    )
+    await seen.until("#answer .note", 'calls weather {"city":"Oslo"}')
+    await seen.until("#answer .note", 'calls lights.on {"room":"hall"}, which a person is to allow')
+    await seen.until("#answer .note", 'weather answered {"celsius":-3}')
+    await seen.until("#answer .fate", "turn 1 is done")
+    await gateway.tell(
+        "tried",
+        ("1-6", "confirmed", {"call_id": "c2", "by": "ada", "arguments": {"room": "attic"}, "always": True}),
+        ("1-7", "tool_result", {"call_id": "c2", "name": "lights.on", "error": "no bulb"}),
+        attempt(2, "cloud"),
+        token(2, 1, "It is."),
+    )
+    await seen.until("#answer .note", 'lights.on is allowed by ada, for {"room":"attic"}, for the rest of the run')
+    await seen.until("#answer .note", "lights.on failed: no bulb")
+    await gateway.end("tried", "result", content="It is.", raw_text="It is.", **RESULT)
+    await seen.until("#answer .answer > .text", "It is.")
+    assert await seen.text("#answer .attempt:first-child > .text") == "Let me see."
+    assert await seen.page.locator("#answer .discarded").count() == 0
+
+
+async def test_a_run_that_waits_for_a_person_says_so(visit: Visits, gateway: FakeGateway) -> None:
+    """And one that waits for a tool."""
+    waiting, working = running("r1", last="turn", calls_waiting=2), running("r2", last="turn")
+    gateway.seen = overview(running=(waiting, working))
+    seen = await visit(gateway.url)
+    await seen.until("#running .facts", "local, waits for a person")
+    await seen.until("#running .facts", "local, waits for its tools")
+
+
 async def test_a_confirmation_is_answered(visit: Visits, gateway: FakeGateway) -> None:
     """For the arguments that were shown."""
     until = int((time.time() + 540) * 1000)

@@ -29,7 +29,7 @@ class RunsVerdict(Verdict):
         told: figures of the runs.
     """
 
-    named = Verdict.named | {_KEYS.tools, _KEYS.audit, *map(_KEYS.tool_calls, TOOLS)}
+    named = Verdict.named | {_KEYS.tools, *map(_KEYS.tool_calls, TOOLS)}
 
     def __init__(self, world: World, orders: Sequence[Order], acts_path: Path) -> None:
         super().__init__(world, orders)

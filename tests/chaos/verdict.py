@@ -99,7 +99,7 @@ def _worker_of(world: World, slot: int, start: float) -> Life:
 class Verdict:
     """Gathers what is wrong; `faults` is empty if nothing is."""
 
-    named = frozenset({*_KEYS.lanes, _KEYS.dead, "llm_router_metrics"})  # keys that are there for ever
+    named = frozenset({*_KEYS.lanes, _KEYS.dead, _KEYS.audit, "llm_router_metrics"})  # keys that are there for ever
 
     def __init__(self, world: World, orders: Sequence[Order]) -> None:
         self._world = world

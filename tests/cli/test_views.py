@@ -13,6 +13,7 @@ from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.views import JsonView, LiveView, PlainView, choose_view, exit_of
 from llm_routerd.client.events import event_of
 from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.examples import EVENTS
 
 if TYPE_CHECKING:
     from llm_routerd.client import ClientEvent
@@ -113,6 +114,34 @@ def test_live_view_drops_text_of_another_attempt_than_the_answers(
     view.show(result("blue", deployment="local", **said))
     assert ("discarded: the answer is attempt 1's\nblue\n" in terminal.getvalue()) == dropped
     assert terminal.getvalue().endswith("blue\n— local\n")
+
+
+def test_live_view_keeps_the_text_of_a_turn_that_stands(terminal: Terminal) -> None:
+    """The next turn is no other answer; what was not streamed of it is shown with its end."""
+    view = LiveView(terminal)
+    turn = EVENTS["turn"][0]
+    for shown in (
+        ATTEMPT_1,
+        event("1-1", "token", text="Let me "),
+        event("1-2", "turn", **turn | {"message": {"content": "Let me see."}}),
+        ATTEMPT_2,
+        event("2-1", "turn", **turn | {"turn": 2, "message": {"content": "Once more."}}),
+        event("3-0", "attempt", deployment="local", model="ollama/m"),
+        event("3-1", "token", text="blue"),
+    ):
+        view.show(shown)
+    view.show(result("blue", deployment="local", attempt=3))
+    assert terminal.getvalue().splitlines() == [
+        "— attempt 1: local (ollama/m)",
+        "Let me see.",
+        "— turn 1 is done: local, 640 ms",
+        "— attempt 2: haiku (anthropic/h)",
+        "Once more.",
+        "— turn 2 is done: local, 640 ms",
+        "— attempt 3: local (ollama/m)",
+        "blue",
+        "— local",
+    ]
 
 
 def test_live_view_keeps_thinking_apart(terminal: Terminal) -> None:

@@ -133,6 +133,52 @@ async def test_a_call_waits_until_a_person_has_answered_it(broker_url: str, redi
     assert (await the_one(broker_url)).calls == ()
 
 
+async def test_a_turn_stands_after_its_calls_and_hides_none(broker_url: str, redis: Any, broker: Broker) -> None:
+    """What is said of them comes after it; those of an earlier turn wait no more."""
+    await add(redis, id="r1")
+    await begin(broker, await take_one(broker_url, broker))
+    await write(redis, "1-1", "tool_call", CALL | {"call_id": "c0"})
+    await write(redis, "1-2", "turn", {"turn": 1})
+    await write(redis, "2-0", "attempt", {"deployment": "local", "model": "m"})
+    await write(redis, "2-1", "token", {"text": "Two lamps."})
+    await write(redis, "2-2", "tool_call", CALL)
+    await write(redis, "2-3", "tool_call", CALL | {"call_id": "c2"})
+    await write(redis, "2-4", "tool_call", CALL | {"call_id": "c3", "confirm": False})
+    await write(redis, "2-5", "tool_result", {"call_id": "c3", "error": "no such tool"})
+    await write(redis, "2-6", "turn", {"turn": 2})
+    running = await the_one(broker_url)
+    assert (running.last, [json.loads(call)["call_id"] for call in running.calls]) == ("turn", ["c1", "c2"])
+    await write(redis, "2-7", "confirmed", {"call_id": "c2", "by": "ada"})
+    assert [json.loads(call)["call_id"] for call in (await the_one(broker_url)).calls] == ["c1"]
+
+
+async def test_calls_of_a_turn_with_many_are_all_seen(broker_url: str, redis: Any, broker: Broker) -> None:
+    """Also behind the results of others."""
+    await add(redis, id="r1")
+    await begin(broker, await take_one(broker_url, broker))
+    for number in range(1, 61):
+        await write(redis, f"1-{number}", "tool_call", CALL | {"call_id": f"c{number}", "confirm": number in {1, 60}})
+    await write(redis, "1-61", "turn", {"turn": 1})
+    for number in range(2, 60):
+        await write(redis, f"1-{number + 60}", "tool_result", {"call_id": f"c{number}", "result": 1})
+    assert [json.loads(call)["call_id"] for call in (await the_one(broker_url)).calls] == ["c1", "c60"]
+
+
+async def test_of_runs_with_large_results_no_more_are_looked_at(valkey_url: str) -> None:
+    """A look reads a few megabytes at the most, whatever tools have answered."""
+    async with open_client(valkey_url) as redis, open_broker(valkey_url):
+        for run in range(8):
+            await redis.xadd("llm:requests", {"data": json.dumps({"id": f"r{run}", "prompt": "x"})})
+            key, result = f"llm:events:r{run}", json.dumps({"call_id": "c", "result": "x" * 2**18})
+            await redis.xadd(key, {"type": "tool_call", "data": json.dumps(CALL)}, id="1-1")
+            for number in range(2, 10):
+                await redis.xadd(key, {"type": "tool_result", "data": result}, id=f"1-{number}")
+        await take_all(redis)
+        seen = (await survey(valkey_url)).running
+    assert [each.request_id for each in seen] == ["r0", "r1"]
+    assert len(seen[0].calls) == 1
+
+
 async def test_arguments_too_long_for_a_look_are_left_out(broker_url: str, redis: Any, broker: Broker) -> None:
     """The call is seen all the same; one whose name alone is too long is not."""
     await add(redis, id="r1")

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from llm_routerd.protocol.examples import EVENTS
 from tests.gateway.answering import open_door
 from tests.support.eventually import eventually
 from tests.support.servers import running_valkey
@@ -100,6 +101,21 @@ async def test_shown_text_is_not_followed_by_another_models(valkey_url: str) -> 
         assert await response.text() == "[One!503 superseded"
         await door.result(request_id, "Uno", 2)
         assert await door.end(request_id) == "result"
+
+
+async def test_text_of_a_run_goes_on_behind_its_turns(valkey_url: str) -> None:
+    """Whose calls and results are told at no door that tells text alone."""
+    async with open_door(valkey_url) as door:
+        asking = asyncio.create_task(door.ask().__aenter__())
+        request_id = await door.request_id()
+        await door.attempt(request_id, 1, "One")
+        response = await asking
+        await door.write(request_id, "1-2", "tool_call", **EVENTS["tool_call"][0])
+        await door.write(request_id, "1-3", "turn", **EVENTS["turn"][0] | {"message": {"content": "One."}})
+        await door.write(request_id, "1-4", "tool_result", **EVENTS["tool_result"][0])
+        await door.attempt(request_id, 2, "Two")
+        await door.result(request_id, "Two!", 2)
+        assert await response.text() == "[One.\n\nTwo!]stop"
 
 
 async def test_nobody_notices_where_the_next_model_says_the_same_again(valkey_url: str) -> None:

@@ -36,6 +36,10 @@ from tests.support.schemas import closed
 NAMES = sorted({"config", *schemas.documents()})
 WRITTEN_TO_US = frozenset({"config", "request", "tool"})
 PROTOCOL = {
+    "audit": {
+        "kind", "at_ms", "id", "tenant_id", "context", "attempt", "turn", "deployment", "tool", "call_id", "outcome",
+        "code", "prompt_tokens", "completion_tokens", "cost_usd", "latency_ms", "prompt_sha256", "by", "consumer",
+    },
     "event.attempt": {"deployment", "model", "delivery", "consumer", "entry"},
     "event.token": {"text"},
     "event.reasoning": {"text"},
@@ -131,7 +135,7 @@ def test_every_row_of_the_protocol_is_there(name: str) -> None:
     """What the tables of the protocol name is described, and in events required."""
     schema = load_schema(name)
     assert PROTOCOL[name] <= schema["properties"].keys()
-    if name not in {"request", "tool", "event.attempt", "event.tool_call", "event.tool_result"}:
+    if name not in {"audit", "request", "tool", "event.attempt", "event.tool_call", "event.tool_result"}:
         assert PROTOCOL[name] <= set(schema["required"])
 
 
@@ -245,3 +249,9 @@ def test_the_daemon_takes_the_examples_of_a_request(example: dict[str, Any]) -> 
     """What producers copy from the schema works."""
     parser = RequestParser(max_request_bytes=10_000, schemas=SchemaCache(4))
     assert isinstance(parser.parse("1-0", [b"data", orjson.dumps(example)]), Request)
+
+
+def test_what_must_be_there_is_required() -> None:
+    """Also of what may have more: a type's annotations are text, in which `Required` is not seen."""
+    assert load_schema("request")["properties"]["agent"]["required"] == ["tools"]
+    assert load_schema("tool")["required"] == ["description"]

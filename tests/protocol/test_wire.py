@@ -115,7 +115,9 @@ async def test_running_request_has_one_key_with_a_ttl(broker_url: str) -> None:
     async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}):
         await add(client, id="r1")
         await eventually(lambda: model.running == 1)
-        assert set(await client.keys("*")) - {*_LANES, "llm:workers", "llm_router_metrics"} == {"llm:events:r1"}
+        assert set(await client.keys("*")) - {*_LANES, "llm:workers", "llm:audit", "llm_router_metrics"} == {
+            "llm:events:r1"
+        }
         assert await client.pttl("llm:events:r1") > 0
         gate.set()
         await final_of(client, "r1")

@@ -80,7 +80,8 @@ async def test_commit_waits_for_events_that_were_refused_before_it(broker_url: s
             lanes=broker.keys.lanes, letters="llm:dead", metrics_stream="llm_router_metrics", streams=["llm:events:r1"],
             entry=entry, lane="normal", consumer="w1", is_begun=True, under_way="1-3", kind="result", data="{}",
             ttl_ms=60_000, publishes=False, events_prefix="llm:events:", metrics=b"", metrics_maxlen=100,
-            most_letters=10, most_letter_bytes=100_000, last_words=(), letter=(),
+            most_letters=10, most_letter_bytes=100_000, audit_key="llm:audit", audit_maxlen=10, last_words=(), letter=(),
+            audit=(),
         )  # fmt: skip
         assert await broker.pipe.run_script(call) == [b"gap"]
         assert await client.xlen("llm:requests") == 1

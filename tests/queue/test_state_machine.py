@@ -91,7 +91,7 @@ def commit_of(entry: Entry, key: str, *, worker: str, kind: str, data: str, is_b
         lanes=KEYS.lanes, letters=KEYS.dead, metrics_stream=METRICS, streams=(key,), entry=entry.entry, lane=entry.lane,
         consumer=worker, is_begun=is_begun, under_way=under_way, kind=kind, data=data, ttl_ms=TTL_MS, publishes=False,
         events_prefix=KEYS.events(""), metrics=b"", metrics_maxlen=100, most_letters=10, most_letter_bytes=100_000,
-        last_words=(), letter=(),
+        audit_key=KEYS.audit, audit_maxlen=10, last_words=(), letter=(), audit=(),
     )  # fmt: skip
 
 

@@ -42,10 +42,10 @@ class Sink:
         self.open.set()
         self.is_ours = True
 
-    async def begin(self, event: AttemptStarted) -> bool:
+    async def begin(self, event: AttemptStarted) -> int:
         """As told."""
         self.seen.append(("attempt", event.deployment))
-        return self.is_ours
+        return sum(kind == "attempt" for kind, _ in self.seen) if self.is_ours else 0
 
     def emit(self, event: AttemptEvent) -> None:
         """Keep it."""

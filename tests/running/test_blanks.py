@@ -382,4 +382,9 @@ def test_estimate_counts_text_wherever_it_stands() -> None:
     messages = ({"role": "user", "content": parts}, {"role": "assistant", "content": None}, {"role": "assistant"})
     assert estimated_usage(Call(messages=messages), 9) == Usage(prompt_tokens=2, completion_tokens=3, estimated=True)
     assert estimated_usage(Call(messages=()), 0) == Usage(estimated=True)
+    calls = [
+        {"id": "c", "function": {"name": "write", "arguments": "x" * 4000}}
+    ]  # earlier ones, which are read as well
+    spoken = ({"role": "assistant", "content": None, "tool_calls": calls},)
+    assert 1000 < estimated_usage(Call(messages=spoken), 0).prompt_tokens < 1050
     assert (Usage(prompt_tokens=1) + Usage(estimated=True)).estimated

@@ -444,6 +444,19 @@ async def test_answer_without_the_call_that_was_demanded_is_none(
     assert isinstance(ending.event, Result)
 
 
+@pytest.mark.parametrize("text", ["", "I look."])
+async def test_repair_of_a_call_asks_for_no_json(text: str) -> None:
+    """What was wrong was the call; an answer without text is not repeated, for servers refuse an empty message."""
+    scripts = (calls("wether", text=text), calls("weather"))
+    resources, local, _ = resources_of(*scripts, config=make_config(repair=1))
+    ending = await run(resources, request(tools=[TOOL], schema=SCHEMA))
+    assert codes(ending) == ["invalid_json", None]
+    *spoken, demand = local.calls[1].messages[1:]
+    assert [message["content"] for message in spoken] == ([text] if text else [])
+    assert "a tool that was not offered" in demand["content"]
+    assert "JSON" not in demand["content"]
+
+
 @pytest.mark.parametrize("text", ['{"n": 1}', '{"n": "x"}', "prose"])
 async def test_json_that_was_asked_for_beside_a_call_is_no_call(text: str) -> None:
     """A schema says what text must be, and not that text will do; no repair is asked for either."""

@@ -29,6 +29,6 @@ async def nothing_left(client: Any) -> None:
             if not any(left) and not pending:
                 break
             await asyncio.sleep(0.02)
-    named = {"llm:requests", "llm:requests:high", "llm:requests:low", "llm:dead", "llm_router_metrics"}
+    named = {"llm:requests", "llm:requests:high", "llm:requests:low", "llm:dead", "llm:audit", "llm_router_metrics"}
     for key in await client.keys("*"):
         assert key in named or await client.pttl(key) > 0, key

@@ -15,7 +15,7 @@ from llm_routerd.config.tree import Chain, Config, DaemonConfig, Deployment, Red
 from llm_routerd.judging.refusal import RefusalDetector
 from llm_routerd.routing.health import Health
 from llm_routerd.running.resources import Resources
-from llm_routerd.wiring import make_parser
+from llm_routerd.wiring import make_parser, make_prompt_hash
 from llm_routerd.worker.admission import Admission
 from llm_routerd.worker.worker import Worker
 from tests.support.eventually import eventually
@@ -45,7 +45,7 @@ def make_test_resources(config: Config, backends: Mapping[str, FakeBackend], *, 
     """The resources of a configuration on fake models; a deployment without one is not to be called."""
     rng = random.Random(1)
     everyone = {name: backends.get(name, FakeBackend()) for name in config.deployments}
-    return Resources(
+    resources = Resources(
         config,
         backends=FakeBackends(everyone),
         health=Health(rng=rng),
@@ -54,6 +54,8 @@ def make_test_resources(config: Config, backends: Mapping[str, FakeBackend], *, 
         rng=rng,
         consumer=consumer,
     )
+    resources.prompt_hash = make_prompt_hash(config.audit)
+    return resources
 
 
 def make_test_admission(config: Config, backends: Mapping[str, FakeBackend], *, consumer: str = "") -> Admission:

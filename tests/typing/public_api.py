@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import assert_never, assert_type
 
-from llm_routerd import Router  # noqa: TC001 - as callers have it
+from llm_routerd import Router, ToolRequest, tool
 from llm_routerd.client import (
     AttemptRejected,
     AttemptStarted,
@@ -101,5 +101,44 @@ async def events_of_the_library_are_the_same(router: Router) -> None:
                     pass
                 case Result():
                     assert_type(event.answer.raw_text, str)
+                case _:
+                    assert_never(event)
+
+
+def look(room: str) -> str:
+    """Look into a room."""
+    return room
+
+
+async def hear(arguments: dict[str, object], call: ToolRequest) -> bytes:
+    """As a handler."""
+    return call.name.encode() or str(arguments).encode()
+
+
+async def agree(call: ToolCalled) -> bool | str:
+    """To what is called `look`."""
+    return call.name == "look" or "no"
+
+
+async def runs_take_functions(router: Router) -> None:
+    """And what they are made to; what is none is found."""
+    assert_type(await router.run(prompt="Why?", tools=[look, tool(look, confirm=True)], confirm=agree), Result)
+    await router.run(prompt="Why?", tools=[("hear", {"description": "Listen."}, hear)], max_turns=3)
+    await router.run(prompt="Why?", tools=[7])  # type: ignore[list-item]
+    await router.run(prompt="Why?", tools=[("hear", {"descripton": "Listen."}, hear)])  # type: ignore[typeddict-item, typeddict-unknown-key]
+    await router.run(promt="Why?", tools=[look])  # type: ignore[call-arg]
+    await router.run(prompt="Why?", tools=[look], tool_choice="none")  # type: ignore[call-arg]
+    await router.run(prompt="Why?", tools=[look], confirm=look)  # type: ignore[arg-type]
+    async with router.stream_run(prompt="Why?", tools=[look], stream="live") as events:
+        async for event in events:
+            match event:
+                case Token(text=text) | Reasoning(text=text):
+                    assert_type(text, str)
+                case AttemptStarted() | AttemptRejected() | Failed():
+                    pass
+                case ToolCalled() | ToolReturned() | CallConfirmed() | CallDenied() | TurnEnded():
+                    pass
+                case Result():
+                    assert_type(event.turns, int | None)
                 case _:
                     assert_never(event)

@@ -126,6 +126,9 @@ async def test_task_that_will_not_end_is_left_behind_and_named(monkeypatch: pyte
 _OWN: dict[str, str] = {
     "worker/supervisor.py": "the supervisor",
     "router.py": "the library has no daemon; a caller's stream waits for its own task",
+    "local_run.py": "the library has no daemon; a run waits for its tools' tasks, and ends them with itself",
+    "client/tool_worker.py": "a tool worker has no daemon; all of its tasks are one to whoever runs it",
+    "client/tool_serving.py": "a tool worker has no daemon; a fault in one ends the worker, one of a tool is told",
     "running/warmth.py": "shared by the requests that wait for it; its faults are logged by it",
     "running/examination.py": "shared by the requests that wait for it; its faults are logged by it",
     "service/health_http.py": "one for each connection, as asyncio's server makes them; its faults are logged by it",
@@ -136,6 +139,7 @@ _OWN: dict[str, str] = {
     "client/multiplexer.py": "all of its tasks are one to whoever runs it, and a fault in one ends that",
     "gateway/http/exchange.py": "a cancellation that no client waits for; what Redis says to it is logged",
     "cli/watch.py": "a command, which waits for all of its tasks",
+    "cli/confirming.py": "a command, which waits for all of its tasks",
 }
 
 

@@ -56,7 +56,8 @@ def usage_of(call: Call, finish: Finish | None, streamed_chars: int, code: Attem
 def estimated_usage(call: Call, answer_chars: int) -> Usage:
     """What a call has used after so much answer, marked as an estimate; images count nothing."""
     prompt_chars = sum(_chars(message.get("content")) for message in call.messages)
-    prompt_chars += sum(len(orjson.dumps(extra)) for extra in (call.tools, call.schema) if extra)
+    spoken = (message.get("tool_calls") for message in call.messages)
+    prompt_chars += sum(len(orjson.dumps(extra)) for extra in (call.tools, call.schema, *spoken) if extra)
     return Usage(
         prompt_tokens=-(-prompt_chars // CHARS_PER_TOKEN),
         completion_tokens=-(-answer_chars // CHARS_PER_TOKEN),

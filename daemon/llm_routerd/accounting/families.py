@@ -76,6 +76,10 @@ def _tokens(of: Counters) -> Samples:
         yield (name, "completion"), totals.completion_tokens
 
 
+def _waiting(of: Gauges) -> Samples:
+    return (("tool",), of.runs_waiting_tool), (("person",), of.runs_waiting_person)
+
+
 def _states(of: Gauges) -> Samples:
     for name, health in (of.deployments or {}).items():
         yield from (((name, state.value), int(health.state is state)) for state in State)
@@ -101,6 +105,12 @@ _COUNTERS: Final[tuple[_Metric[Counters], ...]] = (
         "Calls whose price is not known."),
     _Metric("saved_usd_total", (), lambda of: _alone(of.saved_usd),
         "What local answers would have cost in the cloud."),
+    _Metric("runs_total", ("end",), lambda of: _each(of.runs, int),
+        "Runs with tools, by their end."),
+    _Metric("tool_calls_total", ("tool", "outcome"), lambda of: of.tool_calls.items(),
+        "Calls of tools, by what came of them."),
+    _Metric("confirmations_total", ("outcome",), lambda of: _each(of.confirmations, int),
+        "Calls that waited for a person, by what came of it."),
     _answers("early_stops_total", lambda answers: answers.early_stops,
         "Attempts that were ended before their model had finished."),
     _answers("early_stops_saved_seconds_total", lambda answers: answers.saved_ms / 1000,
@@ -112,12 +122,16 @@ _HISTOGRAMS: Final[tuple[tuple[str, Callable[[Counters], Histogram], str], ...]]
         "From pick-up to the final event."),
     ("time_to_first_token_seconds", lambda of: of.ttft,
         "From pick-up to the answer's first token."),
+    ("run_turns", lambda of: of.turns,
+        "Calls to a model that a run with tools took."),
 )
 _GAUGES: Final[tuple[_Metric[Gauges], ...]] = (
     _Metric("in_flight", (), lambda of: _alone(of.in_flight),
         "Requests being worked on."),
     _Metric("calls_held_up", (), lambda of: _alone(of.held_up),
         "Calls that wait for files or memory that llm-routerd lacks."),
+    _Metric("runs_waiting", ("for",), _waiting,
+        "Runs with tools that wait, and for whom."),
     _Metric("lane_lag", ("lane",), lambda of: _each(of.lag_by_lane, int),
         "Entries of a lane that no worker has read yet."),
     _Metric("lane_handed_back", ("lane",), lambda of: _each(of.handed_back_by_lane, int),

@@ -18,6 +18,7 @@ class Gauges:
     Attributes:
         in_flight: requests.
         held_up: calls that wait for what this process lacks.
+        runs_waiting_tool, runs_waiting_person: runs that wait for a tool's answer; for a person's word.
         lag_by_lane: entries that no worker has read yet; a lane whose lag Redis cannot tell is left out.
         handed_back_by_lane: entries that wait for another worker than the one that was given them.
         loop_lag_seconds: how late the event loop runs.
@@ -27,6 +28,8 @@ class Gauges:
 
     in_flight: int = 0
     held_up: int = 0
+    runs_waiting_tool: int = 0
+    runs_waiting_person: int = 0
     lag_by_lane: Mapping[str, int] | None = None
     handed_back_by_lane: Mapping[str, int] | None = None
     loop_lag_seconds: float | None = None

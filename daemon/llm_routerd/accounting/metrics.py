@@ -11,10 +11,12 @@ The rules:
   Answers after another deployment's turn are a counter of Prometheus' alone, `fallback_answers_total`.
 - Tokens and costs are those of all attempts, rejected ones included, estimates too and marked so; only `usage`
   is the answering call's alone.
+- A run with tools is one request.  Its turns count as they end (`turn_ended`), each where it was made; its metrics
+  event tells what the whole of it took.
 - What an attempt that was ended early has saved is an estimate: the time that the deployment's answers have taken
   on average since the start, less the time that this attempt took; unknown before its first answer.
 - What callers choose freely is bounded: of the tenants the last 1,000 are kept, and one that comes back later
-  starts at nothing.  For the same reason a tenant is never a Prometheus label.
+  starts at nothing.  For the same reason a tenant is never a Prometheus label, and of the tools the first hundred are.
 - No prompt, no answer and no key goes out.  Reasons are the one thing that could hold a piece of an answer: where an
   answer is not the JSON that was asked for, the code stands in their place.
 """
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.accounting.gauges import Gauges
     from llm_routerd.accounting.tally import Tally
+    from llm_routerd.protocol.audit import ConfirmationOutcome, ToolOutcome
     from llm_routerd.protocol.codes import ErrorCode
     from llm_routerd.protocol.outcome import AttemptRecord, Usage
 
@@ -57,9 +60,15 @@ class Finished(Struct, frozen=True, kw_only=True):
         queue_ms: from XADD to pick-up, where known.
         ttft_ms: from pick-up to the answer's first token.
         usage: of the call that answered.
-        cost_usd: of all attempts; None: not known.
+        cost_usd: of all `attempts`; None: not known.
         saved_usd: from `Pricing.saved_usd`.
         timestamp: Unix time in seconds.
+        attempts: those that are to be counted: of a run with tools of its last turn.
+        turns, tool_calls: of a run with tools, of the whole of it; None: it is none.
+        earlier_attempts: of its turns before, as far as they are known; they have been counted (`Metrics.turn_ended`),
+            and are only told.
+        earlier_cost_usd: of its turns before, whoever made them; None: not known.
+        earlier_cost_estimated: whether a part of that is an estimate.
     """
 
     id: str
@@ -81,6 +90,28 @@ class Finished(Struct, frozen=True, kw_only=True):
     attempts: Sequence[AttemptRecord] = ()
     local_only: bool = False
     stream: bool = False
+    turns: int | None = None
+    tool_calls: int | None = None
+    earlier_attempts: Sequence[AttemptRecord] = ()
+    earlier_cost_usd: float | None = 0.0
+    earlier_cost_estimated: bool = False
+
+    @property
+    def answered_by(self) -> str | None:
+        """The model that answered; None: nobody."""
+        return self.model_used if self.type == "result" else None
+
+    @property
+    def all_attempts(self) -> tuple[AttemptRecord, ...]:
+        """Those of all turns."""
+        return (*self.earlier_attempts, *self.attempts)
+
+    @property
+    def whole_cost_usd(self) -> float | None:
+        """Of all turns."""
+        if self.cost_usd is None or self.earlier_cost_usd is None:
+            return None
+        return self.earlier_cost_usd + self.cost_usd
 
 
 class Booking:
@@ -100,20 +131,16 @@ class Booking:
         self._tenant = tenant
         self._finished = finished
         tenant.number += 1
-        for record in finished.attempts:
-            tenant.add(record)
-        metrics.count_models(finished, 1)
+        metrics.book_attempts(tenant, finished.attempts, finished.answered_by, 1)
         self.event = self._make_event()
 
     def falls(self) -> None:
         """It does not: take back what the event has told."""
         self._tenant.number -= 1
-        for record in self._finished.attempts:
-            self._tenant.add(record, -1)
-        self._metrics.count_models(self._finished, -1)
+        self._metrics.book_attempts(self._tenant, self._finished.attempts, self._finished.answered_by, -1)
 
     def _make_event(self) -> MetricsEvent:
-        finished = self._finished
+        finished, attempts = self._finished, self._finished.all_attempts
         return MetricsEvent(
             id=finished.id,
             tenant_id=finished.tenant_id,
@@ -126,12 +153,12 @@ class Booking:
             latency_ms=finished.latency_ms,
             queue_ms=finished.queue_ms,
             ttft_ms=finished.ttft_ms,
-            attempts=told(finished.attempts, is_quotable=False),
+            attempts=told(attempts, is_quotable=False),
             usage=finished.usage,
-            cost_usd=finished.cost_usd,
-            cost_estimated=any(record.is_estimated_cost for record in finished.attempts),
+            cost_usd=finished.whole_cost_usd,
+            cost_estimated=finished.earlier_cost_estimated or any(record.is_estimated_cost for record in attempts),
             saved_usd=finished.saved_usd,
-            usage_by_deployment=usage_by_deployment(finished.attempts),
+            usage_by_deployment=usage_by_deployment(attempts),
             tenant_totals=self._tenant.of_tenant(),
             early_stops=self._early_stops(),
             local_only=finished.local_only,
@@ -139,6 +166,8 @@ class Booking:
             consumer=finished.consumer,
             metrics_snapshot=self._metrics.snapshot(),
             timestamp=finished.timestamp,
+            turns=finished.turns,
+            tool_calls=finished.tool_calls,
         )
 
     def _early_stops(self) -> tuple[EarlyStop, ...]:
@@ -150,7 +179,7 @@ class Booking:
                     after_ms=record.latency_ms,
                     saved_ms=self._metrics.saved_ms(record),
                 )
-                for record in self._finished.attempts
+                for record in self._finished.all_attempts
                 if record.early and record.code is not None
             ]
         )
@@ -180,12 +209,37 @@ class Metrics:
         counters = self._counters
         counters.requests[finished.type, "" if finished.code is None else finished.code.value] += 1
         if finished.deployment is not None and finished.attempts:
-            fell_back = finished.attempts[0].deployment != finished.deployment
-            counters.fallback_answers[finished.deployment] += fell_back
+            counters.count_answer(finished.deployment, finished.attempts)
+        if finished.turns is not None:
+            self.run_ended(finished.type if finished.code is None else finished.code.value, finished.turns)
         counters.saved_usd += finished.saved_usd
         counters.duration.observe(finished.latency_ms / 1000)
         if finished.ttft_ms is not None:
             counters.ttft.observe(finished.ttft_ms / 1000)
+
+    def turn_ended(self, tenant_id: str | None, records: Sequence[AttemptRecord], *, saved_usd: float = 0.0) -> None:
+        """Count the attempts of a turn that stands, of a run that goes on: the last one is a model's answer.
+
+        Whoever ends the run counts the last turn's with that (`Finished.attempts`), so that each is counted once.
+        """
+        answer = records[-1]
+        self.book_attempts(self._tenant(tenant_id), records, answer.model, 1)
+        self.called(records)
+        self._counters.count_answer(answer.deployment, records)
+        self._counters.saved_usd += saved_usd
+
+    def run_ended(self, end: str, turns: int) -> None:
+        """Count a run with tools whose final event stands: `result`, `cancelled`, or the code of its error."""
+        self._counters.runs[end] += 1
+        self._counters.turns.observe(turns)
+
+    def tool_called(self, tool: str, outcome: ToolOutcome) -> None:
+        """Count a call of a tool that has come to its end."""
+        self._counters.count_tool_call(tool, outcome)
+
+    def confirmation(self, outcome: ConfirmationOutcome) -> None:
+        """Count what came of a call that waited for a person."""
+        self._counters.confirmations[outcome] += 1
 
     def called(self, attempts: Sequence[AttemptRecord]) -> None:
         """Count a request's attempts alone: they were made and paid for, whoever has ended the request."""
@@ -196,9 +250,13 @@ class Metrics:
         """Estimate of what ending this attempt early has saved; None: its deployment has not answered yet."""
         return self._counters.saved_ms(record)
 
-    def count_models(self, finished: Finished, step: int) -> None:
-        """Count a request by model; a `step` of -1 takes it back."""
-        for model, kind in _by_model(finished):
+    def book_attempts(
+        self, tenant: Totals, records: Sequence[AttemptRecord], answered_by: str | None, step: int
+    ) -> None:
+        """Count attempts for their tenant and by model; a `step` of -1 takes them back."""
+        for record in records:
+            tenant.add(record, step)
+        for model, kind in _by_model(records, answered_by):
             counts = self._models.get(model)
             if counts is None:
                 counts = self._models[model] = {"success": 0, "fallback": 0, "error": 0}
@@ -223,13 +281,15 @@ class Metrics:
         return tenant
 
 
-def _by_model(finished: Finished) -> Iterator[tuple[str, Literal["success", "fallback", "error"]]]:
-    """How a request counts by model, as (model, counter); consecutive attempts of one deployment are one turn."""
-    asked = [record for record in finished.attempts if record.was_asked]
+def _by_model(
+    records: Sequence[AttemptRecord], answered_by: str | None
+) -> Iterator[tuple[str, Literal["success", "fallback", "error"]]]:
+    """How attempts count by model, as (model, counter); consecutive ones of one deployment are one turn."""
+    asked = [record for record in records if record.was_asked]
     for record, following in zip_longest(asked, asked[1:]):
         if following is not None and following.deployment == record.deployment:
             continue
         if record.code is not None and record.code.traits.fault is not Fault.NOBODY:
             yield record.model, "error" if following is None else "fallback"
-    if finished.type == "result" and finished.model_used is not None:
-        yield finished.model_used, "success"
+    if answered_by is not None:
+        yield answered_by, "success"

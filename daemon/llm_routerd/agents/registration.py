@@ -53,7 +53,7 @@ def read_tool(name: str, registration: bytes, schemas: SchemaCache) -> Tool | Un
     if not is_tool_name(name):
         return Unsound(f"the name does not match {TOOL_NAME_PATTERN}")
     if len(registration) > MOST_BYTES:
-        return Unsound(f"it has {len(registration)} bytes, more than the {MOST_BYTES} that are accepted")
+        return too_long(len(registration))
     try:
         given = orjson.loads(registration)
     except orjson.JSONDecodeError as error:
@@ -63,6 +63,11 @@ def read_tool(name: str, registration: bytes, schemas: SchemaCache) -> Tool | Un
     if (problem := _problem_of(given)) is not None:
         return Unsound(problem)
     return _compiled(name, given, schemas)
+
+
+def too_long(size: int) -> Unsound:
+    """Of a registration of so many bytes, which nobody need have read."""
+    return Unsound(f"it has {size} bytes, more than the {MOST_BYTES} that are accepted")
 
 
 def _problem_of(given: dict[str, Any]) -> str | None:

@@ -118,13 +118,14 @@ class OpenCall(Struct, kw_only=True):
 class Spent(Struct, kw_only=True):
     """What the turns that stand have taken.
 
-    `cost_usd` is None where a price is not known.
+    `cost_usd` is None where a price is not known; `tool_calls` is their number.
     """
 
     usage: Usage = field(default_factory=Usage)
     cost_usd: float | None = 0.0
     is_estimated: bool = False
     attempts: list[AttemptSummary] = field(default_factory=list)
+    tool_calls: int = 0
 
 
 class AgentRun:
@@ -224,6 +225,7 @@ class AgentRun:
     def _count(self, event: TurnEnded) -> None:
         spent = self.spent
         spent.usage += event.usage
+        spent.tool_calls += len(self.calls)
         is_known = spent.cost_usd is not None and event.cost_usd is not None
         spent.cost_usd = (spent.cost_usd or 0.0) + (event.cost_usd or 0.0) if is_known else None
         spent.is_estimated = spent.is_estimated or event.cost_estimated

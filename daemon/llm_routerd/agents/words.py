@@ -17,6 +17,7 @@ from llm_routerd.agents.calls import due_ms
 from llm_routerd.agents.registration import Tool
 from llm_routerd.jsonschema.values import depth_of
 from llm_routerd.protocol.events import CallConfirmed, CallDenied, ToolReturned
+from llm_routerd.protocol.numbers import carries_numbers
 from llm_routerd.protocol.tool import TIMEOUT_MS, ToolRequest
 
 if TYPE_CHECKING:
@@ -204,11 +205,12 @@ def result_of(given: bytes, size: int, most_bytes: int) -> Any:
     if size > most_bytes:
         kept = given[:most_bytes].decode("utf-8", "replace").rstrip("\ufffd")  # of a letter that was cut through
         return f"{kept}\n[cut here: {size} bytes, of which {min(len(given), most_bytes)} are shown]"
+    text = given.decode("utf-8", "replace")
     try:
         found = orjson.loads(given)
     except orjson.JSONDecodeError:
-        return given.decode("utf-8", "replace")
-    return found if depth_of(found) <= _MAX_DEPTH else given.decode("utf-8", "replace")
+        return text
+    return found if depth_of(found) <= _MAX_DEPTH and carries_numbers(text) else text
 
 
 def _text(given: bytes, most: int) -> str:

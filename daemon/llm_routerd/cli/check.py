@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from llm_routerd.cli.check_gateway import check_gateway
 from llm_routerd.cli.check_models import check_models
 from llm_routerd.cli.check_server import check_server
+from llm_routerd.cli.check_tools import check_tools
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.findings import Finding, Level, fail, fine
 from llm_routerd.cli.settings import read_config
@@ -36,8 +37,8 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 
 async def _check(config: Config) -> list[Finding]:
-    server, models, gateway = await asyncio.gather(check_server(config), check_models(config), check_gateway(config))
-    return [*server, *models, *gateway]
+    parts = (check_server(config), check_tools(config), check_models(config), check_gateway(config))
+    return [finding for findings in await asyncio.gather(*parts) for finding in findings]
 
 
 def _describe(path: str | None, config: Config) -> str:

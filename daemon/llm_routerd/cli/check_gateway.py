@@ -12,10 +12,11 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from llm_routerd.cli.findings import Finding, fail, fine, warn
+from llm_routerd.cli.rights import lacking
 from llm_routerd.cli.settings import open_client
 from llm_routerd.config.addresses import read_listen
 from llm_routerd.config.gateway import GatewayConfig
-from llm_routerd.errors import BrokerError, ConfigError, NotAllowedError
+from llm_routerd.errors import BrokerError, ConfigError
 from llm_routerd.gateway.admission import Admission, is_loopback
 
 if TYPE_CHECKING:
@@ -125,16 +126,17 @@ async def _check_rights(redis: RedisConfig) -> list[Finding]:
         return []  # which has been said
     async with client:
         shard = client.shards.all[0]
-        lacking = [what for what, attempt in _attempts(shard).items() if not await _may(shard, attempt)]
-    if not lacking:
-        return [fine("gateway rights", "this Redis user may submit, follow and cancel")]
-    return [warn("gateway rights", f"this Redis user may not {', '.join(lacking)}", _REMEDY)]
+        missing = await lacking(shard, _attempts(shard))
+    if not missing:
+        return [fine("gateway rights", "this Redis user may submit, follow and cancel, and speak for a person")]
+    return [warn("gateway rights", f"this Redis user may not {', '.join(missing)}", _REMEDY)]
 
 
 def _attempts(shard: Shard) -> dict[str, Callable[[], Awaitable[object]]]:
     """What is tried, on a request that there is not; nothing of it can succeed in changing anything."""
     redis, keys = shard.redis, shard.keys
-    any_events, events = keys.events("*"), keys.events(f"check-{uuid.uuid4().hex}")
+    nothing = f"check-{uuid.uuid4().hex}"
+    any_events, events = keys.events("*"), keys.events(nothing)
 
     async def listen() -> None:
         async with redis.pubsub() as channel:
@@ -149,14 +151,7 @@ def _attempts(shard: Shard) -> dict[str, Callable[[], Awaitable[object]]]:
         f"XADD to {any_events}, which is how one cancels": partial(
             redis.xadd, events, {"type": "check"}, nomkstream=True
         ),
+        f"XADD to {keys.consent('*')}, which is how one confirms": partial(
+            redis.xadd, keys.consent(nothing), {"type": "check"}, nomkstream=True
+        ),
     }
-
-
-async def _may(shard: Shard, attempt: Callable[[], Awaitable[object]]) -> bool:
-    try:
-        await shard.patiently(attempt)
-    except NotAllowedError:
-        return False
-    except BrokerError:  # refused for another reason, which is told of elsewhere
-        return True
-    return True

@@ -20,7 +20,7 @@ async def types_of_others(shard: Shard, metrics: str) -> dict[str, str]:
     """
     others = {}
     keys = shard.keys
-    for key in (*keys.lanes, keys.dead, keys.workers, *([metrics] if metrics else [])):
+    for key in (*keys.lanes, keys.dead, keys.workers, keys.audit, *([metrics] if metrics else [])):
         try:
             kind = as_text(await shard.patiently(lambda key=key: shard.redis.type(key)))  # type: ignore[misc]
         except BrokerError:
@@ -38,6 +38,6 @@ def judge_keys(others: dict[str, str], keys: Keys, metrics: str) -> list[Finding
         lost = "no request in it is read" if is_lane else "nothing is kept there"
         wanted = "hash" if is_hash else "stream"
         remedy = f"RENAME {key} to another name and look at it, or DEL it if nobody needs it"
-        judge = warn if key == metrics else fail
+        judge = warn if key in {metrics, keys.audit} else fail
         findings.append(judge("lane" if is_lane else "key", f"{key} is not a {wanted} but a {kind}: {lost}", remedy))
     return findings

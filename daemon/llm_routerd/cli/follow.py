@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from llm_routerd.cli.confirming import Confirming
 from llm_routerd.cli.exits import Exit, UsageError
 from llm_routerd.cli.settings import open_client, redis_of
 from llm_routerd.cli.views import choose_view
@@ -27,9 +28,12 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 async def _follow(arguments: argparse.Namespace) -> Exit:
     async with await open_client(redis_of(arguments), arguments.id) as client:
+        view = choose_view(as_json=arguments.json, every_event=True)
+        confirming = Confirming(client, view, arguments.id, None)
         watch = Watch(
             client=client,
-            view=choose_view(as_json=arguments.json, every_event=True),
+            view=confirming,
+            beside=confirming.run,
             request_id=arguments.id,
             last_id=arguments.last_id,
             timeout_seconds=arguments.timeout,

@@ -106,7 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
         ("submit", _add_submit, "submit a request and show its answer"),
         ("follow", _add_follow, "show what happens to a request, from any point on"),
         ("cancel", _add_cancel, "cancel a request, queued or running"),
+        ("tools", _add_json, "list the tools that are registered, and who serves them"),
+        ("confirm", _add_confirm, "agree to a tool call that waits for a person"),
+        ("deny", _add_deny, "refuse a tool call that waits for a person"),
         ("check", _add_json, "check configuration, Redis and models"),
+        ("audit", _add_audit, "show what was called, what it took, and who agreed to it"),
         ("dead", _add_dead, "look at dead letters, retry or drop them"),
         ("version", _add_nothing, "print the version"),
     ):
@@ -154,6 +158,11 @@ def _add_submit(command: argparse.ArgumentParser) -> None:
     what.add_argument("--model", help="a chain or a deployment of the configuration")
     what.add_argument("--schema", metavar="FILE", help="JSON Schema that the answer must satisfy")
     what.add_argument("--param", action="append", default=[], metavar="K=V", help="e.g. temperature=0; repeatable")
+    what.add_argument(
+        "--agent", metavar="TOOLS", help="run these tools for the model: names or globs, weather,lights.*"
+    )
+    what.add_argument("--max-turns", type=int, metavar="N", help="how often such a run may ask a model, at most 20")
+    what.add_argument("--confirm", metavar="TOOLS", help="ask a person before these tools are called, too")
     what.add_argument("--local-only", action="store_true", help="never leave local deployments")
     what.add_argument("--tenant", help="whom to account it to")
     what.add_argument("--context", help="a label for logs and metrics")
@@ -210,6 +219,24 @@ def _add_cancel(command: argparse.ArgumentParser) -> None:
     _add_json(command)
 
 
+def _add_word(command: argparse.ArgumentParser, why: str) -> None:
+    command.add_argument("id", metavar="ID", help="of the request")
+    command.add_argument("call", metavar="CALL", nargs="?", help="of the call (default: the only one that waits)")
+    command.add_argument("--by", metavar="NAME", help="who says it (default: the login name)")
+    command.add_argument("--reason", metavar="TEXT", default="", help=why)
+    _add_json(command)
+
+
+def _add_confirm(command: argparse.ArgumentParser) -> None:
+    _add_word(command, "kept in the request's events")
+    command.add_argument("--args", metavar="JSON", help="call it with these arguments instead")
+    command.add_argument("--always", action="store_true", help="this tool waits for nobody for the rest of the run")
+
+
+def _add_deny(command: argparse.ArgumentParser) -> None:
+    _add_word(command, "told to the model")
+
+
 def _add_dead(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "action",
@@ -218,6 +245,16 @@ def _add_dead(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("entries", nargs="*", metavar="ENTRY", help="dead letters, as `list` names them")
     command.add_argument("--all", action="store_true", help="retry or drop every one")
+    _add_json(command)
+
+
+def _add_audit(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tenant", metavar="T", help="of this tenant")
+    command.add_argument("--id", metavar="ID", help="of this request")
+    command.add_argument("--kind", choices=("model", "tool", "confirmation"), help="of this kind")
+    command.add_argument("--since", metavar="WHEN", help="from here on: `2h` ago, a date, a time")
+    command.add_argument("--until", metavar="WHEN", help="before this")
+    command.add_argument("--follow", action="store_true", help="and what comes, until Ctrl-C")
     _add_json(command)
 
 

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
+from llm_routerd.cli.confirming import Confirming
 from llm_routerd.cli.exits import Exit, NotAcceptedError, UsageError
+from llm_routerd.cli.keyboard import Keyboard
 from llm_routerd.cli.settings import PATIENCE_SECONDS, open_client, redis_of
 from llm_routerd.cli.terminal import json_line, note, say
 from llm_routerd.cli.views import choose_view
 from llm_routerd.cli.watch import Watch, unconfirmed
 from llm_routerd.client import RequestFields, check_id
 from llm_routerd.errors import BrokerError, UnsuitableServerError
+from llm_routerd.protocol.request import AgentFields
 
 if TYPE_CHECKING:
     import argparse
@@ -48,16 +51,13 @@ def build_request(arguments: argparse.Namespace) -> RequestFields:
         raise UsageError(f"--id: {error}") from error
     if arguments.model is not None:
         request["model"] = arguments.model
-    if arguments.schema is not None:
-        request["schema"] = _read_schema(arguments.schema)
-    if arguments.param:
-        request["params"] = cast("Params", dict(map(_read_param, arguments.param)))  # whoever is wrong is told so
     if arguments.tenant is not None:
         request["tenant_id"] = arguments.tenant
     if arguments.context is not None:
         request["context"] = arguments.context
     if arguments.local_only:
         request["local_only"] = True
+    _read_objects(arguments, request)
     stream = arguments.stream or ("probe" if _shows_tokens(arguments) else "off")
     if stream != "off":
         request["stream"] = "live" if stream == "live" else "probe"
@@ -66,6 +66,16 @@ def build_request(arguments: argparse.Namespace) -> RequestFields:
     except TypeError as error:  # e.g. an argument that is not UTF-8; the message quotes nothing
         raise UsageError(f"this cannot be sent: {error}") from error
     return request
+
+
+def _read_objects(arguments: argparse.Namespace, request: RequestFields) -> None:
+    """Put in what has properties of its own."""
+    if arguments.schema is not None:
+        request["schema"] = _read_schema(arguments.schema)
+    if arguments.param:
+        request["params"] = cast("Params", dict(map(_read_param, arguments.param)))  # whoever is wrong is told so
+    if (agent := _read_agent(arguments)) is not None:
+        request["agent"] = agent
 
 
 async def _submit(arguments: argparse.Namespace, request: RequestFields) -> Exit:
@@ -95,9 +105,12 @@ async def _submit(arguments: argparse.Namespace, request: RequestFields) -> Exit
                 raise unconfirmed(request["id"]) from None
             say(json_line({"id": request["id"]}) if arguments.json else request["id"])
             return Exit.OK
+        view = choose_view(as_json=arguments.json, every_event=False)
+        confirming = Confirming(client, view, request["id"], Keyboard.of_person())
         watch = Watch(
             client=client,
-            view=choose_view(as_json=arguments.json, every_event=False),
+            view=confirming,
+            beside=confirming.run,
             request_id=request["id"],
             timeout_seconds=timeout_seconds,
             cancel_on_interrupt=not arguments.keep,
@@ -174,6 +187,27 @@ def _read_schema(path: str) -> Any:
     if not isinstance(schema, (dict, bool)):
         raise UsageError(f"--schema: {path} is not a JSON Schema: expected an object, true or false")
     return schema
+
+
+def _read_agent(arguments: argparse.Namespace) -> AgentFields | None:
+    """Which tools its model may call; None: the options say nothing of that."""
+    if arguments.agent is None:
+        if arguments.max_turns is not None or arguments.confirm is not None:
+            raise UsageError("--max-turns and --confirm go with --agent")
+        return None
+    agent = AgentFields(tools=_read_names(arguments.agent, "--agent"))
+    if arguments.max_turns is not None:
+        agent["max_turns"] = arguments.max_turns
+    if arguments.confirm is not None:
+        agent["confirm"] = _read_names(arguments.confirm, "--confirm")
+    return agent
+
+
+def _read_names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UsageError(f"{option}: expected names of tools, like weather,lights.*")
+    return names
 
 
 def _read_param(text: str) -> tuple[str, Any]:

@@ -7,7 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from llm_routerd.cli.exits import Exit
+from llm_routerd.cli.run_lines import RunLines
 from llm_routerd.cli.terminal import Style, harmless, json_line, note, one_line, say
+from llm_routerd.client import TurnEnded
 
 if TYPE_CHECKING:
     from llm_routerd.client import ClientEvent
@@ -56,8 +58,11 @@ class JsonView:
 class PlainView:
     """The answer on stdout and nothing else; what happened on the way there on stderr."""
 
+    def __init__(self) -> None:
+        self._lines = RunLines()
+
     def show(self, event: ClientEvent) -> None:
-        """Print the end, and mention a rejection; tokens may be taken back, so they are not printed."""
+        """Print the end, mention a rejection and a run's steps; tokens may be taken back, so they are not printed."""
         match event.type:
             case "result":
                 say(answer_text(event.data, indent=None))
@@ -65,6 +70,8 @@ class PlainView:
                 note(f"discarded: {_why(event.data)}")
             case "error" | "cancelled" if event.is_final:
                 note(_ending(event))
+            case _ if line := self._lines.of(event):
+                note(line)
             case _:
                 pass
 
@@ -79,6 +86,7 @@ class LiveView:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._style = Style.of(stream)
+        self._lines = RunLines()
         self._attempt = 0
         self._deployment = ""
         self._shown = ""  # the current attempt's text so far, as the model wrote it
@@ -107,6 +115,10 @@ class LiveView:
             case _ if event.is_final:
                 self._end_line()
                 self._write_line(self._style.bad(_ending(event)))
+            case _ if line := self._lines.of(event):
+                if isinstance(event, TurnEnded):
+                    self._end_turn(event.message.get("content"))
+                self.remark(line)
             case _:
                 pass
 
@@ -126,6 +138,12 @@ class LiveView:
         if self._shown and attempt is not None and attempt != self._attempt:
             self.remark(f"discarded: the answer is attempt {attempt}'s")
             self._shown = ""
+
+    def _end_turn(self, content: Any) -> None:
+        """Its text stands, and no later attempt's takes its place; what has not been shown of it is."""
+        if isinstance(content, str) and content.startswith(self._shown):
+            self._show_token(content.removeprefix(self._shown))
+        self._shown = ""
 
     def _show_token(self, text: str) -> None:
         if self._thinking:

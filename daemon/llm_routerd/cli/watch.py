@@ -6,7 +6,7 @@ import asyncio
 import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.unknown import unknown
@@ -14,7 +14,7 @@ from llm_routerd.cli.views import exit_of
 from llm_routerd.errors import BrokerError, NotAllowedError, UnknownRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
     from llm_routerd.cli.views import View
     from llm_routerd.client import Client
@@ -32,6 +32,7 @@ class Watch:
         timeout_seconds: longest wait; None: for ever.
         cancel_on_interrupt: False: Ctrl-C ends the waiting only.
         wait_for_unknown: whether to go on when nothing is known of the request after a few seconds.
+        beside: what is done as long as the events are followed; it never ends by itself.
     """
 
     client: Client
@@ -41,6 +42,7 @@ class Watch:
     timeout_seconds: float | None = None
     cancel_on_interrupt: bool = True
     wait_for_unknown: bool = False
+    beside: Callable[[], Coroutine[Any, Any, Never]] | None = None
 
     async def run(self, submit: Callable[[], Awaitable[object]] | None = None) -> Exit:
         """Submit, if that is still to be done, and show what happens until the final event or Ctrl-C.
@@ -55,10 +57,15 @@ class Watch:
             hint = self._until_futile(accepted, happening, is_submitting=is_submitting)
             futile = asyncio.create_task(hint, name="futile")
             tasks: set[asyncio.Task[Any]] = {following, interrupt, futile}
+            beside = None if self.beside is None else asyncio.create_task(self.beside(), name="beside")
+            if beside is not None:
+                tasks.add(beside)
             try:
                 await asyncio.wait(tasks, timeout=self.timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
                 if following.done():
                     return following.result()
+                if beside is not None and beside.done():
+                    beside.result()  # which raises
                 if futile.done() and not interrupted.is_set():
                     return futile.result()
             finally:

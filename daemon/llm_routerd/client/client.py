@@ -21,13 +21,16 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
+from llm_routerd.client.audit import read_audit
 from llm_routerd.client.events import check_id, check_stream_id
 from llm_routerd.client.lane_state import LaneState, added_up
 from llm_routerd.client.look_up import Sighting
 from llm_routerd.client.shard import Sealing
 from llm_routerd.client.shards import Shards
+from llm_routerd.client.tool_list import ToolList
 from llm_routerd.errors import BrokerError, UnknownRequestError
 from llm_routerd.protocol.events import BEFORE_FINAL_ID, FINAL_ID, Cancelled
 from llm_routerd.protocol.keys import Layout
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from llm_routerd.client.shard import Shard
+    from llm_routerd.protocol.audit import AuditEntry, Kind
     from llm_routerd.protocol.keys import Keys, Lane
     from llm_routerd.protocol.reading import SeenEnd, SeenEvent
     from llm_routerd.protocol.request import RequestFields
@@ -223,6 +227,34 @@ class Client:
                 return
         await homes[-1].consent(request_id, fields)
 
+    async def audit(
+        self,
+        *,
+        since_ms: int = 0,
+        until_ms: int | None = None,
+        tenant_id: str | None = None,
+        request_id: str | None = None,
+        kind: Kind | None = None,
+        follow: bool = False,
+    ) -> AsyncGenerator[AuditEntry]:
+        """Yield the entries of the audit that were written between two moments (Unix time in ms), the oldest first.
+
+        It is read in pages, of all shards at once.  `follow` goes on with what comes, without end.
+
+        Raises:
+            ValueError: the id is not valid.
+            NotAllowedError: this user may not read it.
+        """
+        shards = self.shards.all if request_id is None else self.shards.homes(check_id(request_id))
+        async with aclosing(read_audit(shards, since_ms=since_ms, until_ms=until_ms, follows=follow)) as entries:
+            async for entry in entries:
+                if (
+                    (tenant_id is None or entry.tenant_id == tenant_id)
+                    and (request_id is None or entry.id == request_id)
+                    and (kind is None or entry.kind == kind)
+                ):
+                    yield entry
+
     async def cancel(
         self, request_id: str, reason: str = "cancelled by the client", *, anyway: bool = False
     ) -> SeenEnd:
@@ -298,6 +330,12 @@ class Client:
     async def lanes(self) -> tuple[LaneState, ...]:
         """What waits, what runs, and who works, in all shards together, the most urgent lane first."""
         return added_up([await shard.lanes() for shard in self.shards.all])
+
+    async def tools(self) -> ToolList:
+        """The tools that are registered, and who serves them: of each shard the first thousand, all by name."""
+        lists = [await shard.tools() for shard in self.shards.all]
+        tools = sorted((tool for each in lists for tool in each.tools), key=lambda tool: tool.name)
+        return ToolList(tools=tuple(tools), more=sum(each.more for each in lists))
 
     async def server_time_ms(self, request_id: str = "") -> int:
         """Unix time by the clock of the Redis server that takes a request of this id, by which `deadline_ms` counts."""

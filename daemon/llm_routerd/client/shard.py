@@ -15,6 +15,7 @@ from llm_routerd.client.events import data_of, entries_of, event_of
 from llm_routerd.client.lane_state import LaneState, look_at
 from llm_routerd.client.look_up import LaneSearch, Sighting
 from llm_routerd.client.survey import Survey, look_around
+from llm_routerd.client.tool_list import ToolList, list_tools
 from llm_routerd.errors import BrokerError, NotAllowedError
 from llm_routerd.protocol.events import FINAL_ID, Cancelled
 from llm_routerd.protocol.keys import LANES, Keys, Lane
@@ -113,8 +114,13 @@ class Shard:
         key = self.keys.consent(request_id)
 
         async def write() -> None:
-            await self.redis.xadd(key, dict[Any, Any](fields))
-            await self.redis.expire(key, STRAY_SECONDS)  # not before: a key of another type is not ours to bound
+            try:
+                await self.redis.xadd(key, dict[Any, Any](fields))
+            except NoPermissionError as error:
+                right = f"it needs XADD on {self.keys.consent('*')}, as the user `approver` of systemd/users.acl has it"
+                raise NotAllowedError("this user may not speak for a person", right) from error
+            with suppress(NoPermissionError):  # who may write the consent but not EXPIRE has still said it
+                await self.redis.expire(key, STRAY_SECONDS)  # not before: a key of another type is not ours to bound
 
         await self.patiently(write, stream=key)
 
@@ -128,6 +134,15 @@ class Shard:
 
     async def _lane(self, lane: Lane) -> LaneState:
         return await self.patiently(lambda: look_at(self.redis, lane, self.keys.requests(lane)))
+
+    async def tools(self) -> ToolList:
+        """What is registered, and who serves it."""
+        return await self.patiently(lambda: list_tools(self.redis, self.keys))
+
+    async def tool(self, name: str) -> bytes | None:
+        """The registration of a tool, as it stands; None: there is none."""
+        execute: Callable[..., Awaitable[bytes | None]] = self.redis.execute_command
+        return await self.patiently(lambda: execute("HGET", self.keys.tools, name))
 
     async def survey(self) -> Survey:
         """What there is to be seen at one look."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, field
 
 from llm_routerd.config.agents import AgentsConfig, Tenant
+from llm_routerd.config.audit import AuditConfig
 from llm_routerd.config.gateway import GatewayConfig
 from llm_routerd.config.providers import BACKENDS, PROVIDERS, Provider, provider_of
 from llm_routerd.config.table import Name, Table, key
@@ -319,6 +320,7 @@ class Config(Table, frozen=True, kw_only=True):
     refusal: RefusalConfig = RefusalConfig()
     gateway: GatewayConfig = GatewayConfig()
     agents: AgentsConfig = AgentsConfig()
+    audit: AuditConfig = AuditConfig()
     tenants: Annotated[Mapping[Name, Tenant], key("What tenants may do, by name.")] = field(default_factory=dict)
     deployments: Annotated[Mapping[Name, Deployment], key("Models at endpoints, by name.")] = field(
         default_factory=dict

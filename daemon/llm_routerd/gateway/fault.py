@@ -26,6 +26,11 @@ STATUSES: Final[dict[str, int]] = {
     ErrorCode.BUDGET_EXCEEDED: 429,
     ErrorCode.POISONED: 500,
     ErrorCode.INTERNAL: 500,
+    # 4xx: clients that repeat by themselves would have tools act again.
+    ErrorCode.UNKNOWN_TOOL: 404,
+    ErrorCode.TOOL_NOT_ALLOWED: 403,
+    ErrorCode.CONFIRMATION_EXPIRED: 403,
+    ErrorCode.TURNS_EXHAUSTED: 422,
 }
 _CANCELLED = 409
 _UNAVAILABLE = 503

@@ -69,7 +69,7 @@ _WORD: Schema = {
         },
         "args": {"type": "object", "description": "Other arguments, for which the call may be made."},
         "always": {"type": "boolean", "description": "This tool may be called for the rest of the run."},
-        "reason": {"type": "string", "maxLength": 1000, "description": "Of a denial, for the model."},
+        "reason": {"type": "string", "maxLength": 1000, "description": "The model is told that of a denial."},
     },
 }
 

@@ -37,7 +37,13 @@ class LaneView(Struct, frozen=True, kw_only=True):
 
 
 class RunningView(Struct, frozen=True, kw_only=True):
-    """A request that is worked at; `age_ms`: since it was added; `last`: type of its last event."""
+    """A request that is worked at.
+
+    Attributes:
+        age_ms: since it was added.
+        last: type of its last event.
+        calls_waiting: how many of its tool calls wait for a person.
+    """
 
     id: str
     lane: Lane
@@ -47,6 +53,7 @@ class RunningView(Struct, frozen=True, kw_only=True):
     deployment: str
     model: str
     last: str
+    calls_waiting: int = 0
 
 
 class Confirmation(Struct, frozen=True, kw_only=True):
@@ -197,6 +204,7 @@ def _running(each: Running, now_ms: int) -> RunningView:
         deployment=each.deployment,
         model=each.model,
         last=each.last,
+        calls_waiting=sum(1 for _ in _confirmations(each)),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, to_builtins
 from msgspec.structs import asdict
 
+from llm_routerd.protocol.audit import AuditEntry
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.dead_letter import Base64, DeadLetter, Submitted
 from llm_routerd.protocol.events import (
@@ -237,6 +238,53 @@ DEAD_LETTERS = [
             data=Submitted(fields={"data": '{"prompt": "…"}'}, history=[{"event": "1-0", **to_builtins(SHOWN[0])}]),
         )
     ),
+]
+
+AUDIT_ENTRIES = [
+    to_builtins(entry)
+    for entry in (
+        AuditEntry(
+            kind="model",
+            at_ms=1700000000123,
+            id="invoice-4711",
+            outcome=Outcome.INVALID,
+            tenant_id="accounts",
+            context="invoices",
+            attempt=1,
+            deployment="local",
+            code=AttemptCode.SCHEMA_VIOLATION,
+            prompt_tokens=30,
+            completion_tokens=8,
+            cost_usd=0.0,
+            latency_ms=431,
+            prompt_sha256="5d1b8f4a0c9e7723d6a1f0be4c885219a3e76d90cc14b2f85e07a6d1934bfe20",
+            consumer="cupboard-1",
+        ),
+        AuditEntry(
+            kind="tool",
+            at_ms=1700000001456,
+            id="evening-17",
+            outcome="result",
+            tenant_id="ada",
+            turn=1,
+            tool="weather",
+            call_id=_CALL_ID,
+            latency_ms=87,
+            consumer="cupboard-1",
+        ),
+        AuditEntry(
+            kind="confirmation",
+            at_ms=1700000044000,
+            id="evening-17",
+            outcome="confirmed",
+            tenant_id="ada",
+            turn=2,
+            tool="lights.switch",
+            call_id=_SWITCH_ID,
+            by="ada",
+            consumer="cupboard-1",
+        ),
+    )
 ]
 
 TOOLS: list[ToolFields] = [

@@ -70,7 +70,7 @@ class ModelCounts(TypedDict):
     error: Annotated[int, said("Its turns that failed and were the request's last.", minimum=0)]
 
 
-class MetricsEvent(Struct, frozen=True, kw_only=True):
+class MetricsEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One per finished request, whatever its end, on the channel and the stream `llm_router_metrics`.
 
     Never a prompt, an answer or a key.
@@ -123,3 +123,7 @@ class MetricsEvent(Struct, frozen=True, kw_only=True):
     consumer: Annotated[str, said("The worker.")]
     metrics_snapshot: Annotated[dict[str, ModelCounts], said("By model, since this worker started.")]
     timestamp: Annotated[float, said("Unix time in seconds.")]
+    turns: Annotated[
+        int | None, said("Of a run with tools: calls to a model that stand, that of the answer included.", minimum=0)
+    ] = None
+    tool_calls: Annotated[int | None, said("Of a run with tools: how many calls of tools were made.", minimum=0)] = None

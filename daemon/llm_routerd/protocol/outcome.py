@@ -110,7 +110,11 @@ class AttemptSummary(Struct, frozen=True, kw_only=True):
 class AttemptRecord(Struct, frozen=True, kw_only=True):
     """What is kept of an attempt: what its summary tells, and what it took.
 
-    `cost_usd` is None where the call has a price that is not known.
+    Attributes:
+        cost_usd: None where the call has a price that is not known.
+        attempt: its number in the request's events stream; 0: no call was begun.
+        ended: when it was over, by the clock of whoever keeps the records, in seconds.
+        prompt_sha256: see `AuditEntry`; None where none is wanted.
     """
 
     deployment: str
@@ -123,6 +127,9 @@ class AttemptRecord(Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     cost_usd: float | None = 0.0
     early: bool = False
+    attempt: int = 0
+    ended: float = 0.0
+    prompt_sha256: str | None = None
 
     @property
     def was_asked(self) -> bool:

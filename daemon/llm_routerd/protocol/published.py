@@ -27,6 +27,7 @@ from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields
 
 from llm_routerd.protocol import chat_forms, examples
+from llm_routerd.protocol.audit import AuditEntry
 from llm_routerd.protocol.dead_letter import DeadLetter
 from llm_routerd.protocol.metrics_event import MetricsEvent
 from llm_routerd.protocol.reading import KINDS
@@ -62,6 +63,7 @@ def documents() -> dict[str, Schema]:
         for name, kind in KINDS.items()
     }
     return events | {
+        "audit": document(AuditEntry, "An entry of the audit", examples.AUDIT_ENTRIES),
         "dead-letter": document(DeadLetter, "A dead letter", examples.DEAD_LETTERS),
         "metrics": document(MetricsEvent, "The metrics event", examples.METRICS_EVENTS),
         "request": request,
@@ -100,9 +102,10 @@ def _object(kind: type, named: dict[str, Schema]) -> Schema:
             found["properties"][each.encode_name] = told
         return found
     found["properties"] = {name: _schema(hint, named) for name, hint in hints.items()}
-    required: frozenset[str] = kind.__required_keys__  # type: ignore[attr-defined]  # a TypedDict
-    if required:
-        found["required"] = [name for name in hints if name in required]
+    # `__required_keys__` alone passes over `Required` where annotations are text.
+    always: frozenset[str] = kind.__required_keys__  # type: ignore[attr-defined]  # a TypedDict
+    if required := [name for name, hint in hints.items() if name in always or get_origin(hint) is Required]:
+        found["required"] = required
     return found if kind.__total__ else found | {"additionalProperties": False}  # type: ignore[attr-defined]
 
 

@@ -1,7 +1,7 @@
 """A request: its properties as producers give them, and what the parser makes of them.
 
-A further property is a line in `RequestFields`, which the schema and every caller's types follow from, a field of
-`Request` that has its name and its default, and the place that heeds it.
+A further property is a line in `RunFields` or `RequestFields`, which the schema and every caller's types follow from, a
+field of `Request` that has its name and its default, and the place that heeds it.
 """
 
 from __future__ import annotations
@@ -106,10 +106,8 @@ class AgentFields(TypedDict, total=False):
     ]
 
 
-class RequestFields(TypedDict, total=False):
-    """The JSON object in the field `data` of an entry of a requests stream, or the same properties, one field each."""
-
-    # `Client.submit`, `Router.route` and `Router.stream` take these by name.
+class RunFields(TypedDict, total=False):
+    """What every request may have; `Router.run` takes these, for there `tools` are functions."""
 
     id: Annotated[
         str,
@@ -147,21 +145,6 @@ class RequestFields(TypedDict, total=False):
             default=False,
         ),
     ]
-    tools: Annotated[
-        list[dict[str, Any]],
-        said("Functions that the model may call, in OpenAI's form.", maxItems=128, items={"$ref": "#/$defs/tool"}),
-    ]
-    tool_choice: Annotated[
-        str | dict[str, Any],
-        said(
-            "Whether the model must call a function, in OpenAI's form. An answer without the call that this demands is "
-            "rejected.",
-            **_CHOICE,
-        ),
-    ]
-    agent: Annotated[
-        AgentFields, said("Has the daemon run the tools that the model calls. Not beside `tools` or `tool_choice`.")
-    ]
     params: Annotated[
         Params, said("Sampling and limits, from a closed list. What a deployment does not know is not sent to it.")
     ]
@@ -193,6 +176,28 @@ class RequestFields(TypedDict, total=False):
     traceparent: Annotated[
         str,
         said("W3C trace context, carried through.", pattern="^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"),
+    ]
+
+
+class RequestFields(RunFields, total=False):
+    """The JSON object in the field `data` of an entry of a requests stream, or the same properties, one field each."""
+
+    # `Client.submit`, `Router.route` and `Router.stream` take these by name.
+
+    tools: Annotated[
+        list[dict[str, Any]],
+        said("Functions that the model may call, in OpenAI's form.", maxItems=128, items={"$ref": "#/$defs/tool"}),
+    ]
+    tool_choice: Annotated[
+        str | dict[str, Any],
+        said(
+            "Whether the model must call a function, in OpenAI's form. An answer without the call that this demands is "
+            "rejected.",
+            **_CHOICE,
+        ),
+    ]
+    agent: Annotated[
+        AgentFields, said("Has the daemon run the tools that the model calls. Not beside `tools` or `tool_choice`.")
     ]
 
 

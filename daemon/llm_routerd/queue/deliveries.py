@@ -10,6 +10,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from llm_routerd.protocol.audit import AuditEntry
     from llm_routerd.protocol.cut import Fields
     from llm_routerd.protocol.events import FinalEvent
     from llm_routerd.protocol.keys import Lane
@@ -68,6 +69,7 @@ class Limits:
     metrics_maxlen: int
     dead_max_bytes: int = 33_554_432
     dead_max_entries: int = 10_000
+    audit_maxlen: int = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,7 @@ class Commitment(Struct, frozen=True, kw_only=True):
         publish: PUBLISH the event as well.
         metrics: the metrics event, as JSON; empty: none.
         dead_letter: flat fields; empty: none.
+        audit: entries of the audit.
     """
 
     delivery: Delivery
@@ -102,19 +105,22 @@ class Commitment(Struct, frozen=True, kw_only=True):
     publish: bool = False
     metrics: bytes = b""
     dead_letter: Sequence[bytes | str] = ()
+    audit: Sequence[AuditEntry] = ()
 
 
 class Committed(Struct, frozen=True, kw_only=True):
     """What came of a commit.
 
     `sealed_by` is the type of the final event that stood there already.  `letter_lost` says why the dead letter was
-    refused, where an event stands in its stead; `letters_dropped` how many older ones had to go for it.
+    refused, where an event stands in its stead; `letters_dropped` how many older ones had to go for it; `unaudited` why
+    its entries of the audit were.
     """
 
     verdict: CommitVerdict
     sealed_by: str | None = None
     letter_lost: str | None = None
     letters_dropped: int = 0
+    unaudited: str | None = None
 
 
 def parse_entries(lane: Lane, entries: Sequence[Any]) -> list[Delivery]:
@@ -143,12 +149,13 @@ def parse_gone(lane: Lane, missing: Sequence[Any]) -> list[Delivery]:
 
 def parse_committed(reply: Sequence[Any]) -> Committed:
     """What came of a commit, as `commit.lua` gives it."""
-    sealed_by, letter_lost, letters_dropped = (*reply[1:], None, None, None)[:3]
+    sealed_by, letter_lost, letters_dropped, unaudited = (*reply[1:], None, None, None, None)[:4]
     return Committed(
         verdict=reply[0].decode(),
         sealed_by=text_of(sealed_by),
         letter_lost=text_of(letter_lost),
         letters_dropped=letters_dropped or 0,
+        unaudited=text_of(unaudited),
     )
 
 

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
+from llm_routerd.protocol.audit import audit_lines
 from llm_routerd.protocol.reading import read_event
 from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
+from llm_routerd.queue.deliveries import text_of
 from llm_routerd.queue.settle import Settlement
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from llm_routerd.protocol.audit import AuditEntry
     from llm_routerd.protocol.cut import Fields
     from llm_routerd.protocol.events import StreamEvent
     from llm_routerd.protocol.reading import SeenEvent
@@ -71,11 +74,13 @@ class Wrote(Struct, frozen=True, kw_only=True):
     Attributes:
         events: as they stand, with their IDs.
         tool: of `unusable`: the one whose stream takes no call.
+        unaudited: why the audit was refused; None: it was not.
     """
 
     verdict: Verdict
     events: tuple[SeenEvent, ...] = ()
     tool: str = ""
+    unaudited: str | None = None
 
 
 class Spoken(Struct, frozen=True, kw_only=True):
@@ -136,8 +141,8 @@ class Runs(Settlement):
         found = await self.pipe.call("XRANGE", self.keys.requests(delivery.lane), delivery.entry, delivery.entry)
         return found[0][1] if found else None
 
-    async def tools(self) -> dict[str, bytes]:
-        """What is registered, by name."""
+    async def tools(self) -> dict[str, bytes | int]:
+        """What is registered, by name; of what is too long the size in bytes."""
         call = scripts.registry(tools=self.keys.tools, most=MOST_TOOLS, most_bytes=MOST_REGISTRATION_BYTES)
         return {name.decode("utf-8", "replace"): text for name, text in await self.pipe.run_script(call)}
 
@@ -152,10 +157,17 @@ class Runs(Settlement):
         return Spoken(now_ms=now_ms, answers=answers, consents=words)
 
     async def dispatch(
-        self, delivery: Delivery, transcript: Transcript, words: Sequence[Word], *, publish: bool, keep_ms: int
+        self,
+        delivery: Delivery,
+        transcript: Transcript,
+        words: Sequence[Word],
+        *,
+        audit: Sequence[AuditEntry],
+        publish: bool,
+        keep_ms: int,
     ) -> Wrote:
         """Write a model's turn behind all that its attempt has written, and put its calls on their streams."""
-        last_words = transcript.close()
+        last_words, lines = transcript.close(), audit_lines(audit)
         after = transcript.last_id
         request_id = transcript.events_key.removeprefix(self.keys.events(""))
         streams, flat = self._written(words, after)
@@ -174,8 +186,11 @@ class Runs(Settlement):
                 ttl_ms=self.limits.result_ttl_ms,
                 keep_ms=keep_ms,
                 publishes=publish,
+                audit_key=self.keys.audit,
+                audit_maxlen=self.limits.audit_maxlen,
                 last_words=last_words,
                 words=flat,
+                audit=lines,
             )
             reply = await self._after_events(call, needs_replicas=True)
             if reply[0] != b"gap":
@@ -191,6 +206,7 @@ class Runs(Settlement):
         ends: Sequence[End] = (),
         heard: Sequence[bytes] = (),
         agreed: Sequence[bytes] = (),
+        audit: Sequence[AuditEntry] = (),
         publish: bool,
         keep_ms: int,
     ) -> Wrote:
@@ -213,10 +229,13 @@ class Runs(Settlement):
             ttl_ms=self.limits.result_ttl_ms,
             keep_ms=keep_ms,
             publishes=publish,
+            audit_key=self.keys.audit,
+            audit_maxlen=self.limits.audit_maxlen,
             words=flat,
             ends=flat_ends,
             heard=heard,
             agreed=agreed,
+            audit=audit_lines(audit),
         )
         return _wrote(await self._after_events(call, needs_replicas=bool(words)), words, list(streams))
 
@@ -260,6 +279,7 @@ def _wrote(reply: Sequence[Any], words: Sequence[Word], tools: Sequence[str]) ->
     ids, texts = reply[1][::2], reply[1][1::2]
     return Wrote(
         verdict=verdict,
+        unaudited=text_of(reply[2]) if len(reply) > 2 else None,  # noqa: PLR2004 - a table ends at its first nil
         events=tuple(
             read_event(event_id.decode(), word.event.type, text)
             for event_id, word, text in zip(ids, words, texts, strict=False)

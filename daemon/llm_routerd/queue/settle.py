@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llm_routerd.protocol.audit import audit_lines
 from llm_routerd.protocol.cut import head_of, parts_of
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.keys import GROUP
@@ -18,8 +19,9 @@ from llm_routerd.queue.member import Member
 from llm_routerd.queue.outbox import Transcript
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from llm_routerd.protocol.audit import AuditEntry
     from llm_routerd.protocol.cut import Fields
     from llm_routerd.protocol.events import AttemptStarted
     from llm_routerd.queue.deliveries import BeginVerdict, Commitment, Committed, Delivery
@@ -66,6 +68,7 @@ class Settlement(Member):
         delivery, event, transcript = commitment.delivery, commitment.event, commitment.transcript
         metrics, letter = commitment.metrics, commitment.dead_letter
         last_words = [] if transcript is None else transcript.close()
+        audit = audit_lines(commitment.audit)
         data = encode(event)
         lane = self.keys.requests(delivery.lane)
         while True:
@@ -89,8 +92,11 @@ class Settlement(Member):
                 metrics_maxlen=self.limits.metrics_maxlen,
                 most_letters=self.limits.dead_max_entries,
                 most_letter_bytes=self.limits.dead_max_bytes,
+                audit_key=self.keys.audit,
+                audit_maxlen=self.limits.audit_maxlen,
                 last_words=last_words,
                 letter=letter,
+                audit=audit,
             )
             reply = await self._after_events(call, needs_replicas=True)
             if reply[0] != b"gap":
@@ -156,6 +162,16 @@ class Settlement(Member):
             if len(events) < HISTORY_PAGE or len(history) >= MOST_HISTORY:
                 return history[:MOST_HISTORY]
             cursor = "(" + events[-1][0].decode()
+
+    def audit(self, entries: Iterable[AuditEntry], on_refusal: Callable[[str | None], None]) -> None:
+        """Write entries of the audit that no script carries; returns at once.  A lost reply writes them twice."""
+
+        def answered(reply: Any) -> None:
+            on_refusal(str(reply) if isinstance(reply, ResponseError) else None)
+
+        trim = ("MAXLEN", "~", self.limits.audit_maxlen)
+        for entry in entries:
+            self.outbox.send(Command(("XADD", self.keys.audit, *trim, "*", *entry.flat()), answered))
 
     async def emit_metrics(self, metrics: bytes) -> None:
         """A metrics event outside of a commit."""

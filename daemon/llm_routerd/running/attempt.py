@@ -31,8 +31,8 @@ HOLD_SECONDS = 0.4  # longest time that `probe` holds an opening back
 class EventSink(Protocol):
     """Where the events of one request go."""
 
-    async def begin(self, event: AttemptStarted) -> bool:
-        """A call is about to be made; False: do not make it, the request is no longer ours."""
+    async def begin(self, event: AttemptStarted) -> int:
+        """A call is about to be made; the attempt's number, from 1 on; 0: do not make it, the request is not ours."""
         ...
 
     def emit(self, event: AttemptEvent) -> None:

@@ -44,7 +44,8 @@ class TurnRules(Struct, frozen=True, kw_only=True):
 class Turn(Struct):
     """What came of one deployment's turn.
 
-    `verdict` is None where the request is no longer ours; `called`: a call was made, and not only prepared.
+    `verdict` is None where the request is no longer ours; `called`: a call was made, and not only prepared; `attempt`
+    is its number, 0 where none was begun; `prompt_sha256` of what was sent, where that is wanted.
     """
 
     verdict: Accepted | Rejection | None
@@ -52,6 +53,8 @@ class Turn(Struct):
     elapsed_seconds: float = 0.0
     ttft_seconds: float | None = None
     usage: Usage | None = None
+    attempt: int = 0
+    prompt_sha256: str | None = None
 
 
 class Caller:
@@ -88,7 +91,8 @@ class Caller:
         self._loop = resources.loop
         self._invalid: dict[str, str] = {}  # by deployment: the last answer that was not the JSON asked for
         self._attempt: Attempt | None = None  # the call under way
-        self.attempts = 0  # that were begun here
+        self._number = 0  # of the attempt that was begun last
+        self._prompt_sha256: str | None = None  # of what it was sent
 
     def seconds_left(self) -> float | None:
         """Until the deadline; None: there is none."""
@@ -98,7 +102,12 @@ class Caller:
         """The turn whose call is under way, as a cancellation leaves it; None: no call is."""
         if self._attempt is None:
             return None
-        return _turn_of(self._attempt, Rejection(code=AttemptCode.CANCELLED, reason="cancelled"))
+        return self._numbered(_turn_of(self._attempt, Rejection(code=AttemptCode.CANCELLED, reason="cancelled")))
+
+    def _numbered(self, turn: Turn) -> Turn:
+        """With what is known of the attempt that was begun."""
+        turn.attempt, turn.prompt_sha256 = self._number, self._prompt_sha256
+        return turn
 
     async def take_turn(self, deployment: Deployment, *, repair: str | None = None) -> Turn:
         """Wait for a place and a loaded model, then call; `repair`: why its last answer was invalid, to be mended."""
@@ -116,10 +125,10 @@ class Caller:
             started = AttemptStarted(
                 deployment=name, model=deployment.model, delivery=self._deliveries, consumer=resources.consumer
             )
-            if not await self._sink.begin(started):
+            self._number, self._prompt_sha256 = await self._sink.begin(started), None
+            if not self._number:
                 return Turn(None, called=False)
-            self.attempts += 1
-            turn = await self._when_able(deployment, lambda: self._call(deployment, repair))
+            turn = self._numbered(await self._when_able(deployment, lambda: self._call(deployment, repair)))
             if turn.ttft_seconds is not None:
                 warmth.answered()
             return turn
@@ -198,9 +207,12 @@ class Caller:
 
     def _make_call(self, deployment: Deployment, repair: str | None) -> Call:
         request = self._request
-        more = () if repair is None else _repair_messages(self._invalid[deployment.name], repair)
+        is_json = request.schema is not None and not request.offered_tools
+        more = () if repair is None else _repair_messages(self._invalid[deployment.name], repair, is_json=is_json)
+        messages = request.messages + more
+        self._prompt_sha256 = self._resources.prompt_hash(messages)
         return Call(
-            messages=request.messages + more,
+            messages=messages,
             schema=None if request.schema is None else request.schema.raw,
             tools=request.tools,
             tool_choice=request.tool_choice,
@@ -225,9 +237,11 @@ def _turn_of(attempt: Attempt, verdict: Accepted | Rejection) -> Turn:
     )
 
 
-def _repair_messages(text: str, reason: str) -> tuple[dict[str, Any], ...]:
-    """What is added to the conversation to have an invalid answer mended."""
-    demand = (
-        f"That answer was not accepted: {reason}. Answer again, with JSON that satisfies the schema, and nothing else."
-    )
-    return ({"role": "assistant", "content": text}, {"role": "user", "content": demand})
+def _repair_messages(text: str, reason: str, *, is_json: bool) -> tuple[dict[str, Any], ...]:
+    """What is added to the conversation to have an invalid answer mended, which is to be JSON and nothing else or not.
+
+    An answer of calls alone has no text, and a message without any is one that some servers refuse.
+    """
+    form = ", with JSON that satisfies the schema, and nothing else" if is_json else ""
+    demand = {"role": "user", "content": f"That answer was not accepted: {reason}. Answer again{form}."}
+    return ({"role": "assistant", "content": text}, demand) if text.strip() else (demand,)

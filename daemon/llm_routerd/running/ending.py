@@ -14,6 +14,24 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.events import Failed, Result
 
 
+class Earlier(Struct, frozen=True, kw_only=True):
+    """What the turns of a run took that stand, whoever asked for them; it has been counted.
+
+    Attributes:
+        turns: of the run so far, that which ends it included.
+        tool_calls: of all turns.
+        attempts: as far as they are known.
+        cost_usd: None: not known.
+        is_estimated: a part of that is an estimate.
+    """
+
+    turns: int
+    tool_calls: int
+    attempts: tuple[AttemptRecord, ...] = ()
+    cost_usd: float | None = 0.0
+    is_estimated: bool = False
+
+
 class Spent(Struct, frozen=True, kw_only=True):
     """What a request has taken here, whoever ends it.
 
@@ -23,6 +41,7 @@ class Spent(Struct, frozen=True, kw_only=True):
         ttft_ms: from pick-up to the answer's first token; None: there is none.
         cost_usd: of all attempts; None: not known.
         saved_usd: see `Pricing.saved_usd`.
+        earlier: of a run with tools: what its turns before took; None: it is none.
     """
 
     attempts: tuple[AttemptRecord, ...] = ()
@@ -30,6 +49,7 @@ class Spent(Struct, frozen=True, kw_only=True):
     ttft_ms: int | None = None
     cost_usd: float | None = 0.0
     saved_usd: float = 0.0
+    earlier: Earlier | None = None
 
     @classmethod
     def on(cls, attempts: Iterable[AttemptRecord]) -> Spent:

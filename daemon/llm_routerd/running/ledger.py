@@ -62,6 +62,9 @@ class Ledger:
                 usage=usage,
                 cost_usd=cost,
                 early=rejection is not None and rejection.early,
+                attempt=turn.attempt,
+                ended=self._now(),
+                prompt_sha256=turn.prompt_sha256,
             )
         )
 

@@ -15,10 +15,11 @@ from llm_routerd.running.warmth import Warmth
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from llm_routerd.config.tree import Chain, Config, Deployment
     from llm_routerd.judging.refusal import RefusalDetector
+    from llm_routerd.protocol.audit import Messages
     from llm_routerd.protocol.backend import Backend
     from llm_routerd.protocol.outcome import Usage
     from llm_routerd.routing.health import Health
@@ -68,6 +69,9 @@ class Resources:
         rng: for jitter and choice.
         consumer: written into attempt events; "" outside of the daemon.
         shortage: what the process lacks, shared as `health` is.
+
+    Attributes:
+        prompt_hash: of the messages of a call, for the audit; None where none is wanted.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Resources:
         shortage: Shortage | None = None,
     ) -> None:
         self.config = config
+        self.prompt_hash: Callable[[Messages], str | None] = lambda _messages: None
         self.backends = backends
         self.health = health
         self.pricing = pricing

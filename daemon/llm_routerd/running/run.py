@@ -98,7 +98,7 @@ class Run:
                         return Withdrawn(spent=self.spent())
                     if isinstance(turn.verdict, Accepted):
                         return self._ledger.answered(
-                            deployment, turn, turn.verdict, attempt=self._caller.attempts, queue_ms=self._queue_ms
+                            deployment, turn, turn.verdict, attempt=turn.attempt, queue_ms=self._queue_ms
                         )
                 case _:
                     assert_never(decision)

@@ -27,7 +27,7 @@ from llm_routerd.service.garbage import calm_garbage_collector
 from llm_routerd.service.health_http import HealthServer
 from llm_routerd.service.limits import make_room, make_room_for_clients
 from llm_routerd.service.notify import Notifier, Watchdog
-from llm_routerd.wiring import get_ready, make_parser, make_resources
+from llm_routerd.wiring import get_ready, make_parser, make_prompt_hash, make_resources
 from llm_routerd.worker.admission import Admission
 from llm_routerd.worker.supervisor import Supervisor, TaskFailed
 from llm_routerd.worker.worker import Status, Worker, make_consumer_name
@@ -154,6 +154,7 @@ class Daemon:
         self._metrics = Metrics()
         self._health = Health(rng=self._rng, on_change=_log_change)
         self._shortage = Shortage()
+        self._prompt_hash = make_prompt_hash(config.audit)
         self._worker = worker = Worker(
             config,
             admission=self._make_admission(config, consumer),
@@ -189,7 +190,12 @@ class Daemon:
 
     def _make_admission(self, config: Config, consumer: str) -> Admission:
         resources = make_resources(
-            config, health=self._health, rng=self._rng, consumer=consumer, shortage=self._shortage
+            config,
+            health=self._health,
+            rng=self._rng,
+            consumer=consumer,
+            shortage=self._shortage,
+            prompt_hash=self._prompt_hash,
         )
         return Admission(make_parser(config), resources)
 
@@ -323,10 +329,13 @@ class Daemon:
     async def _render_metrics(self) -> str:
         backlogs = await self._worker.backlogs()
         left = unanswerable(self._config, self._unusable)
+        for_tools, for_people = self._worker.resting()
         return self._metrics.render_prometheus(
             Gauges(
                 in_flight=self._worker.status().in_flight,
                 held_up=self._shortage.waiting,
+                runs_waiting_tool=for_tools,
+                runs_waiting_person=for_people,
                 lag_by_lane={lane: each.unread for lane, each in backlogs.items()},
                 handed_back_by_lane={lane: each.handed_back for lane, each in backlogs.items()},
                 loop_lag_seconds=self._watchdog.loop_lag_seconds,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec.structs import replace
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import Committed, Delivery
     from llm_routerd.running.ending import Answered, Spent, Unanswered
+    from llm_routerd.worker.auditing import Auditor
     from llm_routerd.worker.clock import ServerClock
     from llm_routerd.worker.ending import Ending
     from llm_routerd.worker.inflight import InFlight
@@ -58,6 +59,7 @@ class Settler:
     Args:
         broker: this worker's side of the queue.
         metrics: the counters of this worker, which also make the metrics events.
+        auditor: makes the entries of the audit that a commit carries, and writes those that none does.
         observers: who else is told.
         clock: the server's.
         max_letter_bytes: of a request that is longer, a dead letter has the beginnings of its fields only.
@@ -69,6 +71,7 @@ class Settler:
         *,
         broker: Broker,
         metrics: Metrics,
+        auditor: Auditor,
         observers: Sequence[Observer] = (),
         clock: ServerClock,
         max_letter_bytes: int = 1_048_576,
@@ -76,6 +79,7 @@ class Settler:
     ) -> None:
         self._broker = broker
         self._metrics = metrics
+        self._auditor = auditor
         self._observers: tuple[Observer, ...] = (metrics, *observers)
         self._clock = clock
         self._max_letter_bytes = max_letter_bytes
@@ -86,6 +90,7 @@ class Settler:
         match ending:
             case Withdrawn(spent=spent):
                 self._called(spent.attempts)
+                self._auditor.write(self._auditor.calls(item.request, spent.attempts))
                 return None
             case Cancelled(spent=spent):
                 await self._account_cancelled(item, item.request_id, spent)
@@ -97,7 +102,9 @@ class Settler:
         item.is_ending = True
         event, spent = ending.event, ending.spent
         finished = self._finished(item, event.request_id, event.type, spent, event)
-        commitment = await self._commitment(item, ending)
+        turn = event.turns if isinstance(event, Result) else None
+        audit = self._auditor.calls(item.request, spent.attempts, turn=turn)
+        commitment = replace(await self._commitment(item, ending), audit=audit)
         booking = self._metrics.book(finished)
         try:
             committed = await self._committer.commit(replace(commitment, metrics=encode(booking.event)))
@@ -107,12 +114,14 @@ class Settler:
         self._metrics.count(Tally.LETTERS_DROPPED, committed.letters_dropped)
         if committed.verdict == "committed":
             self._settled(finished)
+            self._auditor.written(len(audit), committed.unaudited)
             return committed
         booking.falls()
         if committed.sealed_by == "cancelled":  # in the last moment
             await self._account_cancelled(item, event.request_id, spent)
         else:  # another worker's answer stands, and that worker has counted it
             self._called(spent.attempts)
+            self._auditor.write(audit)
         return committed
 
     async def _commitment(self, item: InFlight, ending: Answered | Unanswered | Buried) -> Commitment:
@@ -140,6 +149,7 @@ class Settler:
 
     async def _account_cancelled(self, item: InFlight, request_id: str, spent: Spent) -> None:
         """Account for a request that its producer has ended, once among all workers and copies."""
+        self._auditor.write(self._auditor.calls(item.request, spent.attempts))  # these are nobody else's
         if not await counts_cancellation(self._broker, item.delivery, request_id):
             self._called(spent.attempts)
             return
@@ -171,9 +181,19 @@ class Settler:
         event: Result | Failed | None = None,
     ) -> Finished:
         """What is told of a request's end; `event` where it is of this worker's making."""
-        request = item.request
+        request, earlier = item.request, spent.earlier
         answer = event if isinstance(event, Result) else None
+        more: dict[str, Any] = {}
+        if earlier is not None:
+            more = {
+                "turns": earlier.turns,
+                "tool_calls": earlier.tool_calls,
+                "earlier_attempts": earlier.attempts,
+                "earlier_cost_usd": earlier.cost_usd,
+                "earlier_cost_estimated": earlier.is_estimated,
+            }
         return Finished(
+            **more,
             id=request_id,
             chain="" if request is None else request.model,
             type=kind,

@@ -21,6 +21,7 @@ from llm_routerd.queue.hearer import Hearer
 from llm_routerd.queue.reader import Reader
 from llm_routerd.worker.abandoning import abandon
 from llm_routerd.worker.asking import Asking
+from llm_routerd.worker.auditing import Auditor
 from llm_routerd.worker.clock import ServerClock
 from llm_routerd.worker.handler import Handler
 from llm_routerd.worker.inflight import InFlightTable
@@ -130,9 +131,17 @@ class Shard:
     def _furnish(self, config: Config, admission: Admission, metrics: Metrics) -> None:
         """What a delivery goes through."""
         daemon, broker = config.daemon, self.broker
+        auditor = Auditor(
+            broker=broker,
+            clock=self.clock,
+            metrics=metrics,
+            on_refusal=partial(self._troubles.done_without, "audit_refused"),
+            is_on=config.audit.enabled,
+        )
         settler = Settler(
             broker=broker,
             metrics=metrics,
+            auditor=auditor,
             observers=(RequestLog(),),
             clock=self.clock,
             max_letter_bytes=min(daemon.max_request_bytes, daemon.dead_max_bytes // LETTERS_AT_LEAST),
@@ -140,7 +149,7 @@ class Shard:
         )
         self._mending = Mending(broker=broker, metrics=metrics)
         asking = Asking(broker)
-        books = RunBooks(metrics)
+        books = RunBooks(metrics, auditor)
         walk = RunWalk(broker=broker, asking=asking, toolbox=Toolbox(broker), clock=self.clock, books=books)
         self._handler = Handler(
             admission,
@@ -247,6 +256,10 @@ class Shard:
         except TimeoutError:
             return {}
         return {lane: backlog for lane, backlog in zip(LANES, found, strict=True) if backlog is not None}
+
+    def resting(self) -> tuple[int, int]:
+        """How many runs wait without a place for their tools, and how many for people."""
+        return self._mailroom.waiting
 
     def name_logs(self) -> None:
         """Have what this task logs, and whichever tasks it starts, name the shard, where there are several."""
@@ -382,6 +395,7 @@ class Shard:
             metrics_maxlen=config.metrics.stream_maxlen,
             dead_max_bytes=config.daemon.dead_max_bytes,
             dead_max_entries=config.daemon.dead_max_entries,
+            audit_maxlen=config.audit.stream_maxlen,
         )
 
 

@@ -37,12 +37,13 @@ class QueueSink:
         """Whether this worker has written an attempt, so that the events stream is this entry's."""
         return self.verdict == "begun"
 
-    async def begin(self, event: AttemptStarted) -> bool:
-        """Write the attempt; False when the request has been ended, taken over or is a duplicate."""
+    async def begin(self, event: AttemptStarted) -> int:
+        """Write the attempt; its number, 0 when the request has been ended, taken over or is a duplicate."""
         if self.begun:
-            return await self._transcript.next_attempt(event)  # no model is paid before that is known to stand
+            stands = await self._transcript.next_attempt(event)  # no model is paid before that is known
+            return self._transcript.attempt if stands else 0
         self.verdict = await self._broker.begin(self._delivery, self._transcript, event, publish=self._publish)
-        return self.begun
+        return self._transcript.attempt if self.begun else 0
 
     def emit(self, event: AttemptEvent) -> None:
         """An event of the running attempt; neighbouring text becomes one."""

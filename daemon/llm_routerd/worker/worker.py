@@ -139,6 +139,11 @@ class Worker:
         """How many requests this worker is busy with."""
         return sum(len(shard.in_flight) for shard in self.shards)
 
+    def resting(self) -> tuple[int, int]:
+        """How many runs wait without a place for their tools, and how many for people."""
+        found = [shard.resting() for shard in self.shards]
+        return sum(tools for tools, _ in found), sum(people for _, people in found)
+
     def status(self) -> Status:
         """How this worker is doing."""
         shortage = self.resources.shortage.why

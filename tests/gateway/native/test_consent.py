@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llm_routerd.gateway.doors.native import consent
 from llm_routerd.gateway.fault import RefusedError
+from llm_routerd.protocol.consent import Calls
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.reading import SeenEvent, read_event
 
@@ -29,13 +30,10 @@ def events(*written: tuple[str, dict[str, Any]]) -> list[SeenEvent]:
 
 def check(stands: list[SeenEvent], body: dict[str, Any], now_ms: int = 0) -> int:
     """What becomes of a word: the status of its refusal; 0: it counts."""
-    call = consent.Call("c1")
-    call.see(stands)
-    try:
-        call.check(consent.read(body), now_ms)
-    except RefusedError as refused:
-        return refused.fault.status
-    return 0
+    calls = Calls()
+    calls.see(stands)
+    told = calls.why_not("c1", consent.read(body), now_ms)
+    return 0 if told is None else consent.discounted(told).fault.status
 
 
 def test_word_counts_for_a_call_that_waits_for_it() -> None:
@@ -53,6 +51,7 @@ def test_word_counts_for_a_call_that_waits_for_it() -> None:
         (events(("tool_call", CALL | {"confirm": False})), YES, 0, 409),
         (events(("tool_call", CALL), ("confirmed", {"call_id": "c1", "by": "a"})), YES, 0, 409),
         (events(("tool_call", CALL), ("denied", {"call_id": "c1", "by": "a"})), YES, 0, 409),
+        (events(("tool_call", CALL), ("tool_result", {"call_id": "c1", "name": "lights.off"})), YES, 0, 409),
         ([*events(("tool_call", CALL)), read_event(FINAL_ID, "cancelled", b"{}")], YES, 0, 409),
         (events(("tool_call", CALL)), YES, 1_000, 410),
         (events(("tool_call", CALL)), YES | {"args_sha256": "bb"}, 0, 412),

@@ -13,6 +13,7 @@ import pytest_asyncio
 from llm_routerd.gateway.admission import Caller
 from llm_routerd.gateway.http import native
 from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.examples import EVENTS
 from tests.gateway.application import Site, open_site
 from tests.support.eventually import eventually
 from tests.support.proxy import open_proxy
@@ -68,6 +69,39 @@ async def test_request_is_queued_and_its_place_told(site: Site) -> None:
     written = json.loads(entry["data"])
     assert (written["id"], written["prompt"], written["model"]) == (told["id"], "hi", "small")
     assert written["tenant_id"] == "home"
+
+
+async def test_a_run_with_tools_passes_through_and_what_is_none_is_refused(site: Site) -> None:
+    """With the path of what is wrong; no other door knows of `agent`."""
+    agent = {"tools": ["weather", "lights.*"], "max_turns": 4, "confirm": ["lights.*"]}
+    status, _, told = await site.post("/v1/requests", {"prompt": "hi", "agent": agent})
+    ((_, entry),) = await site.redis.xrange("llm:requests")
+    assert (status, json.loads(entry["data"])["agent"]) == (202, agent)
+    for wrong, path in (
+        ({}, "$.agent: expected a property `tools`"),
+        ({"tools": []}, "$.agent.tools"),
+        (agent | {"max_turns": 21}, "$.agent.max_turns"),
+    ):
+        status, _, told = await site.post("/v1/requests", {"prompt": "hi", "agent": wrong})
+        assert (status, told["error"]["code"]) == (400, "invalid_request")
+        assert path in told["error"]["message"]
+    body = {"model": "house", "messages": [{"role": "user", "content": "hi"}], "agent": agent}
+    status, _, told = await site.post("/v1/chat/completions", body)
+    assert (status, told["error"]["param"]) == (400, "agent")
+    assert await site.redis.xlen("llm:requests") == 1
+
+
+async def test_events_of_a_run_are_told_as_they_stand(site: Site) -> None:
+    """By their own names, in their order."""
+    await site.begin("a")
+    kinds = ("tool_call", "turn", "confirmed", "tool_result", "denied")
+    for place, kind in enumerate(kinds, 1):
+        await site.write("a", f"1-{place}", kind, EVENTS[kind][0])
+    await site.end("a")
+    async with site.http.get("/v1/requests/a/events") as reply:
+        told = await frames(reply)
+    shown = [(frame["event"], json.loads(frame["data"])) for frame in told if "event" in frame][1:-1]
+    assert shown == [(kind, EVENTS[kind][0]) for kind in kinds]
 
 
 async def test_id_is_the_bodys_or_the_headers_and_the_lane_the_urls(site: Site) -> None:
@@ -360,6 +394,9 @@ async def test_word_that_does_not_count_is_not_written(site: Site) -> None:
     assert (await site.post(path, yes))[0] == 410
     await site.write("a", "1-3", "tool_call", CALL | {"expires_at_ms": seconds * 1000 + 60_000})
     assert (await site.post(path, yes | {"args_sha256": "bb"}))[0] == 412
+    await site.write("a", "1-4", "denied", {"call_id": "c1", "by": "bob"})
+    status, _, told = await site.post(path, yes)
+    assert (status, told["error"]["code"], "by bob" in told["error"]["message"]) == (409, "denied", True)
     assert (await site.post(path, {"confirm": True}))[0] == 400
     await site.end("a")
     assert (await site.post(path, yes))[0] == 409

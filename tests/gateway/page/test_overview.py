@@ -239,6 +239,7 @@ def test_a_call_that_waits_for_a_person_shows_its_arguments_as_they_stand() -> N
         ("r1", "c2", None),
     ]
     assert found.confirmations[0].args_sha256 == "ab"
+    assert [each.calls_waiting for each in found.running] == [2]
 
 
 def test_workers_that_live_are_told() -> None:

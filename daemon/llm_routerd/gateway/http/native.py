@@ -18,6 +18,7 @@ from llm_routerd.gateway.doors.native import asking, consent, telling
 from llm_routerd.gateway.event_json import event_json
 from llm_routerd.gateway.fault import refused
 from llm_routerd.gateway.http.requests import Requests, unknown
+from llm_routerd.protocol.consent import Calls
 from llm_routerd.protocol.events import BEFORE_FINAL_ID
 
 if TYPE_CHECKING:
@@ -150,14 +151,16 @@ class _Native:
         known = await self._requests.known(request)
         word = consent.read(await self._read_object(request))
         call_id, client = request.match_info["call_id"], self._exchange.client
-        call = consent.Call(call_id)
+        calls = Calls()
         position = asking.START
         while events := await self._requests.ask(
             lambda: client.events_after(known.request_id, position, _EVENTS_PER_PAGE)  # noqa: B023 - asked at once
         ):
-            call.see(events)
+            calls.see(events)
             position = events[-1].stream_id
-        call.check(word, await self._requests.ask(lambda: client.server_time_ms(known.request_id)))
+        now_ms = await self._requests.ask(lambda: client.server_time_ms(known.request_id))
+        if (told := calls.why_not(call_id, word, now_ms)) is not None:
+            raise consent.discounted(told)
         said = word.fields(call_id, self._requests.caller_of(request).name or "anonymous")
         await self._requests.ask(lambda: client.consent(known.request_id, said))
         return _json(known.request_id, telling.said(known.request_id, call_id), status=202)

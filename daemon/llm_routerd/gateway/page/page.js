@@ -111,7 +111,7 @@ function laneRow({ lane }) {
   };
 }
 
-const DOINGS = { "": "not begun", attempt: "asked", token: "answering", reasoning: "thinking", rejected: "discarded", tool_call: "calls a tool", tool_result: "has a tool's answer", turn: "goes on" };
+const DOINGS = { "": "not begun", attempt: "asked", token: "answering", reasoning: "thinking", rejected: "discarded", tool_call: "calls a tool", tool_result: "has a tool's answer", turn: "waits for its tools", confirmed: "waits for its tools", denied: "waits for its tools" };
 const STATES = { none: "no calls yet", answering: "answers", rejected: "last answer not accepted", failing: "fails", cooling: "left alone" };
 
 function deploymentRow({ name }) {
@@ -201,7 +201,7 @@ function runningRow({ id }) {
     id,
     stop: null,
     update(each) {
-      const doing = DOINGS[each.last] ?? each.last;
+      const doing = each.calls_waiting ? "waits for a person" : DOINGS[each.last] ?? each.last;
       const where = each.deployment ? `${each.deployment}, ${doing}` : doing;
       const again = each.deliveries > 1 ? ` · delivery ${each.deliveries}` : "";
       say(facts, `${where} · ${span(each.age_ms)} · lane ${each.lane} · ${each.worker}${again}${isOwn ? " · asked here" : ""}`);

@@ -82,6 +82,7 @@ export class Transcript {
   /** `announces`: its end is read out by a screen reader; the text is not, which would never stop. */
   constructor({ announces = false } = {}) {
     this.attempts = new Map();
+    this.tools = new Map(); // by the id of a call
     this.end = el("p.end");
     if (announces) this.end.setAttribute("role", "status");
     this.node = el("div.transcript", this.end);
@@ -110,7 +111,8 @@ export class Transcript {
         attempt.discard(`discarded after ${span(data.latency_ms)}: ${data.code}${data.reason ? `, ${data.reason}` : ""}`);
         break;
       case "tool_call":
-        attempt.note(`calls ${data.name} `, el("code", brief(data.arguments)), data.confirm ? ", waits for a person" : "");
+        this.tools.set(data.call_id, data.name);
+        attempt.note(`calls ${data.name} `, el("code", brief(data.arguments)), data.confirm ? ", which a person is to allow" : "");
         break;
       case "tool_result":
         attempt.note(data.error === undefined ? `${data.name} answered ` : `${data.name} failed: `, el("code", brief(data.error ?? data.result)));
@@ -121,7 +123,13 @@ export class Transcript {
         break;
       case "confirmed":
       case "denied":
-        attempt.note(`${type === "confirmed" ? "allowed" : "denied"} by ${data.by ?? "somebody"}`);
+        attempt.note(
+          `${this.tools.get(data.call_id) ?? "a call"} is ${type === "confirmed" ? "allowed" : "denied"} by ${data.by || "somebody"}`,
+          data.arguments ? ", for " : "",
+          data.arguments ? el("code", brief(data.arguments)) : "",
+          data.always ? ", for the rest of the run" : "",
+          data.reason ? `: ${data.reason}` : "",
+        );
         break;
     }
   }
@@ -168,7 +176,7 @@ export class Transcript {
 
   failed(why) {
     for (const attempt of this.attempts.values()) {
-      if (!attempt.isDiscarded) attempt.tell("ended");
+      if (!attempt.isDiscarded && !attempt.isTurn) attempt.tell("ended");
     }
     this.end.classList.add("bad");
     say(this.end, why);

@@ -98,8 +98,11 @@ def commit(
     metrics_maxlen: IntText,
     most_letters: IntText,
     most_letter_bytes: int,
+    audit_key: str,
+    audit_maxlen: IntText,
     last_words: ArgumentList,
     letter: ArgumentList,
+    audit: ArgumentList,
 ) -> Any:
     """End one request."""
 
@@ -120,8 +123,11 @@ def dispatch(
     ttl_ms: IntText,
     keep_ms: IntText,
     publishes: bool,
+    audit_key: str,
+    audit_maxlen: IntText,
     last_words: ArgumentList,
     words: ArgumentList,
+    audit: ArgumentList,
 ) -> Any:
     """Write a model's turn of a run, and put its calls on their tools' streams."""
 
@@ -141,10 +147,13 @@ def observe(
     ttl_ms: IntText,
     keep_ms: IntText,
     publishes: bool,
+    audit_key: str,
+    audit_maxlen: IntText,
     words: ArgumentList,
     ends: ArgumentList,
     heard: ArgumentList,
     agreed: ArgumentList,
+    audit: ArgumentList,
 ) -> Any:
     """Write what tools and people have said to a run, and make the calls that somebody has agreed to."""
 

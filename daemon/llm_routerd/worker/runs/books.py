@@ -1,35 +1,146 @@
-"""What runs do, as it is counted."""
+"""What runs do, as it is counted and written into the audit.
+
+A turn's calls of models, and what tools and people have said, are audited in the step that writes their events; only
+whether a late call was taken by a tool shows when that stands, and is audited then.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from llm_routerd.accounting.tally import Tally
+from llm_routerd.protocol.codes import ErrorCode
+from llm_routerd.protocol.events import CallConfirmed, CallDenied, ToolReturned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from llm_routerd.accounting.metrics import Metrics
+    from llm_routerd.agents.calls import Sending
     from llm_routerd.agents.run import AgentRun, Fail
+    from llm_routerd.agents.words import Heard
+    from llm_routerd.protocol.audit import AuditEntry, ToolOutcome
     from llm_routerd.protocol.reading import SeenEvent
     from llm_routerd.protocol.request import Request
     from llm_routerd.running.ending import Spent
+    from llm_routerd.worker.auditing import Auditor
 
 
 class RunBooks:
-    """Counts for the metrics of one worker."""
+    """Counts and audits for one worker.
 
-    def __init__(self, metrics: Metrics) -> None:
+    Args:
+        metrics: its counters.
+        auditor: makes entries of the audit.
+    """
+
+    def __init__(self, metrics: Metrics, auditor: Auditor) -> None:
         self._metrics = metrics
+        self._auditor = auditor
 
-    def turn_ended(self, request: Request, spent: Spent, events: Sequence[SeenEvent]) -> None:
+    def audit_of_turn(
+        self, request: Request, spent: Spent, number: int, sendings: Iterable[Sending]
+    ) -> list[AuditEntry]:
+        """The calls of models that a turn took, and those of tools with which something is wrong."""
+        entries = list(self._auditor.calls(request, spent.attempts, turn=number))
+        if not self._auditor.is_on:
+            return entries
+        audited = self._auditor.of(request)
+        return entries + [
+            audited.tool_call(tool=event.name, call_id=event.call_id, turn=number, outcome="invalid")
+            for each in sendings
+            if isinstance(event := each.event, ToolReturned)
+        ]
+
+    def turn_ended(self, request: Request, spent: Spent, events: Sequence[SeenEvent], unaudited: str | None) -> None:
         """A model's turn stands, and the run goes on."""
-        del request, events
+        self._metrics.turn_ended(request.tenant_id, spent.attempts, saved_usd=spent.saved_usd)
+        for event in events:
+            if isinstance(event, ToolReturned):
+                self._metrics.tool_called(event.name, "invalid")
+        self._auditor.written(len(spent.attempts), unaudited)
+
+    def called(self, request: Request, spent: Spent) -> None:
+        """A turn was paid for, and does not stand."""
         self._metrics.called(spent.attempts)
+        self._auditor.write(self._auditor.calls(request, spent.attempts))
 
-    def heard(self, request: Request, run: AgentRun, events: Sequence[SeenEvent]) -> None:
-        """These words of tools and people stand; `run` does not know of them yet."""
+    def audit_of_words(self, request: Request, run: AgentRun, heard: Iterable[Heard]) -> list[AuditEntry]:
+        """What tools and people have said; of late calls nothing yet."""
+        return [entry for each in heard if each.untaken is None for entry in self._entries(request, run, each.event)]
 
-    def failed(self, run: AgentRun, fail: Fail) -> None:
+    def heard(
+        self,
+        request: Request,
+        run: AgentRun,
+        heard: Sequence[Heard],
+        events: Sequence[SeenEvent],
+        unaudited: str | None,
+    ) -> None:
+        """These words stand; `run` does not know of them yet."""
+        late: list[AuditEntry] = []
+        for each, event in zip(heard, events, strict=False):
+            match event:
+                case CallConfirmed():
+                    self._metrics.confirmation("confirmed")
+                case CallDenied():
+                    self._metrics.confirmation("denied")
+                    self._metrics.tool_called(run.calls[event.call_id].name, "denied")
+                case ToolReturned():
+                    is_untaken = each.untaken is not None and event.error == each.untaken.error
+                    outcome = _outcome(event, is_late=each.untaken is not None, is_untaken=is_untaken)
+                    self._metrics.tool_called(event.name, outcome)
+                    if each.untaken is not None:
+                        late += self._entries(request, run, event, outcome)
+                case _:
+                    pass
+        self._auditor.write(late)
+        self._auditor.written(len(heard) - len(late), unaudited)
+
+    def failed(self, request: Request, run: AgentRun, fail: Fail) -> None:
         """A run ends while calls of it wait."""
+        if fail.code is not ErrorCode.CONFIRMATION_EXPIRED:
+            return
+        asked = [call for call in run.waiting() if call.waits_for_person]
+        for _ in asked:
+            self._metrics.confirmation("expired")
+        if self._auditor.is_on:
+            audited = self._auditor.of(request)
+            self._auditor.write(
+                [
+                    audited.confirmation(tool=call.name, call_id=call.call_id, turn=call.turn, outcome="expired")
+                    for call in asked
+                ]
+            )
 
     def ignored(self, count: int) -> None:
         """So many words of tools and people did not count."""
+        self._metrics.count(Tally.TOOL_ANSWERS_IGNORED, count)
+
+    def _entries(
+        self, request: Request, run: AgentRun, event: SeenEvent, outcome: ToolOutcome | None = None
+    ) -> list[AuditEntry]:
+        call = run.calls.get(getattr(event, "call_id", ""))
+        if call is None or not self._auditor.is_on:
+            return []
+        audited = self._auditor.of(request)
+        who: dict[str, Any] = {"tool": call.name, "call_id": call.call_id, "turn": call.turn}
+        match event:
+            case CallConfirmed():
+                return [audited.confirmation(**who, outcome="confirmed", by=event.by)]
+            case CallDenied():
+                return [
+                    audited.confirmation(**who, outcome="denied", by=event.by),
+                    audited.tool_call(**who, outcome="denied"),
+                ]
+            case ToolReturned():
+                told = _outcome(event) if outcome is None else outcome
+                return [audited.tool_call(**who, outcome=told, latency_ms=event.latency_ms)]
+            case _:
+                return []
+
+
+def _outcome(event: ToolReturned, *, is_late: bool = False, is_untaken: bool = False) -> ToolOutcome:
+    if is_late:
+        return "timeout" if is_untaken else "unknown_outcome"
+    return "result" if event.error is None else "error"

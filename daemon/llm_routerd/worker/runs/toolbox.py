@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llm_routerd.agents.registration import Tool, Unsound, read_tool
+from llm_routerd.agents.registration import Tool, Unsound, read_tool, too_long
 from llm_routerd.jsonschema.compiled import SchemaCache
 from llm_routerd.logs import get_logger
 
@@ -28,7 +28,7 @@ class Toolbox:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._schemas = SchemaCache(_MOST_SCHEMAS)
-        self._read: dict[str, tuple[bytes, Tool | Unsound]] = {}
+        self._read: dict[str, tuple[bytes | int, Tool | Unsound]] = {}
 
     async def tools(self) -> Mapping[str, Tool | Unsound]:
         """What is registered now, by name."""
@@ -37,7 +37,7 @@ class Toolbox:
         for name, text in registered.items():
             known = before.get(name)
             if known is None or known[0] != text:
-                known = text, read_tool(name, text, self._schemas)
+                known = text, too_long(text) if isinstance(text, int) else read_tool(name, text, self._schemas)
                 if isinstance(known[1], Unsound):
                     log.warning("tool_registration_unsound", tool=name, why=known[1].why)
             self._read[name] = known

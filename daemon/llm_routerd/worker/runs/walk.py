@@ -14,31 +14,29 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from llm_routerd.agents.calls import Turn, dispatch
-from llm_routerd.agents.offering import offer, refusal_of, tenant_of
+from llm_routerd.agents.offering import refusal_of, tenant_of
 from llm_routerd.agents.run import AgentRun, Ask, Expire, Fail, Wait
-from llm_routerd.agents.words import Answer, Listener
+from llm_routerd.agents.words import Answer
 from llm_routerd.logs import get_logger
-from llm_routerd.protocol.codes import ErrorCode, Fault
 from llm_routerd.protocol.events import Failed, ToolReturned
 from llm_routerd.protocol.reading import UnknownEvent
+from llm_routerd.queue.connection import ResponseError, describe
 from llm_routerd.queue.runs import End, Word
 from llm_routerd.running.caller import TurnRules
 from llm_routerd.running.ending import NOTHING, Answered, Unanswered, Withdrawn
 from llm_routerd.worker.ending import Buried
 from llm_routerd.worker.rest import DUE, Rest
+from llm_routerd.worker.runs.under_way import UnderWay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from llm_routerd.agents.offering import Offer
-    from llm_routerd.agents.registration import Tool, Unsound
     from llm_routerd.agents.words import Heard
     from llm_routerd.protocol.events import Result
-    from llm_routerd.protocol.reading import SeenEvent
     from llm_routerd.protocol.request import Request
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.runs import Spoken, Wrote
-    from llm_routerd.running.ending import Spent
     from llm_routerd.worker.admission import Admission
     from llm_routerd.worker.asking import Asking
     from llm_routerd.worker.clock import ServerClock
@@ -49,6 +47,7 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+SOON_MS = 100
 MOST_LISTENINGS = 16  # at one waking: whoever fills an inbox does not keep the others waiting
 
 
@@ -74,52 +73,56 @@ class RunWalk:
 
     async def walk(self, item: InFlight, request: Request, admission: Admission) -> Ending | Rest:
         """Go on with a run until it ends or rests; one that has no place rests before it asks a model."""
-        run = _Run(item, request, admission)
+        run = UnderWay(item, request, admission)
         try:
             return await self._walk(run)
         except asyncio.CancelledError:
             if not item.absorbs_cancellation():
                 raise
-            ending = await self._asking.stopped(item, request, run.uncounted)
-            await self._take_back(run)
-            return ending
+            if item.stopped == "sealed":
+                await self._take_back(run)
+            return await self._asking.stopped(item, request, run.uncounted)
 
-    async def _walk(self, run: _Run) -> Ending | Rest:
+    async def _walk(self, run: UnderWay) -> Ending | Rest:
         item, request = run.item, run.request
         looked = await self._broker.look(item.delivery, request.id)
         if looked.verdict not in {"begun", "sealed"}:
             return await self._asking.withdrawn(item, request, looked.verdict, NOTHING)
-        if looked.is_ours or looked.verdict == "sealed":
-            async for event in self._broker.journal(request.id):
-                run.saw(event)
         if looked.verdict == "sealed":
+            item.is_ending = True
             await self._take_back(run)
             return await self._asking.leave(item, request, looked.sealed_by or "", NOTHING)
+        if looked.is_ours:
+            async for event in self._broker.journal(request.id):
+                run.saw(event)
         run.tools = await self._toolbox.tools()
         if not run.state.turn and (refused := self._refusal(run)) is not None:
             return refused
         return await self._go_on(run)
 
-    async def _go_on(self, run: _Run) -> Ending | Rest:
+    async def _go_on(self, run: UnderWay) -> Ending | Rest:
         for _ in range(MOST_LISTENINGS):
-            if run.state.waiting() and not await self._listen(run):
-                return Withdrawn(spent=run.uncounted)
+            if run.state.waiting() and (outcome := await self._listen(run)) is not None:
+                return outcome
             match decision := run.state.decide(self._clock.server_ms()):
                 case Ask():
                     outcome = await self._take_turn(run, decision)
-                    if outcome is not None:
-                        return outcome
                 case Expire(calls=calls):
                     listener = run.listener(round(self._clock.server_ms()))
-                    if not await self._observe(run, listener.late(calls)):
-                        return Withdrawn(spent=run.uncounted)
+                    outcome = await self._observe(run, listener.late(calls))
                 case Wait():
                     return await self._rest(run, decision)
                 case Fail():
                     return await self._fail(run, decision)
-        return Rest(until_ms=round(self._clock.server_ms()), ears=self._ears(run))
+            if outcome is not None:
+                return outcome
+        return self._soon()
 
-    def _refusal(self, run: _Run) -> Buried | None:
+    def _soon(self) -> Rest:
+        """Look again, from the beginning: others have written where only we should, or very much has been said."""
+        return Rest(until_ms=round(self._clock.server_ms()) + SOON_MS)
+
+    def _refusal(self, run: UnderWay) -> Buried | None:
         """A run that may not begin."""
         config, request = run.admission.config, run.request
         refusal = refusal_of(run.spec, run.tools, config.agents, tenant_of(config.tenants, request.tenant_id))
@@ -131,7 +134,7 @@ class RunWalk:
 
     # ------------------------------------------------------------------ a model's turn
 
-    async def _take_turn(self, run: _Run, decision: Ask) -> Ending | Rest | None:
+    async def _take_turn(self, run: UnderWay, decision: Ask) -> Ending | Rest | None:
         """Ask the chain; None: it has called tools, and the run goes on."""
         item, request, now_ms = run.item, run.request, self._clock.server_ms()
         if item.rest is not None:
@@ -155,18 +158,18 @@ class RunWalk:
                 return await self._dispatch(run, answer, offered, decision.turn)
             case Answered() | Unanswered():
                 item.is_ending = True
-                if run.state.turn:
-                    await self._broker.withdraw(request.id, ())
+                await self._hear_no_more(run, ())
                 return run.ended(ending, decision, now_ms=self._clock.server_ms())
             case _:
                 return ending
 
-    async def _dispatch(self, run: _Run, answer: Result, offered: Offer, number: int) -> Ending | None:
+    async def _dispatch(self, run: UnderWay, answer: Result, offered: Offer, number: int) -> Ending | Rest | None:
         """Put the calls of a turn on their way; None: they are."""
         item, config = run.item, run.admission.config
         transcript = item.transcript
         if transcript is None:
             raise LookupError("an answer without a transcript")
+        item.is_ending = True  # the answer has been paid for
         broken: set[str] = set()  # tools whose streams take no call
         while True:
             turn = Turn(
@@ -181,29 +184,33 @@ class RunWalk:
                 broken=frozenset(broken),
             )
             sendings = dispatch(run.request, answer, offered, turn)
-            words = [Word(event=each.event, call=each.call) for each in sendings]
             wrote = await self._broker.dispatch(
-                item.delivery, transcript, words, publish=run.request.publish, keep_ms=self._keep_ms(run)
+                item.delivery,
+                transcript,
+                [Word(event=each.event, call=each.call) for each in sendings],
+                audit=self._books.audit_of_turn(run.request, run.uncounted, number, sendings),
+                publish=run.request.publish,
+                keep_ms=self._keep_ms(run),
             )
             if wrote.verdict != "unusable":
                 break
             broken.add(wrote.tool)
-        item.transcript = None
+        item.transcript, item.is_ending = None, False
         if wrote.verdict != "done":
             return await self._overtaken(run, wrote)
-        self._books.turn_ended(run.request, run.uncounted, wrote.events)
+        self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited)
         run.uncounted = NOTHING
         run.wrote(wrote.events)
         return None
 
     # ------------------------------------------------------------------ tools and people
 
-    async def _listen(self, run: _Run) -> bool:
-        """Take in what has been said; False: the run is not ours any more."""
+    async def _listen(self, run: UnderWay) -> Ending | Rest | None:
+        """Take in what has been said; None: the run goes on."""
         most_bytes = run.admission.config.agents.result_bytes
         spoken = await self._broker.hear(run.request.id, most_bytes=most_bytes)
         if not spoken.answers and not spoken.consents:
-            return True
+            return None
         listener = run.listener(spoken.now_ms)
         heard = listener.answers(
             Answer(call_id, value if kind else None, size, kind == b"error")
@@ -215,8 +222,10 @@ class RunWalk:
             self._books.ignored(listener.ignored)
         return await self._observe(run, heard, spoken)
 
-    async def _observe(self, run: _Run, heard: Sequence[Heard], spoken: Spoken | None = None) -> bool:
-        """Write what has been said, and be done with what said it."""
+    async def _observe(
+        self, run: UnderWay, heard: Sequence[Heard], spoken: Spoken | None = None
+    ) -> Ending | Rest | None:
+        """Write what has been said, and be done with what said it; None: it stands."""
         broken: set[str] = set()
         while True:
             usable = [_without_call(each) if each.call and each.call.name in broken else each for each in heard]
@@ -233,6 +242,7 @@ class RunWalk:
                 ],
                 heard=() if spoken is None else [each[0] for each in spoken.answers],
                 agreed=() if spoken is None else [each[0] for each in spoken.consents],
+                audit=self._books.audit_of_words(run.request, run.state, usable),
                 publish=run.request.publish,
                 keep_ms=self._keep_ms(run),
             )  # fmt: skip
@@ -240,38 +250,39 @@ class RunWalk:
                 break
             broken.add(wrote.tool)
         if wrote.verdict != "done":
-            log.info("run_overtaken", id=run.request.id, why=wrote.verdict)
-            return False
-        self._books.heard(run.request, run.state, wrote.events)
+            return await self._overtaken(run, wrote)
+        self._books.heard(run.request, run.state, usable, wrote.events, wrote.unaudited)
         run.wrote(wrote.events)
-        return True
+        return None
 
-    async def _rest(self, run: _Run, decision: Wait) -> Ending | Rest:
-        if not run.has_written and not await self._observe(run, ()):
-            return Withdrawn()
+    async def _rest(self, run: UnderWay, decision: Wait) -> Ending | Rest:
+        if not run.has_written and (outcome := await self._observe(run, ())) is not None:
+            return outcome
         return Rest(until_ms=decision.until_ms, ears=self._ears(run), for_people=bool(decision.for_people))
 
-    def _ears(self, run: _Run) -> tuple[str, ...]:
+    def _ears(self, run: UnderWay) -> tuple[str, ...]:
         """Where the calls that wait are answered."""
         keys, request_id, waiting = self._broker.keys, run.request.id, run.state.waiting()
         tools = (keys.inbox(request_id),) if any(call.waits_for_tool for call in waiting) else ()
         people = (keys.consent(request_id),) if any(call.waits_for_person for call in waiting) else ()
         return tools + people
 
-    def _keep_ms(self, run: _Run) -> int:
-        """How long inbox and consent are kept, from now on."""
-        config = run.admission.config
-        longest_ms = max((call.deadline_ms for call in run.state.waiting()), default=0) - run.started_ms
-        tools_ms = max((tool.timeout_ms for tool in run.offer().tools.values()), default=0)
-        waits_ms = max(tools_ms, longest_ms, round(config.agents.confirmation_seconds * 1000))
+    def _keep_ms(self, run: UnderWay) -> int:
+        """How long inbox and consent are kept: as long as anything may wait, and a while for what comes late."""
+        config, now_ms = run.admission.config, round(self._clock.server_ms())
+        ends = [max(call.deadline_ms, call.expires_at_ms or 0) - now_ms for call in run.state.waiting()]
+        tools = [tool.timeout_ms for tool in run.offer().tools.values()]
+        waits_ms = max(round(config.agents.confirmation_seconds * 1000), *tools, *ends, 0)
         return round(config.daemon.result_ttl_seconds * 1000) + waits_ms
 
     # ------------------------------------------------------------------ ends
 
-    async def _fail(self, run: _Run, decision: Fail) -> Ending:
+    async def _fail(self, run: UnderWay, decision: Fail) -> Ending:
         run.item.is_ending = True
         await self._take_back(run)
-        self._books.failed(run.state, decision)
+        latency_ms = run.latency_ms(self._clock.server_ms())
+        spent = replace(NOTHING, latency_ms=latency_ms, earlier=run.earlier(turns=run.state.turn))
+        self._books.failed(run.request, run.state, decision)
         event = Failed(
             request_id=run.request.id,
             code=decision.code,
@@ -279,17 +290,29 @@ class RunWalk:
             attempts=tuple(run.state.spent.attempts),
             metadata=run.request.metadata,
         )
-        return Unanswered(event=event, spent=replace(NOTHING, latency_ms=run.latency_ms(self._clock.server_ms())))
+        return Unanswered(event=event, spent=spent)
 
-    async def _take_back(self, run: _Run) -> None:
-        """No tool is to act for nobody."""
-        calls = [(call.name, call.entry or "") for call in run.state.dispatched()]
-        if run.state.turn:
+    async def _take_back(self, run: UnderWay) -> None:
+        """No tool is to act for nobody: as its events have it, for what was under way here may have stood."""
+        state = AgentRun(1)
+        async for event in self._broker.journal(run.request.id):
+            if not isinstance(event, UnknownEvent):
+                state.apply(event)
+        await self._hear_no_more(run, [(call.name, call.entry or "") for call in state.dispatched()])
+
+    async def _hear_no_more(self, run: UnderWay, calls: Sequence[tuple[str, str]]) -> None:
+        """The run is over: calls that nobody has begun are taken back."""
+        try:
             await self._broker.withdraw(run.request.id, calls)
+        except ResponseError as error:  # its end stands or falls without that
+            log.warning("calls_not_taken_back", id=run.request.id, why=describe(error))
 
-    async def _overtaken(self, run: _Run, wrote: Wrote) -> Ending:
-        """The calls of a turn could not be dispatched: the request has been ended, or taken over."""
+    async def _overtaken(self, run: UnderWay, wrote: Wrote) -> Ending | Rest:
+        """What was to be written does not stand: the request has been ended, or taken over, or others write there."""
         log.info("run_overtaken", id=run.request.id, why=wrote.verdict)
+        if wrote.verdict == "stale":
+            self._books.called(run.request, run.uncounted)
+            return self._soon()
         if wrote.verdict != "sealed":
             return Withdrawn(spent=run.uncounted)
         run.item.is_ending = True
@@ -304,101 +327,3 @@ def _without_call(heard: Heard) -> Heard:
     assert call is not None  # noqa: S101 - asked for those alone that have one
     error = "the call could not be made: the stream of its tool's calls is none"
     return replace(heard, event=ToolReturned(call_id=call.call_id, name=call.name, error=error), call=None)
-
-
-class _Run:
-    """One run under way on this worker.
-
-    Attributes:
-        state: as its events have it.
-        last_id: of the last event that was seen.
-        uncounted: what was spent on turns that do not stand yet.
-        has_written: this worker has, since it took it up or woke it.
-        started_ms: when the request was picked up first, by the server's clock; 0: it has not been.
-    """
-
-    def __init__(self, item: InFlight, request: Request, admission: Admission) -> None:
-        spec = request.agent
-        if spec is None:
-            raise LookupError("a request without `agent` is no run")
-        self.item = item
-        self.request = request
-        self.admission = admission
-        self.spec = spec
-        self._max_turns = spec.max_turns or admission.config.agents.max_turns
-        self.state = AgentRun(self._max_turns)
-        self.tools: Mapping[str, Tool | Unsound] = {}
-        self.last_id = "0-0"
-        self.uncounted: Spent = NOTHING
-        self.has_written = False
-        self.started_ms = 0
-        self.deadline_ms: int | None = None
-
-    def saw(self, event: SeenEvent) -> None:
-        """The next event of the journal."""
-        self.last_id = event.stream_id
-        if not isinstance(event, UnknownEvent):
-            self.state.apply(event)
-
-    def wrote(self, events: Iterable[SeenEvent]) -> None:
-        """These stand, by this worker's hand."""
-        self.has_written = True
-        for event in events:
-            self.saw(event)
-
-    def begins(self, now_ms: float) -> None:
-        """A turn is asked for: when the run began, and by when its answer is wanted."""
-        if self.started_ms:
-            return
-        state, left = self.state, self.request.seconds_left(now_ms)
-        self.started_ms = state.started_ms or round(now_ms)
-        self.deadline_ms = state.deadline_ms
-        if not state.turn and left is not None:
-            self.deadline_ms = round(now_ms + left * 1000)
-
-    def offer(self) -> Offer:
-        """The tools that it has now."""
-        config = self.admission.config
-        return offer(self.spec, self.tools, config.agents, tenant_of(config.tenants, self.request.tenant_id))
-
-    def listener(self, now_ms: int) -> Listener:
-        """For one look at what was said."""
-        result_bytes = self.admission.config.agents.result_bytes
-        return Listener(self.request, self.state, self.tools, now_ms=now_ms, result_bytes=result_bytes)
-
-    def latency_ms(self, now_ms: float) -> int:
-        """Since it was picked up first."""
-        return max(0, round(now_ms) - (self.started_ms or self.state.started_ms or round(now_ms)))
-
-    def ended(self, ending: Answered | Unanswered, decision: Ask, *, now_ms: float) -> Answered | Unanswered:
-        """The end of the run, which tells of all its turns."""
-        spent, latency_ms = self.state.spent, self.latency_ms(now_ms)
-        earlier = tuple(spent.attempts)
-        if isinstance(ending, Answered):
-            event = ending.event
-            is_known = spent.cost_usd is not None and event.cost_usd is not None
-            cost = (spent.cost_usd or 0.0) + (event.cost_usd or 0.0) if is_known else None
-            return replace(
-                ending,
-                event=replace(
-                    event,
-                    usage=spent.usage + event.usage,
-                    cost_usd=cost,
-                    cost_estimated=event.cost_estimated or spent.is_estimated,
-                    attempts=earlier + event.attempts,
-                    latency_ms=latency_ms,
-                    turns=decision.turn,
-                ),
-                spent=replace(ending.spent, latency_ms=latency_ms),
-            )
-        failure = replace(ending.event, attempts=earlier + ending.event.attempts)
-        if decision.is_last and decision.turn > 1 and _would_not_answer(ending):
-            failure = replace(failure, code=ErrorCode.TURNS_EXHAUSTED)
-        return replace(ending, event=failure, spent=replace(ending.spent, latency_ms=latency_ms))
-
-
-def _would_not_answer(ending: Unanswered) -> bool:
-    """Whether models were there, and what they said in a last turn was no answer."""
-    is_exhausted = ending.event.code in {ErrorCode.CHAIN_EXHAUSTED, ErrorCode.LOCAL_EXHAUSTED}
-    faults = {each.code.traits.fault for each in ending.spent.attempts if each.code is not None and each.was_asked}
-    return is_exhausted and faults == {Fault.ANSWER}

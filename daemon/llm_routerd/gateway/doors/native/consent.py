@@ -1,25 +1,15 @@
-"""A person's word to a tool call that wants one: what it has to be, and whether it counts for what stands.
-
-A word is given to what was shown: it names the hash of the arguments, so that nobody agrees to others than those seen.
-"""
+"""A person's word to a tool call, as the body of a request has it, and how one that does not count is told."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
-import orjson
-from msgspec import Struct
+from typing import TYPE_CHECKING, Final
 
 from llm_routerd.gateway.fault import Fault, RefusedError, refused
+from llm_routerd.protocol.consent import Discounted, WhyNot, Word
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from llm_routerd.gateway.door import Body
-    from llm_routerd.protocol.reading import SeenEvent
 
-TOOL_CALL: Final = "tool_call"
-_ANSWERS: Final = frozenset({"confirmed", "denied"})
 _MOST_REASON: Final = 1_000
 _KINDS: Final[dict[str, tuple[type, str]]] = {
     "confirm": (bool, "true or false"),
@@ -28,33 +18,8 @@ _KINDS: Final[dict[str, tuple[type, str]]] = {
     "always": (bool, "true or false"),
     "args_sha256": (str, "a string"),
 }
-
-
-class Word(Struct, frozen=True, kw_only=True):
-    """What a person says to a call.
-
-    Attributes:
-        agrees: whether the tool may be called.
-        args_sha256: of the arguments as they were shown, from the event `tool_call`; "": not given.
-        args: other arguments, for which the call may be made.
-        always: this tool may be called for the rest of the run.
-        reason: of a denial, for the model.
-    """
-
-    agrees: bool
-    args_sha256: str = ""
-    args: dict[str, Any] | None = None
-    always: bool = False
-    reason: str = ""
-
-    def fields(self, call_id: str, by: str) -> dict[str, str | bytes]:
-        """The fields of the entry in the consent stream; `by` is who says it."""
-        if not self.agrees:
-            return {"deny": call_id, "by": by, "reason": self.reason}
-        told: dict[str, str | bytes] = {"confirm": call_id, "args_sha256": self.args_sha256, "by": by}
-        if self.args is not None:
-            told["args"] = orjson.dumps(self.args)
-        return told | ({"always": "1"} if self.always else {})
+_STATUSES: Final = {WhyNot.NOT_FOUND: 404, WhyNot.EXPIRED: 410, WhyNot.OTHER_ARGUMENTS: 412}
+_CONFLICT: Final = 409
 
 
 def read(body: Body) -> Word:
@@ -85,47 +50,10 @@ def read(body: Body) -> Word:
     )
 
 
-class Call:
-    """What stands of one tool call: give it the events in order."""
+def discounted(told: Discounted) -> RefusedError:
+    """Of a word that does not count.
 
-    def __init__(self, call_id: str) -> None:
-        self._call_id = call_id
-        self._made: SeenEvent | None = None
-        self._answer = ""
-        self._has_ended = False
-
-    def see(self, events: Iterable[SeenEvent]) -> None:
-        """The events that follow."""
-        for event in events:
-            self._has_ended = self._has_ended or event.is_final
-            if event.type in _ANSWERS | {TOOL_CALL} and event.data.get("call_id") == self._call_id:
-                if event.type == TOOL_CALL:
-                    self._made, self._answer = event, ""
-                else:
-                    self._answer = event.type
-
-    def check(self, word: Word, now_ms: int) -> None:
-        """Whether a word counts, when it is `now_ms` (Unix time by the Redis server's clock).
-
-        Raises:
-            RefusedError: 404, there is no such call; 409, it wants no word, has had one, or its request has ended;
-                410, it has expired; 412, its arguments are others than those that were shown.
-        """
-        if self._made is None:
-            raise _unfit(404, "not_found", "the request has made no tool call with this id")
-        call = self._made.data
-        if call.get("confirm") is not True:
-            raise _unfit(409, "not_wanted", "this call waits for nobody's word")
-        if self._answer:
-            raise _unfit(409, self._answer, f"this call has been {self._answer} already")
-        if self._has_ended:
-            raise _unfit(409, "ended", "the request has ended")
-        expires_at_ms = call.get("expires_at_ms")
-        if isinstance(expires_at_ms, int) and expires_at_ms <= now_ms:
-            raise _unfit(410, "confirmation_expired", "the time in which this call could be confirmed is over")
-        if word.args_sha256 and word.args_sha256 != call.get("args_sha256"):
-            raise _unfit(412, "other_arguments", "the call has other arguments than those that this word is for")
-
-
-def _unfit(status: int, code: str, message: str) -> RefusedError:
-    return RefusedError(Fault(status=status, code=code, message=message))
+    404: there is no such call; 409: it wants no word, has had one, or its request has ended; 410: it has expired; 412:
+    its arguments are others than those that were shown.
+    """
+    return RefusedError(Fault(status=_STATUSES.get(told.why, _CONFLICT), code=told.why, message=told.message))

@@ -4,13 +4,13 @@
 -- Arguments: entry; lane; consumer; is_begun, by this worker: else another entry may own the stream; under_way, the ID of
 --   the last event that was sent before this one, "" if it is known to have been answered for; kind, data and ttl_ms of
 --   the final event; publishes (PUBLISH as well); events_prefix, what the keys of events streams begin with; metrics, the
---   metrics event, "" for none; metrics_maxlen; most_letters; most_letter_bytes, of all of them; last_words, {ID, type,
---   data...} that go before the final event; letter, the fields of the dead letter, none for none.
+--   metrics event, "" for none; metrics_maxlen; audit_key, audit_maxlen; most_letters; most_letter_bytes, of all of them; last_words, {ID, type,
+--   data...} that go before the final event; letter, the fields of the dead letter, none for none; audit: see `write_audit`.
 -- Returns "committed" | "sealed" (another final event stands; 2nd value: its type) | "duplicate"
 --       | "gap" (nothing was written: events that were sent before were refused, out of memory, and must come first)
 --       | "unwritable" (nothing was done: the events streams take no final event, ever, and there is no dead letter)
 -- A third value says why the dead letter was refused, where an event stands in its stead; a fourth how many older ones
--- had to go for it.
+-- had to go for it; a fifth why the audit was refused.
 -- May be repeated after a lost reply: the final event that it wrote is recognised.  An answer has times and texts that no
 -- other worker's has; an error has the same bytes from whoever makes it, so its stream gets a consumer group whose name
 -- says who ended it.  Readers do not see it, and it goes when the stream goes.
@@ -141,5 +141,8 @@ for _, events in ipairs(written) do
   if publishes then publish(events, FINAL, kind, data) end
   give_slack_back(events)
 end
-if letter_lost or dropped > 0 then return {'committed', false, letter_lost or false, dropped} end
+local unaudited = write_audit(audit_key, audit_maxlen, audit)
+if letter_lost or dropped > 0 or unaudited then
+  return {'committed', false, letter_lost or false, dropped, unaudited}
+end
 return {'committed'}

@@ -2,9 +2,9 @@
 -- Keys: lanes; events; inbox, consent, of the run; streams, of the tools.
 -- Arguments: consumer; entry; lane; under_way, the ID of the last event that was sent before and has no answer yet, ""
 --   for none; after, the ID of the last event of this worker; ttl_ms, of the events; keep_ms, of inbox and consent;
---   publishes (PUBLISH as well); last_words, {ID, type, data...} of the attempt, which go before; words, {ID, type,
---   data, number of the tool's stream ("": none), call...}; audit_key, audit_maxlen, audit: see `write_audit`.
--- Returns {"done", {ID, data...} of the words} | {"gap"}, see `commit` | {"lost"} | {"sealed"} | {"stale"}
+--   publishes (PUBLISH as well); audit_key, audit_maxlen; last_words, {ID, type, data...} of the attempt, which go before;
+--   words, {ID, type, data, number of the tool's stream ("": none), call...}; audit: see `write_audit`.
+-- Returns {"done", {ID, data...} of the words, why the audit was refused (nil: it was not)} | {"gap"}, see `commit` | {"lost"} | {"sealed"} | {"stale"}
 --       | {"unusable", number of a stream that takes no call; nothing was done}
 -- May be repeated after a lost reply: it says the same again, and puts no call on its stream twice.
 local requests = lanes[lane]
@@ -22,4 +22,4 @@ write_run(events, streams, words, publishes)
 redis.call('PEXPIRE', events, ttl_ms)
 keep_ears(inbox, consent, keep_ms)
 forgive(requests, entry, consumer)
-return {'done', standing(events, first, last)}
+return {'done', standing(events, first, last), write_audit(audit_key, audit_maxlen, audit)}

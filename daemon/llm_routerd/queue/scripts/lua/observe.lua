@@ -1,11 +1,11 @@
 -- What tools and people have said to a run becomes events, once; calls that somebody has agreed to are made with that.
 -- Keys: lanes; events; inbox, consent, of the run; streams, of the tools.
 -- Arguments: consumer; entry; lane; after, the ID of the last event that was seen; ttl_ms, of the events; keep_ms, of inbox
---   and consent; publishes (PUBLISH as well); words, {ID, type, data, number of the tool's stream ("": none), call...};
---   ends, {number of a tool's stream, entry there, position in words of the event that stands only if a tool has taken
+--   and consent; publishes (PUBLISH as well); audit_key, audit_maxlen; words, {ID, type, data, number of the tool's stream
+--   ("": none), call...}; ends, {number of a tool's stream, entry there, position in words of the event that stands only if a tool has taken
 --   that call ("": any), data in its place if none has...}; heard, agreed: IDs of the entries of inbox and consent that
---   are done with.
--- Returns {"done", {ID, data...} of the words} | {"lost"} | {"sealed"} | {"stale"} | {"unusable", number}: see `dispatch`
+--   are done with; audit: see `write_audit`.
+-- Returns {"done", {ID, data...} of the words, why the audit was refused (nil: it was not)} | {"lost"} | {"sealed"} | {"stale"} | {"unusable", number}: see `dispatch`
 -- With no words it only makes sure that the run is ours, and lets it rest.
 -- May be repeated after a lost reply: it says the same again, and puts no call on its stream twice.
 local requests = lanes[lane]
@@ -36,5 +36,6 @@ if #agreed > 0 then redis.pcall('XDEL', consent, unpack(agreed)) end
 redis.call('PEXPIRE', events, ttl_ms)
 keep_ears(inbox, consent, keep_ms)
 forgive(requests, entry, consumer)
-if last then return {'done', standing(events, first, last)} end
-return {'done', {}}
+local unaudited = write_audit(audit_key, audit_maxlen, audit)
+if not last then return {'done', {}, unaudited} end
+return {'done', standing(events, first, last), unaudited}

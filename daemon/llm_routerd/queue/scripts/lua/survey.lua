@@ -7,7 +7,8 @@
 --   {id, entry, worker, ms since its last sign of life, deliveries, deployment, model, type of its last event,
 --   {data of the tool calls that wait for a person's word...}}.
 -- May be repeated.
-local LONGEST_CALL, MOST_EVENTS = 16384, 32
+local LONGEST_CALL, EVENTS_PER_PAGE, MOST_PAGES = 16384, 8, 32
+local OF_RUNS = {tool_call = true, confirmed = true, denied = true, tool_result = true, turn = true}
 local left = most_bytes
 
 -- What an event says of a tool call; of a long one without its arguments.
@@ -20,19 +21,25 @@ local function told_of(item, call)
   return #data <= LONGEST_CALL and data or nil
 end
 
--- The tool calls at the end of a run's events that no person has answered yet, the oldest first.
+-- The tool calls of a run's last turn that no person has answered yet, the oldest first; its `turn` stands after them.
 local function unanswered(events)
-  local found, answered = {}, {}
-  for _, item in ipairs(redis.call('XREVRANGE', events, '+', '-', 'COUNT', MOST_EVENTS)) do
-    local kind, data = type_of(item), data_of(item)
-    if kind == 'tool_call' then
-      local told = data.confirm == true and not answered[tostring(data.call_id)] and told_of(item, data)
-      if told then table.insert(found, 1, told) end
-    elseif kind == 'confirmed' or kind == 'denied' or kind == 'tool_result' then
-      answered[tostring(data.call_id)] = true
-    else
-      break
+  local found, answered, before = {}, {}, '+'
+  for _ = 1, MOST_PAGES do
+    local page = redis.call('XREVRANGE', events, before, '-', 'COUNT', EVENTS_PER_PAGE)
+    for _, item in ipairs(page) do
+      left = left - size_of(item)
+      local kind, data = type_of(item), data_of(item)
+      if kind == 'tool_call' then
+        local told = data.confirm == true and not answered[tostring(data.call_id)] and told_of(item, data)
+        if told then table.insert(found, 1, told) end
+      elseif kind == 'confirmed' or kind == 'denied' or kind == 'tool_result' then
+        answered[tostring(data.call_id)] = true
+      elseif kind ~= 'turn' then
+        return found
+      end
     end
+    if #page < EVENTS_PER_PAGE or left <= 0 then break end
+    before = '(' .. page[#page][1]
   end
   return found
 end
@@ -44,9 +51,7 @@ local function progress_of(events)
   left = left - size_of(last)
   local kind = type_of(last)
   local attempt = not is_at_end(last[1]) and attempt_of(events, string.match(last[1], '^%d+')) or {}
-  local is_asking = kind == 'tool_call' or kind == 'confirmed' or kind == 'denied' or kind == 'tool_result'
-  local calls = is_asking and unanswered(events) or {}
-  for _, call in ipairs(calls) do left = left - #call end
+  local calls = OF_RUNS[kind] and unanswered(events) or {}
   return tostring(attempt.deployment or ''), tostring(attempt.model or ''), kind, calls
 end
 

@@ -113,6 +113,18 @@ local function write_events(events, words, publishes)
   return reply
 end
 
+-- Write entries of the audit, {how many parts follow, name, value...}; returns why one was refused, else nil.
+-- The stream is no declared key: a server whose ACL is older than it refuses the entries, and not the script.
+local function write_audit(audit_key, audit_maxlen, audit)
+  local at = 1
+  while at <= #audit do
+    local last = at + audit[at]
+    local reply = redis.pcall('XADD', audit_key, 'MAXLEN', '~', audit_maxlen, '*', unpack(audit, at + 1, last))
+    if is_refusal(reply) then return reply.err end
+    at = last + 1
+  end
+end
+
 -- Whether an entry of a lane exists.  XCLAIM must not be asked: it drops from the pending entries what does not, and
 -- then nobody knows any more that there was a request without an answer.
 local function exists(requests, entry)
