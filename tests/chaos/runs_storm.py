@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llm_routerd.protocol.keys import LANES, Keys
 from tests.chaos.approver import run_id
@@ -15,7 +17,9 @@ from tests.chaos.plan import STORM, WORKERS, Kind, make_plan
 from tests.chaos.producers import Order, Producers
 from tests.chaos.runs_verdict import TOOLS, RunsVerdict
 from tests.chaos.storm import CALM_SECONDS, Report, calls_still_running, wait_for_calm
-from tests.chaos.world import Slot, World
+from tests.chaos.world import LASTING, Slot, Span, World
+from tests.support.proxy import Proxy, open_proxy
+from tests.support.servers import ValkeyProcess
 from tests.support.wire import eventually_true
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ TOOL_WORKERS = WORKERS  # a fault's `slot` is one of either
 MOST_TURNS = 5
 _BEHIND_PAUSE_SECONDS = (0.5, 1.5)
 _TOOLS_PAUSE_SECONDS = (0.5, 1.5)
+_LOSS_PAUSE_SECONDS = (0.3, 2.0)
+_LOSS_SECONDS = (0.02, 0.3)
 _ASKED_WITHIN = 0.75  # of the storm: what comes last meets some of it too
 _ACT_SECONDS = (0.0, 0.0, 0.05, 0.4)
 _IDLE_SECONDS = 10.0  # no model is given up because this machine is busy
@@ -93,18 +99,58 @@ class Askers(Producers):
 
 
 class RunsWorld(World):
-    """Tool workers as well, and a person; `tool_workers` are their places."""
+    """Tool workers as well, and a person; `tool_workers` are their places.
+
+    Workers and tool workers reach the server through a proxy that loses replies at times, so that scripts and answers
+    are repeated which had been carried out.
+    """
 
     def __init__(self, runs: int) -> None:
-        super().__init__(idle_seconds=_IDLE_SECONDS)
+        server = ValkeyProcess(LASTING, tcp=True)
+        super().__init__(server, idle_seconds=_IDLE_SECONDS)
+        self.losses = 0  # of replies
+        self._port = server.port
+        self._proxy: Proxy
+        self._open = AsyncExitStack()
         self.tool_workers: list[Slot] = []
         self.approvers: list[Slot] = []  # one
         self._runs = runs
 
+    async def __aenter__(self) -> Self:
+        self._proxy = await self._open.enter_async_context(open_proxy(self._port))
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            await self._open.aclose()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        await super().__aexit__(*_)
+        await self._open.aclose()
+
+    @property
+    def url(self) -> str:
+        """Where workers and tool workers find the server."""
+        return self._proxy.url
+
+    async def lose_replies(self, seed: int, seconds: float) -> None:
+        """At times, for so long: what is asked gets through, and the connections are gone before it is answered."""
+        rng = random.Random(f"losses-{seed}")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            await asyncio.sleep(rng.uniform(*_LOSS_PAUSE_SECONDS))
+            began = time.time()
+            self._proxy.loses_replies = True
+            await asyncio.sleep(rng.uniform(*_LOSS_SECONDS))
+            await self._proxy.drop()
+            self._proxy.loses_replies = False
+            self.troubles.append(Span(began, time.time()))
+            self.losses += 1
+
     def _make_slots(self) -> None:
         super()._make_slots()
         for number in range(TOOL_WORKERS):
-            module = ("tests.support.acting", self.server.url, str(self.acts_path), "5.0")
+            module = ("tests.support.acting", self.url, str(self.acts_path), "5.0")
             self._start(self.tool_workers, f"tool-worker-{number}", *module)
         self._start(self.approvers, "approver", "tests.chaos.approver", self.server.url, str(self._runs))
 
@@ -167,6 +213,7 @@ async def run_runs_storm(seed: int, seconds: float, *, runs: int = 300) -> RunsR
             group.create_task(behind.run(make_plan(seed, seconds, BEHIND, _BEHIND_PAUSE_SECONDS)), name="behind")
             plan = make_plan(seed + 1, seconds, AT_TOOLS, _TOOLS_PAUSE_SECONDS)
             group.create_task(at_tools.run(plan), name="at-tools")
+            group.create_task(world.lose_replies(seed, seconds), name="losses")
             group.create_task(askers.run(_ASKED_WITHIN * seconds), name="askers")
         late = await wait_for_calm(client, askers.orders)
         late += await _wait_for_tools(client)
@@ -189,6 +236,7 @@ async def run_runs_storm(seed: int, seconds: float, *, runs: int = 300) -> RunsR
             storm={
                 **{str(kind): count for kind, count in behind.done.items()},
                 **{f"{kind}".replace("worker", "tool-worker"): count for kind, count in at_tools.done.items()},
+                "lose-replies": world.losses,
             },
             worker_log=world.worker_log(),
             runs=verdict.told,

@@ -31,7 +31,7 @@ _ROOT = Path(__file__).parents[2]
 _END_SECONDS = 15.0
 _PATIENCE_SECONDS = 15.0
 _PATIENCE_TRIES = 5
-_SERVER = {"appendonly": "yes", "appendfsync": "always"}  # what was acknowledged survives a SIGKILL
+LASTING = {"appendonly": "yes", "appendfsync": "always"}  # what was acknowledged survives a SIGKILL
 _CONFIG = """
 [redis]
 url = "{url}"
@@ -208,7 +208,7 @@ class World:
             concurrency: of each worker and of each of its deployments.
         """
         self.channel = channel
-        self.server = server or ValkeyProcess(_SERVER)
+        self.server = server or ValkeyProcess(LASTING)
         self.server_lock = asyncio.Lock()
         self.troubles: list[Span] = []  # when the server did not serve
         self.slots: list[Slot] = []
@@ -248,6 +248,11 @@ class World:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
+    def url(self) -> str:
+        """Where the workers find the server."""
+        return self.server.url
+
+    @property
     def calls_path(self) -> Path:
         """The stand-in's log of calls that have ended."""
         return self.directory / "calls.jsonl"
@@ -275,7 +280,7 @@ class World:
     def configure(self, number: int, redis: str) -> None:
         """Write the configuration of a slot's next worker; `redis` are further lines of its `[redis]`."""
         text = _CONFIG.format(
-            url=self.server.url,
+            url=self.url,
             redis=redis,
             lease=LEASE_SECONDS,
             slot=number,
