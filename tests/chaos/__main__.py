@@ -1,4 +1,4 @@
-"""The long chaos runs: `python -m tests.chaos --seed 7 --seconds 120`, and `--http` for the one through gateways."""
+"""The long chaos runs: `python -m tests.chaos --seed 7 --seconds 120`; `--http`: through gateways, `--runs`: with tools."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tests.chaos.http_storm import run_http_storm
+from tests.chaos.runs_storm import run_runs_storm
 from tests.chaos.storm import run_storm
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="length of the storm")
     parser.add_argument("--http", action="store_true", help="clients stream over HTTP, and gateways are killed too")
     parser.add_argument("--streams", type=int, default=500, help="of them, with --http; each fifth is OpenAI's")
+    parser.add_argument("--runs", type=int, metavar="N", help="so many runs with tools, whose workers are killed too")
     options = parser.parse_args()
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     print(f"chaos: seed {seed}, {options.seconds:g} s (the seed gives the schedule; the timing is real)", flush=True)
@@ -32,6 +34,8 @@ async def _storm(options: argparse.Namespace, seed: int) -> Report:
     if options.http:
         openai = options.streams // 5
         return await run_http_storm(seed, options.seconds, native=options.streams - openai, openai=openai)
+    if options.runs:
+        return await run_runs_storm(seed, options.seconds, runs=options.runs)
     return await run_storm(seed, options.seconds)
 
 

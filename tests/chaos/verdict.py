@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tests.chaos.world import World
 
 _KEYS = Keys()
-_NAMED = {*_KEYS.lanes, _KEYS.dead, _KEYS.audit, "llm_router_metrics"}
 
 # The stand-in sees that its client has left only when both event loops come round, on a machine that runs six
 # processes of this test beside others.
@@ -46,6 +45,7 @@ class Call:
     end: float
     how: str
     worker: Life
+    turn: int = 1
 
     def overlap(self, other: Call) -> Span:
         """When both ran; ends before it starts where they did not."""
@@ -81,6 +81,7 @@ def read_calls(world: World) -> list[Call]:
             start=call["start"],
             end=call["end"],
             how=call["how"],
+            turn=call["turn"],
             worker=_worker_of(world, int(call["model"].rpartition("-")[2]), call["start"]),
         )
         for call in calls
@@ -97,6 +98,8 @@ def _worker_of(world: World, slot: int, start: float) -> Life:
 
 class Verdict:
     """Gathers what is wrong; `faults` is empty if nothing is."""
+
+    named = frozenset({*_KEYS.lanes, _KEYS.dead, _KEYS.audit, "llm_router_metrics"})  # keys that are there for ever
 
     def __init__(self, world: World, orders: Sequence[Order]) -> None:
         self._world = world
@@ -134,7 +137,7 @@ class Verdict:
             if pending := (await client.xpending(lane, GROUP))["pending"]:
                 self.faults.append(f"{lane} still has {pending} pending entries")
         for key in await client.keys("*"):
-            if key not in _NAMED and await client.pttl(key) < 0:
+            if key not in self.named and await client.pttl(key) < 0:
                 self.faults.append(f"{key} has no TTL")
 
     async def _every_refused_request_is_kept(self, client: Any) -> None:

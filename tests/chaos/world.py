@@ -25,13 +25,13 @@ from tests.support.eventually import eventually
 from tests.support.servers import ValkeyProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _ROOT = Path(__file__).parents[2]
 _END_SECONDS = 15.0
 _PATIENCE_SECONDS = 15.0
 _PATIENCE_TRIES = 5
-_SERVER = {"appendonly": "yes", "appendfsync": "always"}  # what was acknowledged survives a SIGKILL
+LASTING = {"appendonly": "yes", "appendfsync": "always"}  # what was acknowledged survives a SIGKILL
 _CONFIG = """
 [redis]
 url = "{url}"
@@ -90,20 +90,27 @@ class Slot:
     """A place for a worker, or for what `command` starts; one process after the other lives in it, never two at once."""
 
     def __init__(
-        self, number: int, config: Path, log: Path, environment: dict[str, str], *, command: str = "serve"
+        self,
+        number: int,
+        config: Path,
+        log: Path,
+        environment: dict[str, str],
+        *,
+        command: str = "serve",
+        module: Sequence[str] = (),
     ) -> None:
+        """Prepare it; `module`, with arguments, is run in place of the daemon's own command."""
         self.number = number
         self.lock = asyncio.Lock()
         self.lives: list[Life] = []
-        self._config = config
+        self._module = module or ("llm_routerd", command, "--config", str(config))
         self._log = log
         self._environment = environment
-        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the next worker; it gets a process group of its own."""
-        command = [sys.executable, "-m", "llm_routerd", self._command, "--config", str(self._config)]
+        command = [sys.executable, "-m", *self._module]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=_ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
@@ -201,7 +208,7 @@ class World:
             concurrency: of each worker and of each of its deployments.
         """
         self.channel = channel
-        self.server = server or ValkeyProcess(_SERVER)
+        self.server = server or ValkeyProcess(LASTING)
         self.server_lock = asyncio.Lock()
         self.troubles: list[Span] = []  # when the server did not serve
         self.slots: list[Slot] = []
@@ -241,6 +248,11 @@ class World:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
+    def url(self) -> str:
+        """Where the workers find the server."""
+        return self.server.url
+
+    @property
     def calls_path(self) -> Path:
         """The stand-in's log of calls that have ended."""
         return self.directory / "calls.jsonl"
@@ -268,7 +280,7 @@ class World:
     def configure(self, number: int, redis: str) -> None:
         """Write the configuration of a slot's next worker; `redis` are further lines of its `[redis]`."""
         text = _CONFIG.format(
-            url=self.server.url,
+            url=self.url,
             redis=redis,
             lease=LEASE_SECONDS,
             slot=number,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from tests.standin.script import instance_of
+from tests.standin.script import instance_of, planned_calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,11 +18,38 @@ def last_user_text(messages: Iterable[dict[str, Any]]) -> str:
     """The text of the last message of the user; "" without one."""
     text = ""
     for message in messages:
-        if message.get("role") == "user":
-            content = message.get("content") or ""
-            parts = content if isinstance(content, list) else [{"text": content}]
-            text = " ".join(part.get("text") or "" for part in parts)
+        if message.get("role") == "user" and not _tool_results((message,)):
+            text = _text_of(message.get("content") or "")
     return text
+
+
+def turn_of(messages: Iterable[dict[str, Any]]) -> int:
+    """Which turn of the conversation with its tools is asked for: 1 where none has called any."""
+    return 1 + [message.get("role") for message in messages].count("assistant")
+
+
+def _tool_results(messages: Iterable[dict[str, Any]]) -> list[str]:
+    """What tools have answered; in Anthropic's form that is in messages of the user."""
+    found = []
+    for message in messages:
+        content = message.get("content") or ""
+        if message.get("role") == "tool":
+            found.append(_text_of(content))
+        elif message.get("role") == "user" and isinstance(content, list):
+            found += [_text_of(part.get("content") or "") for part in content if part.get("type") == "tool_result"]
+    return found
+
+
+def _text_of(content: Any) -> str:
+    """A message's content, which is a text or has parts."""
+    return content if isinstance(content, str) else " ".join(part.get("text") or "" for part in content)
+
+
+def results_told(request: dict[str, Any], script: Script) -> str | None:
+    """The answer of a model that was to call tools: what they have answered; None where it was not to."""
+    if not any(word.startswith("turn") for word in script.words):
+        return None
+    return f"The tools say: {'; '.join(_tool_results(request.get('messages', [])))}."
 
 
 def words_read(messages: Iterable[dict[str, Any]], window: int | None) -> list[str]:
@@ -79,6 +106,12 @@ def tool_calls_of(request: dict[str, Any], script: Script) -> list[tuple[str, An
         tools[function["name"]] = function.get("parameters", function.get("input_schema", {}))
     choice = request.get("tool_choice")
     forced = choice.get("name", "") if isinstance(choice, dict) and choice.get("type") == "tool" else ""
+    if (
+        tools
+        and choice not in ("none", {"type": "none"})
+        and (plan := script.text(f"turn{turn_of(request.get('messages', []))}"))
+    ):
+        return planned_calls(plan)
     if not tools or not ("call" in script or forced):
         return []
     name = forced or script.text("call") or next(iter(tools))

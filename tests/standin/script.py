@@ -19,6 +19,9 @@ model is configured to do.
     schemaless         passes over the fields that a schema comes in, and sees only one that is put to it in words
     call[=NAME]        calls a tool: that one, or the first that is offered
     args=JSON          its arguments, in place of an instance of its parameters' schema
+    turnN=CALLS        calls tools in the N-th turn of a conversation: name, arguments as JSON, name, arguments...; in a
+                       turn without any, and where no tool is offered, the answer is text: by default what the tools
+                       have answered
     window=N           as Ollama, with a window of N tokens: a longer prompt is an error where the request says
                        `truncate: false`, and else loses its front
     unaware            passes over `truncate`, as an Ollama of before it
@@ -72,6 +75,7 @@ _FORMATS = {
     "hostname": "example.org",
 }
 _DEEP = 6
+_JSON = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,17 @@ def script_for(model: str, configured: str, message: str) -> Script:
             if own.get("model", model) == model:
                 words.update(own)
     return Script(words)
+
+
+def planned_calls(text: str) -> list[tuple[str, Any]]:
+    """The calls of a turn: names and arguments from a text that has them in turn."""
+    calls, rest = [], text.strip()
+    while rest:
+        name, _, rest = rest.partition(" ")
+        arguments, end = _JSON.raw_decode(rest.lstrip())
+        calls.append((name, arguments))
+        rest = rest.lstrip()[end:].strip()
+    return calls
 
 
 def _parse(text: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ As a process, from the repository's root:
     python -m tests.standin --port 0 --model stand-in --model slow='delay_ms=50' --log calls.jsonl
 
 prints one JSON line with its `url` first.  What a model says is in `script`: directives in the message, or
-per model.  `GET /log` and the JSONL file tell of each call: `id`, `model`, `start`, `first`, `end` (Unix seconds),
+per model.  `GET /log` and the JSONL file tell of each call: `id`, `model`, `turn`, `start`, `first`, `end` (Unix seconds),
 `tokens` written, and `how` it ended: `finished`, `failed` (an HTTP error), `error` (one in the stream), `cut`,
 `client_disconnected`, or null while it runs.
 
@@ -30,9 +30,11 @@ import uvloop
 from tests.standin.request import (
     last_user_text,
     limit_of,
+    results_told,
     schema_in_words,
     schema_of,
     tool_calls_of,
+    turn_of,
     words_read,
 )
 from tests.standin.script import REFUSAL, Script, answer_tokens, script_for, tokens_of
@@ -96,9 +98,9 @@ class StandIn:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def open_call(self, script: Script, model: str) -> dict[str, Any]:
+    def open_call(self, script: Script, model: str, turn: int) -> dict[str, Any]:
         """A line of the log, for a call that begins."""
-        call = {"id": script.text("id"), "model": model, "start": time.time()}
+        call = {"id": script.text("id"), "model": model, "turn": turn, "start": time.time()}
         call |= {"first": None, "end": None, "tokens": 0, "how": None}
         self.calls.append(call)
         return call
@@ -265,7 +267,7 @@ class _Connection(asyncio.Protocol):
             return
         message = last_user_text(request["messages"])
         script = script_for(model, self._server.models[model], message)
-        call = self._server.open_call(script, model)
+        call = self._server.open_call(script, model, turn_of(request["messages"]))
         how = "client_disconnected"
         try:
             if self._failed(protocol, script) or self._too_long(protocol, request, script):
@@ -315,6 +317,8 @@ class _Connection(asyncio.Protocol):
         read = words_read(request.get("messages", []), script.number("window"))
         tokens = read[:1] if "first" in script else answer_tokens(script, message, schema)
         tool_calls = [] if "schemaless" in script else tool_calls_of(request, script)
+        if "answer" not in script and (told := results_told(request, script)) is not None:
+            tokens = tokens_of(told)
         if tool_calls and "call" not in script:
             tokens = []  # a forced tool is all the answer there is
         reason = "tool_calls" if tool_calls else "refusal" if script.text("refuse") else "stop"

@@ -13,7 +13,8 @@ import jsonschema
 import orjson
 import pytest
 
-from llm_routerd.protocol.call import BackendError
+from llm_routerd.agents.conversation import assistant_message
+from llm_routerd.protocol.call import BackendError, Call
 from tests.standin.script import REFUSAL, instance_of, script_for
 from tests.standin.server import StandIn
 from tests.support.calling import PROTOCOLS, ask, backend_for, tell
@@ -69,6 +70,29 @@ async def test_answers_follow_their_directives(protocol: str) -> None:
         (call,) = told.finish.tool_calls
         assert (call.name, call.arguments) == ("w", '{"n":3}')
     assert [call["how"] for call in server.calls] == ["finished"] * 6
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_turns_are_played_from_what_the_conversation_shows(protocol: str) -> None:
+    """Two calls, then one, then what the tools said; nothing is remembered, and the log tells which turn was asked for."""
+    plan = """[[id=r9 turn1='w {"n":1} w {"n":2}' turn2='w {"n":3}']]"""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": plan}]
+    async with StandIn() as server, backend_for(protocol, server.url) as backend:
+        made = []
+        for _ in range(2):
+            finish = (await tell(backend, Call(messages=tuple(messages), tools=(TOOL,)))).finish
+            made.append([json.loads(call.arguments)["n"] for call in finish.tool_calls])
+            messages.append(assistant_message("", finish.tool_calls))
+            messages += [
+                {"role": "tool", "tool_call_id": call.id, "content": f"did {json.loads(call.arguments)['n']}"}
+                for call in finish.tool_calls
+            ]
+        assert made == [[1, 2], [3]]
+        told = await tell(backend, Call(messages=tuple(messages), tools=(TOOL,)))
+        assert (told.text, told.finish.tool_calls) == ("The tools say: did 1; did 2; did 3.", ())
+        told = await tell(backend, ask(plan, tools=(TOOL,), tool_choice="none"))
+        assert (told.text, told.finish.tool_calls) == ("The tools say: .", ())
+    assert [call["turn"] for call in server.calls] == [1, 2, 3, 1]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

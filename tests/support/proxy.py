@@ -20,6 +20,7 @@ class Proxy:
 
     Attributes:
         target: that port; new connections are to it.
+        loses_replies: requests get through, and what is answered is lost.
         swallows: packets get lost, in both directions, on the connections of that time; new ones hang.
         is_loading: new connections are told that the server is loading.
         speaks_as: kind and version of server that replies to HELLO tell of; None: what it is.
@@ -38,6 +39,7 @@ class Proxy:
         self.port = 0
         self.connections = 0
         self.swallows = False
+        self.loses_replies = False
         self.passes_requests: int | None = None
         self.passes_replies: int | None = None
         self.carried = [0, 0]  # bytes of requests and of replies, of all connections
@@ -75,6 +77,7 @@ class Proxy:
 
         def served(_task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
+            _ = task.cancelled() or task.exception()  # the server may be down
             writer.transport.abort()  # also where it was dropped before it was served
 
         task.add_done_callback(served)
@@ -104,7 +107,7 @@ class _Link:
                 self._is_reader = self._is_reader or (not is_reply and _READER in data)
                 self._is_dead = self._is_dead or proxy.swallows
                 data = self._let_through(data, is_reply=is_reply)
-                if self._is_dead and not data:
+                if (self._is_dead and not data) or (is_reply and proxy.loses_replies):
                     continue
                 if is_reply and self._is_reader and proxy.drops_next_delivery and b"prompt" in data:
                     proxy.drops_next_delivery = False

@@ -92,7 +92,7 @@ async def check_everything(client: Any, prefix: str = "llm") -> Counter[str]:
     for key in await client.keys(f"{prefix}:events:*"):
         entries = await client.xrange(key)
         seen.update(fields["type"] for _, fields in entries)
-        _check_transcript(entries)
+        check_transcript(entries)
         assert await client.pttl(key) > 0, f"{key} lives for ever"
     for _, fields in await client.xrange(f"{prefix}:dead"):
         check("dead-letter", {**fields, "data": json.loads(fields["data"])})
@@ -104,7 +104,7 @@ async def check_everything(client: Any, prefix: str = "llm") -> Counter[str]:
     return seen
 
 
-def _check_transcript(entries: list[tuple[str, dict[str, str]]]) -> None:
+def check_transcript(entries: list[tuple[str, dict[str, str]]]) -> None:
     """The entries of one events stream: their form, their IDs, one attempt after the other, the final event last."""
     for event_id, fields in entries:
         assert set(fields) == {"type", "data"}
@@ -118,3 +118,66 @@ def _check_transcript(entries: list[tuple[str, dict[str, str]]]) -> None:
             assert after in {(before[0], before[1] + 1), (before[0] + 1, 0)}
         if fields["type"] == "attempt":
             assert not {"entry", "lane"} & set(json.loads(fields["data"])), "only the first attempt names the entry"
+    journal = _Journal()
+    for event_id, fields in entries:
+        fault = journal.fault_of(fields["type"], json.loads(fields["data"]))
+        assert not fault, f"{event_id} {fields['type']}: {fault}"
+
+
+class _Journal:
+    """The turns of a run, as they stand one after the other: what may come when."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+        self._is_open = True  # an attempt is under way, or nothing stands yet
+        self._coming: dict[str, dict[str, Any]] = {}  # of the attempt under way
+        self._answered_at_once: set[str] = set()  # for what was wrong with them
+        self._waiting: dict[str, dict[str, Any]] = {}  # calls of the turn that stands, without an end
+        self._confirmed: set[str] = set()
+
+    def fault_of(self, kind: str, data: dict[str, Any]) -> str:
+        """What is wrong with the next event; "" for nothing."""
+        call_id = str(data.get("call_id"))
+        fault = ""
+        match kind:
+            case "attempt":
+                fault = self._begins()
+            case "token" | "reasoning" | "rejected" if not self._is_open:
+                fault = "after its turn stood"
+            case "tool_call":
+                self._coming[call_id] = data
+                if data.get("confirm") and data.get("entry"):
+                    fault = "put on a stream before a person agreed"
+            case "turn":
+                fault = self._stands(data["turn"])
+            case "tool_result" if self._is_open:
+                self._answered_at_once.add(call_id)
+                fault = "" if call_id in self._coming else "no call of this turn"
+            case "tool_result" | "denied":
+                fault = "" if self._waiting.pop(call_id, None) is not None else "its call does not wait"
+            case "confirmed":
+                fault = self._agreed(call_id)
+            case "result" if self._waiting:
+                fault = f"{len(self._waiting)} calls wait"
+            case _:
+                pass
+        return fault
+
+    def _begins(self) -> str:
+        self._is_open, self._coming = True, {}
+        return f"{len(self._waiting)} calls of the turn before wait" if self._waiting else ""
+
+    def _stands(self, turn: int) -> str:
+        coming, self._coming = self._coming, {}
+        self._waiting = {call_id: call for call_id, call in coming.items() if call_id not in self._answered_at_once}
+        before, self._turn, self._is_open = self._turn, turn, False
+        if turn != before + 1:
+            return f"turn {turn} after {before}"
+        lost = [call_id for call_id, call in self._waiting.items() if not (call.get("entry") or call.get("confirm"))]
+        return f"{lost} are neither sent nor answered" if lost else ""
+
+    def _agreed(self, call_id: str) -> str:
+        if call_id in self._confirmed:
+            return "twice"
+        self._confirmed.add(call_id)
+        return "" if self._waiting.get(call_id, {}).get("confirm") else "its call waits for nobody"
