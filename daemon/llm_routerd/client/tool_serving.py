@@ -32,9 +32,9 @@ import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from llm_routerd.client.events import as_bytes
+from llm_routerd.client.tool import Entry, Tool
 from llm_routerd.errors import BrokerError, NotAllowedError, UnsuitableServerError
 from llm_routerd.protocol.keys import HANDED_BACK, HANDED_BACK_IDLE_MS, TOOL_GROUP, is_handed_back
-from llm_routerd.protocol.tool import ToolRequest
 from llm_routerd.queue.connection import Backoff, is_missing_group
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from llm_routerd.client.shard import Shard
-    from llm_routerd.client.tool import Tool
+    from llm_routerd.protocol.tool import ToolRequest
 
 T = TypeVar("T")
 
@@ -54,16 +54,6 @@ _MOST_KNOWN = 10_000
 _STRAY_CONSUMER_MS = 3_600_000
 _NOBODY = "unknown-outcome"  # the consumer that owns what is never acted on again, until that has been told
 _OUTCOME_UNKNOWN = b"unknown outcome: the worker that had this call is gone, and may have acted"
-_read_call = msgspec.json.Decoder(ToolRequest).decode
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One call as it stands in its tool's stream."""
-
-    tool: Tool
-    entry_id: bytes
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +102,10 @@ class Serving:
 
     def _key(self, tool: Tool) -> str:
         return self._shard.keys.tool_calls(tool.name)
+
+    def has(self, name: str) -> bool:
+        """Whether a tool of this name is registered by us."""
+        return name in self._served
 
     async def run(self) -> None:
         """Serve until the worker is to stop.
@@ -166,7 +160,7 @@ class Serving:
                 TOOL_GROUP, self._host.consumer, dict.fromkeys(streams, ">"), count=count, block=block_ms
             )
         )
-        found = [entry for key, entries in reply or () for entry in _entries(streams[key], entries)]
+        found = [entry for key, entries in reply or () for entry in Entry.read(streams[key], entries)]
         return [entry for entry in found if entry not in self.begun]  # a group that is made again has it once more
 
     async def _look_around(self) -> None:
@@ -240,7 +234,7 @@ class Serving:
         over = [entry_id for entry_id in found.idle if entry_id not in may_run]
         # Not for us: what is pending here and not at work is begun.
         for entry in await self._claim(tool, over, idle_ms=lease_ms, consumer=_NOBODY):
-            await self._settle(entry, _call_in(entry), ("error", _OUTCOME_UNKNOWN))
+            await self._settle(entry, entry.call(), ("error", _OUTCOME_UNKNOWN))
 
     async def _claim(
         self, tool: Tool, ids: list[Any], *, idle_ms: int = 0, consumer: str = "", **options: Any
@@ -249,7 +243,7 @@ class Serving:
         key, consumer = self._key(tool), consumer or self._host.consumer
         claim = lambda: self._redis.xclaim(key, TOOL_GROUP, consumer, idle_ms, ids, **options)  # noqa: E731
         reply = await self._ask(claim) if ids else None
-        return [] if "justid" in options else _entries(tool, reply or ())
+        return [] if "justid" in options else Entry.read(tool, reply or ())
 
     def _begin(self, entry: Entry) -> None:
         """Serve a call in the place that was taken."""
@@ -267,7 +261,7 @@ class Serving:
         if entry.tool.name not in self._host.tools:  # it was removed while a read was under way
             await self._hand_back(entry)
             return
-        call = _call_in(entry)
+        call = entry.call()
         if call is None:
             self._host.tell(f"{entry.tool.name}: an entry that is no call (schemas/tool-call) was deleted", None)
             await self._settle(entry, None, None)
@@ -371,7 +365,7 @@ class Serving:
                     if entry.tool.is_idempotent:
                         await self._hand_back(entry)
                     else:
-                        await self._settle(entry, _call_in(entry), ("error", _OUTCOME_UNKNOWN))
+                        await self._settle(entry, entry.call(), ("error", _OUTCOME_UNKNOWN))
                 await self._ask(self._leave)
 
     async def _hand_back(self, entry: Entry) -> None:
@@ -398,17 +392,6 @@ class Serving:
 
 def _is_refused(reply: Any) -> bool:
     return isinstance(reply, Exception) and "BUSYGROUP" not in str(reply)
-
-
-def _entries(tool: Tool, reply: Iterable[Any]) -> list[Entry]:
-    return [Entry(tool, each[0], each[1].get(b"call", b"")) for each in reply if each and each[1] is not None]
-
-
-def _call_in(entry: Entry) -> ToolRequest | None:
-    try:
-        return _read_call(entry.data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
 
 
 def _is_same(found: bytes, registration: bytes) -> bool:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+_REMOVAL_SECONDS = 0.05  # between looks whether it is done
 _NAME = re.compile(TOOL_NAME_PATTERN)
 
 
@@ -188,9 +189,16 @@ class ToolWorker:
             raise ValueError(f"the schema of the parameters cannot be used: {schema.message}")  # noqa: TRY004
         return schema
 
-    def remove(self, name: str) -> None:
-        """Serve a tool no longer, and soon take back its registration; another worker that has it makes its own."""
+    async def remove(self, name: str) -> None:
+        """Serve a tool no longer, and return when its registration is taken back, unless it is another's.
+
+        Another worker that serves it makes its own.
+        """
         self.tools.pop(name, None)
+        while any(each.has(name) for each in self._serving):
+            if name in self.tools or self.stopping.is_set():
+                return
+            await asyncio.sleep(_REMOVAL_SECONDS)
 
     async def run(self) -> None:
         """Register the tools, and serve them until `stop`; once.  Redis may go away meanwhile, and be emptied.
