@@ -124,12 +124,15 @@ async def test_sigterm_finishes_what_has_begun_and_ends_the_servers(valkey_url: 
     ):
         await caller.until_registered("files.add")
         await manager.until(
-            lambda heard: any(each.startswith("1 of 1 servers, 9 tools") for each in heard.told("STATUS"))
+            lambda heard: any(each.startswith("1 of 1 servers, 10 tools") for each in heard.told("STATUS"))
         )
         children = psutil.Process(bridge.pid).children(recursive=True)
         assert children
+        call_id = await caller.call("files.nap")
+        await eventually((tmp_path / "nap-began").exists)
         bridge.send_signal(signal.SIGTERM)
         assert await bridge.wait() == 0
+        assert await caller.answer(call_id) == {"result": "awake"}
         assert (manager.told("READY"), manager.told("STOPPING")) == (["1"], ["1"])
         await eventually(lambda: not any(_lives(child) for child in children))
 

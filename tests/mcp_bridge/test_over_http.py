@@ -66,6 +66,8 @@ class Stranger:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
         self.headers = dict(request.headers)
+        if request.method == "DELETE":
+            await asyncio.sleep(600)
         if request.method != "POST":
             return web.Response(status=405)
         message = await request.json()
@@ -159,7 +161,7 @@ async def test_a_failure_ends_its_call_and_no_other(how: str, told: str) -> None
 
 
 async def test_a_session_that_was_forgotten_is_begun_anew() -> None:
-    """The call was not carried out, and is not made again by itself."""
+    """The call was not carried out, and is not made again by itself; the end of the session is not waited for."""
     async with stranger() as server, connection(McpServer(name="t", url=server.url)) as connected:
         server.how = "forgotten"
         with pytest.raises(

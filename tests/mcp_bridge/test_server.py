@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +31,8 @@ async def http_server(folder: Path, port: int) -> AsyncIterator[ChildProcess]:
     async with ChildProcess(*arguments, environ={"MCP_TEST_FOLDER": str(folder)}) as process:
         await process.until(lambda line: True if "Uvicorn running" in line else None)
         yield process
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL)  # it would wait for streams that are open
 
 
 @asynccontextmanager
@@ -237,6 +239,19 @@ async def test_a_server_that_has_stopped_altogether_is_started_again(
             await connected.until_connected()
     assert [each["why"] for each in logs if each["event"] == "mcp_server_lost"] == ["it does not answer in time"]
     assert (tmp_path / "acted").read_text() == "x\n"
+
+
+async def test_a_server_of_ever_new_names_does_not_grow_the_bridge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK keeps what it was told, for as long as the connection lasts."""
+    monkeypatch.setattr(server_module, "_MOST_NEW_NAMES", 2)
+    monkeypatch.setattr(server_module, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(server_module, "_LEAST_GAP_SECONDS", 0.01)
+    with capture_logs() as logs:
+        async with connection(stranger("ever-new", tmp_path)):
+            await eventually(lambda: len(logs) > 1)
+    assert logs[1]["why"] == "its tools have ever new names"
 
 
 async def test_an_http_server_that_comes_back_is_found(tmp_path: Path) -> None:

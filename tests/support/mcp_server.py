@@ -78,6 +78,14 @@ async def slow() -> str:
     return ""
 
 
+@server.tool(structured_output=False)
+async def nap() -> str:
+    """Take a second."""
+    (FOLDER / "nap-began").touch()
+    await anyio.sleep(1)
+    return "awake"
+
+
 @server.tool()
 def crash() -> str:
     """End the whole server."""

@@ -56,6 +56,8 @@ def tools(cursor: str | None) -> dict[str, Any]:
     """What `tools/list` is answered with."""
     if HOW == "pages":  # which have no end
         return {"tools": [tool(f"tool{cursor}")], "nextCursor": f"{cursor}x"}
+    if HOW == "ever-new":
+        return {"tools": [tool(f"tool{listings}")]}
     if HOW == "more" and listings > 1:
         return {"tools": [tool("act"), tool("new")]}
     return {"tools": TOOLS.get(HOW, [tool("act")])}

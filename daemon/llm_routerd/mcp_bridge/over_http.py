@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.mcp import McpServer
 
 _CONNECT_SECONDS = 10.0
+_GOODBYE_SECONDS = 2.0
 _NOT_FOUND = 404
 _BAD_GATEWAY = 502
 NOT_TAKEN = -32097  # of no other meaning in the protocol; an error that stands for a request that did not arrive
@@ -79,27 +80,33 @@ class _Bounded(httpx2.AsyncHTTPTransport):
     trouble = ""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "DELETE":  # the end of a session, which nothing else bounds
+            request.extensions["timeout"] = httpx2.Timeout(_GOODBYE_SECONDS).as_dict()
+        response, trouble = await self._ask(request)
+        if request.method == "POST":  # the others may be refused
+            self.trouble = trouble
+        return response
+
+    async def _ask(self, request: httpx2.Request) -> tuple[httpx2.Response, str]:
+        """The answer, or one of ours in its place, and what is wrong with it."""
         try:
             response = await super().handle_async_request(request)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            self.trouble = f"it cannot be reached ({type(error).__name__})"
-            return _not_taken(request, "it cannot be reached")
+            return _not_taken(request, "it cannot be reached"), f"it cannot be reached ({type(error).__name__})"
         except httpx2.TransportError as error:
-            self.trouble = f"it does not answer ({type(error).__name__})"
-            return httpx2.Response(_BAD_GATEWAY, request=request)
-        self.trouble = f"it answers with status {response.status_code}" if response.is_error else ""
+            return httpx2.Response(_BAD_GATEWAY, request=request), f"it does not answer ({type(error).__name__})"
         kind = response.headers.get("content-type", "").lower()
         if response.status_code == _NOT_FOUND and not kind.startswith("application/json"):
             await response.aclose()
-            return _not_taken(request, "it does not know this session, or this address")
+            why = "it does not know this session, or this address"
+            return _not_taken(request, why), why
         if "content-encoding" in response.headers:  # which was not asked for, and may grow
-            self.trouble = "it compresses its answers, which it was not asked to"
             await response.aclose()
-            return httpx2.Response(_BAD_GATEWAY, request=request)
+            return httpx2.Response(_BAD_GATEWAY, request=request), "it compresses its answers, unasked"
         assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101 - of an asynchronous transport
         is_stream = kind.startswith("text/event-stream")
         response.stream = _Body(response.stream, most_bytes=None if is_stream else MOST_MESSAGE_BYTES)
-        return response
+        return response, f"it answers with status {response.status_code}" if response.is_error else ""
 
 
 def _not_taken(request: httpx2.Request, why: str) -> httpx2.Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import mcp_types
@@ -71,20 +71,6 @@ _NO_ANSWER = (
 )
 
 
-class WatchedTransport(Protocol):
-    """A transport of the SDK's that says of itself whether it still works.
-
-    Attributes:
-        ended: set once it does no longer.
-    """
-
-    ended: asyncio.Event
-
-    @property
-    def why(self) -> str:
-        """What is wrong with it; "" where nothing is known."""
-
-
 class ServerLostError(Exception):
     """The connection is of no use any more; the message says why."""
 
@@ -94,7 +80,7 @@ class Server:
 
     Args:
         config: its table.
-        offer: told what it lists, whenever it does; the first time, and after a while without it, with nothing.
+        offer: told what it lists, when it is there and whenever that changes; nothing, when it has been away for long.
         most_bytes: of a result, how much the daemon keeps.
         stderr: let a child's stderr through to ours.
 
@@ -190,7 +176,7 @@ class Server:
 
     async def _connect_once(self) -> tuple[str, float]:
         """Be connected for as long as it lasts; why it ended, and how many seconds its tools could be called."""
-        transport: ChildTransport | HttpTransport = (
+        transport = (
             ChildTransport(self.config, stderr=self._stderr) if self.config.command else HttpTransport(self.config)
         )
         since = math.inf
@@ -208,7 +194,9 @@ class Server:
             self._connected.clear()
         raise AssertionError  # pragma: no cover - `_serve` ends by an exception
 
-    async def _serve(self, client: Client, transport: WatchedTransport, tools: list[mcp_types.Tool]) -> None:
+    async def _serve(
+        self, client: Client, transport: ChildTransport | HttpTransport, tools: list[mcp_types.Tool]
+    ) -> None:
         """Offer what it lists, and look again whenever there is reason to.
 
         Raises:
@@ -219,20 +207,22 @@ class Server:
         self._connected.set()
         protocol = client.protocol_version
         log.info("mcp_server_connected", server=self.config.name, protocol=protocol, tools=len(tools))
-        listed = {tool.name for tool in tools}
-        new_names = 0
+        listed, new_names = {tool.name for tool in tools}, 0
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_until_ended, transport)
             if protocol in MODERN_PROTOCOL_VERSIONS:
                 tasks.start_soon(self._listen, client)
             while True:
                 await self._until_reason_to_look()
-                tools = await self._list(client)
+                found = await self._list(client)
+                self._connected.set()
+                if found == tools:
+                    continue
+                tools = found
                 new_names += len({tool.name for tool in tools} - listed)
                 if new_names > _MOST_NEW_NAMES:
                     raise ServerLostError("its tools have ever new names")
                 await self._offer(tools)
-                self._connected.set()
 
     async def _until_reason_to_look(self) -> None:
         await anyio.sleep(_LEAST_GAP_SECONDS)
@@ -279,7 +269,7 @@ class Server:
             self._look.set()
 
 
-async def _until_ended(transport: WatchedTransport) -> None:
+async def _until_ended(transport: ChildTransport | HttpTransport) -> None:
     await transport.ended.wait()
     raise ServerLostError(transport.why)
 
