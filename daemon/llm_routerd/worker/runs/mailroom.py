@@ -19,7 +19,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
-from llm_routerd.queue.connection import Backoff, RedisError, ResponseError, describe
+from llm_routerd.queue.connection import Backoff, RedisError, ResponseError, describe, is_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -197,9 +197,13 @@ class Mailroom:
                     keys = await self._hearer.hear(tuple(self._hot))
                     self._wakes([item for key in keys if (item := self._hot.get(key)) is not None])
                     backoff.reset()
-                except ResponseError as error:  # one of the keys is no stream, or a right is missing
+                except (
+                    ResponseError
+                ) as error:  # one of the keys is no stream, a right is missing, or the shard has moved
                     log.warning("runs_not_heard_at_once", why=describe(error))
-                    self._hot.clear()
+                    if is_wrong_type(error):
+                        self._hot.clear()
+                    await asyncio.sleep(backoff.next_seconds())
                 except (RedisError, OSError, TimeoutError):
                     await asyncio.sleep(backoff.next_seconds())
         finally:
