@@ -100,7 +100,7 @@ class Bridge:
                 self._worker.add(name, partial(_call, server, offered), offered.registration)
                 await asyncio.sleep(0)
         for name in before.keys() - offer.tools.keys():
-            self._worker.remove(name)
+            await self._worker.remove(name)
 
 
 async def _call(server: Server, offered: Offered, arguments: dict[str, Any], request: ToolRequest) -> bytes | str:
