@@ -20,8 +20,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.support.bridges import running_bridge, write_bridge_config
+from tests.support.fakes import FakeBackend
 from tests.support.processes import ROOT, free_port
+from tests.support.runs import answers, calls, event_of, turns
 from tests.support.toolcalls import open_caller, until
+from tests.support.wire import final_of
+from tests.support.workers import run_worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -87,6 +91,37 @@ async def test_a_file_is_listed_and_one_is_written_after_a_yes(valkey_url: str, 
         outside = await caller.asked("it.read_text_file", {"path": "/etc/passwd"})
         assert "denied" in outside["error"]
         assert "milk" not in "\n".join(bridge.output)
+
+
+async def test_run_lists_a_file_and_writes_another_after_a_yes(valkey_url: str, tmp_path: Path) -> None:
+    """The whole way: a worker's run, the bridge, the server; nothing is written before a person has agreed."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "notes.txt").write_text("buy milk")
+    command = in_node("server-filesystem", str(shared))
+    new = shared / "new.txt"
+    model = FakeBackend(
+        turns(
+            calls("it_list_directory", path=str(shared)),
+            calls("it_write_file", path=str(new), content="and bread"),
+            answers("written"),
+        )
+    )
+    async with (
+        bridged(valkey_url, tmp_path, "2025-11-25", command=command) as (_, caller, _found),
+        run_worker(valkey_url, {"local": model}),
+    ):
+        agent = json.dumps({"tools": ["it.*"]})
+        await caller.redis.xadd("llm:requests", {"id": "files", "prompt": "shopping", "agent": agent})
+        asked = await event_of(caller.redis, "files", "tool_call", 2)
+        assert (asked["name"], asked["confirm"]) == ("it.write_file", True)
+        assert not new.exists()
+        assert "notes.txt" in str((await event_of(caller.redis, "files", "tool_result"))["result"])
+        word = {"confirm": asked["call_id"], "args_sha256": asked["args_sha256"], "by": "ada"}
+        await caller.redis.xadd("llm:consent:files", word)
+        kind, result = await final_of(caller.redis, "files")
+        assert (kind, result["content"], result["turns"]) == ("result", "written", 3)
+        assert new.read_text() == "and bread"
 
 
 async def test_a_time_is_told(valkey_url: str, tmp_path: Path) -> None:
