@@ -38,7 +38,6 @@ async def make_anew(client: Any) -> None:
 @pytest.mark.parametrize("disown", [delete_consumers, make_anew])
 async def test_turn_stands_whose_entry_nobody_owns(disown: Callable[[Any], Awaitable[None]], redis_url: str) -> None:
     """It was answered for, and nobody else has begun: the model is not asked for it again."""
-
     is_asked, may_answer = asyncio.Event(), asyncio.Event()
 
     async def script(_backend: FakeBackend, call: Call) -> AsyncGenerator[Delta | Finish, None]:
