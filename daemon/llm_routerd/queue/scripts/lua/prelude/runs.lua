@@ -5,7 +5,8 @@
 -- Returns that, or nil.
 local function hindrance(events, requests, entry, consumer, after, last_word)
   local pending = (ask_lane('XPENDING', requests, GROUP, entry, entry, 1) or {})[1]
-  if not pending or pending[2] ~= consumer then return 'lost' end
+  if pending and pending[2] ~= consumer then return 'lost' end
+  if not pending and not exists(requests, entry) then return 'lost' end  -- else nobody owns it: see `forgive`
   local found = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)
   local last = not found.err and found[1]
   if not last then return 'lost' end
@@ -14,10 +15,11 @@ local function hindrance(events, requests, entry, consumer, after, last_word)
   if after ~= last[1] and not is_before(last[1], after) then return 'stale' end
 end
 
--- A run rests, or goes on: whatever its worker died of before, it was not this.  The lease begins anew.
+-- A run rests, or goes on: whatever its worker died of before, it was not this.  The lease begins anew, also where the
+-- group was dropped and made again, or its consumer deleted, so that nobody owns it.
 local function forgive(requests, entry, consumer)
   if exists(requests, entry) then
-    redis.call('XCLAIM', requests, GROUP, consumer, 0, entry, 'RETRYCOUNT', 1, 'JUSTID')
+    redis.call('XCLAIM', requests, GROUP, consumer, 0, entry, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
   end
 end
 
