@@ -38,6 +38,19 @@ async def register(client: Any, prefix: str = "llm", **tools: dict[str, Any]) ->
         await client.hset(f"{prefix}:tools", name.replace("__", "."), json.dumps(registration))
 
 
+async def submit(client: Any, name: str = "r1", agent: dict[str, Any] | None = None, **more: str) -> str:
+    """A request that may use any tool."""
+    fields = {"prompt": "do it", "id": name, "agent": json.dumps(agent or {"tools": ["*"]}), **more}
+    await client.xadd("llm:requests", fields)
+    return name
+
+
+async def agree(client: Any, asked: dict[str, Any], name: str = "r1", **more: str) -> None:
+    """As a person does, to a `tool_call` event."""
+    word = {"confirm": asked["call_id"], "args_sha256": asked["args_sha256"], "by": "ada", **more}
+    await client.xadd(f"llm:consent:{name}", word)
+
+
 def calls(name: str, text: str = "", usage: Usage | None = None, **arguments: Any) -> Finish:
     """The end of an answer that calls one tool."""
     return calls_all((name, json.dumps(arguments)), text=text, usage=usage)

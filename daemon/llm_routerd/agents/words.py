@@ -185,7 +185,7 @@ class Listener:
 
     def _late(self, call: OpenCall) -> Heard:
         latency_ms = max(0, self._now_ms - call.sent_at_ms)
-        seconds = f"{(call.deadline_ms - call.sent_at_ms) / 1000:g}"
+        seconds = f"{round((call.deadline_ms - call.sent_at_ms) / 1000, 2):g}"
         event = ToolReturned(call_id=call.call_id, name=call.name, latency_ms=latency_ms)
         return Heard(
             event=replace(event, error=_UNKNOWN.format(seconds)),

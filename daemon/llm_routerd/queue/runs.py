@@ -126,7 +126,7 @@ class Runs(Settlement):
         cursor = "-"
         while True:
             call = scripts.journal(events=self.keys.events(request_id), cursor=cursor, page=JOURNAL_PAGE)
-            following, last, flat = await self.pipe.run_script(call)
+            following, last, flat = await self.pipe.run_script(call, is_whole=True)
             for at in range(0, len(flat), 3):
                 yield read_event(flat[at].decode(), flat[at + 1].decode("utf-8", "replace"), flat[at + 2])
             if not following:
@@ -143,7 +143,7 @@ class Runs(Settlement):
     async def tools(self) -> dict[str, bytes | int]:
         """What is registered, by name; of what is too long the size in bytes."""
         call = scripts.registry(tools=self.keys.tools, most=MOST_REGISTERED, most_bytes=MOST_REGISTRATION_BYTES)
-        return {name.decode("utf-8", "replace"): text for name, text in await self.pipe.run_script(call)}
+        return {name.decode("utf-8", "replace"): text for name, text in await self.pipe.run_script(call, is_whole=True)}
 
     async def hear(self, request_id: str, *, most_bytes: int) -> Spoken:
         """What has been said to a run since it was observed last."""
@@ -151,7 +151,7 @@ class Runs(Settlement):
         call = scripts.hear(
             inbox=keys.inbox(request_id), consent=keys.consent(request_id), most=MOST_WORDS, most_bytes=most_bytes
         )
-        now_ms, answers, consents = await self.pipe.run_script(call)
+        now_ms, answers, consents = await self.pipe.run_script(call, is_whole=True)
         words = [(word_id, dict(zip(flat[::2], flat[1::2], strict=True))) for word_id, flat in consents]
         return Spoken(now_ms=now_ms, answers=answers, consents=words)
 
@@ -191,7 +191,7 @@ class Runs(Settlement):
                 words=flat,
                 audit=lines,
             )
-            reply = await self._after_events(call, needs_replicas=True)
+            reply = await self._after_events(call, needs_replicas=True, is_whole=True)
             if reply[0] != b"gap":
                 return _wrote(reply, words, list(streams))
 
@@ -236,7 +236,8 @@ class Runs(Settlement):
             agreed=agreed,
             audit=audit_lines(audit),
         )
-        return _wrote(await self._after_events(call, needs_replicas=bool(words)), words, list(streams))
+        reply = await self._after_events(call, needs_replicas=bool(words), is_whole=True)
+        return _wrote(reply, words, list(streams))
 
     async def withdraw(self, request_id: str, calls: Sequence[tuple[str, str]]) -> None:
         """A run is over: take back its calls, {tool, entry}, that nobody has begun; hear nothing more."""
