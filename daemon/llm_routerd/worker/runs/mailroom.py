@@ -202,12 +202,21 @@ class Mailroom:
                 ) as error:  # one of the keys is no stream, a right is missing, or the shard has moved
                     log.warning("runs_not_heard_at_once", why=describe(error))
                     if is_wrong_type(error):
-                        self._hot.clear()
-                    await asyncio.sleep(backoff.next_seconds())
+                        await self._pass_over_strangers()
+                    else:
+                        await asyncio.sleep(backoff.next_seconds())
                 except (RedisError, OSError, TimeoutError):
                     await asyncio.sleep(backoff.next_seconds())
         finally:
             await self._hearer.aclose()
+
+    async def _pass_over_strangers(self) -> None:
+        """Keys that somebody has made another type cannot be heard, and nothing else is while they are asked for."""
+        keys = tuple(self._hot)
+        types = await asyncio.gather(*(self._broker.pipe.call("TYPE", key) for key in keys))
+        for key, kind in zip(keys, types, strict=True):
+            if kind not in {b"stream", b"none"}:
+                self._hot.pop(key, None)
 
     async def _until_hot(self, seconds: float | None) -> bool:
         """Wait until there is something to be heard; False: not in time."""
