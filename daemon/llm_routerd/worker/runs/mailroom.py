@@ -213,7 +213,11 @@ class Mailroom:
     async def _pass_over_strangers(self) -> None:
         """Keys that somebody has made another type cannot be heard, and nothing else is while they are asked for."""
         keys = tuple(self._hot)
-        types = await asyncio.gather(*(self._broker.pipe.call("TYPE", key) for key in keys))
+        try:
+            types = await asyncio.gather(*(self._broker.pipe.call("TYPE", key) for key in keys))
+        except ResponseError:  # a right is missing: then they are looked at once a second, as all are
+            self._hot.clear()
+            return
         for key, kind in zip(keys, types, strict=True):
             if kind not in {b"stream", b"none"}:
                 self._hot.pop(key, None)
