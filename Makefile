@@ -11,7 +11,7 @@ NODE_CLIENT := examples/node/node_modules/.package-lock.json
 NODE_CLIENTS := tests/clients/node/node_modules/.package-lock.json
 NODE_MCP_SERVERS := tests/mcp_servers/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-mcp test-browser lint lint-ruff lint-types lint-imports docs schemas chaos chaos-http storm bench release lock install uninstall clean
+.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-mcp test-browser lint lint-ruff lint-types lint-imports docs schemas chaos chaos-http chaos-runs storm bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
@@ -28,6 +28,7 @@ help:
 	@echo "make schemas    schemas/ anew, from the types that they describe"
 	@echo "make chaos      the long chaos run (SEED=n reproduces one, SECONDS_=n sets its length)"
 	@echo "make chaos-http the long one over HTTP: gateways are killed too (STREAMS=n, SEED=n, SECONDS_=n)"
+	@echo "make chaos-runs the long one over runs with tools: tool workers are killed too (RUNS=n, SEED=n, SECONDS_=n)"
 	@echo "make storm      a long storm of failovers (SITE=sentinel or cluster, SERVER=valkey or redis, SHARDS=n, SEED=n)"
 	@echo "make bench      the benchmark against the floor, a task queue and (BENCH='--peers litellm-proxy portkey') other gateways"
 	@echo "make release    build what is committed into dist/, twice and the same, and run the demo from the wheel"
@@ -137,6 +138,10 @@ chaos: $(STAMP)
 chaos-http: $(STAMP)
 	$(BIN)/python -m tests.chaos --http $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_)) \
 		$(if $(STREAMS),--streams $(STREAMS))
+
+RUNS ?= 300
+chaos-runs: $(STAMP)
+	$(BIN)/python -m tests.chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_))
 
 SITE ?= sentinel
 storm: $(STAMP)

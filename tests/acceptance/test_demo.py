@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from tests.demo.redis_cli import RedisCli, as_shown
 from tests.demo.screen import pretty_json
-from tests.demo.stage import find_model
+from tests.demo.stage import find_model, tool_worker_command
 from tests.standin.server import StandIn
 from tests.support.processes import ROOT, StandInProcess
 
@@ -69,6 +69,10 @@ async def test_demo_shows_the_main_job_and_leaves_nothing(tmp_path: Path) -> Non
         "none twice, none missing, and the model was asked once",
         '"early_stops": [',
         "XREAD BLOCK 30000 STREAMS llm:events:job-1 9007199254740990-0",
+        "was killed and is gone, with its Valkey",
+        "note confirmed by you",
+        "The tools say: hello; noted.",
+        "Three turns, each asked for once, and one note in the file.",
         "nothing of it is left",
     ):
         assert proof in shown
@@ -179,6 +183,20 @@ async def test_installed_redis_cli_is_called_with_the_very_words(
     ]
     with pytest.raises(ResponseError):
         await cli.run(cli.line("FAIL"))
+
+
+async def test_tools_are_served_in_python_where_the_shell_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A redis-cli of before 7 knows no `-e`; one that is missing knows nothing."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert await tool_worker_command() == [sys.executable, "examples/python/tool_worker.py"]
+    for name, status in (("redis-cli", 1), ("jq", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {status}\n")
+        (tmp_path / name).chmod(0o700)
+    assert await tool_worker_command() == [sys.executable, "examples/python/tool_worker.py"]
+    (tmp_path / "redis-cli").write_text("#!/bin/sh\nexit 0\n")
+    assert await tool_worker_command() == ["sh", "examples/shell/tool-worker.sh"]
 
 
 def test_json_opens_only_what_does_not_fit() -> None:

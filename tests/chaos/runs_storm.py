@@ -34,6 +34,7 @@ _BEHIND_PAUSE_SECONDS = (0.5, 1.5)
 _TOOLS_PAUSE_SECONDS = (0.5, 1.5)
 _LOSS_PAUSE_SECONDS = (0.3, 2.0)
 _LOSS_SECONDS = (0.02, 0.3)
+_DELAY_SECONDS = 0.01  # of each packet, so that losses meet something
 _ASKED_WITHIN = 0.75  # of the storm: what comes last meets some of it too
 _ACT_SECONDS = (0.0, 0.0, 0.05, 0.4)
 _IDLE_SECONDS = 10.0  # no model is given up because this machine is busy
@@ -118,6 +119,7 @@ class RunsWorld(World):
 
     async def __aenter__(self) -> Self:
         self._proxy = await self._open.enter_async_context(open_proxy(self._port))
+        self._proxy.delay_seconds = _DELAY_SECONDS
         try:
             return await super().__aenter__()
         except BaseException:

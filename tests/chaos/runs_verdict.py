@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.protocol.keys import Keys
-from tests.chaos.verdict import LAG_SECONDS, RESUME_SECONDS, Event, Verdict
+from tests.chaos.verdict import LAG_SECONDS, RESUME_SECONDS, Event, Verdict, seconds_outside
+from tests.chaos.world import Span
 from tests.support.acting import acts
 from tests.support.wire import check_transcript
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _KEYS = Keys()
 TOOLS = ("act", "act_again")  # the first one's effect is to be had once
+LAST_WORD_SECONDS = 1.0  # from the last look at what was said to a run to its final event
 CONFIRMATION_MS = 600_000  # agents.confirmation_seconds
 
 
@@ -39,9 +42,11 @@ class RunsVerdict(Verdict):
     async def reach(self, client: Any) -> None:
         """Look at everything."""
         await super().reach(client)
+        ends = await self._read_ends(client)
         for order in self._orders:
             await self._journal_is_well_formed(client, order)
-            await self._nothing_waits_in_its_inbox(client, order)
+            if order.kind != "cancelled" and order.key_id in ends:
+                await self._nothing_waits_in_its_inbox(client, order, ends[order.key_id])
         await self._no_call_was_put_twice(client)
         self._tools_acted_as_was_told()
         for order in self._orders:
@@ -59,14 +64,17 @@ class RunsVerdict(Verdict):
         except AssertionError as error:
             self.faults.append(f"{order.name}: {error}")
 
-    async def _nothing_waits_in_its_inbox(self, client: Any, order: Order) -> None:
-        """Once a run has ended nothing is heard: what tools and people say later goes with the key's TTL."""
-        ended = {event.data["call_id"] for event in self._events(order) if event.kind in {"tool_result", "denied"}}
+    async def _read_ends(self, client: Any) -> dict[str, float]:
+        """When each request had its final event, as the metrics' IDs tell."""
+        entries = await client.xrange("llm_router_metrics")
+        return {json.loads(fields["data"])["id"]: _seconds(entry) for entry, fields in entries}
+
+    async def _nothing_waits_in_its_inbox(self, client: Any, order: Order, ended_at: float) -> None:
+        """What was said to a run has been taken in; what comes after its end goes with the key's TTL."""
         for key in (_KEYS.inbox(order.key_id or ""), _KEYS.consent(order.key_id or "")):
-            for _, fields in await client.xrange(key):
-                call_id = fields.get("call_id") or fields.get("confirm") or fields.get("deny")
-                if self._events(order)[-1].kind == "result" and call_id not in ended:
-                    self.faults.append(f"{order.name}: what was said to {call_id} still stands in {key}")
+            for entry, fields in await client.xrange(key):
+                if seconds_outside(Span(_seconds(entry), ended_at), self._world.troubles) > LAST_WORD_SECONDS:
+                    self.faults.append(f"{order.name}: {fields} stands in {key}, said before the end")
 
     async def _no_call_was_put_twice(self, client: Any) -> None:
         """A stream counts what was ever added to it."""
@@ -124,6 +132,11 @@ class RunsVerdict(Verdict):
                 yield f"{order.name}: turn {call.turn} was asked for {call.start - at:.2f} s after it stood"
 
 
+def _seconds(entry: str) -> float:
+    """Unix time of an ID that the server has made."""
+    return int(entry.partition("-")[0]) / 1000
+
+
 def _slept(worker: Life, at: float) -> bool:
     return any(stop.start < at < stop.end + RESUME_SECONDS for stop in worker.stops)
 
@@ -139,7 +152,7 @@ def _turns(events: Sequence[Event]) -> tuple[Counter[int], dict[int, float]]:
         elif event.kind == "tool_call":
             entry, expires_at = event.data.get("entry"), event.data.get("expires_at_ms")
             if entry is not None:
-                stood[turn] = int(entry.partition("-")[0]) / 1000
+                stood[turn] = _seconds(entry)
             elif expires_at is not None:
                 stood[turn] = (expires_at - CONFIRMATION_MS) / 1000
         elif event.kind == "turn":

@@ -14,7 +14,7 @@ from openai.types.responses import ResponseCompletedEvent, ResponseCreatedEvent,
 
 from llm_routerd.protocol.events import FINAL_ID
 from tests.demo.redis_cli import RedisCli
-from tests.demo.stage import CARELESS_ANSWER, CARELESS_MODEL, STANDIN_MODEL
+from tests.demo.stage import CALLER_MODEL, CARELESS_ANSWER, CARELESS_MODEL, NOTE, STANDIN_MODEL
 from tests.standin.script import tokens_of
 
 if TYPE_CHECKING:
@@ -282,6 +282,58 @@ def _by_hand() -> tuple[tuple[str, str, str], ...]:
     )
 
 
+async def show_run(stage: Stage, screen: Screen) -> None:
+    """A run with tools: one is called at once, the other waits for a person, and what drives it is killed meanwhile."""
+    screen.heading("7. Tools, a person's yes, and a daemon that is killed in between")
+    request_id, prompt = "demo-run", "Say hello, and note that the lamp is broken."
+    async with stage.serving_tools() as line:
+        screen.say("A tool is whatever reads one stream and writes another. Two are served by:")
+        screen.command(line)
+        screen.say("The model of the chain `tools` (always a stand-in) calls one after the other; `note` wants a yes.")
+        screen.fact("prompt", prompt)
+        await stage.client.submit(id=request_id, prompt=prompt, model="tools", agent={"tools": ["echo", "note"]})
+        view, events = screen.view(), await _until(stage, request_id, lambda event: event.data.get("confirm") is True)
+        for event in events:
+            view.show(event)
+        _require(not events[-1].is_final, f"a call that waits for a person; the run ended in {_how(events[-1])}")
+        asked = events[-1].data
+        _require(not stage.notes.exists(), "no act before a person has agreed")
+        killed = stage.daemon.pid
+        await stage.replace_daemon()
+        screen.fact("daemon", f"process {killed} was killed and is gone, with its Valkey; {stage.daemon.pid} is new")
+        screen.command(f"llm-routerd confirm {request_id} {asked['call_id']}")
+        screen.block(await stage.llm_routerd("confirm", "--by", "you", request_id, asked["call_id"]))
+        rest = await _until(stage, request_id, lambda event: event.is_final, after=events[-1].stream_id)
+        for event in rest:
+            view.show(event)
+    final = rest[-1]
+    _require(final.type == "result", f"an answer; it ended in {_how(final)}")
+    answered = [event.data.get("result") for event in (*events, *rest) if event.type == "tool_result"]
+    _require(answered == ["hello", "noted"], f"what the tools answered; that was {answered}")
+    _require(final.data["raw_text"] == "The tools say: hello; noted.", "an answer that knows of both")
+    _require(stage.notes.read_text() == f"{asked['call_id']} {NOTE}\n", "one note, once")
+    turns = [call["turn"] for call in await stage.calls(CALLER_MODEL)]
+    _require(turns == [1, 2, 3], f"each turn asked for once; they were {turns}")
+    screen.good(
+        "Three turns, each asked for once, and one note in the file. What had been asked and answered, and which call "
+        "waited, the new daemon knew from the run's events alone."
+    )
+    await screen.pause(2)
+
+
+async def _until(
+    stage: Stage, request_id: str, is_last: Callable[[ClientEvent], bool], after: str = "0-0"
+) -> list[ClientEvent]:
+    """The events of a request up to one, or to its end."""
+    events: list[ClientEvent] = []
+    async with asyncio.timeout(_ANSWER_SECONDS):
+        async for event in stage.client.follow(request_id, after):
+            events.append(event)
+            if is_last(event):
+                break
+    return events
+
+
 async def _watch(stage: Stage, screen: Screen, request: RequestFields) -> list[ClientEvent]:
     """Submit a request, and show its events as `llm-routerd submit` does."""
     screen.fact("prompt", request["prompt"])
@@ -300,4 +352,4 @@ def _how(final: ClientEvent) -> str:
     return f"{final.type} {final.data.get('code', '')} {[each.get('reason') for each in attempts]}"
 
 
-ACTS = (show_tokens, show_fallback, show_cancellation, show_killed_gateway, show_metrics, show_redis_cli)
+ACTS = (show_tokens, show_fallback, show_cancellation, show_killed_gateway, show_metrics, show_redis_cli, show_run)

@@ -1,7 +1,8 @@
 """What the demo needs to be running: a model server, the daemon with its embedded Valkey, a gateway, a client.
 
-The configuration has three deployments.  `local` and `careful` are the model: Ollama's where one answers, else the
-stand-in's.  `careless` is the stand-in always: its answer breaks the schema, which no real model does on demand.
+The configuration has four deployments.  `local` and `careful` are the model: Ollama's where one answers, else the
+stand-in's.  `careless` and `caller` are the stand-in always: one's answer breaks the schema, the other calls tools,
+which no real model does on demand.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
+import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,17 +24,23 @@ import aiohttp
 
 from llm_routerd.client import Client
 from llm_routerd.config.load import load_config
-from tests.support.processes import DaemonProcess, GatewayProcess, StandInProcess, free_port, lasting_port
+from tests.support.processes import ROOT, DaemonProcess, GatewayProcess, StandInProcess, free_port, lasting_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 _LOOK_SECONDS = 1.0
 _METRICS_SECONDS = 5.0
+_LEASE_SECONDS = 3.0  # so that what a killed daemon had is soon taken up
+_TOOLS_SECONDS = 15.0
+_TOOLS = 2
+_END_SECONDS = 5.0
 
 STANDIN_MODEL = "stand-in"
 CARELESS_MODEL = "stand-in-careless"
 _CAREFUL_MODEL = "stand-in-careful"
+CALLER_MODEL = "stand-in-caller"
+NOTE = "The lamp in the hall is broken."
 _PROSE = (
     "Nothing thinks here, this is the stand-in's canned text: sunlight meets air, and air scatters blue light about "
     "four times as strongly as red, so the sky is blue wherever you look."
@@ -76,6 +85,8 @@ class Stage:
     daemon: DaemonProcess
     gateway: GatewayProcess
     client: Client
+    directory: Path
+    config_path: Path
     port: int
     gateway_port: int
     ready_seconds: float
@@ -135,6 +146,82 @@ class Stage:
         await self.gateway.start()
         await self.gateway.until_logged("ready", start=start)
 
+    async def replace_daemon(self) -> None:
+        """SIGKILL it, with which its Valkey ends too; returns when the next one answers.
+
+        Raises:
+            RuntimeError: it does not come to that.
+        """
+        start = len(self.daemon.output)
+        self.daemon.send_signal(signal.SIGKILL)
+        await self.daemon.wait()
+        await self.daemon.start()
+        await self.daemon.until_logged("ready", start=start)
+
+    async def llm_routerd(self, command: str, *words: str) -> str:
+        """What a command of ours prints.
+
+        Raises:
+            RuntimeError: it failed; the message has what it printed.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "llm_routerd", command, "--config", str(self.config_path), *words),
+            cwd=ROOT,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        printed = (await process.communicate())[0].decode(errors="replace")
+        if process.returncode:
+            raise RuntimeError(f"llm-routerd {command}: {printed}")
+        return printed
+
+    @asynccontextmanager
+    async def serving_tools(self) -> AsyncIterator[str]:
+        """A tool worker from `examples/` beside the rest: gives its command line; what it notes stands in `notes`.
+
+        Raises:
+            TimeoutError: it does not come to register its tools.
+        """
+        command = await tool_worker_command()
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=ROOT,
+            env={
+                **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+                "TMPDIR": str(self.directory),
+                "REDIS_URL": f"redis://127.0.0.1:{self.port}/0",
+                "TOOL_FILE": str(self.notes),
+            },
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(_TOOLS_SECONDS):
+                while True:
+                    if await self._count_tools() == _TOOLS:
+                        break
+                    await asyncio.sleep(0.05)
+            yield shlex.join([Path(command[0]).name, *command[1:]])
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)  # also the redis-cli that it waits for
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_END_SECONDS):
+                        await process.wait()
+
+    async def _count_tools(self) -> int:
+        tools: Any = self.client.redis.hlen("llm:tools")
+        return int(await tools)
+
+    @property
+    def notes(self) -> Path:
+        """The file that the tool `note` writes to."""
+        return self.directory / "notes"
+
 
 @asynccontextmanager
 async def set_up(model: Model, *, token_ms: int) -> AsyncIterator[Stage]:
@@ -160,6 +247,8 @@ async def set_up(model: Model, *, token_ms: int) -> AsyncIterator[Stage]:
             daemon=daemon,
             gateway=gateway,
             client=client,
+            directory=directory,
+            config_path=config_path,
             port=port,
             gateway_port=gateway_port,
             ready_seconds=ready_seconds,
@@ -190,6 +279,7 @@ def _standin_models(token_ms: int) -> dict[str, str]:
         STANDIN_MODEL: f'{pace} answer="{_PROSE}"',
         CARELESS_MODEL: f"{pace} answer='{CARELESS_ANSWER}'",
         _CAREFUL_MODEL: f"{pace} answer='{_CAREFUL_ANSWER}'",
+        CALLER_MODEL: f"""{pace} turn1='echo {{"text":"hello"}}' turn2='note {{"text":"{NOTE}"}}'""",
     }
 
 
@@ -200,6 +290,7 @@ def _configuration(model: Model, standin_url: str, port: int, gateway_port: int)
         "local": (address, names[0]),
         "careless": (standin_url, CARELESS_MODEL),
         "careful": (address, names[1]),
+        "caller": (standin_url, CALLER_MODEL),
     }
     tables = [
         f"[deployments.{name}]\nmodel = {json.dumps(f'ollama/{served}')}\napi_base = {json.dumps(base)}\nlocal = true\n"
@@ -212,12 +303,27 @@ def _configuration(model: Model, standin_url: str, port: int, gateway_port: int)
             f'[redis]\nurl = "redis://127.0.0.1:{port}/0"\n',
             f'[gateway]\nlisten = "127.0.0.1:{gateway_port}"\n',
             '[metrics]\nlisten = ""\n',
+            f"[daemon]\nlease_seconds = {_LEASE_SECONDS}\n",
             '[log]\nformat = "json"\n',
             *tables,
             '[chains.default]\ndeployments = ["local"]\n',
             '[chains.checked]\ndeployments = ["careless", "careful"]\n',
+            '[chains.tools]\ndeployments = ["caller"]\n',
         ]
     )
+
+
+async def tool_worker_command() -> list[str]:
+    """What serves the tools `echo` and `note`: a shell script, or the same in Python without redis-cli (7) and jq."""
+    with suppress(FileNotFoundError):
+        for program, *options in (("redis-cli", "-e", "--version"), ("jq", "--version")):
+            nothing = asyncio.subprocess.DEVNULL
+            tried = await asyncio.create_subprocess_exec(program, *options, stdout=nothing, stderr=nothing)
+            if await tried.wait():
+                break
+        else:
+            return ["sh", "examples/shell/tool-worker.sh"]
+    return [sys.executable, "examples/python/tool_worker.py"]
 
 
 async def find_model(environ: Mapping[str, str] = os.environ) -> Model:
