@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.protocol.call import Finish
 from llm_routerd.protocol.outcome import ToolCall, Usage
+from tests.support.accounts import scraped_of
+from tests.support.eventually import eventually
 from tests.support.queue import events_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from llm_routerd.protocol.call import Call, Delta
+    from llm_routerd.worker.worker import Worker
     from tests.support.fakes import FakeBackend, Script
 
 ADD = {
@@ -98,6 +101,11 @@ async def answer(
     """As a tool does."""
     fields = {"call_id": call_id, **({"result": result} if result is not None else {}), **more}
     await client.xadd(f"{prefix}:inbox:{request_id}", fields, nomkstream=True)
+
+
+async def counts(worker: Worker, sample: str, number: int) -> None:
+    """It has counted so many, or does soon: a counter waits until an event is known to stand."""
+    await eventually(lambda: scraped_of(worker).get(sample, 0) == number)
 
 
 async def event_of(client: Any, request_id: str, kind: str, number: int = 1) -> dict[str, Any]:

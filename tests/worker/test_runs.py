@@ -8,11 +8,23 @@ import pytest
 from msgspec.structs import replace
 
 from llm_routerd.config.agents import AgentsConfig, Tenant
-from tests.support.accounts import scraped_of
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend
 from tests.support.queue import events_of, open_client
-from tests.support.runs import ADD, SWITCH, agree, answer, answers, calls, event_of, next_call, register, submit, turns
+from tests.support.runs import (
+    ADD,
+    SWITCH,
+    agree,
+    answer,
+    answers,
+    calls,
+    counts,
+    event_of,
+    next_call,
+    register,
+    submit,
+    turns,
+)
 from tests.support.wire import check_everything, final_of, metrics_of
 from tests.support.workers import make_config, run_worker
 
@@ -79,7 +91,7 @@ async def test_turns_exhausted(broker_url: str) -> None:
         assert (metrics["turns"], metrics["tool_calls"]) == (2, 1)
         assert [call.tool_choice for call in model.calls[-2:]] == ["none", "none"]  # of both deployments
         assert await client.xlen("llm:tools:add") == 0
-        assert scraped_of(worker)['runs_total{end="turns_exhausted"}'] == 1
+        await counts(worker, 'runs_total{end="turns_exhausted"}', 1)
 
 
 async def test_confirmation_expired(broker_url: str) -> None:
@@ -93,8 +105,7 @@ async def test_confirmation_expired(broker_url: str) -> None:
         assert (metrics["turns"], metrics["tool_calls"], len(metrics["attempts"])) == (1, 1, 1)
         assert not await client.exists("llm:tools:switch")
         assert len(model.calls) == 1
-        scrape = scraped_of(worker)
-        assert scrape['confirmations_total{outcome="expired"}'] == 1
+        await counts(worker, 'confirmations_total{outcome="expired"}', 1)
 
 
 @pytest.mark.parametrize("wanted", ["nope", "nope.*", "broken"])
