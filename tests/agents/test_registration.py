@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from llm_routerd.agents.registration import MOST_BYTES, Tool, Unsound, read_tool
+from llm_routerd.agents.registration import Tool, Unsound, read_tool
 from llm_routerd.jsonschema.compiled import SchemaCache
+from llm_routerd.protocol.tool import MOST_REGISTRATION_BYTES
 from tests.agents.scene import SCHEMAS, tool
 
 SOUND = {"description": "Does it."}
@@ -44,7 +45,7 @@ SOUND = {"description": "Does it."}
         ("a", {**SOUND, "parameters": {"pattern": "(?=x)"}}, "$.parameters.pattern"),
         ("a", {**SOUND, "parameters": {"$ref": "http://127.0.0.1/x"}}, "$.parameters"),
         ("a", {**SOUND, "result_schema": {"minimum": "x"}}, "$.result_schema"),
-        ("a", b" " * (MOST_BYTES + 1), "65537 bytes"),
+        ("a", b" " * (MOST_REGISTRATION_BYTES + 1), "65537 bytes"),
     ],
 )
 def test_what_is_no_registration_says_why(name: str, registration: dict[str, Any] | bytes, why: str) -> None:
@@ -76,7 +77,7 @@ def test_registration_is_read_whole() -> None:
     assert found.result_schema.validate([]) is None
 
 
-@pytest.mark.parametrize("size", [MOST_BYTES, MOST_BYTES - 1])
+@pytest.mark.parametrize("size", [MOST_REGISTRATION_BYTES, MOST_BYTES - 1])
 def test_registration_may_be_as_long_as_that(size: int) -> None:
     """And not a byte longer, which the table above has."""
     text = json.dumps(SOUND).encode()
