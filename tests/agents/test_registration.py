@@ -77,7 +77,7 @@ def test_registration_is_read_whole() -> None:
     assert found.result_schema.validate([]) is None
 
 
-@pytest.mark.parametrize("size", [MOST_REGISTRATION_BYTES, MOST_BYTES - 1])
+@pytest.mark.parametrize("size", [MOST_REGISTRATION_BYTES, MOST_REGISTRATION_BYTES - 1])
 def test_registration_may_be_as_long_as_that(size: int) -> None:
     """And not a byte longer, which the table above has."""
     text = json.dumps(SOUND).encode()
