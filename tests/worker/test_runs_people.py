@@ -247,3 +247,18 @@ async def test_one_call_is_denied_and_another_answered(broker_url: str) -> None:
             "2",
         ]
         await check_everything(client)
+
+
+async def test_events_stream_that_others_have_filled_to_the_brim(broker_url: str) -> None:
+    """No event can follow: no call is made, and the run has its end."""
+    model = FakeBackend(turns(calls("switch", lamp="hall"), answers("done")))
+    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}):
+        await register(client, switch=SWITCH)
+        await submit(client)
+        asked = await event_of(client, "r1", "tool_call")
+        await client.xadd("llm:events:r1", {"type": "note", "data": "{}"}, id=f"1-{2**64 - 1}")
+        word = {"confirm": asked["call_id"], "args_sha256": asked["args_sha256"], "by": "ada"}
+        await client.xadd("llm:consent:r1", word)
+        kind, error = await final_of(client, "r1")
+        assert (kind, error["code"]) == ("error", "invalid_request")
+        assert not await client.xlen("llm:tools:switch")

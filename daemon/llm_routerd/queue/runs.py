@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 JOURNAL_PAGE = 500
 MOST_WORDS = 64  # of one stream, at one look
 
-Verdict = Literal["done", "lost", "sealed", "stale", "unusable"]
+Verdict = Literal["done", "lost", "sealed", "stale", "unusable", "unwritable"]
 
 
 class Looked(Struct, frozen=True, kw_only=True):

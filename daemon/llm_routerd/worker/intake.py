@@ -99,9 +99,10 @@ class Intake:
         """Read what was let go when it began to rest, and handle it again."""
         try:
             fields = await self._broker.request_of(item.delivery)
-        except ResponseError as error:
+        except ResponseError as error:  # it stays pending, and is taken up again when its lease has run out
             log.warning("redis_refused", entry=item.delivery.entry, lane=item.delivery.lane, why=describe(error))
-            fields = None
+            self._over(item)
+            return
         except asyncio.CancelledError:
             self._over(item)
             raise

@@ -312,6 +312,8 @@ class RunWalk:
         if wrote.verdict == "stale":
             self._books.called(run.request, run.uncounted)
             return self._soon()
+        if wrote.verdict == "unwritable":
+            return await self._asking.withdrawn(run.item, run.request, "unwritable", run.uncounted)
         if wrote.verdict != "sealed":
             return Withdrawn(spent=run.uncounted)
         run.item.is_ending = True

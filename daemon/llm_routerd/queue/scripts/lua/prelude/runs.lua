@@ -1,7 +1,8 @@
 -- What the scripts know of runs with tools.
 
 -- Whether an entry is this consumer's to answer for, and its events stream goes on from where it has seen it; else why
--- not: "lost", "sealed", "stale" (others have written there: look again), "done" (this very script has written it).
+-- not: "lost", "sealed", "stale" (others have written there: look again), "done" (this very script has written it),
+-- "unwritable" (no event can follow what others have written).
 -- Returns that, or nil.
 local function hindrance(events, requests, entry, consumer, after, last_word)
   local pending = (ask_lane('XPENDING', requests, GROUP, entry, entry, 1) or {})[1]
@@ -13,6 +14,8 @@ local function hindrance(events, requests, entry, consumer, after, last_word)
   if is_at_end(last[1]) then return 'sealed' end
   if last_word and last[1] == last_word then return 'done' end
   if after ~= last[1] and not is_before(last[1], after) then return 'stale' end
+  -- Others have written so late an ID that none of ours may follow: that fails before a call is made, and not after.
+  if last_word and #string.match(last_word, '%d+$') > 15 then return 'unwritable' end
 end
 
 -- A run rests, or goes on: whatever its worker died of before, it was not this.  The lease begins anew, also where the
