@@ -6,10 +6,12 @@ STAMP := $(VENV)/.installed
 ENGINES := $(VENV)/.engines-installed
 BROWSER := $(VENV)/.browser-installed
 CLIENTS := $(VENV)/.clients-installed
+MCP_SERVERS := $(VENV)/.mcp-servers-installed
 NODE_CLIENT := examples/node/node_modules/.package-lock.json
 NODE_CLIENTS := tests/clients/node/node_modules/.package-lock.json
+NODE_MCP_SERVERS := tests/mcp_servers/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-browser lint lint-ruff lint-types lint-imports docs schemas chaos chaos-http chaos-runs storm bench release lock install uninstall clean
+.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-mcp test-browser lint lint-ruff lint-types lint-imports docs schemas chaos chaos-http chaos-runs storm bench release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
@@ -19,6 +21,7 @@ help:
 	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
 	@echo "make test-examples  the programs of examples/ in the languages that are here (fetches node-redis where npm is)"
 	@echo "make test-clients  the gateway with other people's clients, in Python and (where npm is) in Node; fetches 150 MB"
+	@echo "make test-mcp   the MCP bridge with other people's servers, in Python and (where npm is) in Node; fetches 40 MB"
 	@echo "make test-browser  the gateway's page in Chromium (Debian's package chromium), driven by Playwright; fetches 50 MB"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make docs       the documentation of the Python surface, into build/docs"
@@ -51,6 +54,11 @@ $(CLIENTS): $(STAMP) requirements-clients.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-clients.lock
 	@touch $@
 
+$(MCP_SERVERS): $(STAMP) requirements-mcp.lock
+	@echo "Installing other people's MCP servers into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-mcp.lock
+	@touch $@
+
 $(BROWSER): $(STAMP) requirements-browser.lock
 	@echo "Installing what drives a browser into $(VENV)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
@@ -60,7 +68,7 @@ $(BROWSER): $(STAMP) requirements-browser.lock
 # shell says: each of them would do it again.
 test: $(STAMP)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist worksteal -m "not engines" \
-		--ignore=tests/browser --ignore=tests/chaos --ignore=tests/clients --ignore=tests/topology --ignore=tests/examples
+		--ignore=tests/browser --ignore=tests/chaos --ignore=tests/clients --ignore=tests/mcp_servers --ignore=tests/topology --ignore=tests/examples
 
 # What waits more than it works, and takes as long as all the rest: a stage of its own.
 test-chaos: $(STAMP)
@@ -88,6 +96,14 @@ test-clients: $(CLIENTS) $(if $(shell command -v npm),$(NODE_CLIENTS))
 # vite stays at 8.3: the next one wants a package for Windows that not every registry has, and then `npm ci` refuses the lock.
 $(NODE_CLIENTS): tests/clients/node/package-lock.json
 	npm ci --prefix tests/clients/node --no-audit --no-fund --loglevel=error && touch $@ || echo "without clients in Node"
+
+# MCP_REQUIRED names what must not be left out: python, node.
+MCP_REQUIRED ?= python
+test-mcp: $(MCP_SERVERS) $(if $(shell command -v npm),$(NODE_MCP_SERVERS))
+	MCP_REQUIRED="$(MCP_REQUIRED)" $(BIN)/python -m pytest -n 2 tests/mcp_servers
+
+$(NODE_MCP_SERVERS): tests/mcp_servers/node/package-lock.json
+	npm ci --prefix tests/mcp_servers/node --no-audit --no-fund --loglevel=error && touch $@ || echo "without MCP servers in Node"
 
 # BROWSER_REQUIRED=1: a failure where no Chromium is, which else leaves them out.
 test-browser: $(BROWSER)
@@ -165,19 +181,20 @@ release: $(RELEASE_TOOLS)/.installed
 
 lock: $(STAMP)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-		--extra embedded --extra dev pyproject.toml -o requirements-dev.lock
+		--extra embedded --extra mcp --extra dev pyproject.toml -o requirements-dev.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-		--extra embedded -c requirements-dev.lock pyproject.toml -o requirements.lock
+		--extra embedded --extra mcp -c requirements-dev.lock pyproject.toml -o requirements.lock
 	echo 'hatchling>=1.27' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		-c requirements-dev.lock - -o requirements-build.lock
-	for extra in browser clients engines release; do \
+	for extra in browser clients engines mcp release; do \
 		$(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' dev-$$extra | \
 		$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 		-c requirements-dev.lock - -o requirements-$$extra.lock || exit 1; \
 	done
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build examples/node/node_modules tests/clients/node/node_modules
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build examples/node/node_modules tests/clients/node/node_modules \
+		tests/mcp_servers/node/node_modules
 
 # Installing as a service; systemd/README.md says what goes where.
 PREFIX ?= /opt/llm-routerd
@@ -186,7 +203,7 @@ UNITDIR ?= $(SYSCONFDIR)/systemd/system
 BINDIR ?= /usr/local/bin
 ROOT := $(abspath $(DESTDIR)$(PREFIX))
 MARK := .installed-by-make
-UNITS := llm-routerd.service llm-routerd@.service llm-routerd-gateway.service
+UNITS := llm-routerd.service llm-routerd@.service llm-routerd-gateway.service llm-routerd-mcp-bridge.service
 # With DESTDIR nothing on this machine is told, or stopped.
 SYSTEMCTL := $(if $(DESTDIR),:,[ ! -d /run/systemd/system ] || systemctl)
 
@@ -238,7 +255,7 @@ install-units:
 		install -m 600 systemd/llm-routerd.env.example "$(DESTDIR)$(SYSCONFDIR)/llm-routerd/llm-routerd.env"
 
 uninstall:
-	-@$(SYSTEMCTL) stop llm-routerd-gateway.service llm-routerd.service 'llm-routerd@*.service'
+	-@$(SYSTEMCTL) stop llm-routerd-mcp-bridge.service llm-routerd-gateway.service llm-routerd.service 'llm-routerd@*.service'
 	-@$(SYSTEMCTL) disable $(UNITS)
 	rm -f $(UNITS:%="$(DESTDIR)$(UNITDIR)/%")
 	[ "$$(readlink "$(DESTDIR)$(BINDIR)/llm-routerd")" != "$(PREFIX)/bin/llm-routerd" ] || \

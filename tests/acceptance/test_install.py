@@ -74,6 +74,7 @@ def test_everything_goes_where_systemd_and_operators_look(target: Target) -> Non
         "/etc/systemd/system/llm-routerd.service",
         "/etc/systemd/system/llm-routerd@.service",
         "/etc/systemd/system/llm-routerd-gateway.service",
+        "/etc/systemd/system/llm-routerd-mcp-bridge.service",
         "/etc/llm-routerd/config.toml",
         "/etc/llm-routerd/llm-routerd.env",
         "/usr/local/bin/llm-routerd",
@@ -94,6 +95,7 @@ def test_units_start_the_command_under_the_prefix_and_not_under_destdir(target: 
         ("llm-routerd.service", "serve"),
         ("llm-routerd@.service", "serve"),
         ("llm-routerd-gateway.service", "gateway"),
+        ("llm-routerd-mcp-bridge.service", "mcp-bridge"),
     ):
         unit = target.at("/etc/systemd/system") / name
         assert f"ExecStart=/srv/router/bin/llm-routerd {command}" in unit.read_text()

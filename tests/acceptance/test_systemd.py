@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SYSTEMD = Path(__file__).parents[2] / "systemd"
 _UNITS = ("llm-routerd.service", "llm-routerd@.service")
 _GATEWAY = "llm-routerd-gateway.service"
+_BRIDGE = "llm-routerd-mcp-bridge.service"
 _LANES = ("llm:requests", "llm:requests:high", "llm:requests:low")
 _USERS = ("operator", "daemon", "producer", "canceller", "gateway", "metrics", "toolworker", "approver", "auditor")
 
@@ -38,7 +39,7 @@ def settings(unit: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.fixture(params=(*_UNITS, _GATEWAY))
+@pytest.fixture(params=(*_UNITS, _GATEWAY, _BRIDGE))
 def installed_unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Return a unit as `make install` would leave it, with a command that exists."""
     prefix = tmp_path / "prefix"
@@ -114,6 +115,22 @@ def test_the_gateway_is_kept_as_strictly_as_the_daemon() -> None:
     assert float(stop_seconds) > GRACE_SECONDS + 5
 
 
+def test_the_bridge_and_what_it_starts_are_kept_as_strictly_as_the_daemon() -> None:
+    """It has no key of a model, and a folder of its own; nothing of it is read again while it runs."""
+    daemon, bridge = settings(_UNITS[0]), settings(_BRIDGE)
+    differing = {key for key in daemon.keys() | bridge.keys() if daemon.get(key) != bridge.get(key)}
+    assert differing == {
+        "Description",
+        "After",
+        "ExecStart",
+        "ExecReload",
+        "Environment",
+        "LoadCredential",
+        "StateDirectory",
+    }
+    assert not any("api_key" in each for each in bridge["LoadCredential"])
+
+
 @pytest.mark.parametrize("unit", _UNITS)
 def test_stopping_takes_longer_than_draining(unit: str) -> None:
     """Otherwise systemd kills the daemon in the middle of its drain."""
@@ -121,7 +138,7 @@ def test_stopping_takes_longer_than_draining(unit: str) -> None:
     assert float(stop_seconds) > DaemonConfig().drain_seconds + 5
 
 
-@pytest.mark.parametrize("unit", [*_UNITS, _GATEWAY])
+@pytest.mark.parametrize("unit", [*_UNITS, _GATEWAY, _BRIDGE])
 def test_a_unit_does_what_operators_rely_on(unit: str) -> None:
     """The settings that no rating asks for."""
     expected = {
@@ -458,6 +475,7 @@ def test_the_metrics_reader_reads_metrics_only(sessions: dict[str, Session]) -> 
 
 _TOOLWORKERS = [
     "HSET llm:tools weather {}",
+    "HSETNX llm:tools weather {}",
     "HGET llm:tools weather",
     "HMGET llm:tools weather heating",
     "HDEL llm:tools heating",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from llm_routerd.client import RegisteredTool, ToolConsumer, ToolGroup
 from llm_routerd.config.agents import AgentsConfig, Tenant
 from llm_routerd.config.tree import Config, RedisConfig
 from llm_routerd.protocol.examples import TOOLS
+from tests.acceptance.test_systemd import restricted_server
+from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,6 +165,26 @@ async def test_rights_that_a_daemon_needs_are_named(server: Any, valkey_url: str
         assert [each.detail[:11] for each in await look(url)] == ["cannot tell"]
     finally:
         server.acl_deluser("narrow")
+
+
+@pytest.mark.parametrize(
+    ("user", "can_list"), [("daemon", True), ("operator", True), ("approver", True), ("producer", False)]
+)
+async def test_users_of_the_acl_file_can_look(user: str, can_list: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever has to do with tools."""
+    acl = (ROOT / "systemd" / "users.acl").read_text().replace("resetpass", "resetpass >pw")
+    with restricted_server(acl) as login:
+        operator = login("operator", "pw")
+        operator.run(f"HSET llm:tools weather {WEATHER.replace(' ', '')}")
+        operator.run("XGROUP CREATE llm:tools:weather llm-tools 0 MKSTREAM")
+        url = f"unix://{user}:pw@{operator.run('CONFIG GET unixsocket')[1].decode()}"
+        found = await look(url)
+        code = await asyncio.to_thread(main, ["tools", "--redis", url])
+        assert operator.run("DBSIZE") == 2
+    assert found[0].detail.startswith("1 registered, 0 of them" if can_list else "cannot tell")
+    assert "tool rights" not in {each.subject for each in found}
+    assert code == (Exit.OK if can_list else Exit.NOT_ALLOWED)
+    assert ("nobody is left" in capsys.readouterr().out) is can_list
 
 
 async def test_absent_server_is_told_elsewhere() -> None:

@@ -213,7 +213,7 @@ async def test_exception_is_told_without_its_text(served: Served, how: str) -> N
     assert await caller.asked("fail", {"how": how}) == {"error": "the tool failed"}
     [line] = troubles.lines
     kind = {"raised": "ValueError", "timeout": "TimeoutError", "group": "ExceptionGroup"}[how]
-    assert line.startswith(f"fail: call_1 failed: {kind} (test_tool_worker.py:")
+    assert line.startswith(f"fail: 'call_1' failed: {kind} (test_tool_worker.py:")
     assert SECRET not in line
     assert SECRET in str(troubles.errors[0])
 
@@ -347,17 +347,18 @@ async def test_entry_that_is_no_call_is_told_of_and_deleted(served: Served, fiel
     assert troubles.lines == ["echo: an entry that is no call (schemas/tool-call) was deleted"]
 
 
-async def test_huge_result_is_cut_where_no_daemon_keeps_more(served: Served) -> None:
+async def test_huge_result_is_cut_where_no_daemon_keeps_more(valkey_url: str) -> None:
     """10 MB would be in Redis and on the wire for nothing; a large argument comes whole."""
-    worker, _, caller = served
+    worker, _ = make_worker(valkey_url)
 
     @worker.tool
     def repeat(text: str) -> str:
         """Ten times."""
         return text * 10
 
-    answer = await caller.asked("repeat", {"text": "ä" * 500_000})
-    assert len(answer["result"].encode()) == 4_194_312
+    async with open_caller(valkey_url) as caller, serving(worker):
+        answer = await caller.asked("repeat", {"text": "ä" * 500_000})
+        assert len(answer["result"].encode()) == 4_194_312
 
 
 async def test_registration_that_was_lost_is_made_again_and_another_ones_is_left(served: Served) -> None:

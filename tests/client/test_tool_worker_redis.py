@@ -240,6 +240,30 @@ async def test_user_who_may_not_register_is_told_so(valkey: ValkeyProcess) -> No
         await asyncio.wait_for(worker.run(), 10)
 
 
+async def test_rights_of_a_tool_worker_are_few(valkey: ValkeyProcess) -> None:
+    """It may write to inboxes and not read them: what other tools have answered is none of its business."""
+    commands = (
+        "+ping +hello +auth +select +client|setname +client|id +time +multi +exec +hset +hmget +hdel +xgroup|create "
+        "+xgroup|delconsumer +xinfo|consumers +xreadgroup +xpending +xclaim +xrange +xack +xdel +xadd"
+    )
+    keys = "~llm:tools ~llm:tools:* %W~llm:inbox:*"
+    rights = ("resetkeys", "resetchannels", "-@all", *commands.split(), *keys.split())
+    valkey.command("ACL", "SETUSER", "toolworker", "on", ">secret", *rights)
+    worker, troubles = make_worker(f"unix://toolworker:secret@{valkey.socket_path}?db=0")
+    acting = Acting(worker)
+    async with open_caller(valkey.url) as caller:
+        stream = caller.keys.tool_calls("act")
+        await caller.redis.xgroup_create(stream, TOOL_GROUP, id="0", mkstream=True)
+        await caller.call("act")
+        await caller.redis.xreadgroup(TOOL_GROUP, "dead", {stream: ">"})
+        async with serving(worker):
+            assert await caller.asked("act") == {"result": "acted"}
+            assert "error" in await caller.answer("call_1")
+            await worker.remove("act")
+            assert not await caller.redis.hexists(caller.keys.tools, "act")
+        assert (acting.calls, troubles.lines) == (["call_2"], [])
+
+
 async def test_stray_consumers_are_deleted_once_nothing_is_pending_for_them(
     valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,10 @@ async def test_whole_answers_and_held_ones(valkey_url: str) -> None:
         ("chain_exhausted", ["context_window", "context_window"], 400, "context_length_exceeded"),
         ("chain_exhausted", ["context_window", "connect"], 503, "chain_exhausted"),
         ("internal", [], 500, "internal"),
+        ("unknown_tool", [], 404, "unknown_tool"),
+        ("tool_not_allowed", [], 403, "tool_not_allowed"),
+        ("confirmation_expired", [], 403, "confirmation_expired"),
+        ("turns_exhausted", [], 422, "turns_exhausted"),
     ],
 )
 async def test_what_fails_before_any_text_has_its_status(

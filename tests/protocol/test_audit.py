@@ -75,16 +75,15 @@ def test_entries_satisfy_their_schema_and_leave_out_what_is_not_known() -> None:
 def test_lines_tell_of_each_entry_how_many_parts_follow() -> None:
     """The form that the scripts' `write_audit` takes."""
     entries = [*OF.calls((REJECTED,)), OF.tool_call(tool="t", call_id="c", turn=1, outcome="result", latency_ms=9)]
-    lines = list(audit_lines(entries))
-    size = lines[0]
-    assert isinstance(size, int)
-    assert lines[1 : size + 1] == entries[0].flat()
-    assert lines[size + 1] == len(lines) - size - 2
+    first, second = (entry.flat() for entry in entries)
+    assert audit_lines(entries) == [len(first), *first, len(second), *second]
     assert audit_lines(()) == []
 
 
-def test_who_agreed_is_cut_where_it_is_long() -> None:
+def test_who_agreed_is_cut_where_it_is_long_and_stays_one_value() -> None:
     """Whoever may write a person's word writes `by` himself."""
     entry = OF.confirmation(tool="t", call_id="c", turn=1, outcome="denied", by="x" * 100_000)
-    assert entry.by is not None
-    assert len(entry.by) == MOST_BY
+    assert entry.by == "x" * MOST_BY
+    spoofing = OF.confirmation(tool="t", call_id="c", turn=1, outcome="denied", by="ada\noutcome\r\nconfirmed\n")
+    assert spoofing.by == "ada outcome confirmed"
+    assert OF.confirmation(tool="t", call_id="c", turn=1, outcome="denied", by=" \n").by is None

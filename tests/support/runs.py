@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.protocol.call import Finish
 from llm_routerd.protocol.outcome import ToolCall, Usage
+from tests.support.accounts import scraped_of
+from tests.support.eventually import eventually
 from tests.support.queue import events_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from llm_routerd.protocol.call import Call, Delta
+    from llm_routerd.worker.worker import Worker
     from tests.support.fakes import FakeBackend, Script
 
 ADD = {
@@ -36,6 +39,19 @@ async def register(client: Any, prefix: str = "llm", **tools: dict[str, Any]) ->
     """Tools, by name; `__` stands for the dot."""
     for name, registration in tools.items():
         await client.hset(f"{prefix}:tools", name.replace("__", "."), json.dumps(registration))
+
+
+async def submit(client: Any, name: str = "r1", agent: dict[str, Any] | None = None, **more: str) -> str:
+    """A request that may use any tool."""
+    fields = {"prompt": "do it", "id": name, "agent": json.dumps(agent or {"tools": ["*"]}), **more}
+    await client.xadd("llm:requests", fields)
+    return name
+
+
+async def agree(client: Any, asked: dict[str, Any], name: str = "r1", **more: str) -> None:
+    """As a person does, to a `tool_call` event."""
+    word = {"confirm": asked["call_id"], "args_sha256": asked["args_sha256"], "by": "ada", **more}
+    await client.xadd(f"llm:consent:{name}", word)
 
 
 def calls(name: str, text: str = "", usage: Usage | None = None, **arguments: Any) -> Finish:
@@ -85,6 +101,11 @@ async def answer(
     """As a tool does."""
     fields = {"call_id": call_id, **({"result": result} if result is not None else {}), **more}
     await client.xadd(f"{prefix}:inbox:{request_id}", fields, nomkstream=True)
+
+
+async def counts(worker: Worker, sample: str, number: int) -> None:
+    """It has counted so many, or does soon: a counter waits until an event is known to stand."""
+    await eventually(lambda: scraped_of(worker).get(sample, 0) == number)
 
 
 async def event_of(client: Any, request_id: str, kind: str, number: int = 1) -> dict[str, Any]:

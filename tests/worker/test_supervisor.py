@@ -140,6 +140,7 @@ _OWN: dict[str, str] = {
     "gateway/http/exchange.py": "a cancellation that no client waits for; what Redis says to it is logged",
     "cli/watch.py": "a command, which waits for all of its tasks",
     "cli/confirming.py": "a command, which waits for all of its tasks",
+    "mcp_bridge/bridge.py": "the bridge has no daemon; all of its tasks are one to whoever runs it",
 }
 
 

@@ -10,7 +10,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llm_routerd.agents.conversation import assistant_message
-from llm_routerd.judging.calls import fault_of_call
+from llm_routerd.jsonschema.values import depth_of
+from llm_routerd.judging.calls import MAX_LEVELS, fault_of_call
 from llm_routerd.protocol.events import ToolCalled, ToolReturned, TurnEnded
 from llm_routerd.protocol.outcome import ToolCall
 from llm_routerd.protocol.tool import ToolRequest
@@ -120,12 +121,12 @@ def _turn_ended(answer: Result, told: list[ToolCall], turn: Turn) -> TurnEnded:
 
 
 def _arguments(text: str) -> Any:
-    """The object that a model wrote; the text itself where it wrote none."""
+    """The object that a model wrote; the text itself where it wrote none, or one that cannot be written again."""
     try:
         found = orjson.loads(text) if text.strip() else {}
     except orjson.JSONDecodeError:
         return text[:_LONGEST_ARGUMENTS]
-    return found if isinstance(found, dict) else text[:_LONGEST_ARGUMENTS]
+    return found if isinstance(found, dict) and depth_of(found) <= MAX_LEVELS else text[:_LONGEST_ARGUMENTS]
 
 
 def due_ms(timeout_ms: int, now_ms: int, deadline_ms: int | None) -> int:

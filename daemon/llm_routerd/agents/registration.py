@@ -13,9 +13,8 @@ from llm_routerd.jsonschema.compiled import AnswerSchema, SchemaCache, SchemaPro
 from llm_routerd.jsonschema.path import json_path, printable
 from llm_routerd.jsonschema.values import depth_of
 from llm_routerd.protocol.schema_files import load_schema
-from llm_routerd.protocol.tool import TIMEOUT_MS, TOOL_NAME_PATTERN
+from llm_routerd.protocol.tool import MOST_REGISTRATION_BYTES, TIMEOUT_MS, TOOL_NAME_PATTERN
 
-MOST_BYTES = 65_536  # of one registration
 _MAX_DEPTH = 64
 _NO_PARAMETERS: dict[str, Any] = {"type": "object"}
 # Made when the module is imported: a worker has no time to read files on its event loop.
@@ -52,7 +51,7 @@ def read_tool(name: str, registration: bytes, schemas: SchemaCache) -> Tool | Un
     """A registration as it stands in the hash."""
     if not is_tool_name(name):
         return Unsound(f"the name does not match {TOOL_NAME_PATTERN}")
-    if len(registration) > MOST_BYTES:
+    if len(registration) > MOST_REGISTRATION_BYTES:
         return too_long(len(registration))
     try:
         given = orjson.loads(registration)
@@ -67,7 +66,7 @@ def read_tool(name: str, registration: bytes, schemas: SchemaCache) -> Tool | Un
 
 def too_long(size: int) -> Unsound:
     """Of a registration of so many bytes, which nobody need have read."""
-    return Unsound(f"it has {size} bytes, more than the {MOST_BYTES} that are accepted")
+    return Unsound(f"it has {size} bytes, more than the {MOST_REGISTRATION_BYTES} that are accepted")
 
 
 def _problem_of(given: dict[str, Any]) -> str | None:

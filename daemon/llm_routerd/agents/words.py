@@ -16,8 +16,10 @@ from msgspec.structs import replace
 from llm_routerd.agents.calls import due_ms
 from llm_routerd.agents.registration import Tool
 from llm_routerd.jsonschema.values import depth_of
+from llm_routerd.judging.calls import fault_of_call
 from llm_routerd.protocol.events import CallConfirmed, CallDenied, ToolReturned
 from llm_routerd.protocol.numbers import carries_numbers
+from llm_routerd.protocol.outcome import ToolCall
 from llm_routerd.protocol.tool import TIMEOUT_MS, ToolRequest
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from llm_routerd.agents.run import AgentRun, OpenCall
     from llm_routerd.protocol.request import Request
 
-MOST_ARGUMENTS_BYTES = 65_536  # that a person may put in the place of a model's
 _LONGEST_NAME = 200
 _LONGEST_REASON = 2_000
 _LONGEST_ERROR_BYTES = 4_096
@@ -155,18 +156,18 @@ class Listener:
 
     @staticmethod
     def _changed(given: bytes | None, tool: Tool | Unsound | None) -> dict[str, Any] | str | None:
-        """The arguments that a person gives; a string: why they are none; None: those of the model hold."""
+        """The arguments that a person gives, held to what a model's are; a string: what is wrong; None: none."""
         if given is None:
             return None
-        if len(given) > MOST_ARGUMENTS_BYTES or not isinstance(tool, Tool):
-            return "too long, or the tool is gone"
+        if not isinstance(tool, Tool):
+            return "the tool is gone"
         try:
-            found = orjson.loads(given)
-        except orjson.JSONDecodeError:
-            return "no JSON"
-        if not isinstance(found, dict) or depth_of(found) > _MAX_DEPTH:
-            return "no object"
-        return tool.parameters.validate(found) or found
+            text = given.decode()
+        except UnicodeDecodeError:
+            return "no text"
+        fault = fault_of_call(ToolCall.of(id="", name=tool.name, arguments=text), {tool.name: tool.parameters})
+        found: dict[str, Any] | str = orjson.loads(text) if fault is None else fault
+        return found
 
     def _confirmed(self, call: OpenCall, tool: Tool | Unsound | None, event: CallConfirmed) -> Heard:
         timeout_ms = tool.timeout_ms if isinstance(tool, Tool) else TIMEOUT_MS
@@ -185,7 +186,7 @@ class Listener:
 
     def _late(self, call: OpenCall) -> Heard:
         latency_ms = max(0, self._now_ms - call.sent_at_ms)
-        seconds = f"{(call.deadline_ms - call.sent_at_ms) / 1000:g}"
+        seconds = f"{round((call.deadline_ms - call.sent_at_ms) / 1000, 2):g}"
         event = ToolReturned(call_id=call.call_id, name=call.name, latency_ms=latency_ms)
         return Heard(
             event=replace(event, error=_UNKNOWN.format(seconds)),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_routerd.cli.check_gateway import check_gateway
+from llm_routerd.cli.check_mcp import check_mcp
 from llm_routerd.cli.check_models import check_models
 from llm_routerd.cli.check_server import check_server
 from llm_routerd.cli.check_tools import check_tools
@@ -38,7 +39,8 @@ def run(arguments: argparse.Namespace) -> Exit:
 
 async def _check(config: Config) -> list[Finding]:
     parts = (check_server(config), check_tools(config), check_models(config), check_gateway(config))
-    return [finding for findings in await asyncio.gather(*parts) for finding in findings]
+    found = [finding for findings in await asyncio.gather(*parts) for finding in findings]
+    return [*found, *check_mcp(config)]
 
 
 def _describe(path: str | None, config: Config) -> str:

@@ -103,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, add, summary in (
         ("serve", _add_serve, "run the daemon"),
         ("gateway", _add_gateway, "serve HTTP clients: OpenAI's, Anthropic's, Ollama's, browsers"),
+        ("mcp-bridge", _add_mcp_bridge, "serve the tools of MCP servers to requests with `agent`"),
         ("submit", _add_submit, "submit a request and show its answer"),
         ("follow", _add_follow, "show what happens to a request, from any point on"),
         ("cancel", _add_cancel, "cancel a request, queued or running"),
@@ -117,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", parents=[common], allow_abbrev=False
         )
-        command.set_defaults(module=name)
+        command.set_defaults(module=name.replace("-", "_"))
         add(command)
     parser.set_defaults(module="usage", parser=parser)
     return parser
@@ -149,6 +150,12 @@ def _add_serve(command: argparse.ArgumentParser) -> None:
 
 def _add_gateway(command: argparse.ArgumentParser) -> None:
     command.add_argument("--listen", metavar="HOST:PORT", help="where, instead of gateway.listen")
+
+
+def _add_mcp_bridge(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--stderr", action="store_true", help="show what servers write there, which may hold arguments and secrets"
+    )
 
 
 def _add_submit(command: argparse.ArgumentParser) -> None:

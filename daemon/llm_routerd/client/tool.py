@@ -1,4 +1,4 @@
-"""A tool as a worker has it: its handler, and what is answered to a call."""
+"""A tool as a worker has it: its handler, what is answered to a call, and the call as it stands in Redis."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llm_routerd.protocol.tool import ToolRequest
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from llm_routerd.jsonschema.compiled import AnswerSchema
-    from llm_routerd.protocol.tool import ToolRequest
 
 
+_read_call = msgspec.json.Decoder(ToolRequest).decode
 _MOST_BYTES = 4_194_312  # a letter or two more than any daemon keeps, which so sees that there was more
 
 
@@ -60,13 +62,34 @@ class Tool:
         except Exception as error:  # noqa: BLE001 - the border of what is not ours
             if isinstance(error, TimeoutError) and limit.expired():
                 return "error", b"the tool has not ended in time, and may have acted"
-            tell(f"{self.name}: {call.call_id} failed: {type(error).__name__} {_place(error)}", error)
+            tell(f"{self.name}: {call.call_id[:64]!a} failed: {type(error).__name__} {_place(error)}", error)
             return "error", b"the tool failed"
         try:
             return "result", _bounded(result if isinstance(result, (str, bytes)) else _to_json(result))
         except (TypeError, ValueError, RecursionError) as error:
-            tell(f"{self.name}: {call.call_id} has a result that is no JSON", error)
+            tell(f"{self.name}: {call.call_id[:64]!a} has a result that is no JSON", error)
             return "error", b"the tool has acted, and its result is no JSON"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One call as it stands in its tool's stream."""
+
+    tool: Tool
+    entry_id: bytes
+    data: bytes
+
+    @classmethod
+    def read(cls, tool: Tool, entries: Iterable[Any]) -> list[Entry]:
+        """Those in a reply, of which some may have been deleted."""
+        return [cls(tool, each[0], each[1].get(b"call", b"")) for each in entries if each and each[1] is not None]
+
+    def call(self) -> ToolRequest | None:
+        """What it holds; None: that is no call."""
+        try:
+            return _read_call(self.data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
 
 
 def _bounded(text: str | bytes) -> bytes:

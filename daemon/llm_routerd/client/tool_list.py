@@ -12,6 +12,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from llm_routerd.client.events import as_bytes, as_text
 from llm_routerd.protocol.cut import CutList
+from llm_routerd.protocol.tool import MOST_REGISTERED, MOST_REGISTRATION_BYTES
 from llm_routerd.queue.connection import Bounds, is_missing_group, is_wrong_type, pooled
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from llm_routerd.agents.registration import Tool, Unsound
     from llm_routerd.protocol.keys import Keys
 
-MOST_TOOLS = 1_000  # of a shard; a worker reads no more either
-MOST_BYTES = 65_536  # of a registration that are read
 ACTIVE_MS = 60_000  # one who serves a tool asks for its calls more often
 _MOST_NAMES = 20_000  # beyond which nobody sorts them
 _NAMES = Bounds(most_bytes=2_000_000, most_parts=_MOST_NAMES)
@@ -76,7 +75,7 @@ class RegisteredTool(Struct, frozen=True, kw_only=True):
         from llm_routerd.agents.registration import read_tool, too_long  # noqa: PLC0415 - others do without schemas
         from llm_routerd.jsonschema.compiled import SchemaCache  # noqa: PLC0415 - likewise
 
-        if self.size > MOST_BYTES:
+        if self.size > MOST_REGISTRATION_BYTES:
             return too_long(self.size)
         return read_tool(self.name, self.registration, SchemaCache(1))
 
@@ -110,7 +109,7 @@ async def list_tools(redis: Redis, keys: Keys) -> ToolList:
         if is_wrong_type(error):
             return ToolList(tools=(), more=0)
         raise
-    names = sorted(await _names(redis, keys))[:MOST_TOOLS] if count <= _MOST_NAMES else []
+    names = sorted(await _names(redis, keys))[:MOST_REGISTERED] if count <= _MOST_NAMES else []
     tools: list[RegisteredTool] = []
     for at in range(0, len(names), _TOOLS_PER_READ):
         tools += await _read(redis, keys, names[at : at + _TOOLS_PER_READ])
@@ -143,7 +142,7 @@ async def _names(redis: Redis, keys: Keys) -> list[bytes]:
 async def _read(redis: Redis, keys: Keys, names: Sequence[bytes]) -> list[RegisteredTool]:
     """A few tools: registrations first, of which none is asked for that is too long."""
     sizes = [int(size) for size in await _all(redis, (("HSTRLEN", keys.tools, name) for name in names))]
-    short = [name for name, size in zip(names, sizes, strict=True) if size <= MOST_BYTES]
+    short = [name for name, size in zip(names, sizes, strict=True) if size <= MOST_REGISTRATION_BYTES]
     texts = dict(zip(short, await _all(redis, (("HGET", keys.tools, name) for name in short)), strict=True))
     streams = [keys.tool_calls(as_text(name)) for name in names]
     lengths = await _all(redis, (("XLEN", stream) for stream in streams), raises=False)

@@ -32,9 +32,9 @@ import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from llm_routerd.client.events import as_bytes
+from llm_routerd.client.tool import Entry, Tool
 from llm_routerd.errors import BrokerError, NotAllowedError, UnsuitableServerError
 from llm_routerd.protocol.keys import HANDED_BACK, HANDED_BACK_IDLE_MS, TOOL_GROUP, is_handed_back
-from llm_routerd.protocol.tool import ToolRequest
 from llm_routerd.queue.connection import Backoff, is_missing_group
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from llm_routerd.client.shard import Shard
-    from llm_routerd.client.tool import Tool
+    from llm_routerd.protocol.tool import ToolRequest
 
 T = TypeVar("T")
 
@@ -54,16 +54,6 @@ _MOST_KNOWN = 10_000
 _STRAY_CONSUMER_MS = 3_600_000
 _NOBODY = "unknown-outcome"  # the consumer that owns what is never acted on again, until that has been told
 _OUTCOME_UNKNOWN = b"unknown outcome: the worker that had this call is gone, and may have acted"
-_read_call = msgspec.json.Decoder(ToolRequest).decode
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One call as it stands in its tool's stream."""
-
-    tool: Tool
-    entry_id: bytes
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +91,7 @@ class Serving:
         self._waiting: deque[Entry] = deque()  # COUNT counts for each stream: what was read beyond the free places
         self._known: OrderedDict[str, None] = OrderedDict()  # the `call_id`s that were begun last
         self._served: dict[str, Tool] = {}  # what is registered
-        self._warned: set[tuple[str, bytes]] = set()
+        self._warned: dict[str, bytes] = {}  # of which other registration of a tool was told last
         self._look_at = 0.0  # when to look around next, in loop time
         self._is_away = False
         self._failure: BaseException | None = None
@@ -112,6 +102,10 @@ class Serving:
 
     def _key(self, tool: Tool) -> str:
         return self._shard.keys.tool_calls(tool.name)
+
+    def has(self, name: str) -> bool:
+        """Whether a tool of this name is registered by us."""
+        return name in self._served
 
     async def run(self) -> None:
         """Serve until the worker is to stop.
@@ -166,7 +160,7 @@ class Serving:
                 TOOL_GROUP, self._host.consumer, dict.fromkeys(streams, ">"), count=count, block=block_ms
             )
         )
-        found = [entry for key, entries in reply or () for entry in _entries(streams[key], entries)]
+        found = [entry for key, entries in reply or () for entry in Entry.read(streams[key], entries)]
         return [entry for entry in found if entry not in self.begun]  # a group that is made again has it once more
 
     async def _look_around(self) -> None:
@@ -175,6 +169,8 @@ class Serving:
         if not self._served:
             await self._delete_stray_consumers(tools.values())
         await self._show_life()
+        for gone in (tool for name, tool in self._served.items() if name not in tools):
+            await self._ask(partial(self._unregister, gone))
         for tool, found in zip(tools.values(), await self._ask(lambda: self._survey(tools)) or (), strict=False):
             await self._register(tool, found.registration)
             await self._begin_again(tool, found)
@@ -209,9 +205,15 @@ class Serving:
     async def _register(self, tool: Tool, found: bytes | None) -> None:
         if found is None or self._served.get(tool.name) is not tool:
             await self._ask(lambda: self._redis.hset(self._shard.keys.tools, tool.name, tool.registration))
-        elif not _is_same(found, tool.registration) and (tool.name, found) not in self._warned:
-            self._warned.add((tool.name, found))
+        elif not _is_same(found, tool.registration) and self._warned.get(tool.name) != found:
+            self._warned[tool.name] = found
             self._host.tell(f"{tool.name}: what is registered in Redis differs from this worker's, and holds", None)
+
+    async def _unregister(self, tool: Tool) -> None:
+        """Take a registration back, unless it is another's."""
+        [found] = await self._redis.hmget(self._shard.keys.tools, [tool.name])
+        if found is not None and _is_same(as_bytes(found), tool.registration):
+            await self._redis.hdel(self._shard.keys.tools, tool.name)
 
     async def _show_life(self) -> None:
         """Tell the others that what is held here has not lost its worker."""
@@ -232,7 +234,7 @@ class Serving:
         over = [entry_id for entry_id in found.idle if entry_id not in may_run]
         # Not for us: what is pending here and not at work is begun.
         for entry in await self._claim(tool, over, idle_ms=lease_ms, consumer=_NOBODY):
-            await self._settle(entry, _call_in(entry), ("error", _OUTCOME_UNKNOWN))
+            await self._settle(entry, entry.call(), ("error", _OUTCOME_UNKNOWN))
 
     async def _claim(
         self, tool: Tool, ids: list[Any], *, idle_ms: int = 0, consumer: str = "", **options: Any
@@ -241,7 +243,7 @@ class Serving:
         key, consumer = self._key(tool), consumer or self._host.consumer
         claim = lambda: self._redis.xclaim(key, TOOL_GROUP, consumer, idle_ms, ids, **options)  # noqa: E731
         reply = await self._ask(claim) if ids else None
-        return [] if "justid" in options else _entries(tool, reply or ())
+        return [] if "justid" in options else Entry.read(tool, reply or ())
 
     def _begin(self, entry: Entry) -> None:
         """Serve a call in the place that was taken."""
@@ -259,7 +261,7 @@ class Serving:
         if entry.tool.name not in self._host.tools:  # it was removed while a read was under way
             await self._hand_back(entry)
             return
-        call = _call_in(entry)
+        call = entry.call()
         if call is None:
             self._host.tell(f"{entry.tool.name}: an entry that is no call (schemas/tool-call) was deleted", None)
             await self._settle(entry, None, None)
@@ -363,7 +365,7 @@ class Serving:
                     if entry.tool.is_idempotent:
                         await self._hand_back(entry)
                     else:
-                        await self._settle(entry, _call_in(entry), ("error", _OUTCOME_UNKNOWN))
+                        await self._settle(entry, entry.call(), ("error", _OUTCOME_UNKNOWN))
                 await self._ask(self._leave)
 
     async def _hand_back(self, entry: Entry) -> None:
@@ -387,30 +389,9 @@ class Serving:
                     if each["pending"] == 0 and each["idle"] > _STRAY_CONSUMER_MS:
                         await self._redis.xgroup_delconsumer(self._key(tool), TOOL_GROUP, each["name"])
 
-    async def unregister(self, tool: Tool) -> None:
-        """Take a registration back, unless it is another's."""
-
-        async def unregister() -> None:
-            [found] = await self._redis.hmget(self._shard.keys.tools, [tool.name])
-            if found is not None and _is_same(as_bytes(found), tool.registration):
-                await self._redis.hdel(self._shard.keys.tools, tool.name)
-
-        await self._ask(unregister)
-
 
 def _is_refused(reply: Any) -> bool:
     return isinstance(reply, Exception) and "BUSYGROUP" not in str(reply)
-
-
-def _entries(tool: Tool, reply: Iterable[Any]) -> list[Entry]:
-    return [Entry(tool, each[0], each[1].get(b"call", b"")) for each in reply if each and each[1] is not None]
-
-
-def _call_in(entry: Entry) -> ToolRequest | None:
-    try:
-        return _read_call(entry.data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
 
 
 def _is_same(found: bytes, registration: bytes) -> bool:

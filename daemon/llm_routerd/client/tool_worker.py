@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+_REMOVAL_SECONDS = 0.05  # between looks whether it is done
 _NAME = re.compile(TOOL_NAME_PATTERN)
 
 
@@ -189,10 +190,15 @@ class ToolWorker:
         return schema
 
     async def remove(self, name: str) -> None:
-        """Serve a tool no longer, and take back its registration; another worker that has it puts its own there."""
-        if (tool := self.tools.pop(name, None)) is not None:
-            for serving in self._serving:
-                await serving.unregister(tool)
+        """Serve a tool no longer, and return when its registration is taken back, unless it is another's.
+
+        Another worker that serves it makes its own.
+        """
+        self.tools.pop(name, None)
+        while any(each.has(name) for each in self._serving):
+            if name in self.tools or self.stopping.is_set():
+                return
+            await asyncio.sleep(_REMOVAL_SECONDS)
 
     async def run(self) -> None:
         """Register the tools, and serve them until `stop`; once.  Redis may go away meanwhile, and be emptied.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from functools import cache
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
@@ -22,8 +23,9 @@ from llm_routerd.errors import ConfigError
 from llm_routerd.protocol.schema_files import load_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from llm_routerd.config.mcp import McpServer
     from llm_routerd.config.tree import RedisConfig
 
 _MASK = "\0"
@@ -74,6 +76,10 @@ def _check_addresses(document: dict[str, Any]) -> None:
             key = f"deployments.{name}.api_base"
             if base := table.get("api_base"):
                 check_api_base(base)
+        for name, table in document.get("mcp", {}).items():
+            key = f"mcp.{name}.url"
+            if url := table.get("url"):
+                check_api_base(url)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from None
 
@@ -106,6 +112,7 @@ def check_relations(config: Config) -> None:
                 where = f"chains.{chain.name}.fallback"
                 raise ConfigError(f"{where}: there is no chain {name!r}{nearest(name, config.chains)}")
     _check_gateway(config)
+    _check_mcp(config.mcp)
     finished: set[str] = set()
     for name in config.chains:
         _refuse_cycle((), name, config, finished)
@@ -137,6 +144,23 @@ def _check_gateway(config: Config) -> None:
             re.compile(each.pattern)
         except re.error as error:
             raise ConfigError(f"gateway.normalise.{number}.pattern: no regular expression: {error.msg}") from None
+
+
+def _check_mcp(servers: Mapping[str, McpServer]) -> None:
+    for name, server in servers.items():
+        where = f"mcp.{name}"
+        if bool(server.command) == (server.url is not None) and server.secret_missing is None:
+            raise ConfigError(f"{where}: needs a `command` that starts it, or the `url` where it is; and not both")
+        for key, belongs_to in (("env", "command"), ("cwd", "command"), ("headers", "url")):
+            if getattr(server, key) and not getattr(server, belongs_to) and server.secret_missing is None:
+                raise ConfigError(f"{where}.{key}: has a meaning beside `{belongs_to}` only")
+    # By their prefixes two servers' tools have no name in common, whatever the servers call them.
+    for one, other in combinations(sorted(servers.values(), key=lambda each: each.name_prefix), 2):
+        if other.name_prefix.startswith(one.name_prefix):
+            raise ConfigError(
+                f"mcp.{other.name}.prefix: {other.name_prefix!r} begins with that of mcp.{one.name}, "
+                f"{one.name_prefix!r}, so that their tools could get the same names; choose another"
+            )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

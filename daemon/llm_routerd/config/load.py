@@ -100,7 +100,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _resolve_all(value: Any, path: tuple[str, ...], environ: Mapping[str, str], disabled: dict[str, str]) -> Any:
-    """Replace the references in every string; a key of a deployment that is missing goes into `disabled`."""
+    """Replace the references in every string; what lacks one that it can do without goes into `disabled`."""
     match value:
         case str():
             if has_reference(value):
@@ -108,15 +108,10 @@ def _resolve_all(value: Any, path: tuple[str, ...], environ: Mapping[str, str], 
             try:
                 return resolve(value, environ)
             except MissingSecretError as error:
-                match path:
-                    case ("deployments", name, "api_key"):
-                        disabled[name] = error.name
-                        return None
-                    case ("gateway", "keys", name, "key"):  # which a daemon beside the gateway need not have
-                        disabled[_gateway_key(name)] = error.name
-                        return None
-                    case _:
-                        raise ConfigError(f"{'.'.join(path)}: {error}") from None
+                if (without := _what_does_without(path)) is None:
+                    raise ConfigError(f"{'.'.join(path)}: {error}") from None
+                disabled[without] = error.name
+                return None
             except ConfigError as error:
                 raise ConfigError(f"{'.'.join(path)}: {error}") from None
         case dict():
@@ -128,9 +123,25 @@ def _resolve_all(value: Any, path: tuple[str, ...], environ: Mapping[str, str], 
             return value
 
 
+def _what_does_without(path: tuple[str, ...]) -> str | None:
+    """Among what is disabled, what lacks the secret that a path leads to; None: nothing may lack it."""
+    match path:
+        case ("deployments", name, "api_key"):
+            return name
+        case ("gateway", "keys", name, "key"):  # which a daemon beside the gateway need not have
+            return _gateway_key(name)
+        case ("mcp", name, _, *_):  # likewise, beside the bridge
+            return _mcp_server(name)
+        case _:
+            return None
+
+
 def _gateway_key(name: str) -> str:
-    """Among what is disabled for want of a secret."""
     return f"gateway.keys.{name}"
+
+
+def _mcp_server(name: str) -> str:
+    return f"mcp.{name}"
 
 
 def _check_place(path: tuple[str, ...]) -> None:
@@ -169,6 +180,10 @@ def _build(merged: dict[str, Any], environ: Mapping[str, str], disabled: Mapping
     for name, table in named["deployments"].items():
         table["api_key"], table["key_missing"] = key_of(table, environ, disabled.get(name))
     named["tenants"] = {name: {**table, "name": name} for name, table in merged.get("tenants", {}).items()}
+    named["mcp"] = {
+        name: {**table, "name": name, "secret_missing": disabled.get(_mcp_server(name))}
+        for name, table in merged.get("mcp", {}).items()
+    }
     # Not strict: to TOML 5.0 is no whole number, to the schema it is.
     config = convert({**merged, **named, "gateway": _gateway(merged, disabled)}, Config, strict=False)
     for name, deployment in config.deployments.items():

@@ -12,6 +12,7 @@ from msgspec import Meta, field
 from llm_routerd.config.agents import AgentsConfig, Tenant
 from llm_routerd.config.audit import AuditConfig
 from llm_routerd.config.gateway import GatewayConfig
+from llm_routerd.config.mcp import McpServer, ServerName
 from llm_routerd.config.providers import BACKENDS, PROVIDERS, Provider, provider_of
 from llm_routerd.config.table import Name, Table, key
 from llm_routerd.judging.refusal_mode import RefusalMode
@@ -322,6 +323,9 @@ class Config(Table, frozen=True, kw_only=True):
     agents: AgentsConfig = AgentsConfig()
     audit: AuditConfig = AuditConfig()
     tenants: Annotated[Mapping[Name, Tenant], key("What tenants may do, by name.")] = field(default_factory=dict)
+    mcp: Annotated[
+        Mapping[ServerName, McpServer], key("MCP servers whose tools `llm-routerd mcp-bridge` serves, by name.")
+    ] = field(default_factory=dict)
     deployments: Annotated[Mapping[Name, Deployment], key("Models at endpoints, by name.")] = field(
         default_factory=dict
     )

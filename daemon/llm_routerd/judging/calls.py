@@ -32,6 +32,9 @@ MAX_CALLS = 32
 MAX_ARGUMENTS_BYTES = 65_536
 """Longest arguments of a call of a run, as JSON text."""
 
+MAX_LEVELS = 100
+"""Deepest nesting of their arrays and objects: every reader and writer of JSON takes that."""
+
 NONE_SENT = Rejection(
     code=AttemptCode.UPSTREAM, reason="the server promises calls of tools and sends none", retryable=True
 )
@@ -50,7 +53,6 @@ _NOT_SATISFIED = Rejection(
 )
 # What judging the arguments of one call may cost on the event loop: some 12 ms, and a hundredth for ordinary tools.
 _MOST_STEPS = 250_000
-_MOST_LEVELS = 100  # of nested arrays and objects, that every reader and writer of JSON takes
 _LONGEST_NAME = 64
 _LONGEST_LIST = 600  # of the names that a model is told
 
@@ -150,7 +152,7 @@ def _carried(text: str) -> dict[str, Any] | str:
     arguments = parse(text)
     if not isinstance(arguments, dict):
         return "The arguments are not a JSON object."
-    if depth_of(arguments) > _MOST_LEVELS:
+    if depth_of(arguments) > MAX_LEVELS:
         return "The arguments are nested too deeply."
     if not carries_numbers(text):
         return "The arguments hold a number with more digits than can be carried."

@@ -12,7 +12,7 @@ from msgspec.structs import astuple
 from llm_routerd.protocol.wire import ID_PATTERN, said
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from llm_routerd.protocol.outcome import AttemptRecord
 
@@ -122,13 +122,13 @@ class Audited(Struct, frozen=True, kw_only=True):
                 kind="model",
                 at_ms=max(0, self.now_ms - round((self.now - record.ended) * 1000)),
                 id=self.id,
-                outcome=record.outcome.value,
+                outcome=record.outcome,
                 tenant_id=self.tenant_id,
                 context=self.context,
                 attempt=record.attempt,
                 turn=turn,
                 deployment=record.deployment,
-                code=None if record.code is None else record.code.value,
+                code=record.code,
                 prompt_tokens=None if record.usage is None else record.usage.prompt_tokens,
                 completion_tokens=None if record.usage is None else record.usage.completion_tokens,
                 cost_usd=record.cost_usd,
@@ -178,15 +178,16 @@ class Audited(Struct, frozen=True, kw_only=True):
             turn=turn,
             tool=tool,
             call_id=call_id,
-            by=by[:MOST_BY] if by else None,
+            by=" ".join((by or "")[:MOST_BY].split()) or None,
             consumer=self.consumer,
         )
 
 
-def audit_lines(entries: Iterable[AuditEntry]) -> Sequence[object]:
+def audit_lines(entries: Iterable[AuditEntry]) -> list[object]:
     """Entries as `write_audit` of the scripts' prelude takes them: of each how many parts follow, and its fields."""
     lines: list[object] = []
     for entry in entries:
         flat = entry.flat()
-        lines += (len(flat), *flat)
+        lines.append(len(flat))
+        lines += flat
     return lines

@@ -9,6 +9,8 @@ from llm_routerd.protocol.wire import AsGiven, RequestId, said
 
 TOOL_NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
 TIMEOUT_MS = 30_000  # of a tool that names none
+MOST_REGISTERED = 1_000  # of a shard that are read: the first by name
+MOST_REGISTRATION_BYTES = 65_536
 
 
 class ToolFields(TypedDict, total=False):

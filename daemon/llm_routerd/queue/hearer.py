@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from llm_routerd.queue.connection import ConnectionFactory, Pipe, ResponseError, execute
+from llm_routerd.queue.connection import ConnectionFactory, Pipe, ResponseError, execute, is_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,7 @@ class Hearer:
         self._connection: AbstractConnection | None = None
         self._client_id: int | None = None
         self._reads = 0
+        self._leaves = False
         self.is_hearing = False
 
     async def hear(self, keys: Sequence[str]) -> list[str]:
@@ -47,8 +48,10 @@ class Hearer:
 
         Raises:
             ResponseError: one of the keys is no stream, or a right is missing.
-            RedisError, OSError, TimeoutError: the server is away; the connection is closed.
+            RedisError, OSError, TimeoutError: the server is away.
         """
+        if self._leaves:
+            await self.aclose()
         try:
             if self._connection is None:
                 self._connection = await self._factory.connect(loads=())
@@ -57,10 +60,8 @@ class Hearer:
             self.is_hearing = True
             command = ("XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *keys, *("0-0",) * len(keys))
             reply = await execute(self._connection, command, timeout_seconds=BLOCK_MS / 1000 + GRACE_SECONDS)
-        except ResponseError:
-            raise
         except BaseException as error:
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and not (isinstance(error, ResponseError) and is_wrong_type(error)):
                 self._factory.whereabouts.lost(error)
             await self.aclose()
             raise
@@ -79,9 +80,13 @@ class Hearer:
                     return
                 await asyncio.sleep(UNBLOCK_SECONDS)
 
+    def leave(self) -> None:
+        """The factory leads elsewhere by now: the next read is there."""
+        self._leaves = True
+
     async def aclose(self) -> None:
         """Close the connection."""
-        self._client_id = None
+        self._client_id, self._leaves = None, False
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await connection.disconnect(nowait=True)

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from llm_routerd.protocol.audit import audit_lines
 from llm_routerd.protocol.reading import read_event
+from llm_routerd.protocol.tool import MOST_REGISTERED, MOST_REGISTRATION_BYTES
 from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, is_missing_group
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 JOURNAL_PAGE = 500
 MOST_WORDS = 64  # of one stream, at one look
-MOST_TOOLS = 1000
-MOST_REGISTRATION_BYTES = 65_536
 
 Verdict = Literal["done", "lost", "sealed", "stale", "unusable"]
 
@@ -129,7 +128,7 @@ class Runs(Settlement):
         cursor = "-"
         while True:
             call = scripts.journal(events=self.keys.events(request_id), cursor=cursor, page=JOURNAL_PAGE)
-            following, last, flat = await self.pipe.run_script(call)
+            following, last, flat = await self.pipe.run_script(call, is_whole=True)
             for at in range(0, len(flat), 3):
                 yield read_event(flat[at].decode(), flat[at + 1].decode("utf-8", "replace"), flat[at + 2])
             if not following:
@@ -145,8 +144,8 @@ class Runs(Settlement):
 
     async def tools(self) -> dict[str, bytes | int]:
         """What is registered, by name; of what is too long the size in bytes."""
-        call = scripts.registry(tools=self.keys.tools, most=MOST_TOOLS, most_bytes=MOST_REGISTRATION_BYTES)
-        return {name.decode("utf-8", "replace"): text for name, text in await self.pipe.run_script(call)}
+        call = scripts.registry(tools=self.keys.tools, most=MOST_REGISTERED, most_bytes=MOST_REGISTRATION_BYTES)
+        return {name.decode("utf-8", "replace"): text for name, text in await self.pipe.run_script(call, is_whole=True)}
 
     async def hear(self, request_id: str, *, most_bytes: int) -> Spoken:
         """What has been said to a run since it was observed last."""
@@ -154,7 +153,7 @@ class Runs(Settlement):
         call = scripts.hear(
             inbox=keys.inbox(request_id), consent=keys.consent(request_id), most=MOST_WORDS, most_bytes=most_bytes
         )
-        now_ms, answers, consents = await self.pipe.run_script(call)
+        now_ms, answers, consents = await self.pipe.run_script(call, is_whole=True)
         words = [(word_id, dict(zip(flat[::2], flat[1::2], strict=True))) for word_id, flat in consents]
         return Spoken(now_ms=now_ms, answers=answers, consents=words)
 
@@ -244,12 +243,12 @@ class Runs(Settlement):
     async def _write_with_groups(self, call: Call, *, needs_replicas: bool) -> Any:
         """As `run_with_groups`, behind all events: a run goes on whose group was dropped."""
         try:
-            return await self._after_events(call, needs_replicas=needs_replicas)
+            return await self._after_events(call, needs_replicas=needs_replicas, is_whole=True)
         except ResponseError as error:
             if not is_missing_group(error):
                 raise
         await self.create_groups()
-        return await self._after_events(call, needs_replicas=needs_replicas)
+        return await self._after_events(call, needs_replicas=needs_replicas, is_whole=True)
 
     async def withdraw(self, request_id: str, calls: Sequence[tuple[str, str]]) -> None:
         """A run is over: take back its calls, {tool, entry}, that nobody has begun; hear nothing more."""

@@ -102,10 +102,10 @@ class Settlement(Member):
             if reply[0] != b"gap":
                 return parse_committed(reply)
 
-    def _after_events(self, call: Call, *, needs_replicas: bool = False) -> asyncio.Future[Any]:
-        """Run a script behind all events that have been handed in so far, and all ends."""
+    def _after_events(self, call: Call, *, needs_replicas: bool = False, is_whole: bool = False) -> asyncio.Future[Any]:
+        """Run a script behind all events that have been handed in so far, and all ends; see `Command`."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.outbox.send(Command(call.command, resolving(future), needs_replicas=needs_replicas))
+        self.outbox.send(Command(call.command, resolving(future), needs_replicas=needs_replicas, is_whole=is_whole))
         return future
 
     async def acknowledge(self, delivery: Delivery, request_id: str) -> None:

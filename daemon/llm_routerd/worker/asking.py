@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed
 from llm_routerd.protocol.outcome import told
 from llm_routerd.routing.chains import resolve
-from llm_routerd.running.ending import Answered, Withdrawn
+from llm_routerd.running.ending import Withdrawn
 from llm_routerd.running.run import Run
 from llm_routerd.worker.committing import UNWRITABLE
 from llm_routerd.worker.ending import Buried, Cancelled
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import BeginVerdict
     from llm_routerd.running.caller import TurnRules
-    from llm_routerd.running.ending import Spent, Unanswered
+    from llm_routerd.running.ending import Spent
     from llm_routerd.running.resources import Resources
     from llm_routerd.worker.ending import Ending
     from llm_routerd.worker.inflight import InFlight
@@ -84,7 +82,7 @@ class Asking:
             return await self.withdrawn(item, request, sink.verdict, ending.spent)
         if sink.begun:
             item.transcript = transcript
-        return _counted_on(ending, transcript.attempt)
+        return ending
 
     async def stopped(self, item: InFlight, request: Request, spent: Spent) -> Ending:
         """What was under way was cancelled from outside; a connection to a model is closed."""
@@ -125,13 +123,6 @@ class Asking:
 def _ended_as(final_type: str | None, spent: Spent) -> Ending:
     """What is to be accounted for of a request that somebody else has ended."""
     return Cancelled(spent=spent) if final_type == "cancelled" else Withdrawn(spent=spent)
-
-
-def _counted_on(ending: Answered | Unanswered, attempt: int) -> Ending:
-    """The ending with its attempt's number in the events stream, which counts from where an earlier worker ended."""
-    if isinstance(ending, Answered) and ending.event.attempt != attempt:
-        return replace(ending, event=replace(ending.event, attempt=attempt))
-    return ending
 
 
 def _unwritable(request: Request, message: str, spent: Spent, streams: tuple[str, ...] = ()) -> Buried:

@@ -118,7 +118,7 @@ class Shard:
         """The connections: one that blocks, to read, one to hear for runs, while any rests, and one for all else."""
         self._whereabouts = self._find(config.redis.url)
         self._connections = tuple(map(self._connect, ("llm-routerd", "llm-routerd-read", "llm-routerd-hear")))
-        pipe, reader, _ = self._connections
+        pipe, reader, hearer = self._connections
         pause_seconds = min(LONGEST_PAUSE_SECONDS, config.daemon.lease_seconds / TICKS_PER_LEASE)
         self._troubles = Troubles(self.placement.keys, self._on_change)
         replicas = _replicas(config, self._troubles.replicas)
@@ -126,6 +126,7 @@ class Shard:
         self.broker = Broker(self.pipe, self.placement.keys, consumer=consumer, limits=self._limits(config))
         self.broker.lane_types.on_change = self._troubles.lane
         self.broker.on_registration = partial(self._troubles.done_without, "worker_not_registered")
+        self._hearer = Hearer(hearer, self.pipe)
         self._reader = Reader(reader, self.broker, on_wait=self._places.waits, share=self._places.share)
 
     def _furnish(self, config: Config, admission: Admission, metrics: Metrics) -> None:
@@ -165,7 +166,7 @@ class Shard:
         )
         self._mailroom = Mailroom(
             broker=broker,
-            hearer=Hearer(self._connections[2], self.pipe),
+            hearer=self._hearer,
             in_flight=self.in_flight,
             clock=self.clock,
             tasks=self._tasks,
@@ -223,6 +224,7 @@ class Shard:
             connections.use(self._config.redis.url, self._whereabouts)
         self.pipe.leave()
         self._reader.leave()
+        self._hearer.leave()
 
     def introduce(self, models: Sequence[str]) -> None:
         """Tell the other workers soon which models a request may name here."""

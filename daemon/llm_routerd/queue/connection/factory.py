@@ -33,7 +33,7 @@ from llm_routerd.queue.connection.bounded_parser import BoundedParser, tell_prog
 from llm_routerd.queue.connection.describing import describe, lasts
 from llm_routerd.queue.connection.handshake import connection_of
 from llm_routerd.queue.connection.locating import whereabouts_of
-from llm_routerd.queue.connection.skimmer import Bounds
+from llm_routerd.queue.connection.skimmer import WHOLE, Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,6 +97,9 @@ class ConnectionFactory:
         needs: what a server has to keep in one place to serve us; None: whatever.
         whereabouts: of the server, shared by all who connect to it; None: its own.
         loads: the scripts that its connections ask for, unless told otherwise.
+
+    Attributes:
+        is_whole: the reply that is read next comes whole, however long it is: whoever asked for it has bounded it.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class ConnectionFactory:
     ) -> None:
         self._loads = loads
         self.most_entry_bytes = most_entry_bytes
+        self.is_whole = False
         self._needs = needs
         self._client_name = client_name
         key = Keys("llm" if needs is None else needs.prefix).dead
@@ -124,7 +128,7 @@ class ConnectionFactory:
         self.whereabouts = whereabouts
 
     def _bounds(self) -> Bounds:
-        return Bounds(most_bytes=self.most_entry_bytes)
+        return WHOLE if self.is_whole else Bounds(most_bytes=self.most_entry_bytes)
 
     async def connect(self, *, loads: Sequence[Script[...]] | None = None) -> AbstractConnection:
         """A connection that stands, has authenticated, and whose server can serve us and knows our scripts.

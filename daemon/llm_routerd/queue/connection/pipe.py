@@ -70,12 +70,14 @@ _ANSWERS = frozenset({PipeState.READY, PipeState.OUT_OF_MEMORY})
 class Command(Struct):
     """One command on its way; `answered` gets its reply, or the ResponseError that is its reply.
 
-    Where replicas are asked for, what `needs_replicas` has no answer before they have it.
+    Where replicas are asked for, what `needs_replicas` has no answer before they have it.  A reply that is to come
+    whole (`is_whole`) is as long as the command allows, and is not cut.
     """
 
     args: Sequence[Any]
     answered: Callable[[Any], None]
     needs_replicas: bool = False
+    is_whole: bool = False
 
 
 class Source(Protocol):
@@ -139,20 +141,20 @@ class Pipe:
             self._silence.break_off()
         self.reach.reached()
 
-    def call(self, *args: Any) -> asyncio.Future[Any]:
-        """Send one command; what is returned has its reply, however long the server is away.
+    def call(self, *args: Any, is_whole: bool = False) -> asyncio.Future[Any]:
+        """Send one command; what is returned has its reply, however long the server is away; see `Command`.
 
         Raises:
             ResponseError: by what is returned: the server's refusal.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Command(args, resolving(future)))
+        self._waiting.append(Command(args, resolving(future), is_whole=is_whole))
         self._wake.set()
         return future
 
-    def run_script(self, call: Call) -> asyncio.Future[Any]:
+    def run_script(self, call: Call, *, is_whole: bool = False) -> asyncio.Future[Any]:
         """Run one of our scripts; see `call`."""
-        return self.call(*call.command)
+        return self.call(*call.command, is_whole=is_whole)
 
     async def run(self) -> None:
         """Write batches and read their replies for ever; close the connection when cancelled.
@@ -272,6 +274,7 @@ class Pipe:
         kept: list[Command] = []
         held: dict[int, Any] = {}  # replies, by the places of their commands among those kept
         for position, command in enumerate(batch):
+            self._factory.is_whole = command.is_whole
             try:
                 reply = await connection.read_response(timeout=math.inf)
             except ResponseError as error:

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,9 @@ class Bounds:
     def skim_from_bytes(self) -> int:
         """A reply that is shorter is not looked at: it costs what it costs anywhere, and that is little."""
         return min(_MOST_SKIM_FROM, _SKIM_FROM * self.most_bytes)
+
+
+WHOLE = Bounds(most_bytes=sys.maxsize, most_parts=sys.maxsize)
 
 
 class _String:

@@ -19,7 +19,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from llm_routerd.logs import get_logger
-from llm_routerd.queue.connection import Backoff, RedisError, ResponseError, describe
+from llm_routerd.queue.connection import Backoff, RedisError, ResponseError, describe, is_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -197,13 +197,30 @@ class Mailroom:
                     keys = await self._hearer.hear(tuple(self._hot))
                     self._wakes([item for key in keys if (item := self._hot.get(key)) is not None])
                     backoff.reset()
-                except ResponseError as error:  # one of the keys is no stream, or a right is missing
+                except (
+                    ResponseError
+                ) as error:  # one of the keys is no stream, a right is missing, or the shard has moved
                     log.warning("runs_not_heard_at_once", why=describe(error))
-                    self._hot.clear()
+                    if is_wrong_type(error):
+                        await self._pass_over_strangers()
+                    else:
+                        await asyncio.sleep(backoff.next_seconds())
                 except (RedisError, OSError, TimeoutError):
                     await asyncio.sleep(backoff.next_seconds())
         finally:
             await self._hearer.aclose()
+
+    async def _pass_over_strangers(self) -> None:
+        """Keys that somebody has made another type cannot be heard, and nothing else is while they are asked for."""
+        keys = tuple(self._hot)
+        try:
+            types = await asyncio.gather(*(self._broker.pipe.call("TYPE", key) for key in keys))
+        except ResponseError:  # a right is missing: then they are looked at once a second, as all are
+            self._hot.clear()
+            return
+        for key, kind in zip(keys, types, strict=True):
+            if kind not in {b"stream", b"none"}:
+                self._hot.pop(key, None)
 
     async def _until_hot(self, seconds: float | None) -> bool:
         """Wait until there is something to be heard; False: not in time."""

@@ -10,7 +10,7 @@ from llm_routerd.agents.ending import answered, unanswered
 from llm_routerd.agents.offering import offer, tenant_of
 from llm_routerd.agents.run import AgentRun
 from llm_routerd.agents.words import Listener
-from llm_routerd.protocol.outcome import AttemptRecord
+from llm_routerd.protocol.outcome import AttemptRecord, told
 from llm_routerd.protocol.reading import UnknownEvent
 from llm_routerd.running.ending import NOTHING, Answered, Earlier, Unanswered
 
@@ -67,6 +67,13 @@ class UnderWay:
         self.has_written = True
         for event in events:
             self.saw(event)
+
+    def turn_stands(self, events: Iterable[SeenEvent]) -> None:
+        """A turn has come to calls: these events, behind those that tell of its attempts."""
+        rejected = [each for each in self.uncounted.attempts if each.attempt and each.code is not None]
+        self.state.spent.attempts += told(rejected)
+        self.uncounted = NOTHING
+        self.wrote(events)
 
     def begins(self, now_ms: float) -> None:
         """A turn is asked for: when the run began, and by when its answer is wanted."""

@@ -199,8 +199,7 @@ class RunWalk:
         if wrote.verdict != "done":
             return await self._overtaken(run, wrote)
         self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited)
-        run.uncounted = NOTHING
-        run.wrote(wrote.events)
+        run.turn_stands(wrote.events)
         return None
 
     # ------------------------------------------------------------------ tools and people

@@ -3,7 +3,7 @@
 -- Arguments: cursor, "-" or an ID to go on after; page, events that are looked at.
 -- Returns {next cursor ("": all has been seen), ID of the last event that was seen, {ID, type, data...}}
 -- Changes nothing.
-local LONGEST = 4194304  -- of one event: ours are far shorter, and others may write here
+local LONGEST = 33554432  -- of one event: as JSON the longest result has no more, and others may write here
 local found = redis.call('XRANGE', events, cursor == '-' and '-' or '(' .. cursor, '+', 'COUNT', page)
 local told, last, size = {}, '', 0
 for at, item in ipairs(found) do
