@@ -11,6 +11,7 @@ from llm_routerd.protocol.reading import read_event
 from llm_routerd.protocol.tool import MOST_REGISTERED, MOST_REGISTRATION_BYTES
 from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
+from llm_routerd.queue.connection import ResponseError, is_missing_group
 from llm_routerd.queue.deliveries import text_of
 from llm_routerd.queue.settle import Settlement
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.tool import ToolRequest
     from llm_routerd.queue.deliveries import BeginVerdict, Delivery
     from llm_routerd.queue.outbox import Transcript
+    from llm_routerd.queue.scripts.binding import Call
 
 JOURNAL_PAGE = 500
 MOST_WORDS = 64  # of one stream, at one look
@@ -191,7 +193,7 @@ class Runs(Settlement):
                 words=flat,
                 audit=lines,
             )
-            reply = await self._after_events(call, needs_replicas=True, is_whole=True)
+            reply = await self._write_with_groups(call, needs_replicas=True)
             if reply[0] != b"gap":
                 return _wrote(reply, words, list(streams))
 
@@ -236,8 +238,17 @@ class Runs(Settlement):
             agreed=agreed,
             audit=audit_lines(audit),
         )
-        reply = await self._after_events(call, needs_replicas=bool(words), is_whole=True)
-        return _wrote(reply, words, list(streams))
+        return _wrote(await self._write_with_groups(call, needs_replicas=bool(words)), words, list(streams))
+
+    async def _write_with_groups(self, call: Call, *, needs_replicas: bool) -> Any:
+        """As `run_with_groups`, behind all events: a run goes on whose group was dropped."""
+        try:
+            return await self._after_events(call, needs_replicas=needs_replicas, is_whole=True)
+        except ResponseError as error:
+            if not is_missing_group(error):
+                raise
+        await self.create_groups()
+        return await self._after_events(call, needs_replicas=needs_replicas, is_whole=True)
 
     async def withdraw(self, request_id: str, calls: Sequence[tuple[str, str]]) -> None:
         """A run is over: take back its calls, {tool, entry}, that nobody has begun; hear nothing more."""
