@@ -1,6 +1,6 @@
 -- What has been said to a run, the oldest first; what is long is told by its beginning.
 -- Keys: inbox; consent.
--- Arguments: most, entries of each; most_bytes, of one value.
+-- Arguments: most, entries of each; most_bytes, of one value of the inbox; most_word_bytes, of one of the consent stream.
 -- Returns {ms, {{ID, call_id, "result" | "error" | "", beginning, size}...} of the inbox,
 --   {{ID, {name, value...}}...} of the consent stream}; a key that is no stream has said nothing.
 -- May be repeated.
@@ -24,7 +24,7 @@ for _, item in ipairs(read(consent)) do
   for i = 1, #item[2], 2 do
     if KNOWN[item[2][i]] then
       told[#told + 1] = item[2][i]
-      told[#told + 1] = string.sub(item[2][i + 1], 1, most_bytes + 1)  -- one more: it is too long
+      told[#told + 1] = string.sub(item[2][i + 1], 1, most_word_bytes + 1)  -- one more: it is too long
     end
   end
   words[#words + 1] = {item[1], told}

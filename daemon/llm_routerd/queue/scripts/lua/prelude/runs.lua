@@ -1,7 +1,11 @@
 -- What the scripts know of runs with tools.
 
+-- The largest number that an ID of a stream can have, before the dash and after it.
+local LARGEST = '18446744073709551615'
+
 -- Whether an entry is this consumer's to answer for, and its events stream goes on from where it has seen it; else why
--- not: "lost", "sealed", "stale" (others have written there: look again), "done" (this very script has written it).
+-- not: "lost" (also where somebody has written the last ID of an attempt there, so that nothing can follow), "sealed",
+-- "stale" (others have written there: look again), "done" (this very script has written it).
 -- Returns that, or nil.
 local function hindrance(events, requests, entry, consumer, after, last_word)
   local pending = (ask_lane('XPENDING', requests, GROUP, entry, entry, 1) or {})[1]
@@ -12,6 +16,7 @@ local function hindrance(events, requests, entry, consumer, after, last_word)
   if is_at_end(last[1]) then return 'sealed' end
   if last_word and last[1] == last_word then return 'done' end
   if after ~= last[1] and not is_before(last[1], after) then return 'stale' end
+  if last_word and is_less(LARGEST, string.match(last_word, '%d+$')) then return 'lost' end
 end
 
 -- A run rests, or goes on: whatever its worker died of before, it was not this.  The lease begins anew.
@@ -47,19 +52,20 @@ local function write_run(events, streams, words, publishes)
   end
 end
 
--- Which of these streams cannot take a call, by number; nil: each can.
+-- Which of these streams cannot take a call, by number; nil: each can.  One that has given the last ID that there is
+-- takes nothing ever again.
 local function unusable(streams)
   for number, stream in ipairs(streams) do
-    if is_refusal(redis.pcall('XLEN', stream)) then return number end
+    local info = redis.call('EXISTS', stream) == 1 and redis.pcall('XINFO', 'STREAM', stream) or {}
+    if info.err or as_table(info)['last-generated-id'] == LARGEST .. '-' .. LARGEST then return number end
   end
 end
 
--- The events of a run from one ID to another, {ID, data...}: what was written, and where the calls are.
+-- The events of a run from one ID to another, {{ID, data}...}: what was written, and where the calls are.
 local function standing(events, first, last)
   local found = {}
   for _, item in ipairs(redis.call('XRANGE', events, first, last)) do
-    found[#found + 1] = item[1]
-    found[#found + 1] = field(item, 'data') or ''
+    found[#found + 1] = {item[1], field(item, 'data') or ''}
   end
   return found
 end
