@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 JOURNAL_PAGE = 500
 MOST_WORDS = 64  # of one stream, at one look
+MOST_WORD_BYTES = 65_536  # of one value of a person's word, of which the arguments are the longest
 
 Verdict = Literal["done", "lost", "sealed", "stale", "unusable", "unwritable"]
 
@@ -125,12 +126,13 @@ class Runs(Settlement):
 
     async def journal(self, request_id: str) -> AsyncIterator[SeenEvent]:
         """The events of a run, without the text of its models.  The last one stands for the end of the stream."""
-        cursor = "-"
+        cursor, last = "-", b""
         while True:
             call = scripts.journal(events=self.keys.events(request_id), cursor=cursor, page=JOURNAL_PAGE)
-            following, last, flat = await self.pipe.run_script(call, is_whole=True)
-            for at in range(0, len(flat), 3):
-                yield read_event(flat[at].decode(), flat[at + 1].decode("utf-8", "replace"), flat[at + 2])
+            following, seen, told = await self.pipe.run_script(call, is_whole=True)
+            last = seen or last
+            for event_id, kind, data in told:
+                yield read_event(event_id.decode(), kind.decode("utf-8", "replace"), data)
             if not following:
                 if last:
                     yield read_event(last.decode(), "", b"{}")
@@ -148,10 +150,14 @@ class Runs(Settlement):
         return {name.decode("utf-8", "replace"): text for name, text in await self.pipe.run_script(call, is_whole=True)}
 
     async def hear(self, request_id: str, *, most_bytes: int) -> Spoken:
-        """What has been said to a run since it was observed last."""
+        """What has been said to a run since it was observed last; of an answer no more than `most_bytes`."""
         keys = self.keys
         call = scripts.hear(
-            inbox=keys.inbox(request_id), consent=keys.consent(request_id), most=MOST_WORDS, most_bytes=most_bytes
+            inbox=keys.inbox(request_id),
+            consent=keys.consent(request_id),
+            most=MOST_WORDS,
+            most_bytes=most_bytes,
+            most_word_bytes=MOST_WORD_BYTES,
         )
         now_ms, answers, consents = await self.pipe.run_script(call, is_whole=True)
         words = [(word_id, dict(zip(flat[::2], flat[1::2], strict=True))) for word_id, flat in consents]
@@ -287,12 +293,11 @@ def _wrote(reply: Sequence[Any], words: Sequence[Word], tools: Sequence[str]) ->
         return Wrote(verdict=verdict, tool=tools[reply[1] - 1])
     if verdict != "done":
         return Wrote(verdict=verdict)
-    ids, texts = reply[1][::2], reply[1][1::2]
     return Wrote(
         verdict=verdict,
         unaudited=text_of(reply[2]) if len(reply) > 2 else None,  # noqa: PLR2004 - a table ends at its first nil
         events=tuple(
             read_event(event_id.decode(), word.event.type, text)
-            for event_id, word, text in zip(ids, words, texts, strict=False)
+            for (event_id, text), word in zip(reply[1], words, strict=False)
         ),
     )

@@ -159,7 +159,7 @@ def observe(
 
 
 @script
-def hear(*, inbox: Key, consent: Key, most: int, most_bytes: int) -> Any:
+def hear(*, inbox: Key, consent: Key, most: int, most_bytes: int, most_word_bytes: int) -> Any:
     """Read what has been said to a run."""
 
 

@@ -4,7 +4,7 @@
 --   for none; after, the ID of the last event of this worker; ttl_ms, of the events; keep_ms, of inbox and consent;
 --   publishes (PUBLISH as well); audit_key, audit_maxlen; last_words, {ID, type, data...} of the attempt, which go before;
 --   words, {ID, type, data, number of the tool's stream ("": none), call...}; audit: see `write_audit`.
--- Returns {"done", {ID, data...} of the words, why the audit was refused (nil: it was not)} | {"gap"}, see `commit`
+-- Returns {"done", {{ID, data}...} of the words, why the audit was refused (nil: it was not)} | {"gap"}, see `commit`
 --       | {"lost"} | {"sealed"} | {"stale"} | {"unwritable"}: see `hindrance`
 --       | {"unusable", number of a stream that takes no call; nothing was done}
 -- May be repeated after a lost reply: it says the same again, and puts no call on its stream twice.

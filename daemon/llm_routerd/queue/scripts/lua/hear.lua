@@ -1,10 +1,9 @@
 -- What has been said to a run, the oldest first; what is long is told by its beginning.
 -- Keys: inbox; consent.
--- Arguments: most, entries of each; most_bytes, of one value in the inbox.
+-- Arguments: most, entries of each; most_bytes, of one value of the inbox; most_word_bytes, of one of the consent stream.
 -- Returns {ms, {{ID, call_id, "result" | "error" | "", beginning, size}...} of the inbox,
 --   {{ID, {name, value...}}...} of the consent stream}; a key that is no stream has said nothing.
 -- May be repeated.
-local LONGEST = 65536  -- of what a person may say
 local KNOWN = {confirm = true, deny = true, args_sha256 = true, by = true, args = true, always = true, reason = true}
 
 -- One by one: whoever writes there may write much, and the rest is heard when this is done with.
@@ -33,7 +32,7 @@ for _, item in ipairs(read(consent)) do
   for i = 1, #item[2], 2 do
     if KNOWN[item[2][i]] then
       told[#told + 1] = item[2][i]
-      told[#told + 1] = string.sub(item[2][i + 1], 1, LONGEST + 1)  -- one more: it is too long
+      told[#told + 1] = string.sub(item[2][i + 1], 1, most_word_bytes + 1)  -- one more: it is too long
     end
   end
   words[#words + 1] = {item[1], told}

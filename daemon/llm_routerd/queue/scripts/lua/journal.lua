@@ -1,7 +1,7 @@
 -- What a run is replayed from: its events without the text of its models.
 -- Keys: events.
 -- Arguments: cursor, "-" or an ID to go on after; page, events that are looked at.
--- Returns {next cursor ("": all has been seen), ID of the last event that was seen, {ID, type, data...}}
+-- Returns {next cursor ("": all has been seen), ID of the last event that was seen, {{ID, type, data}...}}
 -- Changes nothing.
 local LONGEST = 33554432  -- of one event: as JSON the longest result has no more, and others may write here
 local found = redis.call('XRANGE', events, cursor == '-' and '-' or '(' .. cursor, '+', 'COUNT', page)
@@ -10,7 +10,7 @@ for at, item in ipairs(found) do
   local kind = type_of(item)
   last = item[1]
   if kind ~= 'token' and kind ~= 'reasoning' and not is_at_end(last) and size_of(item) <= LONGEST then
-    for _, part in ipairs({last, kind, field(item, 'data') or ''}) do told[#told + 1] = part end
+    told[#told + 1] = {last, kind, field(item, 'data') or ''}
     size = size + size_of(item)
   end
   if size > MOST_REPLY_BYTES and at < #found then return {last, last, told} end

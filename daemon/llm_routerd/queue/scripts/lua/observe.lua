@@ -5,7 +5,7 @@
 --   ("": none), call...}; ends, {number of a tool's stream, entry there, position in words of the event that stands only if a tool has taken
 --   that call ("": any), data in its place if none has...}; heard, agreed: IDs of the entries of inbox and consent that
 --   are done with; audit: see `write_audit`.
--- Returns {"done", {ID, data...} of the words, why the audit was refused (nil: it was not)}
+-- Returns {"done", {{ID, data}...} of the words, why the audit was refused (nil: it was not)}
 --       | {"lost"} | {"sealed"} | {"stale"} | {"unwritable"} | {"unusable", number}: see `dispatch`
 -- With no words it only makes sure that the run is ours, and lets it rest.
 -- May be repeated after a lost reply: it says the same again, and puts no call on its stream twice.

@@ -1,5 +1,8 @@
 -- What the scripts know of runs with tools.
 
+-- The largest number that an ID of a stream can have, before the dash and after it.
+local LARGEST = '18446744073709551615'
+
 -- Whether an entry is this consumer's to answer for, and its events stream goes on from where it has seen it; else why
 -- not: "lost", "sealed", "stale" (others have written there: look again), "done" (this very script has written it),
 -- "unwritable" (no event can follow what others have written).
@@ -15,7 +18,7 @@ local function hindrance(events, requests, entry, consumer, after, last_word)
   if last_word and last[1] == last_word then return 'done' end
   if after ~= last[1] and not is_before(last[1], after) then return 'stale' end
   -- Others have written so late an ID that none of ours may follow: that fails before a call is made, and not after.
-  if last_word and #string.match(last_word, '%d+$') > 15 then return 'unwritable' end
+  if last_word and is_less(LARGEST, string.match(last_word, '%d+$')) then return 'unwritable' end
 end
 
 -- A run rests, or goes on: whatever its worker died of before, it was not this.  The lease begins anew, also where the
@@ -52,19 +55,20 @@ local function write_run(events, streams, words, publishes)
   end
 end
 
--- Which of these streams cannot take a call, by number; nil: each can.
+-- Which of these streams cannot take a call, by number; nil: each can.  One that has given the last ID that there is
+-- takes nothing ever again.
 local function unusable(streams)
   for number, stream in ipairs(streams) do
-    if is_refusal(redis.pcall('XLEN', stream)) then return number end
+    local info = redis.call('EXISTS', stream) == 1 and redis.pcall('XINFO', 'STREAM', stream) or {}
+    if info.err or as_table(info)['last-generated-id'] == LARGEST .. '-' .. LARGEST then return number end
   end
 end
 
--- The events of a run from one ID to another, {ID, data...}: what was written, and where the calls are.
+-- The events of a run from one ID to another, {{ID, data}...}: what was written, and where the calls are.
 local function standing(events, first, last)
   local found = {}
   for _, item in ipairs(redis.call('XRANGE', events, first, last)) do
-    found[#found + 1] = item[1]
-    found[#found + 1] = field(item, 'data') or ''
+    found[#found + 1] = {item[1], field(item, 'data') or ''}
   end
   return found
 end
