@@ -51,6 +51,7 @@ class RunsVerdict(Verdict):
         self._tools_acted_as_was_told()
         for order in self._orders:
             self.faults += self._asked_again(order)
+            self.faults += self._given_up(order)
         kinds = Counter(event.kind for events in self._transcripts.values() for event in events)
         self.told = {kind: kinds[kind] for kind in ("turn", "tool_call", "confirmed", "denied", "tool_result")}
         self.told["acted"] = acts(self._acts_path).total()
@@ -117,6 +118,12 @@ class RunsVerdict(Verdict):
             for event in events:
                 if event.kind == "tool_result" and event.data.get("error") is None and not acted[event.data["call_id"]]:
                     self.faults.append(f"{event.data['call_id']} has a result, and nobody acted")
+
+    def _given_up(self, order: Order) -> Iterator[str]:
+        """Whatever becomes of a server, it is no reason to end a run; that it has killed its workers is one."""
+        final = self._events(order)[-1] if self._events(order) else None
+        if final is not None and final.kind == "error" and final.data["code"] != "poisoned":
+            yield f"{order.name} ended in {final.data['code']}: {final.data['message']}"
 
     def _asked_again(self, order: Order) -> Iterator[str]:
         """Whether a model was asked for a turn that stood; a worker that slept in between may not know that it does."""
