@@ -13,7 +13,7 @@ from llm_routerd.protocol.keys import GROUP
 from llm_routerd.queue.runs import (
     JOURNAL_PAGE,
     MOST_REGISTRATION_BYTES,
-    MOST_TOOLS,
+    MOST_REGISTERED,
     MOST_WORD_BYTES,
     MOST_WORDS,
 )
@@ -130,13 +130,13 @@ async def test_turn_may_have_any_number_of_long_calls(broker_url: str) -> None:
 async def test_registry_is_bounded(broker_url: str) -> None:
     """In the order of names; of what is too long the size is told, and a long name is passed over."""
     async with begun(broker_url) as run:
-        names = {f"t{number:04}": "{}" for number in range(MOST_TOOLS)}
+        names = {f"t{number:04}": "{}" for number in range(MOST_REGISTERED)}
         long = "x" * (MOST_REGISTRATION_BYTES + 1)
         await run.client.hset(
             "llm:tools", mapping={"zz": "{}", "a" * 65: "{}", "a": long, "b": long[:-1], **names, "c\x00": "{}"}
         )
         found = await run.broker.tools()
-        assert list(found) == sorted(["a", "b", "c\x00", *names])[:MOST_TOOLS]
+        assert list(found) == sorted(["a", "b", "c\x00", *names])[:MOST_REGISTERED]
         assert found["a"] == MOST_REGISTRATION_BYTES + 1
         assert found["b"] == long[:-1].encode()
 
