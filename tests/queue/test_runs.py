@@ -83,6 +83,7 @@ async def lose_events(run: Run) -> None:
 async def lose_entry(run: Run) -> None:
     """Somebody is done with it."""
     await run.client.xack("llm:requests", GROUP, run.delivery.entry)
+    await run.client.xdel("llm:requests", run.delivery.entry)
 
 
 async def make_other_type(run: Run) -> None:
@@ -358,5 +359,5 @@ async def test_event_beyond_which_nothing_can_be_written_costs_no_call(broker_ur
         await run.client.xadd("llm:events:r1", {"type": "x", "data": "{}"}, id=run.after)
         yes = Word(event=CallConfirmed(call_id="call_lamp1", deadline_ms=9), call=request("lamp"))
         before = await run.everything()
-        assert (await run.observe(yes)).verdict == "lost"
+        assert (await run.observe(yes)).verdict == "unwritable"
         assert await run.everything() == before

@@ -12,8 +12,8 @@ from llm_routerd.protocol.events import FINAL_ID, CallDenied, ToolCalled, ToolRe
 from llm_routerd.protocol.keys import GROUP
 from llm_routerd.queue.runs import (
     JOURNAL_PAGE,
-    MOST_REGISTRATION_BYTES,
     MOST_REGISTERED,
+    MOST_REGISTRATION_BYTES,
     MOST_WORD_BYTES,
     MOST_WORDS,
 )
@@ -95,7 +95,7 @@ async def test_journal_ends_where_a_page_does(broker_url: str, count: int) -> No
 async def test_journal_has_no_end_in_it_and_nothing_that_is_too_long(broker_url: str) -> None:
     """What others wrote there is as long as they like."""
     async with begun(broker_url) as run:
-        await run.client.xadd("llm:events:r1", {"type": "denied", "data": "x" * 5_000_000}, id="1-1")
+        await run.client.xadd("llm:events:r1", {"type": "denied", "data": "x" * 34_000_000}, id="1-1")
         await run.client.xadd("llm:events:r1", {"type": "denied", "data": "no JSON"}, id="1-2")
         await seal(run)
         found = [event async for event in run.broker.journal("r1")]
