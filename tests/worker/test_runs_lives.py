@@ -426,3 +426,35 @@ async def test_group_of_a_tool_goes_while_a_call_waits(broker_url: str) -> None:
         result = await event_of(client, "r1", "tool_result")
         assert result["error"].startswith("no tool took the call")
         assert (await final_of(client, "r1"))[0] == "result"
+
+
+async def test_run_that_is_lost_as_it_wakes(redis_url: str) -> None:
+    """A task that is cancelled before its first step leaves nothing behind, and keeps nobody from waking."""
+    async with open_client(redis_url) as client, run_worker(redis_url, {"local": adds()}) as worker:
+        await register(client, add=ADD)
+        await submit(client)
+        await event_of(client, "r1", "turn")
+        await eventually(lambda: worker.resting() == (1, 0))
+        served = worker.shards[0]
+        (item,) = served.in_flight
+        served._mailroom._wakes([item])
+        item.stop("lost")
+        await eventually(lambda: not list(served.in_flight))
+        assert not served._mailroom._awake
+
+
+async def test_run_that_is_cancelled_as_it_wakes(redis_url: str) -> None:
+    """It finds that out by itself, and takes its calls back at once."""
+    async with open_client(redis_url) as client, run_worker(redis_url, {"local": adds()}) as worker:
+        await register(client, add=ADD)
+        await submit(client)
+        await event_of(client, "r1", "turn")
+        await eventually(lambda: worker.resting() == (1, 0))
+        served = worker.shards[0]
+        (item,) = served.in_flight
+        await cancel(client)
+        served._mailroom._wakes([item])
+        item.stop("sealed")
+        await eventually(lambda: not list(served.in_flight))
+        assert await is_gone(client, "llm:tools:add")
+        assert await is_gone(client, "llm:requests")
