@@ -23,6 +23,7 @@ from tests.support.runs import (
     calls_all,
     counts,
     event_of,
+    is_gone,
     next_call,
     register,
     submit,
@@ -187,16 +188,11 @@ async def test_answer_that_is_to_no_call(broker_url: str, fields: dict[str, Any]
         fields = {key: call["call_id"] if value == "{call_id}" else value for key, value in fields.items()}
         await client.xadd("llm:inbox:r1", fields)
         await counts(worker, "tool_answers_ignored_total", 1)
-        await eventually_true(lambda: is_empty(client, "llm:inbox:r1"))
+        await eventually_true(lambda: is_gone(client, "llm:inbox:r1"))
         await answer(client, "r1", call["call_id"], "5")
         assert (await final_of(client, "r1"))[0] == "result"
         assert told(model) == ["5"]
         await check_everything(client)
-
-
-async def is_empty(client: Any, key: str) -> bool:
-    """Whether nothing stands in a stream."""
-    return not await client.xlen(key)
 
 
 async def test_tool_cannot_answer_for_a_call_of_another_run(broker_url: str) -> None:

@@ -97,16 +97,19 @@ class Intake:
 
     async def _go_on(self, item: InFlight) -> None:
         """Read what was let go when it began to rest, and handle it again."""
+        delivery = item.delivery
         try:
-            fields = await self._broker.request_of(item.delivery)
+            fields = await self._broker.request_of(delivery)
+            is_trimmed = fields is None and await self._broker.is_ours(delivery)
         except ResponseError as error:
-            log.warning("redis_refused", entry=item.delivery.entry, lane=item.delivery.lane, why=describe(error))
-            fields = None
-        if fields is None:  # somebody has trimmed it away, or it is another worker's by now, and done with
+            log.warning("redis_refused", entry=delivery.entry, lane=delivery.lane, why=describe(error))
+            fields, is_trimmed = None, True
+        if fields is None:
             self._over(item)
-            self._trimmed.receive((item.delivery,))
+            if is_trimmed:  # else it is another worker's by now, or done with
+                self._trimmed.receive((delivery,))
             return
-        item.delivery = replace(item.delivery, fields=fields)
+        item.delivery = replace(delivery, fields=fields)
         await self._handle(item, None)
 
     def _start(self, delivery: Delivery, place: asyncio.Future[None] | None = None) -> None:
