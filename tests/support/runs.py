@@ -47,6 +47,17 @@ def adds() -> FakeBackend:
     return FakeBackend(turns(calls("add", a=1, b=1), answers("done")))
 
 
+def adds_once() -> FakeBackend:
+    """A model that wants one sum, and is content with whatever it is told."""
+    return FakeBackend(turns(calls("add", a=2, b=3), answers("so be it")))
+
+
+def told(model: FakeBackend, turn: int = 2) -> list[str]:
+    """What the model was told of its calls, in its turn of this number."""
+    call = next(each for each in model.calls if sum(m["role"] == "assistant" for m in each.messages) == turn - 1)
+    return [message["content"] for message in call.messages if message["role"] == "tool"]
+
+
 async def is_gone(client: Any, key: str) -> bool:
     """Whether a stream holds nothing."""
     return not await client.xlen(key)
