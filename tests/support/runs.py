@@ -10,6 +10,7 @@ from llm_routerd.protocol.call import Finish
 from llm_routerd.protocol.outcome import ToolCall, Usage
 from tests.support.accounts import scraped_of
 from tests.support.eventually import eventually
+from tests.support.fakes import FakeBackend
 from tests.support.queue import events_of
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.protocol.call import Call, Delta
     from llm_routerd.worker.worker import Worker
-    from tests.support.fakes import FakeBackend, Script
+    from tests.support.fakes import Script
 
 ADD = {
     "description": "Adds two numbers.",
@@ -39,6 +40,33 @@ async def register(client: Any, prefix: str = "llm", **tools: dict[str, Any]) ->
     """Tools, by name; `__` stands for the dot."""
     for name, registration in tools.items():
         await client.hset(f"{prefix}:tools", name.replace("__", "."), json.dumps(registration))
+
+
+def adds() -> FakeBackend:
+    """A model that wants one sum."""
+    return FakeBackend(turns(calls("add", a=1, b=1), answers("done")))
+
+
+def adds_once() -> FakeBackend:
+    """A model that wants one sum, and is content with whatever it is told."""
+    return FakeBackend(turns(calls("add", a=2, b=3), answers("so be it")))
+
+
+def told(model: FakeBackend, turn: int = 2) -> list[str]:
+    """What the model was told of its calls, in its turn of this number."""
+    call = next(each for each in model.calls if sum(m["role"] == "assistant" for m in each.messages) == turn - 1)
+    return [message["content"] for message in call.messages if message["role"] == "tool"]
+
+
+async def is_gone(client: Any, key: str) -> bool:
+    """Whether a stream holds nothing."""
+    return not await client.xlen(key)
+
+
+async def metrics_all(client: Any, name: str = "r1") -> list[dict[str, Any]]:
+    """All metrics events of a request."""
+    found = [json.loads(fields["data"]) for _, fields in await client.xrange("llm_router_metrics")]
+    return [event for event in found if event["id"] == name]
 
 
 async def submit(client: Any, name: str = "r1", agent: dict[str, Any] | None = None, **more: str) -> str:
@@ -116,3 +144,7 @@ async def event_of(client: Any, request_id: str, kind: str, number: int = 1) -> 
             if len(found) >= number:
                 return found[number - 1]
             await asyncio.sleep(0.01)
+
+
+BOTH = calls_all(("add", '{"a": 1, "b": 1}'), ("switch", '{"lamp": "x"}'))
+"""The end of an answer that wants a sum, and a lamp switched."""

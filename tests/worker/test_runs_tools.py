@@ -16,6 +16,7 @@ from tests.support.queue import events_of, open_client
 from tests.support.runs import (
     ADD,
     SWITCH,
+    adds_once,
     agree,
     answer,
     answers,
@@ -23,26 +24,17 @@ from tests.support.runs import (
     calls_all,
     counts,
     event_of,
+    is_gone,
     next_call,
     register,
     submit,
+    told,
     turns,
 )
 from tests.support.wire import check_everything, eventually_true, final_of
 from tests.support.workers import make_config, run_worker
 
 QUICK = {**ADD, "timeout_ms": 150}
-
-
-def adds_once() -> FakeBackend:
-    """A model that wants one sum, and is content with whatever it is told."""
-    return FakeBackend(turns(calls("add", a=2, b=3), answers("so be it")))
-
-
-def told(model: FakeBackend, turn: int = 2) -> list[str]:
-    """What the model was told of its calls, in its turn of this number."""
-    call = next(each for each in model.calls if sum(m["role"] == "assistant" for m in each.messages) == turn - 1)
-    return [message["content"] for message in call.messages if message["role"] == "tool"]
 
 
 async def kinds_of(client: Any, name: str = "r1") -> list[str]:
@@ -132,25 +124,6 @@ async def test_tool_that_answers_with_ten_megabytes(broker_url: str) -> None:
         await check_everything(client)
 
 
-async def test_inbox_full_of_huge_answers(valkey_url: str) -> None:
-    """Somebody writes many of ten megabytes: the server does not copy them all for one look, and the run goes on."""
-    model = adds_once()
-    async with open_client(valkey_url) as client, run_worker(valkey_url, {"local": model}) as worker:
-        await register(client, add=ADD)
-        await submit(client, "other")
-        await event_of(client, "other", "turn")
-        huge = "x" * 10_000_000
-        async with client.pipeline() as all_at_once:
-            for number in range(12):
-                all_at_once.xadd("llm:inbox:other", {"call_id": f"call_{number}", "result": huge})
-            await all_at_once.execute()
-        _, call = await next_call(client, "add")
-        await answer(client, "other", call["call_id"], "5")
-        assert (await final_of(client, "other"))[0] == "result"
-        assert told(model) == ["5"]
-        await counts(worker, "tool_answers_ignored_total", 12)
-
-
 async def test_result_that_is_no_text(broker_url: str) -> None:
     """Bytes that are no UTF-8 are replaced, and so they are in an error; what follows is as it was."""
     model = FakeBackend(turns(calls_all(("add", '{"a": 1, "b": 1}'), ("add", '{"a": 2, "b": 2}')), answers("done")))
@@ -187,16 +160,11 @@ async def test_answer_that_is_to_no_call(broker_url: str, fields: dict[str, Any]
         fields = {key: call["call_id"] if value == "{call_id}" else value for key, value in fields.items()}
         await client.xadd("llm:inbox:r1", fields)
         await counts(worker, "tool_answers_ignored_total", 1)
-        await eventually_true(lambda: is_empty(client, "llm:inbox:r1"))
+        await eventually_true(lambda: is_gone(client, "llm:inbox:r1"))
         await answer(client, "r1", call["call_id"], "5")
         assert (await final_of(client, "r1"))[0] == "result"
         assert told(model) == ["5"]
         await check_everything(client)
-
-
-async def is_empty(client: Any, key: str) -> bool:
-    """Whether nothing stands in a stream."""
-    return not await client.xlen(key)
 
 
 async def test_tool_cannot_answer_for_a_call_of_another_run(broker_url: str) -> None:
@@ -330,69 +298,6 @@ async def test_result_is_held_to_its_schema(broker_url: str) -> None:
         await check_everything(client)
 
 
-async def test_stream_of_a_tool_that_is_none(broker_url: str) -> None:
-    """The model is told that the call could not be made; other calls of the turn are."""
-    both = calls_all(("bad", "{}"), ("add", '{"a": 1, "b": 1}'))
-    model = FakeBackend(turns(both, answers("done")))
-    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}):
-        await register(client, add=ADD, bad={"description": "x"})
-        await client.set("llm:tools:bad", "mine")
-        await submit(client)
-        _, call = await next_call(client, "add")
-        await answer(client, "r1", call["call_id"], "2")
-        assert (await final_of(client, "r1"))[0] == "result"
-        assert told(model) == ["error: the call could not be made: the stream of this tool's calls is none", "2"]
-        assert await client.get("llm:tools:bad") == "mine"
-        await check_everything(client)
-
-
-async def test_stream_of_a_tool_that_is_none_once_a_person_has_agreed(broker_url: str) -> None:
-    """Likewise, and the person is not asked again."""
-    model = FakeBackend(turns(calls("switch", lamp="hall"), answers("done")))
-    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}):
-        await register(client, switch=SWITCH)
-        await client.set("llm:tools:switch", "mine")
-        await submit(client)
-        await agree(client, await event_of(client, "r1", "tool_call"))
-        assert (await final_of(client, "r1"))[0] == "result"
-        assert told(model)[0].startswith("error: the call could not be made")
-        await check_everything(client)
-
-
-async def test_stream_of_a_tool_that_becomes_none_while_it_is_called(broker_url: str) -> None:
-    """The run does not hang."""
-    model = adds_once()
-    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}):
-        await register(client, add={**ADD, "timeout_ms": 300})
-        await submit(client)
-        _, call = await next_call(client, "add")
-        await client.delete("llm:tools:add")
-        await client.set("llm:tools:add", "mine")
-        assert call["call_id"]
-        assert (await final_of(client, "r1"))[0] == "result"
-        assert told(model)[0].startswith("error: unknown outcome")
-        await check_everything(client)
-
-
-async def test_inbox_that_is_no_stream(broker_url: str) -> None:
-    """Its run hears nothing and ends in time; the others are heard as ever."""
-    model = adds_once()
-    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}):
-        await register(client, add={**ADD, "timeout_ms": 700})
-        await client.set("llm:inbox:r1", "mine", px=60_000)
-        await client.set("llm:consent:r1", "mine", px=60_000)
-        await submit(client, "r1")
-        entry, _ = await next_call(client, "add")
-        await submit(client, "r2")
-        _, call = await next_call(client, "add", entry)
-        await answer(client, "r2", call["call_id"], "5")
-        assert (await final_of(client, "r2"))[1]["content"] == "so be it"
-        assert told(model) == ["5"]
-        assert (await final_of(client, "r1"))[0] == "result"
-        assert await client.get("llm:inbox:r1") == "mine"
-        await check_everything(client)
-
-
 async def test_results_are_cut_where_the_operator_says(broker_url: str) -> None:
     """`agents.result_bytes`."""
     model = adds_once()
@@ -404,19 +309,3 @@ async def test_results_are_cut_where_the_operator_says(broker_url: str) -> None:
         await answer(client, "r1", call["call_id"], "x" * 257)
         assert (await final_of(client, "r1"))[0] == "result"
         assert told(model) == ["x" * 256 + "\n[cut here: 257 bytes, of which 256 are shown]"]
-
-
-async def test_run_of_many_long_results_is_replayed(broker_url: str) -> None:
-    """What its events hold together is far longer than a request may be."""
-    two = calls_all(("add", '{"a": 1, "b": 1}'), ("add", '{"a": 2, "b": 2}'))
-    model = FakeBackend(turns(two, two, two, two, answers("done")))
-    async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}):
-        await register(client, add=ADD)
-        await submit(client)
-        entry = "0-0"
-        for number in range(8):
-            entry, call = await next_call(client, "add", entry)
-            await answer(client, "r1", call["call_id"], str(number) * 60_000)
-        assert (await final_of(client, "r1"))[0] == "result"
-        assert told(model, 5) == [str(number) * 60_000 for number in range(8)]
-        await check_everything(client)

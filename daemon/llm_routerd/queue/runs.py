@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 
 from llm_routerd.protocol.audit import audit_lines
+from llm_routerd.protocol.keys import GROUP
 from llm_routerd.protocol.reading import read_event
 from llm_routerd.protocol.tool import MOST_REGISTERED, MOST_REGISTRATION_BYTES
 from llm_routerd.protocol.wire import encode
@@ -143,6 +144,12 @@ class Runs(Settlement):
         """What stands in a request's entry; None: it is gone."""
         found = await self.pipe.call("XRANGE", self.keys.requests(delivery.lane), delivery.entry, delivery.entry)
         return found[0][1] if found else None
+
+    async def is_ours(self, delivery: Delivery) -> bool:
+        """Whether this worker is to answer for an entry, also where nothing is left of that."""
+        at = delivery.entry
+        found = await self.pipe.call("XPENDING", self.keys.requests(delivery.lane), GROUP, at, at, 1, self.consumer)
+        return bool(found)
 
     async def tools(self) -> dict[str, bytes | int]:
         """What is registered, by name; of what is too long the size in bytes."""

@@ -142,8 +142,6 @@ class Handler:
         if not refusal.was_begun:
             return await self._ended_before(item, request) or self._refused(item, error)
         log.warning("request_poisoned", id=request.id, entry=delivery.entry, deliveries=delivery.deliveries)
-        if request.agent is not None:
-            await self._walk.take_back(request.id)
         history = await self._broker.history(request.id)
         return Buried(event=Failed.of(error), streams=(request.id,), history=history)
 

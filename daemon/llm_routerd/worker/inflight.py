@@ -60,7 +60,12 @@ class InFlight(Struct, eq=False):
         self.request, self.request_id, self.events_key = request, request.id, events_key
 
     def stop(self, why: StopReason) -> None:
-        """Cancel the attempt under way, once; a request whose final event is being written is let be."""
+        """Cancel the attempt under way, once; a request whose final event is being written is let be.
+
+        So is a run without a place that has been ended: no model works for it, and whoever looks at it finds that out.
+        """
+        if why == "sealed" and self.rest is not None:
+            return
         if self.stopped is None and not self.is_ending and self.task is not None:
             self.stopped = why
             self.task.cancel()

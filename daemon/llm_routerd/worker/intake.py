@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -12,7 +12,7 @@ from llm_routerd.logs import get_logger
 from llm_routerd.queue.connection import ResponseError, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from llm_routerd.queue.broker import Broker
     from llm_routerd.queue.deliveries import Claim, Delivery
@@ -86,7 +86,7 @@ class Intake:
 
     def wake(self, item: InFlight) -> None:
         """Go on with a run that rests, as far as it needs no place."""
-        item.task = self._tasks.helper(self._go_on(item), f"run-{item.delivery.entry}")
+        self._begin(item, self._go_on(item), f"run-{item.delivery.entry}")
 
     def _resume(self, item: InFlight) -> None:
         """Go on with a run that has been given a place."""
@@ -97,25 +97,33 @@ class Intake:
 
     async def _go_on(self, item: InFlight) -> None:
         """Read what was let go when it began to rest, and handle it again."""
+        delivery = item.delivery
         try:
-            fields = await self._broker.request_of(item.delivery)
+            fields = await self._broker.request_of(delivery)
+            is_trimmed = fields is None and await self._broker.is_ours(delivery)
         except ResponseError as error:  # it stays pending, and is taken up again when its lease has run out
-            log.warning("redis_refused", entry=item.delivery.entry, lane=item.delivery.lane, why=describe(error))
+            log.warning("redis_refused", entry=delivery.entry, lane=delivery.lane, why=describe(error))
+            fields, is_trimmed = None, False
+        if fields is None:
             self._over(item)
+            if is_trimmed:  # else it is another worker's by now, or done with
+                self._trimmed.receive((delivery,))
             return
-        except asyncio.CancelledError:
-            self._over(item)
-            raise
-        if fields is None:  # somebody has trimmed it away, or it is another worker's by now, and done with
-            self._over(item)
-            self._trimmed.receive((item.delivery,))
-            return
-        item.delivery = replace(item.delivery, fields=fields)
+        item.delivery = replace(delivery, fields=fields)
         await self._handle(item, None)
 
     def _start(self, delivery: Delivery, place: asyncio.Future[None] | None = None) -> None:
         item = self._in_flight.add(delivery, self._broker.keys.events(delivery.entry))
-        item.task = self._tasks.helper(self._handle(item, place), f"request-{delivery.entry}")
+        self._begin(item, self._handle(item, place), f"request-{delivery.entry}")
+
+    def _begin(self, item: InFlight, work: Coroutine[Any, Any, None], name: str) -> None:
+        item.task = self._tasks.helper(work, name)
+        item.task.add_done_callback(partial(self._ended, item))
+
+    def _ended(self, item: InFlight, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step does nothing of what it does at its end."""
+        if task.cancelled() and item.task is task and self._in_flight.has(item):
+            self._over(item)
 
     async def _handle(self, item: InFlight, place: asyncio.Future[None] | None) -> None:
         rest: Rest | None = None

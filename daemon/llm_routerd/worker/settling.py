@@ -24,6 +24,7 @@ from llm_routerd.running.ending import Withdrawn
 from llm_routerd.worker.committing import Committer
 from llm_routerd.worker.dead_letters import dead_letter
 from llm_routerd.worker.ending import Buried, Cancelled
+from llm_routerd.worker.runs.taking_back import take_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,6 +116,8 @@ class Settler:
         if committed.verdict == "committed":
             self._settled(finished)
             self._auditor.written(len(audit), committed.unaudited)
+            if isinstance(ending, Buried) and (item.request is None or item.request.agent is not None):
+                await self._take_back(ending.streams)
             return committed
         booking.falls()
         if committed.sealed_by == "cancelled":  # in the last moment
@@ -157,6 +160,12 @@ class Settler:
         booking = self._metrics.book(finished)
         self._settled(finished)
         await self._committer.tell_metrics(encode(booking.event))
+
+    async def _take_back(self, request_ids: Sequence[str]) -> None:
+        """What was buried may have been a run: no tool is to act for one that is over."""
+        for request_id in request_ids:
+            if await self._broker.final_type(request_id) is not None:  # else it is another's, which goes on
+                await take_back(self._broker, request_id)
 
     def _settled(self, finished: Finished) -> None:
         self._tell(lambda observer: observer.settled(finished))

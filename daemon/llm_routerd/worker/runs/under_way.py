@@ -98,11 +98,12 @@ class UnderWay:
         result_bytes = self.admission.config.agents.result_bytes
         return Listener(self.request, self.state, self.tools, now_ms=now_ms, result_bytes=result_bytes)
 
-    def latency_ms(self, now_ms: float) -> int:
-        """Since it was picked up first."""
-        return max(0, round(now_ms) - (self.started_ms or self.state.started_ms or round(now_ms)))
+    def whole(self, spent: Spent, *, turns: int, now_ms: float) -> Spent:
+        """What the run has taken, `spent` being its last turn's part."""
+        since_ms = self.started_ms or self.state.started_ms or round(now_ms)
+        return replace(spent, latency_ms=max(0, round(now_ms) - since_ms), earlier=self._earlier(turns=turns))
 
-    def earlier(self, *, turns: int) -> Earlier:
+    def _earlier(self, *, turns: int) -> Earlier:
         """What its turns took that stand."""
         spent = self.state.spent
         return Earlier(
@@ -125,10 +126,9 @@ class UnderWay:
 
     def ended(self, ending: Answered | Unanswered, asked: Ask, *, now_ms: float) -> Answered | Unanswered:
         """The end of the run, which tells of all its turns."""
-        latency_ms = self.latency_ms(now_ms)
-        spent = replace(ending.spent, latency_ms=latency_ms, earlier=self.earlier(turns=asked.turn))
+        spent = self.whole(ending.spent, turns=asked.turn, now_ms=now_ms)
         if isinstance(ending, Unanswered):
             return Unanswered(event=unanswered(ending.event, self.state, asked), spent=spent)
-        event = answered(ending.event, self.state, asked, latency_ms=latency_ms)
+        event = answered(ending.event, self.state, asked, latency_ms=spent.latency_ms)
         queue_ms = max(0, self.started_ms - int(self.item.delivery.entry.partition("-")[0]))
         return Answered(event=replace(event, queue_ms=queue_ms), spent=replace(spent, ttft_ms=event.ttft_ms))

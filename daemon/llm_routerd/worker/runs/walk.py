@@ -15,17 +15,16 @@ from msgspec.structs import replace
 
 from llm_routerd.agents.calls import Turn, dispatch
 from llm_routerd.agents.offering import refusal_of, tenant_of
-from llm_routerd.agents.run import AgentRun, Ask, Expire, Fail, Wait
+from llm_routerd.agents.run import Ask, Expire, Fail, Wait
 from llm_routerd.agents.words import Answer
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.events import Failed, ToolReturned
-from llm_routerd.protocol.reading import UnknownEvent
-from llm_routerd.queue.connection import ResponseError, describe
 from llm_routerd.queue.runs import End, Word
 from llm_routerd.running.caller import TurnRules
 from llm_routerd.running.ending import NOTHING, Answered, Unanswered, Withdrawn
-from llm_routerd.worker.ending import Buried
+from llm_routerd.worker.ending import Buried, Cancelled
 from llm_routerd.worker.rest import DUE, Rest
+from llm_routerd.worker.runs.taking_back import hear_no_more, take_back
 from llm_routerd.worker.runs.under_way import UnderWay
 
 if TYPE_CHECKING:
@@ -75,13 +74,16 @@ class RunWalk:
         """Go on with a run until it ends or rests; one that has no place rests before it asks a model."""
         run = UnderWay(item, request, admission)
         try:
-            return await self._walk(run)
+            outcome = await self._walk(run)
         except asyncio.CancelledError:
             if not item.absorbs_cancellation():
                 raise
             if item.stopped == "sealed":
-                await self.take_back(run.request.id)
-            return await self._asking.stopped(item, request, run.uncounted)
+                await self._take_back(run)
+            outcome = await self._asking.stopped(item, request, run.uncounted)
+        if isinstance(outcome, Cancelled):
+            return Cancelled(spent=run.whole(outcome.spent, turns=run.state.turn, now_ms=self._clock.server_ms()))
+        return outcome
 
     async def _walk(self, run: UnderWay) -> Ending | Rest:
         item, request = run.item, run.request
@@ -158,7 +160,7 @@ class RunWalk:
                 return await self._dispatch(run, answer, offered, decision.turn)
             case Answered() | Unanswered():
                 item.is_ending = True
-                await self._hear_no_more(request.id, ())
+                await hear_no_more(self._broker, request.id)
                 return run.ended(ending, decision, now_ms=self._clock.server_ms())
             case _:
                 return ending
@@ -278,9 +280,8 @@ class RunWalk:
 
     async def _fail(self, run: UnderWay, decision: Fail) -> Ending:
         run.item.is_ending = True
-        await self.take_back(run.request.id)
-        latency_ms = run.latency_ms(self._clock.server_ms())
-        spent = replace(NOTHING, latency_ms=latency_ms, earlier=run.earlier(turns=run.state.turn))
+        await self._take_back(run)
+        spent = run.whole(NOTHING, turns=run.state.turn, now_ms=self._clock.server_ms())
         self._books.failed(run.request, run.state, decision)
         event = Failed(
             request_id=run.request.id,
@@ -291,20 +292,9 @@ class RunWalk:
         )
         return Unanswered(event=event, spent=spent)
 
-    async def take_back(self, request_id: str) -> None:
-        """No tool is to act for nobody: as its events have it, for what was under way here may have stood."""
-        state = AgentRun(1)
-        async for event in self._broker.journal(request_id):
-            if not isinstance(event, UnknownEvent):
-                state.apply(event)
-        await self._hear_no_more(request_id, [(call.name, call.entry or "") for call in state.dispatched()])
-
-    async def _hear_no_more(self, request_id: str, calls: Sequence[tuple[str, str]]) -> None:
-        """The run is over: calls that nobody has begun are taken back."""
-        try:
-            await self._broker.withdraw(request_id, calls)
-        except ResponseError as error:  # its end stands or falls without that
-            log.warning("calls_not_taken_back", id=request_id, why=describe(error))
+    async def _take_back(self, run: UnderWay) -> None:
+        """No tool is to act for nobody."""
+        run.state = await take_back(self._broker, run.request.id)
 
     async def _overtaken(self, run: UnderWay, wrote: Wrote) -> Ending | Rest:
         """What was to be written does not stand: the request has been ended, or taken over, or others write there."""
