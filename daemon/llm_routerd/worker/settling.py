@@ -24,6 +24,7 @@ from llm_routerd.running.ending import Withdrawn
 from llm_routerd.worker.committing import Committer
 from llm_routerd.worker.dead_letters import dead_letter
 from llm_routerd.worker.ending import Buried, Cancelled
+from llm_routerd.worker.runs.taking_back import take_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,6 +116,8 @@ class Settler:
         if committed.verdict == "committed":
             self._settled(finished)
             self._auditor.written(len(audit), committed.unaudited)
+            if _may_have_calls(item, ending):
+                await take_back(self._broker, event.request_id)
             return committed
         booking.falls()
         if committed.sealed_by == "cancelled":  # in the last moment
@@ -225,3 +228,10 @@ class Settler:
             history=history,
             most_bytes=self._max_letter_bytes,
         )
+
+
+def _may_have_calls(item: InFlight, ending: Ending) -> bool:
+    """Whether calls of tools may wait for nobody now: of a run that was given up, and not by itself."""
+    if not isinstance(ending, Buried):
+        return False
+    return bool(ending.history) if item.request is None else item.request.agent is not None

@@ -15,17 +15,16 @@ from msgspec.structs import replace
 
 from llm_routerd.agents.calls import Turn, dispatch
 from llm_routerd.agents.offering import refusal_of, tenant_of
-from llm_routerd.agents.run import AgentRun, Ask, Expire, Fail, Wait
+from llm_routerd.agents.run import Ask, Expire, Fail, Wait
 from llm_routerd.agents.words import Answer
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.events import Failed, ToolReturned
-from llm_routerd.protocol.reading import UnknownEvent
-from llm_routerd.queue.connection import ResponseError, describe
 from llm_routerd.queue.runs import End, Word
 from llm_routerd.running.caller import TurnRules
 from llm_routerd.running.ending import NOTHING, Answered, Unanswered, Withdrawn
 from llm_routerd.worker.ending import Buried
 from llm_routerd.worker.rest import DUE, Rest
+from llm_routerd.worker.runs.taking_back import hear_no_more, take_back
 from llm_routerd.worker.runs.under_way import UnderWay
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class RunWalk:
             if not item.absorbs_cancellation():
                 raise
             if item.stopped == "sealed":
-                await self._take_back(run)
+                await take_back(self._broker, run.request.id)
             return await self._asking.stopped(item, request, run.uncounted)
 
     async def _walk(self, run: UnderWay) -> Ending | Rest:
@@ -90,7 +89,7 @@ class RunWalk:
             return await self._asking.withdrawn(item, request, looked.verdict, NOTHING)
         if looked.verdict == "sealed":
             item.is_ending = True
-            await self._take_back(run)
+            await take_back(self._broker, run.request.id)
             return await self._asking.leave(item, request, looked.sealed_by or "", NOTHING)
         if looked.is_ours:
             async for event in self._broker.journal(request.id):
@@ -158,7 +157,7 @@ class RunWalk:
                 return await self._dispatch(run, answer, offered, decision.turn)
             case Answered() | Unanswered():
                 item.is_ending = True
-                await self._hear_no_more(run, ())
+                await hear_no_more(self._broker, run.request.id, ())
                 return run.ended(ending, decision, now_ms=self._clock.server_ms())
             case _:
                 return ending
@@ -279,7 +278,7 @@ class RunWalk:
 
     async def _fail(self, run: UnderWay, decision: Fail) -> Ending:
         run.item.is_ending = True
-        await self._take_back(run)
+        await take_back(self._broker, run.request.id)
         latency_ms = run.latency_ms(self._clock.server_ms())
         spent = replace(NOTHING, latency_ms=latency_ms, earlier=run.earlier(turns=run.state.turn))
         self._books.failed(run.request, run.state, decision)
@@ -292,21 +291,6 @@ class RunWalk:
         )
         return Unanswered(event=event, spent=spent)
 
-    async def _take_back(self, run: UnderWay) -> None:
-        """No tool is to act for nobody: as its events have it, for what was under way here may have stood."""
-        state = AgentRun(1)
-        async for event in self._broker.journal(run.request.id):
-            if not isinstance(event, UnknownEvent):
-                state.apply(event)
-        await self._hear_no_more(run, [(call.name, call.entry or "") for call in state.dispatched()])
-
-    async def _hear_no_more(self, run: UnderWay, calls: Sequence[tuple[str, str]]) -> None:
-        """The run is over: calls that nobody has begun are taken back."""
-        try:
-            await self._broker.withdraw(run.request.id, calls)
-        except ResponseError as error:  # its end stands or falls without that
-            log.warning("calls_not_taken_back", id=run.request.id, why=describe(error))
-
     async def _overtaken(self, run: UnderWay, wrote: Wrote) -> Ending | Rest:
         """What was to be written does not stand: the request has been ended, or taken over, or others write there."""
         log.info("run_overtaken", id=run.request.id, why=wrote.verdict)
@@ -316,7 +300,7 @@ class RunWalk:
         if wrote.verdict != "sealed":
             return Withdrawn(spent=run.uncounted)
         run.item.is_ending = True
-        await self._take_back(run)
+        await take_back(self._broker, run.request.id)
         final_type = await self._broker.final_type(run.request.id)
         return await self._asking.leave(run.item, run.request, final_type or "", run.uncounted)
 
