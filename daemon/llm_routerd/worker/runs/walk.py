@@ -169,6 +169,7 @@ class RunWalk:
         if transcript is None:
             raise LookupError("an answer without a transcript")
         item.is_ending = True  # the answer has been paid for
+        names = {tool.name for tool in offered.tools.values()}
         broken: set[str] = set()  # tools whose streams take no call
         while True:
             turn = Turn(
@@ -187,7 +188,7 @@ class RunWalk:
                 item.delivery,
                 transcript,
                 [Word(event=each.event, call=each.call) for each in sendings],
-                audit=self._books.audit_of_turn(run.request, run.uncounted, number, sendings),
+                audit=self._books.audit_of_turn(run.request, run.uncounted, number, sendings, names),
                 publish=run.request.publish,
                 keep_ms=self._keep_ms(run),
             )
@@ -197,7 +198,7 @@ class RunWalk:
         item.transcript, item.is_ending = None, False
         if wrote.verdict != "done":
             return await self._overtaken(run, wrote)
-        self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited)
+        self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited, names)
         run.uncounted = NOTHING
         run.wrote(wrote.events)
         return None
