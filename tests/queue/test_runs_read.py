@@ -10,10 +10,9 @@ from msgspec.structs import replace
 
 from llm_routerd.protocol.events import FINAL_ID, CallDenied, ToolCalled, ToolReturned
 from llm_routerd.protocol.keys import GROUP
+from llm_routerd.protocol.tool import MOST_REGISTERED, MOST_REGISTRATION_BYTES
 from llm_routerd.queue.runs import (
     JOURNAL_PAGE,
-    MOST_REGISTERED,
-    MOST_REGISTRATION_BYTES,
     MOST_WORD_BYTES,
     MOST_WORDS,
 )

@@ -109,7 +109,9 @@ class Intake:
             if is_trimmed:  # else it is another worker's by now, or done with
                 self._trimmed.receive((delivery,))
             return
-        item.delivery = replace(delivery, fields=fields)
+        # It has been begun, and does not give way where the clock was set back: made anew under another ID, it would
+        # ask its models and tell its tools once more.
+        item.delivery = replace(delivery, fields=fields, claimed=True)
         await self._handle(item, None)
 
     def _start(self, delivery: Delivery, place: asyncio.Future[None] | None = None) -> None:

@@ -13,7 +13,7 @@ from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import CallConfirmed, CallDenied, ToolReturned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from llm_routerd.accounting.metrics import Metrics
     from llm_routerd.agents.calls import Sending
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.request import Request
     from llm_routerd.running.ending import Spent
     from llm_routerd.worker.auditing import Auditor
+
+UNKNOWN_TOOL = "?"  # what a model wrote as the name of no tool is text of a model
 
 
 class RunBooks:
@@ -39,25 +41,32 @@ class RunBooks:
         self._auditor = auditor
 
     def audit_of_turn(
-        self, request: Request, spent: Spent, number: int, sendings: Iterable[Sending]
+        self, request: Request, spent: Spent, number: int, sendings: Iterable[Sending], names: Container[str]
     ) -> list[AuditEntry]:
-        """The calls of models that a turn took, and those of tools with which something is wrong."""
+        """The calls of models that a turn took, and those of tools (of these `names`) with which something is wrong."""
         entries = list(self._auditor.calls(request, spent.attempts, turn=number))
         if not self._auditor.is_on:
             return entries
         audited = self._auditor.of(request)
         return entries + [
-            audited.tool_call(tool=event.name, call_id=event.call_id, turn=number, outcome="invalid")
+            audited.tool_call(tool=_known(event.name, names), call_id=event.call_id, turn=number, outcome="invalid")
             for each in sendings
             if isinstance(event := each.event, ToolReturned)
         ]
 
-    def turn_ended(self, request: Request, spent: Spent, events: Sequence[SeenEvent], unaudited: str | None) -> None:
+    def turn_ended(
+        self,
+        request: Request,
+        spent: Spent,
+        events: Sequence[SeenEvent],
+        unaudited: str | None,
+        names: Container[str],
+    ) -> None:
         """A model's turn stands, and the run goes on."""
         self._metrics.turn_ended(request.tenant_id, spent.attempts, saved_usd=spent.saved_usd)
         for event in events:
             if isinstance(event, ToolReturned):
-                self._metrics.tool_called(event.name, "invalid")
+                self._metrics.tool_called(_known(event.name, names), "invalid")
         self._auditor.written(len(spent.attempts), unaudited)
 
     def called(self, request: Request, spent: Spent) -> None:
@@ -138,6 +147,10 @@ class RunBooks:
                 return [audited.tool_call(**who, outcome=told, latency_ms=event.latency_ms)]
             case _:
                 return []
+
+
+def _known(name: str, names: Container[str]) -> str:
+    return name if name in names else UNKNOWN_TOOL
 
 
 def _outcome(event: ToolReturned, *, is_late: bool = False, is_untaken: bool = False) -> ToolOutcome:

@@ -20,9 +20,12 @@ log = get_logger()
 async def take_back(broker: Broker, request_id: str) -> AgentRun:
     """Take back what stands, as its events have it: what was under way here may have stood; returns the run."""
     run = AgentRun(1)
-    async for event in broker.journal(request_id):
-        if not isinstance(event, UnknownEvent):
-            run.apply(event)
+    try:
+        async for event in broker.journal(request_id):
+            if not isinstance(event, UnknownEvent):
+                run.apply(event)
+    except ResponseError as error:  # the run's end stands or falls without that
+        log.warning("calls_not_taken_back", id=request_id, why=describe(error))
     if run.turn:
         await hear_no_more(broker, request_id, [(call.name, call.entry or "") for call in run.dispatched()])
     return run

@@ -92,7 +92,7 @@ class RunWalk:
             return await self._asking.withdrawn(item, request, looked.verdict, NOTHING)
         if looked.verdict == "sealed":
             item.is_ending = True
-            await self.take_back(run.request.id)
+            await self._take_back(run)
             return await self._asking.leave(item, request, looked.sealed_by or "", NOTHING)
         if looked.is_ours:
             async for event in self._broker.journal(request.id):
@@ -172,6 +172,7 @@ class RunWalk:
         if transcript is None:
             raise LookupError("an answer without a transcript")
         item.is_ending = True  # the answer has been paid for
+        names = {tool.name for tool in offered.tools.values()}
         broken: set[str] = set()  # tools whose streams take no call
         while True:
             turn = Turn(
@@ -190,7 +191,7 @@ class RunWalk:
                 item.delivery,
                 transcript,
                 [Word(event=each.event, call=each.call) for each in sendings],
-                audit=self._books.audit_of_turn(run.request, run.uncounted, number, sendings),
+                audit=self._books.audit_of_turn(run.request, run.uncounted, number, sendings, names),
                 publish=run.request.publish,
                 keep_ms=self._keep_ms(run),
             )
@@ -200,7 +201,7 @@ class RunWalk:
         item.transcript, item.is_ending = None, False
         if wrote.verdict != "done":
             return await self._overtaken(run, wrote)
-        self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited)
+        self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited, names)
         run.turn_stands(wrote.events)
         return None
 
@@ -307,7 +308,7 @@ class RunWalk:
         if wrote.verdict != "sealed":
             return Withdrawn(spent=run.uncounted)
         run.item.is_ending = True
-        await self.take_back(run.request.id)
+        await self._take_back(run)
         final_type = await self._broker.final_type(run.request.id)
         return await self._asking.leave(run.item, run.request, final_type or "", run.uncounted)
 
