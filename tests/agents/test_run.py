@@ -125,7 +125,7 @@ def test_deadline_comes_while_it_waits() -> None:
     played = Played()
     ids = played.turn(ADD_CALL, ADD_CALL, LAMP_CALL, deadline_ms=NOW_MS + 1000, confirmation_ms=1000)
     failed = played.run.decide(NOW_MS + 1000)
-    message = "the deadline came while `add`, `lights.switch` had no answer"
+    message = "the deadline came while `lights.switch` waited for a person, `add` had no answer"
     assert failed == Fail(ErrorCode.DEADLINE_EXCEEDED, message)
     played.has(CallDenied(call_id=ids[2]))
     for call_id in ids[:2]:

@@ -125,7 +125,7 @@ def test_error_of_a_tool_is_text(value: bytes, error: str) -> None:
 
 
 def test_words_that_do_not_count_are_passed_over_and_counted() -> None:
-    """A forged id, neither result nor error, a second answer, one for a call that waits for a person."""
+    """A forged id, a second answer, one for a call that waits for a person."""
     run = run_of(("clock", "{}"), ("lights_switch", json.dumps(LAMP)))
     clock, lamp = (each.encode() for each in run.calls)
     listening = listener(run)
@@ -134,7 +134,6 @@ def test_words_that_do_not_count_are_passed_over_and_counted() -> None:
         Answer(b"", b"1", 1),
         Answer(b"\xff", b"1", 1),
         Answer(b"x" * 256, b"1", 1),
-        Answer(clock, None, 0),
         Answer(lamp, b"1", 1),
         Answer(clock, b"2", 1),
         Answer(clock, b"3", 1),
@@ -142,7 +141,16 @@ def test_words_that_do_not_count_are_passed_over_and_counted() -> None:
     ]
     (heard,) = listening.answers(said)
     assert isinstance(heard.event, ToolReturned)
-    assert (heard.event.result, listening.ignored) == (2, 8)
+    assert (heard.event.result, listening.ignored) == (2, 7)
+
+
+def test_answer_without_result_and_error_is_told_as_such() -> None:
+    """Whoever writes tools finds out at once, and not when the call's time is over."""
+    run = run_of(("clock", "{}"))
+    (clock,) = (each.encode() for each in run.calls)
+    (heard,) = listener(run).answers([Answer(clock, None, 0)])
+    assert isinstance(heard.event, ToolReturned)
+    assert "neither a result nor an error" in (heard.event.error or "")
 
 
 def test_result_is_held_to_its_schema() -> None:

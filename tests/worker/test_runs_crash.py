@@ -18,7 +18,6 @@ from tests.support.fakes import FakeBackend
 from tests.support.queue import events_of, open_client
 from tests.support.runs import (
     ADD,
-    SWITCH,
     answer,
     answers,
     calls,
@@ -137,7 +136,8 @@ async def tool_and_person(client: Any) -> AsyncIterator[dict[str, int]]:
     async def serve(tool: str) -> None:
         after = "0-0"
         while True:
-            for _, entries in await client.xread({f"llm:tools:{tool}": after}, block=50):
+            await asyncio.sleep(0.02)  # a blocking read of this client does not always end when it is cancelled
+            for _, entries in await client.xread({f"llm:tools:{tool}": after}):
                 for entry, fields in entries:
                     after, call = entry, json.loads(fields["call"])
                     seen[call["call_id"]] = seen.get(call["call_id"], 0) + 1
@@ -163,39 +163,6 @@ async def tool_and_person(client: Any) -> AsyncIterator[dict[str, int]]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@pytest.mark.parametrize("is_done", [False, True], ids=["unsaid", "unheard"])
-@pytest.mark.parametrize("step", range(1, 23))
-async def test_run_goes_on_elsewhere_wherever_its_worker_stands_still(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch, step: int, is_done: bool
-) -> None:
-    """One final event, each call once, no turn asked again that stands; also when the first worker goes on later."""
-    stall = Stall(monkeypatch, step, is_done=is_done)
-    async with open_client(redis_url) as client, tool_and_person(client) as seen:
-        model = Model(client, BOTH, calls("add", a=3, b=4), answers("done"))
-        await register(client, add=SLOW, switch=SWITCH)
-        async with run_worker(redis_url, {"local": model.backend}, consumer="w1", config=CONFIG):
-            await submit(client)
-            await eventually_true(lambda: _stalls_or_ends(client, stall))
-            async with run_worker(redis_url, {"local": model.backend}, consumer="w2", config=CONFIG):
-                kind, result = await final_of(client, "r1")
-                assert (kind, result.get("content"), result.get("turns")) == ("result", "done", 3), (stall.at, result)
-                stall.thaw()
-                await asyncio.sleep(0.1)
-        events = await events_of(client, "r1")
-        kinds = [kind for _, kind, _ in events]
-        assert (kinds.count("turn"), kinds.count("result"), kinds.count("confirmed")) == (2, 1, 1)
-        made = [data["call_id"] for _, kind, data in events if kind == "tool_call"]
-        standing = {data["call_id"] for _, kind, data in events if kind == "tool_result"}
-        assert set(made) >= standing
-        assert (len(standing), kinds.count("tool_result")) == (3, 3)
-        assert seen == dict.fromkeys(standing, 1)
-        assert not model.again
-        assert not await client.xlen("llm:tools:add")
-        assert not await client.xlen("llm:tools:switch")
-        assert (await metrics_of(client, "r1"))["type"] == "result"
-        assert (await check_everything(client))["metrics"] == 1
 
 
 async def _stalls_or_ends(client: Any, stall: Stall) -> bool:
@@ -225,7 +192,7 @@ async def _is_gone(client: Any, key: str) -> bool:
 
 
 async def test_run_that_is_cancelled_while_the_reply_to_its_dispatch_is_lost(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The calls stand in their stream, and nobody here has heard of it: they are taken back all the same."""
     sent, lost = Settlement._after_events, asyncio.Event()
@@ -242,9 +209,9 @@ async def test_run_that_is_cancelled_while_the_reply_to_its_dispatch_is_lost(
         return sent(broker, given, **named)
 
     monkeypatch.setattr(Settlement, "_after_events", run_script)
-    async with open_client(redis_url) as client:
+    async with open_client(valkey_url) as client:
         model = FakeBackend(turns(calls("add", a=1, b=2), answers("done")))
-        async with run_worker(redis_url, {"local": model}):
+        async with run_worker(valkey_url, {"local": model}):
             await register(client, add=SLOW)
             await submit(client)
             await asyncio.wait_for(lost.wait(), 5)
@@ -255,7 +222,7 @@ async def test_run_that_is_cancelled_while_the_reply_to_its_dispatch_is_lost(
 
 
 async def test_worker_that_leaves_in_the_middle_of_a_waking_takes_nothing_back(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The calls are of use to whoever goes on with the run, and what was answered is there for it."""
     sent, is_stuck = Settlement._after_events, asyncio.Event()
@@ -266,11 +233,11 @@ async def test_worker_that_leaves_in_the_middle_of_a_waking_takes_nothing_back(
             return asyncio.get_running_loop().create_future()
         return sent(broker, given, **named)
 
-    async with open_client(redis_url) as client:
+    async with open_client(valkey_url) as client:
         await register(client, add=SLOW)
         both = calls_all(("add", '{"a":1,"b":2}'), ("add", '{"a":3,"b":4}'))
         model = FakeBackend(turns(both, answers("done")))
-        async with run_worker(redis_url, {"local": model}, consumer="w1", config=CONFIG) as worker:
+        async with run_worker(valkey_url, {"local": model}, consumer="w1", config=CONFIG) as worker:
             await submit(client)
             entry, first = await next_call(client, "add")
             _, second = await next_call(client, "add", after=entry)
@@ -280,27 +247,27 @@ async def test_worker_that_leaves_in_the_middle_of_a_waking_takes_nothing_back(
             await asyncio.wait_for(is_stuck.wait(), 5)
         assert await client.xlen("llm:tools:add") == 2
         assert await client.xlen("llm:inbox:r1") == 1
-        async with run_worker(redis_url, {"local": model}, consumer="w2", config=CONFIG):
+        async with run_worker(valkey_url, {"local": model}, consumer="w2", config=CONFIG):
             await answer(client, "r1", second["call_id"], "7")
             assert (await final_of(client, "r1"))[0] == "result"
         assert [each["content"] for each in model.calls[1].messages if each["role"] == "tool"] == ["3", "7"]
 
 
 @pytest.mark.parametrize("count", [1, 50])
-async def test_drain_while_runs_wait_and_another_worker_goes_on(redis_url: str, count: int) -> None:
+async def test_drain_while_runs_wait_and_another_worker_goes_on(valkey_url: str, count: int) -> None:
     """Their calls stay where they are, and nothing of them is lost."""
     model = FakeBackend(turns(calls("add", a=1, b=2), answers("done")))
     names = [f"r{number}" for number in range(1, count + 1)]
-    async with open_client(redis_url) as client:
+    async with open_client(valkey_url) as client:
         await register(client, add=SLOW)
-        async with run_worker(redis_url, {"local": model}, consumer="w1", config=CONFIG) as first:
+        async with run_worker(valkey_url, {"local": model}, consumer="w1", config=CONFIG) as first:
             for name in names:
                 await submit(client, name)
             for name in names:
                 await event_of(client, name, "turn")
             await eventually(lambda: first.in_flight == 0)
         assert await client.xlen("llm:tools:add") == count
-        async with run_worker(redis_url, {"local": model}, consumer="w2", config=CONFIG):
+        async with run_worker(valkey_url, {"local": model}, consumer="w2", config=CONFIG):
             for _, fields in await client.xrange("llm:tools:add"):
                 call = json.loads(fields["call"])
                 await client.xadd(f"llm:inbox:{call['id']}", {"call_id": call["call_id"], "result": "3"})

@@ -93,9 +93,12 @@ def refusal_of(
             return NotOffered(ErrorCode.UNKNOWN_TOOL, _unknown(pattern, [registered[name] for name in matching]))
         if not allowed.intersection(sound):
             return NotOffered(ErrorCode.TOOL_NOT_ALLOWED, f"the operator does not let this tenant use `{pattern}`")
-    count = sum(_matches(name, spec.tools) for name in allowed)
-    if count > MOST_TOOLS:
-        message = f"$.agent.tools: {count} tools match, more than the {MOST_TOOLS} that models are offered"
+    offered = [name for name in allowed if _matches(name, spec.tools)]
+    for pattern in spec.confirm:  # misspelt, it would have calls made that somebody wanted to be asked about
+        if not any(fnmatchcase(name, pattern) for name in offered):
+            return NotOffered(ErrorCode.UNKNOWN_TOOL, f"$.agent.confirm: no tool of this run matches `{pattern}`")
+    if len(offered) > MOST_TOOLS:
+        message = f"$.agent.tools: {len(offered)} tools match, more than the {MOST_TOOLS} that models are offered"
         return NotOffered(ErrorCode.INVALID_REQUEST, message)
     return None
 

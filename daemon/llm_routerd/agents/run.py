@@ -265,7 +265,7 @@ class AgentRun:
         if not waiting:
             return self._next_turn()
         if self.deadline_ms is not None and now_ms >= self.deadline_ms:
-            return Fail(ErrorCode.DEADLINE_EXCEEDED, f"the deadline came while {_names(waiting)} had no answer")
+            return Fail(ErrorCode.DEADLINE_EXCEEDED, f"the deadline came while {_awaited(waiting)}")
         people = tuple(call for call in waiting if not call.waits_for_tool)
         for call in people:
             if now_ms >= (call.expires_at_ms or 0):
@@ -305,5 +305,8 @@ class AgentRun:
         )
 
 
-def _names(calls: tuple[OpenCall, ...]) -> str:
-    return ", ".join(dict.fromkeys(f"`{call.name}`" for call in calls))
+def _awaited(calls: tuple[OpenCall, ...]) -> str:
+    """What calls wait for, for whoever reads how the run has ended."""
+    people = dict.fromkeys(f"`{call.name}` waited for a person" for call in calls if not call.waits_for_tool)
+    tools = dict.fromkeys(f"`{call.name}` had no answer" for call in calls if call.waits_for_tool)
+    return ", ".join((*people, *tools))

@@ -33,6 +33,7 @@ _LONGEST_NAME = 200
 _LONGEST_REASON = 2_000
 _LONGEST_ERROR_BYTES = 4_096
 _MAX_DEPTH = 64
+_NO_ANSWER = "the tool's answer has neither a result nor an error"
 _UNTAKEN = "no tool took the call within {} s; it has not been made"
 _UNKNOWN = (
     "unknown outcome: a tool has taken the call, and has not answered within {} s; it may have acted, and will not be "
@@ -120,10 +121,12 @@ class Listener:
 
     def _answer(self, answer: Answer) -> Heard | None:
         call = self._open.get(_text(answer.call_id, _LONGEST_NAME))
-        if call is None or not call.waits_for_tool or answer.value is None:
+        if call is None or not call.waits_for_tool:
             return None
         del self._open[call.call_id]
         event = ToolReturned(call_id=call.call_id, name=call.name, latency_ms=max(0, self._now_ms - call.sent_at_ms))
+        if answer.value is None:
+            return Heard(event=replace(event, error=_NO_ANSWER), ends=call)
         if answer.is_error:
             error = _text(answer.value, _LONGEST_ERROR_BYTES) or "the tool failed"
             return Heard(event=replace(event, error=error), ends=call)
@@ -138,7 +141,7 @@ class Listener:
 
     def _consent(self, said: Consent) -> Heard | None:
         by, reason = _text(said.get(b"by", b""), _LONGEST_NAME), _text(said.get(b"reason", b""), _LONGEST_REASON)
-        agrees = b"confirm" in said
+        agrees = b"confirm" in said and b"deny" not in said  # who says both has not agreed
         call = self._open.get(_text(said.get(b"confirm" if agrees else b"deny", b""), _LONGEST_NAME))
         if call is None or not call.waits_for_person or self._now_ms >= (call.expires_at_ms or 0):
             return None

@@ -20,7 +20,7 @@ MOST_BY: Final = 256  # characters
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 Kind = Literal["model", "tool", "confirmation"]
-ToolOutcome = Literal["result", "error", "timeout", "unknown_outcome", "denied", "invalid"]
+ToolOutcome = Literal["result", "error", "timeout", "unknown_outcome", "withdrawn", "denied", "invalid"]
 ConfirmationOutcome = Literal["confirmed", "denied", "expired"]
 
 
@@ -38,7 +38,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
         str,
         said(
             "Of a model: `success`, `rejected`, `invalid`; of a tool: `result`, `error`, `timeout`, `unknown_outcome`, "
-            "`denied`, `invalid`; of a confirmation: `confirmed`, `denied`, `expired`.",
+            "`withdrawn`, `denied`, `invalid`; of a confirmation: `confirmed`, `denied`, `expired`.",
             minLength=1,
         ),
     ]

@@ -263,8 +263,8 @@ class Runs(Settlement):
         await self.create_groups()
         return await self._after_events(call, needs_replicas=needs_replicas, is_whole=True)
 
-    async def withdraw(self, request_id: str, calls: Sequence[tuple[str, str]]) -> None:
-        """A run is over: take back its calls, {tool, entry}, that nobody has begun; hear nothing more."""
+    async def withdraw(self, request_id: str, calls: Sequence[tuple[str, str]]) -> list[bool]:
+        """A run is over: take back its calls, {tool, entry}, and hear nothing more; which may a tool have taken?"""
         streams = {tool: number for number, tool in enumerate(dict.fromkeys(tool for tool, _ in calls), 1)}
         call = scripts.withdraw(
             inbox=self.keys.inbox(request_id),
@@ -273,7 +273,7 @@ class Runs(Settlement):
             ttl_ms=self.limits.result_ttl_ms,
             calls=[part for tool, entry in calls for part in (streams[tool], entry)],
         )
-        await self.pipe.run_script(call)
+        return [taken == 1 for taken in await self.pipe.run_script(call)]
 
     async def news(self, events: Sequence[str], ears: Sequence[str]) -> tuple[list[int], list[int]]:
         """Positions of those events streams that have been ended, and of those inboxes in which something stands."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.request import Request
     from llm_routerd.running.ending import Spent
     from llm_routerd.worker.auditing import Auditor
+    from llm_routerd.worker.runs.taking_back import TakenBack
 
 UNKNOWN_TOOL = "?"  # what a model wrote as the name of no tool is text of a model
 
@@ -121,6 +122,17 @@ class RunBooks:
                     for call in asked
                 ]
             )
+
+    def taken_back(self, request: Request, taken_back: TakenBack) -> None:
+        """A run is over that had calls with their tools: one may have acted, or the call was withdrawn before that."""
+        audited = self._auditor.of(request)
+        entries = []
+        for call, may_have_acted in taken_back.calls:
+            outcome: ToolOutcome = "unknown_outcome" if may_have_acted else "withdrawn"
+            self._metrics.tool_called(call.name, outcome)
+            entries.append(audited.tool_call(tool=call.name, call_id=call.call_id, turn=call.turn, outcome=outcome))
+        if self._auditor.is_on:
+            self._auditor.write(entries)
 
     def ignored(self, count: int) -> None:
         """So many words of tools and people did not count."""

@@ -295,7 +295,9 @@ class RunWalk:
 
     async def _take_back(self, run: UnderWay) -> None:
         """No tool is to act for nobody."""
-        run.state = await take_back(self._broker, run.request.id)
+        taken_back = await take_back(self._broker, run.request.id)
+        run.state = taken_back.run
+        self._books.taken_back(run.request, taken_back)
 
     async def _overtaken(self, run: UnderWay, wrote: Wrote) -> Ending | Rest:
         """What was to be written does not stand: the request has been ended, or taken over, or others write there."""

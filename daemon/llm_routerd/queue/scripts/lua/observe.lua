@@ -17,15 +17,6 @@ if why then return {why} end
 local bad = unusable(streams)
 if bad then return {'unusable', bad} end
 
--- Whether somebody who reads a stream has been given an entry of it.
-local function is_taken(stream, id)
-  if not exists(stream, id) then return true end
-  for _, raw in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    if not is_before(as_table(raw)['last-delivered-id'], id) then return true end
-  end
-  return false
-end
-
 for i = 1, #ends, 4 do
   local stream, at = streams[tonumber(ends[i])], tonumber(ends[i + 2])
   if at and not is_taken(stream, ends[i + 1]) then words[at + 2] = ends[i + 3] end

@@ -64,6 +64,15 @@ local function unusable(streams)
   end
 end
 
+-- Whether somebody who reads a stream has been given an entry of it.
+local function is_taken(stream, id)
+  if not exists(stream, id) then return true end
+  for _, raw in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    if not is_before(as_table(raw)['last-delivered-id'], id) then return true end
+  end
+  return false
+end
+
 -- The events of a run from one ID to another, {{ID, data}...}: what was written, and where the calls are.
 local function standing(events, first, last)
   local found = {}
