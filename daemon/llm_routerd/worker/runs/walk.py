@@ -170,7 +170,6 @@ class RunWalk:
         if transcript is None:
             raise LookupError("an answer without a transcript")
         item.is_ending = True  # the answer has been paid for
-        names = {tool.name for tool in offered.tools.values()}
         broken: set[str] = set()  # tools whose streams take no call
         while True:
             turn = Turn(
@@ -189,7 +188,7 @@ class RunWalk:
                 item.delivery,
                 transcript,
                 [Word(event=each.event, call=each.call) for each in sendings],
-                audit=self._books.audit_of_turn(run.request, run.uncounted, number, sendings, names),
+                audit=self._books.audit_of_turn(run.request, run.uncounted, number, sendings, run.tools),
                 publish=run.request.publish,
                 keep_ms=self._keep_ms(run),
             )
@@ -199,7 +198,7 @@ class RunWalk:
         item.transcript, item.is_ending = None, False
         if wrote.verdict != "done":
             return await self._overtaken(run, wrote)
-        self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited, names)
+        self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited, run.tools)
         run.uncounted = NOTHING
         run.wrote(wrote.events)
         return None
