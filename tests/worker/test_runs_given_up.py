@@ -1,4 +1,4 @@
-"""Runs that are given up while their calls wait: no tool acts for nobody, and none is told of a call twice."""
+"""Runs that are given up, or lost, while their calls wait: no tool acts for nobody, or is told of a call twice."""
 
 from __future__ import annotations
 
@@ -87,3 +87,16 @@ async def test_clock_that_is_set_back_asks_for_no_turn_again(redis_url: str, mon
         kind, result = await final_of(client, "r1")
         assert (kind, result["turns"], len(model.calls)) == ("result", 2, 2)
         assert HANDED_BACK not in [each["name"] for each in await client.xinfo_consumers("llm:requests", GROUP)]
+
+
+async def test_run_that_was_lost_waits_here_no_more(redis_url: str) -> None:
+    """It may wait for days, and is not to be kept, and counted, for as long by all who ever had it."""
+    async with open_client(redis_url) as client, run_worker(redis_url, {"local": FakeBackend(turns(TWO))}) as worker:
+        await rests(client, worker)
+        shard = worker.shards[0]
+        (lost,) = shard.in_flight
+        await eventually(lambda: shard.resting() == (1, 0))
+        ((entry, _),) = await client.xrange("llm:requests")
+        await client.xclaim("llm:requests", GROUP, "w9", 0, [entry], justid=True)  # which dies at once
+        await eventually(lambda: any(item is not lost and item.rest for item in shard.in_flight))  # taken back
+        await eventually(lambda: shard.resting() == (1, 0))

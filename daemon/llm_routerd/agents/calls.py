@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.events import Result
     from llm_routerd.protocol.request import Request
 
-_BROKEN = "the call could not be made: the stream of this tool's calls is none"
+BROKEN = "the call could not be made: the stream of this tool's calls is none"
 _LONGEST_ARGUMENTS = 65_536  # characters of what a model wrote as the arguments, and is no object
 _LONGEST_NAME = 64  # characters of what a model wrote as the name of no tool
 
@@ -77,7 +77,7 @@ def dispatch(request: Request, answer: Result, offer: Offer, turn: Turn) -> tupl
         event = ToolCalled(
             call_id=call_id, name=name, arguments=arguments, turn=turn.number, args_sha256=sha256_of(arguments)
         )
-        fault = _BROKEN if name in turn.broken else fault_of_call(made, offer.parameters)
+        fault = BROKEN if name in turn.broken else fault_of_call(made, offer.parameters)
         if tool is None or fault is not None:
             calls.append(Sending(event=event))
             error = fault or "there is no such tool"

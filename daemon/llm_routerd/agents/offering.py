@@ -107,12 +107,14 @@ def allowed_names(
     registered: Mapping[str, Tool | Unsound], agents: AgentsConfig, tenant: Tenant | None
 ) -> frozenset[str]:
     """The tools that a tenant may use."""
-    narrowed = None if tenant is None else tenant.tools
     return frozenset(
-        name
-        for name, tool in registered.items()
-        if isinstance(tool, Tool) and _matches(name, agents.tools) and (narrowed is None or _matches(name, narrowed))
+        name for name, tool in registered.items() if isinstance(tool, Tool) and _is_allowed(name, agents, tenant)
     )
+
+
+def may_call(name: str, spec: AgentSpec, agents: AgentsConfig, tenant: Tenant | None) -> bool:
+    """Whether a run may have this tool called, registered or not."""
+    return _matches(name, spec.tools) and _is_allowed(name, agents, tenant)
 
 
 def told_names(names: Iterable[str]) -> list[str]:
@@ -126,6 +128,11 @@ def told_names(names: Iterable[str]) -> list[str]:
             wanted = f"{plain[: MOST_NAME - 4]}_{number}"
         told.append(wanted)
     return told
+
+
+def _is_allowed(name: str, agents: AgentsConfig, tenant: Tenant | None) -> bool:
+    narrowed = None if tenant is None else tenant.tools
+    return _matches(name, agents.tools) and (narrowed is None or _matches(name, narrowed))
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -163,7 +163,9 @@ class Mailroom:
                 log.warning("runs_not_looked_at", why=describe(error))
 
     async def look(self) -> None:
-        """Wake those that have been ended, or answered."""
+        """Wake those that have been ended, or answered; those that were lost to another worker are forgotten."""
+        for item in [each for each in self._resting.values() if not self._in_flight.has(each)]:
+            self._forget(item)
         resting = list(self._resting.values())
         for at in range(0, len(resting), PAGE):
             page = resting[at : at + PAGE]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from llm_routerd.agents.ending import answered, unanswered
-from llm_routerd.agents.offering import offer, tenant_of
+from llm_routerd.agents.offering import may_call, offer, tenant_of
 from llm_routerd.agents.run import AgentRun
 from llm_routerd.agents.words import Listener
 from llm_routerd.protocol.outcome import AttemptRecord, told
@@ -92,6 +92,11 @@ class UnderWay:
             tenant = tenant_of(config.tenants, self.request.tenant_id)
             self._offered = offer(self.spec, self.tools, config.agents, tenant)
         return self._offered
+
+    def may_call(self, name: str) -> bool:
+        """Whether this tool may be called now: what has been confirmed was asked for earlier, or by somebody else."""
+        config = self.admission.config
+        return may_call(name, self.spec, config.agents, tenant_of(config.tenants, self.request.tenant_id))
 
     def listener(self, now_ms: int) -> Listener:
         """For one look at what was said."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from llm_routerd.agents.calls import Turn, dispatch
+from llm_routerd.agents.calls import BROKEN, Turn, dispatch
 from llm_routerd.agents.offering import refusal_of, tenant_of
 from llm_routerd.agents.run import Ask, Expire, Fail, Wait
 from llm_routerd.agents.words import Answer
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 log = get_logger()
 
 SOON_MS = 100
+_FORBIDDEN = "the call could not be made: the operator does not let this run use the tool"
 MOST_LISTENINGS = 16  # at one waking: whoever fills an inbox does not keep the others waiting
 
 
@@ -172,7 +173,6 @@ class RunWalk:
         if transcript is None:
             raise LookupError("an answer without a transcript")
         item.is_ending = True  # the answer has been paid for
-        names = {tool.name for tool in offered.tools.values()}
         broken: set[str] = set()  # tools whose streams take no call
         while True:
             turn = Turn(
@@ -191,7 +191,7 @@ class RunWalk:
                 item.delivery,
                 transcript,
                 [Word(event=each.event, call=each.call) for each in sendings],
-                audit=self._books.audit_of_turn(run.request, run.uncounted, number, sendings, names),
+                audit=self._books.audit_of_turn(run.request, run.uncounted, number, sendings, run.tools),
                 publish=run.request.publish,
                 keep_ms=self._keep_ms(run),
             )
@@ -201,7 +201,7 @@ class RunWalk:
         item.transcript, item.is_ending = None, False
         if wrote.verdict != "done":
             return await self._overtaken(run, wrote)
-        self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited, names)
+        self._books.turn_ended(run.request, run.uncounted, wrote.events, wrote.unaudited, run.tools)
         run.turn_stands(wrote.events)
         return None
 
@@ -218,7 +218,10 @@ class RunWalk:
             Answer(call_id, value if kind else None, size, kind == b"error")
             for _, call_id, kind, value, size in spoken.answers
         )
-        heard += listener.consents(fields for _, fields in spoken.consents)
+        heard += [
+            each if each.call is None or run.may_call(each.call.name) else _without_call(each, _FORBIDDEN)
+            for each in listener.consents(fields for _, fields in spoken.consents)
+        ]
         if listener.ignored:
             log.info("words_passed_over", id=run.request.id, count=listener.ignored)
             self._books.ignored(listener.ignored)
@@ -230,7 +233,7 @@ class RunWalk:
         """Write what has been said, and be done with what said it; None: it stands."""
         broken: set[str] = set()
         while True:
-            usable = [_without_call(each) if each.call and each.call.name in broken else each for each in heard]
+            usable = [_without_call(each, BROKEN) if each.call and each.call.name in broken else each for each in heard]
             wrote = await self._broker.observe(
                 run.item.delivery,
                 run.request.id,
@@ -315,9 +318,8 @@ class RunWalk:
         return await self._asking.leave(run.item, run.request, final_type or "", run.uncounted)
 
 
-def _without_call(heard: Heard) -> Heard:
-    """The same word, where the tool's stream takes no call: somebody has made the key another."""
+def _without_call(heard: Heard, error: str) -> Heard:
+    """The same word, where the call cannot be made."""
     call = heard.call
     assert call is not None  # noqa: S101 - asked for those alone that have one
-    error = "the call could not be made: the stream of its tool's calls is none"
     return replace(heard, event=ToolReturned(call_id=call.call_id, name=call.name, error=error), call=None)
