@@ -219,7 +219,7 @@ async def test_result_that_gives_orders(broker_url: str) -> None:
         assert told(model, 3)[-1].startswith("error: ")
         assert not await client.exists("llm:tools:wipe")
         assert all([each["function"]["name"] for each in call.tools] == ["add"] for call in model.calls)
-        await counts(worker, 'tool_calls_total{tool="?",outcome="invalid"}', 2)  # of each deployment one
+        await counts(worker, 'tool_calls_total{tool="wipe",outcome="invalid"}', 2)  # of each deployment one
         await check_everything(client)
 
 

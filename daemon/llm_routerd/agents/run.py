@@ -282,6 +282,12 @@ class AgentRun:
             for_people=tuple(call.call_id for call in people),
         )
 
+    @property
+    def told_bytes(self) -> int:
+        """How much its models have been told of results so far."""
+        earlier = sum(len(message["content"] or "") for message in self._messages if message["role"] == "tool")
+        return earlier + sum(len(call.content or "") for call in self.calls.values())
+
     def waiting(self) -> tuple[OpenCall, ...]:
         """The calls that have come to nothing yet."""
         return tuple(call for call in self.calls.values() if call.content is None)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from llm_routerd.agents.run import AgentRun, OpenCall
     from llm_routerd.protocol.request import Request
 
+MOST_RESULTS = 32  # of the longest, in one run: what comes after them is cut shorter
+LEAST_RESULT_BYTES = 256  # however much has been told
 _LONGEST_NAME = 200
 _LONGEST_REASON = 2_000
 _LONGEST_ERROR_BYTES = 4_096
@@ -100,6 +102,7 @@ class Listener:
         self._now_ms = now_ms
         self._deadline_ms = run.deadline_ms
         self._result_bytes = result_bytes
+        self._left_bytes = MOST_RESULTS * result_bytes - run.told_bytes
         self._open = {call.call_id: call for call in run.waiting()}
         self.ignored = 0
 
@@ -130,7 +133,9 @@ class Listener:
         if answer.is_error:
             error = _text(answer.value, _LONGEST_ERROR_BYTES) or "the tool failed"
             return Heard(event=replace(event, error=error), ends=call)
-        result = result_of(answer.value, answer.size, self._result_bytes)
+        most_bytes = max(LEAST_RESULT_BYTES, min(self._result_bytes, self._left_bytes))
+        self._left_bytes -= min(answer.size, most_bytes)
+        result = result_of(answer.value, answer.size, most_bytes)
         tool = self._tools.get(call.name)
         if isinstance(tool, Tool) and tool.result_schema is not None:
             problem = tool.result_schema.validate(result)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 
 from llm_routerd.protocol.audit import audit_lines
-from llm_routerd.protocol.keys import GROUP
+from llm_routerd.protocol.keys import ALWAYS, GROUP
 from llm_routerd.protocol.reading import read_event
 from llm_routerd.protocol.tool import MOST_REGISTERED, MOST_REGISTRATION_BYTES
 from llm_routerd.protocol.wire import encode
@@ -220,6 +220,7 @@ class Runs(Settlement):
         ends: Sequence[End] = (),
         heard: Sequence[bytes] = (),
         agreed: Sequence[bytes] = (),
+        always: Sequence[str] = (),
         audit: Sequence[AuditEntry] = (),
         publish: bool,
         keep_ms: int,
@@ -249,6 +250,7 @@ class Runs(Settlement):
             ends=flat_ends,
             heard=heard,
             agreed=agreed,
+            always=always,
             audit=audit_lines(audit),
         )
         return _wrote(await self._write_with_groups(call, needs_replicas=bool(words)), words, list(streams))
@@ -262,6 +264,15 @@ class Runs(Settlement):
                 raise
         await self.create_groups()
         return await self._after_events(call, needs_replicas=needs_replicas, is_whole=True)
+
+    async def always(self, request_id: str) -> set[str]:
+        """The tools that a person has let this run call without being asked again."""
+        try:
+            groups = await self.pipe.call("XINFO", "GROUPS", self.keys.consent(request_id))
+        except ResponseError:  # it is gone, or no stream: then somebody is asked again
+            return set()
+        names = [dict(zip(flat[::2], flat[1::2], strict=True))[b"name"].decode("utf-8", "replace") for flat in groups]
+        return {name.removeprefix(ALWAYS) for name in names if name.startswith(ALWAYS)}
 
     async def withdraw(self, request_id: str, calls: Sequence[tuple[str, str]]) -> list[bool]:
         """A run is over: take back its calls, {tool, entry}, and hear nothing more; which may a tool have taken?"""

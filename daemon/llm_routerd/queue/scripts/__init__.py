@@ -153,6 +153,7 @@ def observe(
     ends: ArgumentList,
     heard: ArgumentList,
     agreed: ArgumentList,
+    always: ArgumentList,
     audit: ArgumentList,
 ) -> Any:
     """Write what tools and people have said to a run, and make the calls that somebody has agreed to."""

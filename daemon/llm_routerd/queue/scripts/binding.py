@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, ParamSpec
 from msgspec import Struct
 
 from llm_routerd.protocol.events import FINAL_ID, FINAL_PART
-from llm_routerd.protocol.keys import GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES
+from llm_routerd.protocol.keys import ALWAYS, GROUP, HANDED_BACK, HANDED_BACK_IDLE_MS, LANES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +44,7 @@ ArgumentList = Annotated["Sequence[Any]", "arguments"]
 
 PRELUDES = ("prelude/streams", "prelude/workers", "prelude/runs")
 CONSTANTS: Mapping[str, str] = {
+    "ALWAYS": f"'{ALWAYS}'",
     "FINAL": f"'{FINAL_ID}'",
     "FINAL_MS": f"{FINAL_PART}",
     "GROUP": f"'{GROUP}'",

@@ -18,7 +18,7 @@ from llm_routerd.agents.offering import refusal_of, tenant_of
 from llm_routerd.agents.run import Ask, Expire, Fail, Wait
 from llm_routerd.agents.words import Answer
 from llm_routerd.logs import get_logger
-from llm_routerd.protocol.events import Failed, ToolReturned
+from llm_routerd.protocol.events import CallConfirmed, Failed, ToolReturned
 from llm_routerd.queue.runs import End, Word
 from llm_routerd.running.caller import TurnRules
 from llm_routerd.running.ending import NOTHING, Answered, Unanswered, Withdrawn
@@ -98,6 +98,8 @@ class RunWalk:
         if looked.is_ours:
             async for event in self._broker.journal(request.id):
                 run.saw(event)
+        if run.state.always:  # as events say, which others may write
+            run.state.always &= await self._broker.always(request.id)
         run.tools = await self._toolbox.tools()
         if not run.state.turn and (refused := self._refusal(run)) is not None:
             return refused
@@ -246,6 +248,11 @@ class RunWalk:
                     if each.ends is not None and each.ends.name not in broken
                 ],
                 heard=() if spoken is None else [each[0] for each in spoken.answers],
+                always=[
+                    run.state.calls[event.call_id].name
+                    for each in usable
+                    if isinstance(event := each.event, CallConfirmed) and event.always
+                ],
                 agreed=() if spoken is None else [each[0] for each in spoken.consents],
                 audit=self._books.audit_of_words(run.request, run.state, usable),
                 publish=run.request.publish,

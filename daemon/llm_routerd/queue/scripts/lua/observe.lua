@@ -4,7 +4,7 @@
 --   and consent; publishes (PUBLISH as well); audit_key, audit_maxlen; words, {ID, type, data, number of the tool's stream
 --   ("": none), call...}; ends, {number of a tool's stream, entry there, position in words of the event that stands only if a tool has taken
 --   that call ("": any), data in its place if none has...}; heard, agreed: IDs of the entries of inbox and consent that
---   are done with; audit: see `write_audit`.
+--   are done with; always, names of tools that wait for nobody any more in this run; audit: see `write_audit`.
 -- Returns {"done", {{ID, data}...} of the words, why the audit was refused (nil: it was not)}
 --       | {"lost"} | {"sealed"} | {"stale"} | {"unwritable"} | {"unusable", number}: see `dispatch`
 -- With no words it only makes sure that the run is ours, and lets it rest.
@@ -27,6 +27,8 @@ if #heard > 0 then redis.pcall('XDEL', inbox, unpack(heard)) end  -- pcall: othe
 if #agreed > 0 then redis.pcall('XDEL', consent, unpack(agreed)) end
 redis.call('PEXPIRE', events, ttl_ms)
 keep_ears(inbox, consent, keep_ms)
+-- Whoever may cancel may write events, and none but workers makes a group of the consent stream: that is believed.
+for _, tool in ipairs(always) do redis.pcall('XGROUP', 'CREATE', consent, ALWAYS .. tool, '$') end
 forgive(requests, entry, consumer)
 local unaudited = write_audit(audit_key, audit_maxlen, audit)
 if not last then return {'done', {}, unaudited} end
