@@ -27,6 +27,7 @@ _URL = "redis://127.0.0.1:6379/0"
 # The documents ask as a reader would; the stand-in has to be told what a model knows.
 _TOLD = {
     "Why is the sky blue?": "Why is the sky blue? [[answer='Air scatters blue light more than red.']]",
+    "How warm is it in Oslo?": r"""How warm? [[turn1='measure {\"city\": \"Oslo\"}' answer='It is 4.5 degrees.']]""",
     "Let me in, it is cold.": r"""Let me in. [[call=unlock args='{\"door\": \"front\"}' answer='Come in.']]""",
     "Tell me a long story.": "Tell me a long story. [[tokens=500 delay_ms=50]]",
 }

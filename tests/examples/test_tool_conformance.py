@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,8 @@ async def tried(url: str, *command: str, patience: float = 4.0) -> tuple[int | N
     ("broken", "rule"),
     [
         ("registration", "Registers `echo` and `note`"),
+        ("group", "Reads each tool's stream through the consumer group `llm-tools`"),
+        ("format", "Acts on a call"),
         ("arguments", "Answers arguments that are not what its `parameters` say"),
         ("bytes", "Changes no byte"),
         ("once", "Acts once on a call that comes twice"),
@@ -76,7 +79,59 @@ async def test_redis_that_is_in_use_is_left_alone(url: str) -> None:
     async with open_client(url) as redis:
         await redis.hset("llm:tools", "echo", "{}")
     code, told = await tried(url, "true")
-    assert (code, told) == (69, "Redis has tools under the prefix `llm`: give it an empty database\n")
+    assert (code, told.splitlines()) == (69, [told.strip()])
+    assert told.startswith("Redis has tools under the prefix `llm`: give it an empty database; ")
+    assert "`redis-cli -n 0 FLUSHDB`" in told
+
+
+async def test_what_was_not_seen_to_act_is_not_said_to_leave_a_call_alone(url: str) -> None:
+    """A line of another form is no act, and so tells nothing of the calls that have none."""
+    _, told = await tried(url, sys.executable, "-m", "tests.support.careless", "format")
+    for rule in ("Acts on a call", "Answers arguments that are not", "Does not act on a call whose `deadline_ms`"):
+        assert f"FAIL  {rule}" in told, told
+
+
+async def test_without_registrations_nothing_else_is_tried(url: str) -> None:
+    """Whose calls nobody takes: it would take minutes to say so rule by rule."""
+    code, told = await tried(url, sys.executable, "-m", "tests.support.careless", "nothing", patience=1.0)
+    assert code == 1
+    first, second, third, *_ = told.splitlines()
+    assert first.startswith("FAIL  Registers `echo` and `note`, each as schemas/tool has it: they are not there")
+    assert second.startswith("No other rule was tried, for it has to register both tools first")
+    assert third == "0 of 16 rules are kept"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_interrupted_it_ends_the_worker_and_says_how_to_empty_the_database(
+    number: signal.Signals, url: str
+) -> None:
+    """And has removed what it had made, where it could."""
+    trial = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "llm_routerd.client.tool_conformance", "--redis", url),
+        *("--", sys.executable, "-m", "tests.support.careless"),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert trial.stdout is not None
+    assert (await trial.stdout.readline()).startswith(b"PASS")
+    trial.send_signal(number)
+    _, complaint = await asyncio.wait_for(trial.communicate(), 30)
+    assert (trial.returncode, complaint.decode().splitlines()) == (130, [complaint.decode().strip()])
+    assert b"`redis-cli -n 0 FLUSHDB`" in complaint
+    async with open_client(url) as redis:
+        assert await redis.keys("*") == []
+        assert len(await redis.client_list()) == 1  # ours: no worker is left
+
+
+async def test_help_says_what_the_tools_have_to_do() -> None:
+    """Whoever reads nothing else can write them."""
+    trial = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "llm_routerd.client.tool_conformance", "--help"), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await trial.communicate()
+    for said in ("TOOL_FILE", "`<call_id> <text>`", "`echo`", "result `noted`"):
+        assert said in told.decode()
 
 
 async def test_what_cannot_be_started_or_reached_is_said() -> None:

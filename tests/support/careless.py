@@ -16,8 +16,8 @@ from typing import Any
 
 import redis
 
-GROUP = "careless"
 BROKEN = sys.argv[1] if len(sys.argv) > 1 else ""
+GROUP = "llm-tools" if BROKEN != "group" else "careless"
 FILE = Path(os.environ["TOOL_FILE"])
 CONSUMER = "one" if BROKEN != "pending" else f"one-{os.getpid()}"
 STREAMS = ("llm:tools:echo", "llm:tools:note")
@@ -27,6 +27,8 @@ stopping: list[int] = []
 
 def register() -> None:
     """Each tool, its group."""
+    if BROKEN == "nothing":
+        return
     tool = {
         "description": "A tool.",
         "parameters": {"type": "object", "properties": {"text": {"type": "string"}, "seconds": {"type": "number"}}},
@@ -50,7 +52,7 @@ def act(stream: str, call: dict[str, Any]) -> tuple[str, str]:
     noted = FILE.read_text().split("\n") if FILE.exists() else []
     if BROKEN == "once" or not any(line.startswith(call["call_id"]) for line in noted):
         with FILE.open("a") as file:
-            file.write(f"{call['call_id']} {given.get('text')}\n")
+            file.write(f"{call['call_id']}{':' if BROKEN == 'format' else ''} {given.get('text')}\n")
         time.sleep(given.get("seconds", 0))
     return "result", "noted"
 

@@ -2,16 +2,17 @@
 
     python -m llm_routerd.client.tool_conformance [--redis URL] [--patience SECONDS] -- COMMAND …
 
-COMMAND is started with REDIS_URL and TOOL_FILE in its environment, and has to serve, under the prefix `llm`, until
-SIGTERM:
+COMMAND is started with the environment variables REDIS_URL (the server) and TOOL_FILE (the path of a file), and has to
+serve two tools there, under the prefix `llm`, until SIGTERM:
 
 - `echo`, with the argument `text` (a string, required): its result is that text.
-- `note`, with `text` and `seconds` (a number, 0 where it is not given): appends the line `<call_id> <text>` to the file
-  TOOL_FILE, once for a `call_id`, then waits so long, and then has the result `noted`.
+- `note`, with `text` (a string, required) and `seconds` (a number, 0 where it is not given): appends the line
+  `<call_id> <text>` to the file that TOOL_FILE names, once for a `call_id`; then waits so many seconds; and then has
+  the result `noted`.
 
 Redis has to have nothing of this prefix in it.  It is a real one, and the worker is killed, cut off and started again.
 
-Exit code: 0 every rule was kept, 1 not, 2 COMMAND cannot be started, 69 Redis cannot be used.
+Exit code: 0 every rule was kept, 1 not, 2 COMMAND cannot be started, 69 Redis cannot be used, 130 it was interrupted.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from llm_routerd.client.tool_stage import TOOLS, BrokenRuleError, Stage
+from llm_routerd.config.addresses import read_redis_url
 from llm_routerd.errors import BrokerError
 from llm_routerd.jsonschema.compiled import AnswerSchema, compile_schema
+from llm_routerd.protocol.keys import TOOL_GROUP
 from llm_routerd.protocol.schema_files import load_schema
 from llm_routerd.queue.connection import Needs, as_broker_error, pooled
 
@@ -43,11 +48,7 @@ _STRANGE = 'ä 日本 🦆 "quoted" \\back\\slash $HOME `id` %s {} \' \t tab \u2
 
 async def registers(stage: Stage) -> None:
     """Registers `echo` and `note`, each as schemas/tool has it"""
-
-    async def registered() -> bool:
-        return set(await stage.redis.hkeys(stage.keys.tools)) >= {tool.encode() for tool in TOOLS}
-
-    await stage.until(registered, "they are not there")
+    await stage.until(stage.are_registered, "they are not there")
     schema = compile_schema(load_schema("tool"))
     for tool in TOOLS:
         [text] = await stage.redis.hmget(stage.keys.tools, [tool])
@@ -63,13 +64,16 @@ async def registers(stage: Stage) -> None:
 
 
 async def has_groups(stage: Stage) -> None:
-    """Reads each tool's stream through a consumer group"""
+    """Reads each tool's stream through the consumer group `llm-tools`, and through no other"""
     for stream in stage.streams:
 
         async def groups(stream: str = stream) -> Any:
             return await stage.redis.exists(stream) and await stage.redis.xinfo_groups(stream)
 
-        await stage.until(groups, f"{stream} has none")
+        others = {each["name"] for each in await stage.until(groups, f"{stream} has none")} - {TOOL_GROUP.encode()}
+        if others:
+            told = ", ".join(repr(name.decode("utf-8", "replace")) for name in sorted(others))
+            raise BrokenRuleError(f"{stream} has {told}, and each group gets every call")
 
 
 async def answers(stage: Stage) -> None:
@@ -97,6 +101,25 @@ async def _echoes(stage: Stage, text: str) -> None:
         raise BrokenRuleError(f"{len(text.encode())} bytes became {len(result)} others")
 
 
+async def acts(stage: Stage) -> None:
+    """Acts on a call: `note` appends `<call_id> <text>` to the file that TOOL_FILE names, and has the result `noted`"""
+    call_id = await stage.call("note", {"text": "a plain act"})
+    result = await stage.result(call_id)
+    if (line := f"{call_id} a plain act".encode()) not in stage.lines():
+        found = stage.lines()[-1:] or [b"nothing"]
+        raise BrokenRuleError(f"there is {found[0][:100]!r}, and not {line!r}")
+    stage.has_acted = True
+    if result not in {b"noted", b'"noted"'}:
+        raise BrokenRuleError(f"the result is {result[:100]!r}")
+
+
+def _left_alone(stage: Stage, call_id: str) -> None:
+    """It was not acted on, which is told from a worker that acts where it should."""
+    if not stage.has_acted:
+        raise BrokenRuleError("that cannot be told of one that does not act on a plain call")
+    _noted(stage, call_id, 0)
+
+
 async def refuses(stage: Stage) -> None:
     """Answers arguments that are not what its `parameters` say with an error, and does not act"""
     wrong: list[tuple[str, dict[str, Any]]] = [("echo", {"text": 5}), ("echo", {}), ("note", {"seconds": 0})]
@@ -104,8 +127,7 @@ async def refuses(stage: Stage) -> None:
         call_id = await stage.call(tool, arguments)
         if b"error" not in await stage.answer(call_id):
             raise BrokenRuleError(f"{tool} has a result for {json.dumps(arguments)}")
-        if stage.notes(call_id):
-            raise BrokenRuleError(f"{tool} acted on {json.dumps(arguments)}")
+        _left_alone(stage, call_id)
 
 
 async def acts_once(stage: Stage) -> None:
@@ -114,10 +136,10 @@ async def acts_once(stage: Stage) -> None:
     await stage.answer(call_id)
     await stage.call("note", {"text": "twice"}, call_id=call_id)
     await stage.until_empty()
-    await _noted(stage, call_id)
+    _noted(stage, call_id)
 
 
-async def _noted(stage: Stage, call_id: str, times: int = 1) -> None:
+def _noted(stage: Stage, call_id: str, times: int = 1) -> None:
     if (found := stage.notes(call_id)) != times:
         raise BrokenRuleError(f"acted {found} times, not {times}")
 
@@ -132,7 +154,7 @@ async def is_in_time(stage: Stage) -> None:
 
     await stage.until(is_read, "it was read, and is not acknowledged")
     await asyncio.sleep(0.5)
-    await _noted(stage, late, 0)
+    _left_alone(stage, late)
     await stage.redis.xtrim(stage.keys.tool_calls("note"), maxlen=0, approximate=False)
 
 
@@ -186,7 +208,7 @@ async def goes_on_when_cut_off(stage: Stage) -> None:
     await stage.cut_off()
     await stage.answer(call_id)
     await stage.until_empty()
-    await _noted(stage, call_id)
+    _noted(stage, call_id)
 
 
 async def goes_on_when_emptied(stage: Stage) -> None:
@@ -199,8 +221,8 @@ async def goes_on_when_emptied(stage: Stage) -> None:
 
 
 RULES = (
-    registers, has_groups, answers, keeps_bytes, takes_large, refuses, acts_once, is_in_time, leaves_no_inbox,
-    acknowledges, shares, goes_on_when_cut_off, goes_on_when_emptied,
+    registers, has_groups, answers, keeps_bytes, takes_large, acts, refuses, acts_once, is_in_time,
+    leaves_no_inbox, acknowledges, shares, goes_on_when_cut_off, goes_on_when_emptied,
 )  # fmt: skip
 
 
@@ -216,7 +238,7 @@ async def stops(stage: Stage, process: asyncio.subprocess.Process) -> None:
     if not await stage.answers(call_id):
         raise BrokenRuleError("what it had begun was not answered")
     await stage.until_empty()
-    await _noted(stage, call_id)
+    _noted(stage, call_id)
 
 
 async def is_never_twice(stage: Stage, process: asyncio.subprocess.Process) -> None:
@@ -230,7 +252,7 @@ async def is_never_twice(stage: Stage, process: asyncio.subprocess.Process) -> N
     try:
         await stage.answer(call_id)
         await stage.until_empty()
-        await _noted(stage, call_id)
+        _noted(stage, call_id)
     finally:
         await stage.kill(again)
 
@@ -255,6 +277,10 @@ async def _try_all(stage: Stage) -> int:
     try:
         for rule in RULES:
             kept.append(await _tried(rule, stage))
+            if rule is registers and not await stage.are_registered():
+                ended = "" if process.returncode is None else f"; it has ended, with exit code {process.returncode}"
+                print(f"No other rule was tried, for it has to register both tools first{ended}")
+                return _told(stage, kept)
             if process.returncode is not None:
                 print(f"It has ended, with exit code {process.returncode}; it is started again")
                 process = await stage.start()
@@ -265,11 +291,17 @@ async def _try_all(stage: Stage) -> int:
     finally:
         await stage.kill(process)
         await stage.clean()
-    print(f"{sum(kept)} of {len(kept)} rules are kept")
-    if not all(kept):
-        words = stage.output.read_text("utf-8", "replace").splitlines()[-20:]
-        print("The last that it wrote:", *words, sep="\n  ")
-    return 0 if all(kept) else 1
+    return _told(stage, kept)
+
+
+def _told(stage: Stage, kept: Sequence[bool]) -> int:
+    """The exit code; says what it is for."""
+    print(f"{sum(kept)} of {len(RULES) + 2} rules are kept")
+    if all(kept):
+        return 0
+    words = stage.output.read_text("utf-8", "replace").splitlines()[-20:]
+    print("The last that it wrote:", *words, sep="\n  ")
+    return 1
 
 
 async def run(url: str, command: Sequence[str], patience_seconds: float) -> int:
@@ -279,11 +311,14 @@ async def run(url: str, command: Sequence[str], patience_seconds: float) -> int:
     except BrokerError as error:
         print(error, file=sys.stderr)
         return 69
+    # SIGTERM is Ctrl-C: the worker is in a session of its own, and would go on serving a database that nobody empties.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
         with tempfile.TemporaryDirectory() as directory:
             stage = Stage(server.redis, url, command, Path(directory), patience_seconds=patience_seconds)
             if await server.redis.exists(stage.keys.tools, *stage.streams):
-                print("Redis has tools under the prefix `llm`: give it an empty database", file=sys.stderr)
+                told = "Redis has tools under the prefix `llm`: give it an empty database"
+                print(f"{told}; {_emptied(url)}", file=sys.stderr)
                 return 69
             return await _try_all(stage)
     except RedisError as error:
@@ -296,14 +331,30 @@ async def run(url: str, command: Sequence[str], patience_seconds: float) -> int:
         await server.aclose()
 
 
+def _emptied(url: str) -> str:
+    """How to get rid of what a trial that was interrupted has left."""
+    database = parse_url(read_redis_url(url).url).get("db", 0)
+    return f"what an interrupted trial has left, `redis-cli -n {database} FLUSHDB` removes, with all else that is there"
+
+
 def main() -> int:
     """Read the arguments, and try."""
-    parser = argparse.ArgumentParser(prog="python -m llm_routerd.client.tool_conformance")
+    description, _, epilog = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m llm_routerd.client.tool_conformance",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--redis", default=os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"), help="URL")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds that each thing may take (20)")
     parser.add_argument("command", nargs="+", help="the tool worker, after --")
     options = parser.parse_args()
-    return asyncio.run(run(options.redis, options.command, options.patience))
+    try:
+        return asyncio.run(run(options.redis, options.command, options.patience))
+    except KeyboardInterrupt:
+        print(f"Interrupted; {_emptied(options.redis)}", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ class Stage:
         command: starts a worker.
         directory: for what it writes.
         patience_seconds: how long whatever it does may take.
+
+    Attributes:
+        has_acted: a plain call was seen to be acted on: only then a missing line tells that one was not.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Stage:
         self.inbox = self.keys.inbox(_REQUEST)
         self.file = directory / "notes"
         self.output = directory / "output"
+        self.has_acted = False
         self._command = command
         self._environ = {**os.environ, "REDIS_URL": url, "TOOL_FILE": str(self.file)}
         self._number = 0
@@ -81,6 +85,10 @@ class Stage:
         }  # fmt: skip
         await self.redis.xadd(self.keys.tool_calls(tool), {"call": json.dumps(call, ensure_ascii=False)})
         return call_id
+
+    async def are_registered(self) -> bool:
+        """Whether all tools are."""
+        return set(await self.redis.hkeys(self.keys.tools)) >= {tool.encode() for tool in TOOLS}
 
     async def answers(self, call_id: str) -> list[dict[bytes, bytes]]:
         """All answers to a call so far."""
@@ -132,8 +140,11 @@ class Stage:
 
     def notes(self, call_id: str) -> int:
         """How often a call was acted on."""
-        lines = self.file.read_bytes().splitlines() if self.file.exists() else []
-        return sum(line.split(b" ")[0] == call_id.encode() for line in lines)
+        return sum(line.split(b" ")[0] == call_id.encode() for line in self.lines())
+
+    def lines(self) -> list[bytes]:
+        """What stands in TOOL_FILE."""
+        return self.file.read_bytes().splitlines() if self.file.exists() else []
 
     async def pending(self) -> list[tuple[str, Any, Any, Any]]:
         """Stream, group, consumer and ID of what was read and is not acknowledged."""

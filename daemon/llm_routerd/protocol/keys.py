@@ -10,7 +10,7 @@ from typing import Literal
 Lane = Literal["high", "normal", "low"]
 LANES: tuple[Lane, ...] = ("high", "normal", "low")
 GROUP = "llm-router"
-TOOL_GROUP = "llm-tools"  # of our own tool workers on the stream of each tool
+TOOL_GROUP = "llm-tools"  # of all who serve a tool, on its stream: a second group would act twice
 ALWAYS = "always:"  # before the name of a tool: the group of a consent stream that says it waits for nobody any more
 HANDED_BACK = "handed-back"  # the consumer that owns what was handed back
 HANDED_BACK_IDLE_MS = 172_800_000  # beyond any lease, whoever's it is: see MOST_LEASE_MS in workers.lua

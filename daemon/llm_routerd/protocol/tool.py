@@ -21,7 +21,7 @@ class ToolFields(TypedDict, total=False):
     ]
     parameters: Annotated[
         dict[str, Any],
-        said("JSON Schema of its arguments, which are an object. Absent: it takes none.", default={"type": "object"}),
+        said("JSON Schema of its arguments, which are an object. Absent: any object.", default={"type": "object"}),
     ]
     confirm: Annotated[bool, said("Each call waits until a person has agreed to it.", default=False)]
     idempotent: Annotated[
