@@ -78,7 +78,7 @@ async def test_property_that_no_request_has_is_one_too(
 
 
 async def test_first_run_does_not_hold_up_the_event_loop() -> None:
-    """What it imports takes 0.2 s; in a process of its own, where nothing has been imported yet."""
+    """What it imports takes 0.3 s; in a process of its own, where nothing has been imported yet."""
     ran = await asyncio.to_thread(
         subprocess.run, (sys.executable, "-c", FIRST_RUN), capture_output=True, text=True, timeout=60, check=True
     )

@@ -232,7 +232,7 @@ class Router:
 
 
 def _with_tools(tools: Sequence[AnyTool]) -> tuple[type[LocalRun], LocalTools]:
-    """What runs, and its tools; not for the event loop, which the first imports would hold up for 0.2 s.
+    """What runs, and its tools; not for the event loop, which the first imports would hold up for 0.3 s.
 
     Few need them, and they bring a client of Redis, and pydantic.
     """

@@ -239,7 +239,7 @@ class ToolWorker:
 
     async def _tell_what_is_served(self) -> None:
         """Once all of it is registered."""
-        while not all(each.has(name) for each in self._serving for name in self.tools):  # noqa: ASYNC110 - as `remove`
+        while not all(each.has(name) for each in self._serving for name in self.tools):  # noqa: ASYNC110 - Redis tells of no such event
             await asyncio.sleep(_LOOK_SECONDS)
         parts = urlsplit(self._url)
         where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # no password, nor the options
