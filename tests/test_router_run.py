@@ -15,7 +15,7 @@ from msgspec.structs import replace
 import llm_routerd.router as router_module
 from llm_routerd.client.tool import ToolError
 from llm_routerd.config.agents import AgentsConfig
-from llm_routerd.local_run import tool
+from llm_routerd.local_tools import tool
 from llm_routerd.protocol.call import Delta, Finish
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.events import Failed, Result, Token
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
-    from llm_routerd.local_run import AnyTool, LocalTool
+    from llm_routerd.local_tools import AnyTool, LocalTool
     from llm_routerd.protocol.call import Call
     from llm_routerd.protocol.events import ToolCalled
     from tests.support.fakes import Script
@@ -331,6 +331,37 @@ async def test_word_that_is_none_is_the_callers_error(
                 seen = [event async for event in events]
         assert isinstance(seen[-1], Failed)
     assert not opened
+
+
+async def test_person_may_be_asked_by_a_function_that_is_not_async(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread, and about one call after the other; also where it gives what can be awaited."""
+    asked: list[tuple[str, int]] = []
+    under_way: list[str] = []
+    most: list[int] = []
+
+    def ask(call: ToolCalled) -> bool | str:
+        under_way.append(call.call_id)
+        most.append(len(under_way))
+        asked.append((call.arguments["door"], threading.get_ident()))
+        time.sleep(0.02)
+        under_way.remove(call.call_id)
+        return call.arguments["door"] == "front" or "not that one"
+
+    async def says_of(_: ToolCalled, word: bool) -> bool:
+        return word
+
+    made = [("unlock", f'{{"door": "{door}"}}') for door in ("front", "back", "cellar")]
+    tools = [tool(unlock, confirm=True)]
+    denied = "error: a person denied this call: not that one"
+    async with router_on(calls(*made), says("Done."), monkeypatch=monkeypatch) as (router, told):
+        await router.run(prompt="Open!", tools=tools, confirm=ask)
+        assert told.results() == ["front is open", denied, denied]
+    assert sorted(door for door, _ in asked) == ["back", "cellar", "front"]
+    assert threading.get_ident() not in {thread for _, thread in asked}
+    assert most == [1, 1, 1]
+    async with router_on(calls(made[1]), says("Done."), monkeypatch=monkeypatch) as (router, told):
+        await router.run(prompt="Open!", tools=tools, confirm=lambda call: says_of(call, True))
+        assert told.results() == ["back is open"]
 
 
 async def test_nobody_who_answers_in_time_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llm_routerd.client.tool_worker import ToolError, ToolRequest, ToolWorker
-    from llm_routerd.local_run import tool
+    from llm_routerd.local_tools import tool
     from llm_routerd.router import NoAnswerError, Router
 
 __all__ = ["NoAnswerError", "Router", "ToolError", "ToolRequest", "ToolWorker", "tool"]
@@ -23,9 +23,9 @@ def __getattr__(name: str) -> object:
 
         return getattr(tool_worker, name)
     if name == "tool":
-        from llm_routerd import local_run  # noqa: PLC0415 - see above
+        from llm_routerd import local_tools  # noqa: PLC0415 - see above
 
-        return local_run.tool
+        return local_tools.tool
     if name in __all__:
         from llm_routerd import router  # noqa: PLC0415 - see above
 

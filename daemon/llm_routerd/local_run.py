@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -17,16 +17,11 @@ from msgspec.structs import replace
 from llm_routerd.agents.calls import Turn, dispatch
 from llm_routerd.agents.ending import answered, unanswered
 from llm_routerd.agents.offering import offer
-from llm_routerd.agents.registration import Tool, read_tool
 from llm_routerd.agents.run import AgentRun, Ask, Expire, Fail, Wait
 from llm_routerd.agents.words import Answer, Listener
-from llm_routerd.client.tool import Tool as Served
-from llm_routerd.client.tool_signature import Signature, Threads
+from llm_routerd.client.tool_signature import Threads
 from llm_routerd.config.agents import AgentsConfig
-from llm_routerd.jsonschema.compiled import SchemaCache
-from llm_routerd.logs import get_logger
 from llm_routerd.protocol.events import AttemptRejected, CallConfirmed, Failed, Result, ToolCalled
-from llm_routerd.protocol.tool import ToolFields, ToolRequest
 from llm_routerd.running.caller import TurnRules
 from llm_routerd.running.ending import Answered, Unanswered, Withdrawn
 from llm_routerd.running.run import Run
@@ -35,17 +30,14 @@ if TYPE_CHECKING:
     from llm_routerd.agents.run import OpenCall
     from llm_routerd.agents.words import Consent, Heard
     from llm_routerd.config.tree import Chain
+    from llm_routerd.local_tools import LocalTools
     from llm_routerd.protocol.events import AttemptEvent, AttemptStarted, RunEvent
     from llm_routerd.protocol.request import Request
+    from llm_routerd.protocol.tool import ToolRequest
     from llm_routerd.running.resources import Resources
 
-log = get_logger()
-
-Handler = Callable[[dict[str, Any], ToolRequest], Awaitable[Any]]
-LocalTool = tuple[str, ToolFields, Handler]
-AnyTool = Callable[..., Any] | LocalTool
 Word = bool | str | dict[str, Any]
-Confirm = Callable[[ToolCalled], Awaitable[Word]]
+Confirm = Callable[[ToolCalled], Word | Awaitable[Word]]
 
 _LAST_SECONDS = 5.0  # for tools that are cancelled, to put in order what they hold
 _GRACE_SECONDS = 1.0  # the machine's clock tells when a tool is late, and a tool's own only where that is blocked
@@ -70,74 +62,6 @@ class RunSink(Protocol):
     async def room(self) -> None:
         """Wait until it may."""
         ...
-
-
-def tool(
-    function: Callable[..., Any],
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    confirm: bool = False,
-    timeout_seconds: float = 30.0,
-) -> LocalTool:
-    """A function, async or not, as a tool of `Router.run`: its name, its registration and its handler.
-
-    Args:
-        function: its types say what arguments there are, its docstring what it is for; one that is not async runs in
-            a thread.  A parameter of the type `ToolRequest` gets the call itself.
-        name: None: the function's.
-        description: None: the docstring.
-        confirm: each call is asked about first.
-        timeout_seconds: how long a call may take.
-
-    Raises:
-        TypeError: it cannot be a tool; the message says why.
-        ModuleNotFoundError: pydantic is not installed (the extra `tools`).
-    """
-    signature = Signature(function)
-
-    async def handler(arguments: dict[str, Any], call: ToolRequest) -> Any:
-        return await signature.call(arguments, call, Threads(1))
-
-    registration: ToolFields = {
-        "description": signature.description if description is None else description,
-        "parameters": signature.parameters,
-        "confirm": confirm,
-        "timeout_ms": int(timeout_seconds * 1000),
-    }
-    return name or function.__name__, registration, handler
-
-
-class LocalTools:
-    """The tools of one run.
-
-    Attributes:
-        registered: by name, as the machine knows them.
-
-    Raises:
-        ValueError: one is no sound tool, or two have one name; the message says what is wrong.
-    """
-
-    def __init__(self, tools: Sequence[AnyTool]) -> None:
-        self.registered: dict[str, Tool] = {}
-        self._served: dict[str, Served] = {}
-        schemas = SchemaCache()
-        for each in tools:
-            name, registration, handler = each if isinstance(each, tuple) else tool(each)
-            written = orjson.dumps(registration)
-            read = read_tool(name, written, schemas)
-            if not isinstance(read, Tool):
-                raise ValueError(f"the tool {name!r}: {read.why}")  # noqa: TRY004 - of a value
-            if name in self.registered:
-                raise ValueError(f"two tools have the name {name!r}")
-            self.registered[name] = read
-            self._served[name] = Served(name, handler, written, read.idempotent, read.parameters)
-
-    async def answer(self, call: ToolRequest, seconds: float) -> Answer:
-        """Act; `seconds`: how long that may take."""
-        kind, value = await self._served[call.name].answer(call, seconds, _tell)
-        data = value.encode(errors="replace") if isinstance(value, str) else value
-        return Answer(call.call_id.encode(), data, len(data), kind == "error")
 
 
 class LocalRun:
@@ -183,6 +107,7 @@ class LocalRun:
                 f"{', '.join(sorted(self._offer.asks))}: no call without a word of `confirm`, which is None"
             )
         self._confirm = confirm
+        self._asking = Threads(1)  # a person at a terminal is asked about one call, and then about the next
         self._state = AgentRun(spec.max_turns or self._agents.max_turns)
         self._words: asyncio.Queue[Answer | tuple[ToolCalled, Word] | Exception] = asyncio.Queue()
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by the id of the call
@@ -280,7 +205,7 @@ class LocalRun:
         if self._confirm is None:
             raise RuntimeError("a call waits for a person, and there is nobody to ask")
         try:
-            word = await self._confirm(event)
+            word = await self._asking.call(self._confirm, event)
         except Exception as error:  # noqa: BLE001 - it is raised again where the run is waited for
             self._words.put_nowait(error)
         else:
@@ -409,9 +334,3 @@ def _consent(event: ToolCalled, word: Word) -> Consent:
             return agreed | {b"args": orjson.dumps(word)}
         case _:
             raise TypeError(f"`confirm` must return True, False, a reason or arguments, not {type(word).__name__}")
-
-
-def _tell(line: str, error: Exception | None) -> None:
-    """Of a tool's own fault its author is told where it lies; the exception's text may be anything."""
-    del error
-    log.warning("tool_failed", problem=line)

@@ -17,13 +17,14 @@ import uuid
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from llm_routerd.config.load import load_config
 from llm_routerd.errors import RouterdError
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Event, Failed, Result
-from llm_routerd.protocol.request import Request, RequestError, as_json
+from llm_routerd.protocol.request import Params, Request, RequestError, RequestFields, RunFields, as_json
 from llm_routerd.routing.chains import resolve, unknown_model
 from llm_routerd.routing.health import Health
 from llm_routerd.running.ending import Answered, Unanswered, Withdrawn
@@ -31,14 +32,16 @@ from llm_routerd.running.run import Run
 from llm_routerd.wiring import make_parser, make_resources
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable, Sequence
 
     from llm_routerd.config.tree import Chain, Config
-    from llm_routerd.local_run import AnyTool, Confirm, LocalRun
+    from llm_routerd.local_run import Confirm, LocalRun
+    from llm_routerd.local_tools import AnyTool, LocalTools
     from llm_routerd.protocol.events import AttemptEvent, AttemptStarted, RunEvent
-    from llm_routerd.protocol.request import RequestFields, RunFields
     from llm_routerd.running.resources import Resources
 
+_PROPERTIES = tuple(RequestFields.__annotations__)
+_OF_A_RUN = ("tools", "confirm", "max_turns", *RunFields.__annotations__)
 STREAM_BUFFER = 256  # events that a slow reader may lag behind before the model is made to wait
 
 
@@ -91,7 +94,9 @@ class Router:
 
         Raises:
             NoAnswerError: the request is malformed, or nothing in its chain gave an acceptable answer.
+            TypeError: a property that no request has; so does `stream`.
         """
+        _check_names(request, _PROPERTIES)
         prepared = self._prepare({**request, "stream": False})
         return _answer_of(prepared if isinstance(prepared, Failed) else await self._route(prepared, _Silent()))
 
@@ -104,6 +109,7 @@ class Router:
 
         Leaving the block early closes the connection to the model.
         """
+        _check_names(request, _PROPERTIES)
         prepared = self._prepare({"stream": True, **request})
         events = _Events()
         shown = cast("AsyncIterable[Event]", events)  # such a request has no others
@@ -131,8 +137,9 @@ class Router:
                 makes what else stands here: a name, a registration as in schemas/tool, and a handler, which gets the
                 arguments and the call, and returns text, or what becomes JSON.  What a tool raises costs nothing: the
                 model is told that it failed, and of a `ToolError` its text.
-            confirm: asked before each call of a tool that demands it; True: it is made, False: it is not, a text: it
-                is not, and the model is told why, a dict: it is made with these arguments.
+            confirm: a function, async or not, that is asked before each call of a tool that demands it; one that is
+                not async runs in a thread, for one call after the other.  True: the call is made, False: it is not, a
+                text: it is not, and the model is told why, a dict: it is made with these arguments.
             max_turns: calls to a model, the last without tools; None: as the configuration has it, 5 by default.
             **request: its properties, as in the protocol.
 
@@ -141,9 +148,10 @@ class Router:
                 it or for a confirmation is over.
             ValueError: a tool is none, demands confirmation and there is no `confirm`, or does not take the arguments
                 that `confirm` gave.
+            TypeError: a function cannot be a tool, `confirm` gave what is no word, or a property that no request has.
             ModuleNotFoundError: a function is to be a tool, and pydantic is not installed (the extra `tools`).
         """
-        run = self._local_run({**request, "stream": False}, tools, confirm, max_turns, _Silent())
+        run = await self._local_run({**request, "stream": False}, tools, confirm, max_turns, _Silent())
         return _answer_of(run if isinstance(run, Failed) else await run.until_done())
 
     @asynccontextmanager
@@ -160,7 +168,7 @@ class Router:
         The text of a turn is final with its `TurnEnded`.  Leaving the block early cancels the run.
         """
         events = _Events()
-        run = self._local_run({"stream": True, **request}, tools, confirm, max_turns, events)
+        run = await self._local_run({"stream": True, **request}, tools, confirm, max_turns, events)
         if isinstance(run, Failed):
             events.put(run)
             yield events
@@ -168,7 +176,7 @@ class Router:
         async with _fed(events, run.request_id, run.until_done(), raises=True):
             yield events
 
-    def _local_run(
+    async def _local_run(
         self,
         request: dict[str, Any],
         tools: Sequence[AnyTool],
@@ -176,14 +184,13 @@ class Router:
         max_turns: int | None,
         sink: _Silent,
     ) -> LocalRun | Failed:
-        from llm_routerd.local_run import LocalRun, LocalTools  # noqa: PLC0415 - few need it, and it brings a client
-
-        served = LocalTools(tools)
+        _check_names(request, _OF_A_RUN)
+        local_run, served = await asyncio.to_thread(_with_tools, tools)
         agent = {"tools": list(served.registered), **({} if max_turns is None else {"max_turns": max_turns})}
         prepared = self._prepare({**request, "agent": agent}, is_run=True)
         if isinstance(prepared, Failed):
             return prepared
-        return LocalRun(
+        return local_run(
             self._in_use(),
             prepared.request,
             prepared.chain,
@@ -222,6 +229,31 @@ class Router:
         left = parsed.seconds_left(time.time() * 1000)
         deadline = None if left is None else asyncio.get_running_loop().time() + left
         return _Prepared(request=parsed, chain=chain, deadline=deadline)
+
+
+def _with_tools(tools: Sequence[AnyTool]) -> tuple[type[LocalRun], LocalTools]:
+    """What runs, and its tools; not for the event loop, which the first imports would hold up for 0.3 s.
+
+    Few need them, and they bring a client of Redis, and pydantic.
+    """
+    from llm_routerd.local_run import LocalRun  # noqa: PLC0415 - see above
+    from llm_routerd.local_tools import LocalTools  # noqa: PLC0415 - see above
+
+    return LocalRun, LocalTools(tools)
+
+
+def _check_names(given: Iterable[str], known: Sequence[str]) -> None:
+    """Of arguments, as Python does.
+
+    Raises:
+        TypeError: one is not known.
+    """
+    for name in given:
+        if name in known:
+            continue
+        near = f"params={{{name!r}: …}}" if name in Params.__annotations__ else None
+        near = near or next(iter(get_close_matches(name, known, 1)), None)
+        raise TypeError(f"unexpected argument `{name}`" + (f"; did you mean `{near}`?" if near else ""))
 
 
 def _answer_of(final: Result | Failed) -> Result:

@@ -198,6 +198,7 @@ async def test_bytes_that_are_no_text_reach_the_inbox_as_they_are(valkey_url: st
     worker, _ = make_worker(valkey_url)
     furnish(worker)
     async with open_caller(valkey_url) as caller, serving(worker):
+        await caller.until_registered("give")
         await caller.call("give", {"what": "bytes"})
         await caller.until_done("give")
         async with Redis.from_url(valkey_url, protocol=2) as redis:
@@ -422,23 +423,24 @@ async def test_unsound_registration_is_refused_at_once(name: str, registration: 
         ToolWorker().add(name, handle, registration)
 
 
-async def test_function_that_cannot_be_called_by_names_is_refused() -> None:
-    """Nor one whose arguments have no types, or that says nothing of what it is for."""
-    worker = ToolWorker()
+async def test_replaced_tool_is_registered_anew(served: Served) -> None:
+    """While it runs, as the MCP bridge does."""
+    worker, _, caller = served
 
-    def untyped(city) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        """No type."""
+    async def handle(_arguments: dict[str, Any], _call: ToolRequest) -> str:
+        return "another"
 
-    def several(*cities: str) -> None:
-        """No names."""
+    worker.add("echo", handle, {"description": "Another."}, replace=True)
 
-    def silent(city: str) -> None: ...
+    async def is_new() -> bool:
+        return bool(json.loads(await caller.redis.hget(caller.keys.tools, "echo")) == {"description": "Another."})
 
-    for function in (untyped, several):
-        with pytest.raises(TypeError, match="needs a type and a name"):
-            worker.tool(function)
-    with pytest.raises(ValueError, match="description"):
-        worker.tool(silent)
+    await until(is_new)
+    assert await caller.asked("echo") == {"result": "another"}
+
+
+async def test_worker_without_a_place_or_an_address_is_none() -> None:
+    """Said at once."""
     with pytest.raises(ValueError, match="concurrency"):
         ToolWorker(concurrency=0)
     with pytest.raises(BrokerError):

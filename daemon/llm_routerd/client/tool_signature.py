@@ -14,52 +14,75 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.client.tool import ToolError
-from llm_routerd.protocol.tool import ToolRequest
+from llm_routerd.protocol.tool import ToolFields, ToolRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_UNNAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_LAMBDA = "<lambda>"
 
 
 class Signature:
     """How a function wants to be called.
 
+    Args:
+        function: async or not.
+        name: None: the function's.
+
     Attributes:
+        name: the tool's.
         parameters: JSON Schema of its arguments; a parameter of the type `ToolRequest` is none of them.
-        description: what its docstring says; "" where it has none.
 
     Raises:
-        TypeError: a parameter has no type, or no name that it could be given by.
+        TypeError: it has no name, its types cannot be read, or a parameter has no type, or no name that it could be
+            given by.
         ModuleNotFoundError: pydantic is not installed.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
         pydantic = _pydantic()
         self._function = function
-        self._is_async = inspect.iscoroutinefunction(function)
-        self.description = inspect.getdoc(function) or ""
-        hints = typing.get_type_hints(function, include_extras=True)
+        self.name = _name(function) if name is None else name
+        hints = _types(function, self.name)
         self._calls: list[str] = []
         self._fields: dict[str, str] = {}  # of the model, whose own names no argument is to hide
         fields: dict[str, Any] = {}
-        for name, parameter in inspect.signature(function).parameters.items():
-            if parameter.kind in _UNNAMED or name not in hints:
-                raise TypeError(f"{function.__name__}: the parameter {name!r} needs a type and a name to be given by")
-            if hints[name] is ToolRequest:
-                self._calls.append(name)
+        for argument, parameter in inspect.signature(function).parameters.items():
+            if problem := _problem_of(parameter, is_typed=argument in hints):
+                raise TypeError(f"{self.name}: {problem}")
+            if hints[argument] is ToolRequest:
+                self._calls.append(argument)
                 continue
             default = ... if parameter.default is parameter.empty else parameter.default
-            self._fields[f"argument_{len(fields)}"] = name
-            fields[f"argument_{len(fields)}"] = (hints[name], pydantic.Field(default, alias=name))
+            self._fields[f"argument_{len(fields)}"] = argument
+            fields[f"argument_{len(fields)}"] = (hints[argument], pydantic.Field(default, alias=argument))
         config = pydantic.ConfigDict(extra="forbid")
         self._model = pydantic.create_model("Arguments", __config__=config, **fields)
         self._refused = pydantic.ValidationError
         self.parameters: dict[str, Any] = _untitled(self._model.model_json_schema())
         self.parameters["type"] = "object"
 
+    def registration(
+        self, *, description: str | None, confirm: bool, timeout_seconds: float, idempotent: bool = False
+    ) -> ToolFields:
+        """How it is registered; `description`: None: its docstring.
+
+        Raises:
+            ValueError: nothing says what it is for.
+        """
+        said = (inspect.getdoc(self._function) or "") if description is None else description
+        if not said:
+            raise ValueError(f"{self.name}: needs a docstring, or description=…, which tells the model what it is for")
+        return {
+            "description": said,
+            "parameters": self.parameters,
+            "confirm": confirm,
+            "idempotent": idempotent,
+            "timeout_ms": int(timeout_seconds * 1000),
+        }
+
     async def call(self, arguments: Mapping[str, Any], call: ToolRequest, threads: Threads) -> Any:
-        """Call the function; one that is not async in a thread.
+        """Call the function.
 
         Raises:
             ToolError: the arguments are not what its types say.
@@ -71,9 +94,7 @@ class Signature:
             told = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
             raise ToolError(f"the arguments are not valid: {told}") from None
         given = {name: getattr(model, field) for field, name in self._fields.items()} | dict.fromkeys(self._calls, call)
-        if self._is_async:
-            return await self._function(**given)
-        return await threads.run(lambda: self._function(**given))
+        return await threads.call(self._function, **given)
 
 
 class Threads:
@@ -82,8 +103,18 @@ class Threads:
     def __init__(self, most: int) -> None:
         self._places = asyncio.Semaphore(most)
 
-    async def run(self, function: Callable[[], Any]) -> Any:
-        """What it returns, or raises.  Cancelled, it goes on all the same."""
+    async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """What it returns, or raises: an async one on the event loop, any other in a thread.
+
+        One in a thread goes on though it is cancelled.  What it returns is awaited where it can be: a function that
+        wraps an async one is none itself.
+        """
+        if inspect.iscoroutinefunction(function):
+            return await function(*args, **kwargs)
+        result = await self._in_thread(lambda: function(*args, **kwargs))
+        return await result if inspect.isawaitable(result) else result
+
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
         await self._places.acquire()
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
@@ -117,6 +148,37 @@ def _pydantic() -> Any:
             "tools from functions need pydantic: pip install 'llm-routerd[tools]', or use `add`", name="pydantic"
         ) from None
     return pydantic
+
+
+def _name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", _LAMBDA)
+    if name == _LAMBDA:
+        raise TypeError("a lambda, or what else has no name, is a tool only with name=…: or write a function by `def`")
+    return str(name)
+
+
+def _types(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    if getattr(function, "__name__", None) == _LAMBDA and inspect.signature(function).parameters:
+        raise TypeError(f"{name}: a lambda's parameters have no types: write a function by `def`")
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{name}: its types cannot be read where the function stands: {error}") from None
+    except TypeError:  # a partial, or an object that can be called
+        raise TypeError(f"{name}: is no function that has types: write one by `def`") from None
+
+
+def _problem_of(parameter: inspect.Parameter, *, is_typed: bool) -> str | None:
+    """Why no model can give it."""
+    name = parameter.name
+    match parameter.kind:
+        case inspect.Parameter.VAR_POSITIONAL:
+            return f"arguments are given by name, and `*{name}` takes what has none: write `{name}: list[…]`"
+        case inspect.Parameter.VAR_KEYWORD:
+            return f"arguments have names that are known before, unlike `**{name}`: write `{name}: dict[str, …]`"
+        case inspect.Parameter.POSITIONAL_ONLY:
+            return f"arguments are given by name, and {name!r} cannot be: leave out the `/`"
+    return None if is_typed else f"the parameter {name!r} needs a type, as in `{name}: str`"
 
 
 def _untitled(schema: dict[str, Any]) -> dict[str, Any]:

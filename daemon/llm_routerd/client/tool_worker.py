@@ -1,6 +1,6 @@
 """Serves tools: takes their calls from streams in Redis, and answers each in the inbox of its request.
 
-    worker = ToolWorker("redis://127.0.0.1:6379/0")
+    worker = ToolWorker()  # where REDIS_URL says, or redis://127.0.0.1:6379/0
 
     @worker.tool(idempotent=True)
     def temperature(city: str) -> float:
@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar, overload
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
-_REMOVAL_SECONDS = 0.05  # between looks whether it is done
+_URL = "redis://127.0.0.1:6379/0"
+_LOOK_SECONDS = 0.05  # between looks whether what is to stand in Redis does
 _NAME = re.compile(TOOL_NAME_PATTERN)
 
 
@@ -49,7 +51,7 @@ class ToolWorker:
     """Serves tools; any number of workers share the calls.
 
     Args:
-        redis: URL.
+        redis: URL; None: what REDIS_URL in the environment says, or else `redis://127.0.0.1:6379/0`.
         prefix: of the queue's keys.
         shards: how many the queue is spread over, as the daemon's configuration has it; all are served.
         concurrency: calls at once.
@@ -65,7 +67,7 @@ class ToolWorker:
 
     def __init__(
         self,
-        redis: str = "redis://127.0.0.1:6379/0",
+        redis: str | None = None,
         *,
         prefix: str = "llm",
         shards: int = 1,
@@ -87,7 +89,8 @@ class ToolWorker:
         self.tell = on_trouble or _to_stderr
         self._threads = Threads(concurrency)
         self._schemas = SchemaCache()
-        self._shards = Shards(redis, Layout(prefix, shards), (), patience_seconds=math.inf)
+        self._url = redis or os.environ.get("REDIS_URL") or _URL
+        self._shards = Shards(self._url, Layout(prefix, shards), (), patience_seconds=math.inf)
         self._serving = tuple(Serving(self, shard) for shard in self._shards.all)
 
     @property
@@ -132,23 +135,18 @@ class ToolWorker:
             timeout_seconds: how long a call may take.
 
         Raises:
-            TypeError, ValueError: it cannot be a tool; the message says why.
+            TypeError, ValueError: it cannot be a tool, or there is one of this name; the message says what to do.
             ModuleNotFoundError: pydantic is not installed.
         """
 
         def register(function: F) -> F:
-            signature = Signature(function)
-            registration: ToolFields = {
-                "description": signature.description if description is None else description,
-                "parameters": signature.parameters,
-                "confirm": confirm,
-                "idempotent": idempotent,
-                "timeout_ms": int(timeout_seconds * 1000),
-            }
+            signature = Signature(function, name)
             self.add(
-                name or function.__name__,
+                signature.name,
                 lambda arguments, call: signature.call(arguments, call, self._threads),
-                registration,
+                signature.registration(
+                    description=description, confirm=confirm, idempotent=idempotent, timeout_seconds=timeout_seconds
+                ),
             )
             return function
 
@@ -159,18 +157,24 @@ class ToolWorker:
         name: str,
         handler: Callable[[dict[str, Any], ToolRequest], Awaitable[Any]],
         registration: ToolFields,
+        *,
+        replace: bool = False,
     ) -> None:
-        """Serve a tool, from now on, or in place of one of this name; also while the worker runs.
+        """Serve a tool, from now on; also while the worker runs.
 
         Args:
             name: as models and operators will name it.
             handler: gets the arguments, which satisfy the tool's `parameters`, and the call.  A text or bytes that it
                 returns are the result as they are, and anything else becomes JSON.
             registration: as in schemas/tool.
+            replace: where there is one of this name, take its place, and that of its registration; calls that were
+                taken before are still answered by it.
 
         Raises:
-            ValueError: it is no sound registration; the message says what is wrong.
+            ValueError: it is no sound registration, or there is one of this name; the message says what is wrong.
         """
+        if name in self.tools and not replace:
+            raise ValueError(f"two tools have the name {name!r}: give one of them another, or add it with replace=True")
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name of a tool: 1 to 64 of A-Z a-z 0-9 _ . -, none of . - the first")
         if problem := self._schema(load_schema("tool")).validate(registration):
@@ -198,7 +202,7 @@ class ToolWorker:
         while any(each.has(name) for each in self._serving):
             if name in self.tools or self.stopping.is_set():
                 return
-            await asyncio.sleep(_REMOVAL_SECONDS)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def run(self) -> None:
         """Register the tools, and serve them until `stop`; once.  Redis may go away meanwhile, and be emptied.
@@ -220,14 +224,26 @@ class ToolWorker:
         self.stopping.set()
 
     def serve(self) -> None:
-        """`run`, in an event loop of its own, until SIGTERM or SIGINT."""
+        """`run`, in an event loop of its own, until SIGTERM or SIGINT; `on_trouble` is told when it has begun."""
 
         async def serve() -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
-            await self.run()
+            telling = asyncio.create_task(self._tell_what_is_served(), name="tell-what-is-served")
+            try:
+                await self.run()
+            finally:
+                telling.cancel()
 
         asyncio.run(serve())
+
+    async def _tell_what_is_served(self) -> None:
+        """Once all of it is registered."""
+        while not all(each.has(name) for each in self._serving for name in self.tools):  # noqa: ASYNC110 - Redis tells of no such event
+            await asyncio.sleep(_LOOK_SECONDS)
+        parts = urlsplit(self._url)
+        where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # no password, nor the options
+        self.tell(f"serving {', '.join(self.tools) or 'nothing, for no tool was added,'} at {where}", None)
 
 
 def _to_stderr(line: str, _error: Exception | None) -> None:

@@ -97,7 +97,7 @@ class Bridge:
                 log.warning("mcp_tool_left_out", server=table.name, what=line)
         for name, offered in offer.tools.items():
             if offered != before.get(name):
-                self._worker.add(name, partial(_call, server, offered), offered.registration)
+                self._worker.add(name, partial(_call, server, offered), offered.registration, replace=True)
                 await asyncio.sleep(0)
         for name in before.keys() - offer.tools.keys():
             await self._worker.remove(name)
