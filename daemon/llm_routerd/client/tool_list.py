@@ -89,6 +89,19 @@ class RegisteredTool(Struct, frozen=True, kw_only=True):
         """Whether somebody has asked for its calls of late; who waits for one longer than a minute is not seen."""
         return self.idle_ms is not None and self.idle_ms < ACTIVE_MS
 
+    @property
+    def why_unserved(self) -> str:
+        """What speaks for that nobody serves it, for a person; "": nothing does, or it cannot be told."""
+        if self.is_served or self.trouble:
+            return ""
+        if self.idle_ms is None:
+            return "nobody serves it any more" if self.groups else "nobody serves it: no consumer group reads it"
+        told = f"nobody has asked for its calls for {self.idle_ms // 60_000} min"
+        if any(group.waiting for group in self.groups):
+            return told  # who reads takes a call at once
+        # Redis tells when a blocked read began, and not that it goes on: XINFO's `idle` and `inactive` both grow.
+        return f"{told}, unless one who serves it waits with BLOCK 0"
+
 
 class ToolList(Struct, frozen=True, kw_only=True):
     """The first tools of each shard, by name; `more`: how many there are that are not listed."""
