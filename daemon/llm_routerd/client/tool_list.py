@@ -5,6 +5,7 @@ Whoever serves a tool writes there, so it may be anything: so many tools are lis
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -110,8 +111,8 @@ class ToolList(Struct, frozen=True, kw_only=True):
     more: int
 
 
-async def list_tools(redis: Redis, keys: Keys) -> ToolList:
-    """Those of one shard.
+async def list_tools(redis: Redis, keys: Keys, patterns: Sequence[str] = ("*",)) -> ToolList:
+    """Those of one shard that are matched by one of these names and globs.
 
     Raises:
         RedisError: the server is away, or refuses the look.
@@ -122,9 +123,12 @@ async def list_tools(redis: Redis, keys: Keys) -> ToolList:
         if is_wrong_type(error):
             return ToolList(tools=(), more=0)
         raise
-    names = sorted(await _names(redis, keys))[:MOST_REGISTERED] if count <= _MOST_NAMES else []
+    names = sorted(await _names(redis, keys)) if count <= _MOST_NAMES else []
+    if "*" not in patterns:
+        names = [name for name in names if any(fnmatchcase(as_text(name), pattern) for pattern in patterns)]
+        count = len(names)
     tools: list[RegisteredTool] = []
-    for at in range(0, len(names), _TOOLS_PER_READ):
+    for at in range(0, min(len(names), MOST_REGISTERED), _TOOLS_PER_READ):
         tools += await _read(redis, keys, names[at : at + _TOOLS_PER_READ])
     return ToolList(tools=tuple(tools), more=max(0, count - len(tools)))
 
