@@ -193,7 +193,7 @@ def _describe(error: jsonschema_rs.ValidationError, schema: dict[str, Any]) -> s
         case jsonschema_rs.ValidationErrorKind.PropertyNames(
             error=jsonschema_rs.ValidationError(kind=jsonschema_rs.ValidationErrorKind.Pattern(pattern=pattern))
         ):
-            told = _expected_name(pattern)
+            told = expected_name(pattern)
         case jsonschema_rs.ValidationErrorKind.Pattern():
             told = f"expected {traits_at(Config, path).expected or 'another form'}"
         case _:
@@ -201,12 +201,9 @@ def _describe(error: jsonschema_rs.ValidationError, schema: dict[str, Any]) -> s
     return f"{'.'.join(path)}: {told}"
 
 
-def _expected_name(pattern: str) -> str:
+def expected_name(pattern: str) -> str:
     """What a name may be, told from its pattern: its first letter, the others, and how many those are at most."""
-    fit = _NAME.fullmatch(pattern)
-    if fit is None:
-        return "no name of this form"
-    digit, first, others, most = fit.groups()
+    digit, first, others, most = _NAME.findall(pattern)[0]
     barred = [*([] if digit else ["digit"]), *(mark for mark in others if mark not in first)]
     told = f", the first no {' '.join(barred)}" if barred else ""
     return f"a name may hold letters, digits and {' '.join(others)}, at most {int(most) + 1}{told}"
