@@ -57,6 +57,14 @@ def test_request_is_offered_what_it_asks_for_as_far_as_it_may(
     [
         (("add", "lights.*"), EVERY, None, None, ""),
         (("gone",), EVERY, None, ErrorCode.UNKNOWN_TOOL, "no tool `gone` is registered"),
+        (
+            ("ligths.dim",),
+            EVERY,
+            None,
+            ErrorCode.UNKNOWN_TOOL,
+            "no tool `ligths.dim` is registered; did you mean `lights.dim`?",
+        ),
+        (("ligths.dim",), ("add",), None, ErrorCode.UNKNOWN_TOOL, "no tool `ligths.dim` is registered"),
         (("add", "g*"), EVERY, None, ErrorCode.UNKNOWN_TOOL, "no tool is registered that matches `g*`"),
         (("bad",), EVERY, None, ErrorCode.UNKNOWN_TOOL, "it is no JSON"),
         (("b*",), EVERY, None, ErrorCode.UNKNOWN_TOOL, "no tool is registered that matches `b*`"),

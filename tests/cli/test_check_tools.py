@@ -35,6 +35,12 @@ def tool(name: str, text: str = WEATHER, *, shard: str = "llm", idle_ms: int | N
     return RegisteredTool(**{**usual, **more}, name=name, shard=shard)
 
 
+def group(name: str, *, idle_ms: int = 5, waiting: int = 0) -> ToolGroup:
+    """One that reads a tool's stream."""
+    consumer = ToolConsumer(name="attic", idle_ms=idle_ms, pending=0)
+    return ToolGroup(name=name, waiting=waiting, pending=0, consumers=(consumer,))
+
+
 def judged(*tools: RegisteredTool, prefixes: tuple[str, ...] = ("llm",), more: int = 0) -> list[tuple[Level, str]]:
     """What is found, but for the first line."""
     by_name: dict[str, list[RegisteredTool]] = {}
@@ -61,6 +67,8 @@ def test_what_is_well_is_one_line() -> None:
         (tool("x", idle_ms=None, groups=(ToolGroup(name="g", waiting=0, pending=0, consumers=()),)), Level.WARN,
          ["nobody serves it any more"]),
         (tool("x", idle_ms=300_000), Level.WARN, ["nobody has asked for its calls for 5 min"]),
+        (tool("x", groups=(group("llm-tools"), group("mine"))), Level.WARN,
+         ["2 consumer groups read it (llm-tools, mine): each call reaches all, and all act", "XGROUP DESTROY llm:tools:x"]),
         (tool("x", calls=None, trouble="its stream is a key of another type: no call can be put there"), Level.FAIL,
          ["another type", "look at llm:tools:x"]),
         (tool("x", calls=None, trouble="this user may not look at it"), Level.WARN, ["may not look"]),
@@ -71,6 +79,20 @@ def test_each_trouble_of_a_tool_is_told(found: RegisteredTool, level: Level, say
     ((told, line),) = judged(found)
     assert told is level
     assert all(part in line for part in says)
+
+
+@pytest.mark.parametrize(("waiting", "may_be_blocked"), [(0, True), (1, False)])
+def test_who_waits_for_long_may_be_there(waiting: int, may_be_blocked: bool) -> None:
+    """Of a read with BLOCK 0 Redis tells when it began; whoever reads takes a call at once."""
+    ((_, line),) = judged(tool("x", groups=(group("llm-tools", idle_ms=720_000, waiting=waiting),)))
+    assert "nobody has asked for its calls for 12 min" in line
+    assert ("unless one who serves it waits with BLOCK 0" in line) is may_be_blocked
+
+
+def test_unsound_tool_that_nobody_serves_is_told_once() -> None:
+    """Nobody can call it."""
+    ((_, line),) = judged(tool("x", "{", idle_ms=None))
+    assert "its registration is unsound" in line
 
 
 def test_shards_have_to_agree() -> None:
@@ -114,6 +136,16 @@ def test_patterns_that_match_nothing_are_a_note() -> None:
     ]
 
 
+def test_misspelt_pattern_of_those_that_ask_a_person_is_a_warning() -> None:
+    """It asks nobody; where nothing is registered yet, nothing speaks for a mistake."""
+    config = Config(agents=AgentsConfig(confirm=("lihgts.on", "weather")))
+    (found,) = judge_globs(config, {"weather": [tool("weather")], "lights.on": [tool("lights.on")]})
+    assert (found.level, found.subject) == (Level.WARN, "[agents] confirm")
+    assert found.detail == "no registered tool is matched by lihgts.on"
+    assert "did you mean lights.on?" in found.remedy
+    assert [each.level for each in judge_globs(config, {})] == [Level.OK]
+
+
 @pytest.fixture
 def server(valkey_url: str) -> Iterator[Any]:
     """A client of a real server, where two tools are registered, one of them served."""
@@ -137,7 +169,6 @@ async def test_real_server_is_looked_over(server: Any, valkey_url: str) -> None:
     found = await look(valkey_url)
     assert [(each.level, each.subject) for each in found] == [
         (Level.OK, "tools"),
-        (Level.WARN, "tool bad\x1b[2J"),
         (Level.WARN, "tool bad\x1b[2J"),
         (Level.WARN, "tool lights.switch"),
     ]
@@ -223,6 +254,13 @@ def test_tools_are_listed_for_a_program(server: Any, valkey_url: str, capsys: py
     (group,) = weather["groups"]
     assert (group["name"], group["waiting"], group["pending"]) == ("llm-tools", 1, 1)
     assert [each["name"] for each in group["consumers"]] == ["attic"]
+
+
+def test_two_consumer_groups_are_marked(server: Any, valkey_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each call is acted on twice."""
+    server.xgroup_create("llm:tools:weather", "mine", "0")
+    assert main(["tools", "--redis", valkey_url]) == Exit.OK
+    assert "  each call reaches all 2 consumer groups, and all act" in capsys.readouterr().out.splitlines()
 
 
 def test_where_none_is_registered_that_is_said(valkey_url: str, capsys: pytest.CaptureFixture[str]) -> None:

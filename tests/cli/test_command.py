@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import select
+import signal
 import subprocess
+import sys
 import threading
 import time
 from typing import IO, TYPE_CHECKING, Any
@@ -188,6 +190,44 @@ def test_second_interrupt_leaves_at_once() -> None:
             assert command.wait() == Exit.INTERRUPTED
             assert time.monotonic() - pressed < watch._CANCEL_SECONDS / 2
         assert b"Traceback" not in command.err
+
+
+_BUSY = """
+import asyncio, sys, time
+from llm_routerd.cli.views import PlainView
+from llm_routerd.cli.watch import Watch
+from llm_routerd.client import Client
+
+async def busy():
+    try:
+        print("busy", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        print("ending", flush=True)
+        time.sleep(0.5)
+
+async def run():
+    async with Client(sys.argv[1]) as client:
+        await Watch(client=client, view=PlainView(), request_id="r", beside=busy).run()
+
+try:
+    asyncio.run(run())
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_second_interrupt_is_lost_in_no_task(daemon: Daemon) -> None:
+    """Whatever runs when it comes, all is ended, and nothing is told of how that is done."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", _BUSY, daemon.url], stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"busy\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"ending\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, err) == (Exit.INTERRUPTED, b"")
 
 
 def test_timeout_sets_deadline_by_server_clock(daemon: Daemon) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SHA = "ab" * 32
 CALL = {"name": "lights.switch", "arguments": {"lamp": "h\x1b[2J"}, "turn": 1, "args_sha256": SHA, "confirm": True}
+EXPIRED = (FINAL_ID, "error", {"id": "r1", "code": "confirmation_expired", "message": "m", "attempts": []})
 ADA = environment(LOGNAME="ada")
 
 
@@ -61,16 +63,19 @@ def ask(daemon: Daemon, *ids: str, **more: Any) -> None:
     ],
 )  # fmt: skip
 def test_word_is_said_and_stands(daemon: Daemon, argv: tuple[str, ...], said: dict[str, str]) -> None:
-    """What was called is shown, harmless; the hash is that of what was shown."""
+    """What was called is shown, harmless, and what a person makes of it; the hash is that of what was shown."""
     daemon.redis.hset("llm:tools", "lights.switch", json.dumps(TOOLS[1]))
     ask(daemon, "c1")
     kind = "confirmed" if "confirm" in said else "denied"
+    args = {"arguments": json.loads(said["args"]), "always": True} if "args" in said else {}
     with started(*argv, "--redis", daemon.url, env=ADA) as command:
         assert daemon.word("r1") == said
-        write(daemon, 21, kind, call_id="c1", by=said["by"])
+        write(daemon, 21, kind, call_id="c1", by=said["by"], **args)
         assert command.wait() == Exit.OK
     shown = '{\n  "lamp": "h\\u001b[2J"\n}\n'
-    assert command.out.decode() == f"lights.switch (c1, turn 1), with\n{shown}{kind} by {said['by']}\n"
+    changed = 'changed; it is called with\n{\n  "lamp": "é",\n  "on": true\n}\n' if args else ""
+    more = ', with {"lamp":"é","on":true}, and for the rest of the run' if args else ""
+    assert command.out.decode() == f"lights.switch (c1, turn 1), with\n{shown}{changed}{kind} by {said['by']}{more}\n"
     assert bytes(command.err) == b""
 
 
@@ -113,6 +118,10 @@ def test_word_that_came_too_late_says_whose_stands(daemon: Daemon, kind: str, da
         ({"expires_at_ms": 1}, None, "c1", Exit.TIMED_OUT, "confirmation_expired", "is over"),
         ({}, (FINAL_ID, "cancelled", {"id": "r1"}), "c1", Exit.FAILED, "ended", "the request has ended"),
         ({"confirm": False}, None, None, Exit.FAILED, "not_wanted", "no tool call of r1 waits for a person"),
+        ({}, ("1-21", "confirmed", {"call_id": "c1", "by": "bob"}), None, Exit.FAILED, "confirmed", "already by bob"),
+        ({}, ("1-21", "denied", {"call_id": "c1"}), None, Exit.FAILED, "denied", "(c1): this call has been denied"),
+        ({}, EXPIRED, None, Exit.TIMED_OUT, "confirmation_expired", "and its request has ended with that"),
+        ({}, (FINAL_ID, "cancelled", {"id": "r1"}), None, Exit.FAILED, "ended", "it was cancelled"),
     ],
 )
 def test_word_that_does_not_count_is_not_written(
@@ -141,11 +150,27 @@ def test_word_that_does_not_count_is_not_written(
     assert not daemon.redis.exists("llm:consent:r1")
 
 
+def test_only_call_that_waited_too_long_is_named(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though its run has not ended with it yet."""
+    ask(daemon, "c1", expires_at_ms=1)
+    assert main(["confirm", "r1", "--redis", daemon.url]) == Exit.TIMED_OUT
+    assert "could be confirmed is over" in capsys.readouterr().err
+
+
 def test_one_of_several_calls_has_to_be_named(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are told."""
-    ask(daemon, "c1", "c2")
+    """They are told, with what each would do, and how much time is left."""
+    ask(daemon, "c1", "c2", arguments={"lamp": "x" * 200}, expires_at_ms=int((time.time() + 600) * 1000))
     assert main(["confirm", "r1", "--redis", daemon.url]) == Exit.UNKNOWN
-    assert "name one of c1 (lights.switch), c2 (lights.switch)" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "name one of c1 (lights.switch), c2 (lights.switch)" in told.err
+    first, second = told.out.splitlines()
+    assert re.fullmatch(r'c1: lights\.switch {"lamp":"x{111}…, 9:5\d left', first)
+    assert second.startswith("c2: lights.switch ")
+    assert main(["deny", "r1", "--json", "--redis", daemon.url]) == Exit.UNKNOWN
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["call_id"], answer["why"]) == (None, "not_found")
+    assert [(each["call_id"], each["args_sha256"]) for each in answer["calls"]] == [("c1", SHA), ("c2", SHA)]
+    assert not daemon.redis.exists("llm:consent:r1")
 
 
 def test_request_that_nobody_knows_and_one_that_is_queued(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,6 +227,8 @@ def test_word_that_nobody_hears_is_told(
         (("confirm", "r 1"), "an id has"),
         (("confirm", "r1", "--args", "{"), "--args: expected JSON"),
         (("confirm", "r1", "--args", "[1]"), "--args: expected a JSON object"),
+        (("confirm", "--always"), "give the ID"),
+        (("confirm", "--args", "{}"), "give the ID"),
         (("confirm", "r1", "--by", ""), "--by: expected a name"),
         (("deny", "r1", "--by", "a\nb"), "--by: expected a name"),
         (("deny", "r1", "--by", "x" * 201), "--by: expected a name"),

@@ -9,11 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from llm_routerd.cli.exits import Exit
 from llm_routerd.cli.keyboard import Keyboard
 from llm_routerd.protocol.events import FINAL_ID
-from llm_routerd.protocol.examples import EVENTS
+from llm_routerd.protocol.examples import EVENTS, TOOLS
 from tests.cli.commands import SECONDS, Command, environment, on_terminal, started
 
 if TYPE_CHECKING:
@@ -84,6 +85,41 @@ def test_options_become_the_property(daemon: Daemon) -> None:
         assert command.wait() == Exit.OK
     agent = {"tools": ["weather", "lights.*"], "max_turns": 3, "confirm": ["weather"]}
     assert daemon.request()["agent"] == agent
+
+
+def test_tools_that_nobody_serves_are_told_at_once(daemon: Daemon) -> None:
+    """Those that the run may call; of many the first few."""
+    for name in ("weather", "door", *(f"lights.l{number}" for number in range(6))):
+        daemon.redis.hset("llm:tools", name, json.dumps(TOOLS[0]))
+    daemon.redis.xgroup_create("llm:tools:weather", "llm-tools", "0", mkstream=True)
+    daemon.redis.xgroup_createconsumer("llm:tools:weather", "llm-tools", "attic")
+    for more in ((), ("--no-wait",)):
+        with started(*SUBMIT, *more, "--redis", daemon.url) as command:
+            command.until_written("see llm-routerd tools")
+            if not more:
+                command.interrupt()
+            command.wait()
+        lines = command.err.decode().splitlines()[:6]
+        assert lines[0] == "lights.l0: nobody serves it: no consumer group reads it"
+        assert lines[4:] == [
+            "lights.l4: nobody serves it: no consumer group reads it",
+            "and 1 more that nobody serves; see llm-routerd tools",
+        ]
+
+
+def test_who_may_not_look_at_the_tools_is_told_nothing(valkey_url: str) -> None:
+    """A producer need not know who serves them."""
+    with redis.Redis.from_url(valkey_url) as server:
+        server.hset("llm:tools", "weather", json.dumps(TOOLS[0]))
+        commands = ["+ping", "+hello", "+auth", "+select", "+client|setname", "+xadd", "+info"]
+        server.acl_setuser("narrow", enabled=True, passwords=["+pw"], keys=["llm:requests"], commands=commands)
+        try:
+            url = valkey_url.replace("unix://", "unix://narrow:pw@")
+            with started(*SUBMIT, "--no-wait", "--redis", url) as command:
+                assert command.wait() == Exit.OK
+        finally:
+            server.acl_deluser("narrow")
+    assert bytes(command.err) == b""
 
 
 def test_pipe_gets_the_answer_alone_and_is_told_how_to_confirm(daemon: Daemon) -> None:

@@ -60,6 +60,25 @@ async def test_word_goes_where_the_events_are(opened: tuple[Client, Any], keys: 
     assert set(await redis.keys("*consent*")) == {keys.consent("a")}
 
 
+async def test_word_of_a_person_has_its_fields(opened: tuple[Client, Any]) -> None:
+    """As the schema of a consent has them; what cannot be sent is not."""
+    client, redis = opened
+    await redis.xadd(NOW.events("a"), {"type": "token", "data": "{}"}, id="1-0")
+    await client.confirm("a", "c1", args_sha256="ab", by="ann")
+    more: dict[str, Any] = {"args": {"lamp": "é"}, "always": True, "reason": "dark"}
+    await client.confirm("a", "c1", args_sha256="ab", by="ann", **more)
+    await client.deny("a", "c1", by="bob", reason="asleep")
+    with pytest.raises(TypeError):
+        await client.confirm("a", "c1", args_sha256="ab", by="ann", args={"lamp": object()})
+    with pytest.raises(ValueError, match=r"."):
+        await client.deny("a b", "c1", by="bob")
+    assert [fields for _, fields in await redis.xrange(NOW.consent("a"))] == [
+        {"confirm": "c1", "args_sha256": "ab", "by": "ann"},
+        {"confirm": "c1", "args_sha256": "ab", "by": "ann", "args": '{"lamp":"é"}', "reason": "dark", "always": "1"},
+        {"deny": "c1", "by": "bob", "reason": "asleep"},
+    ]
+
+
 async def test_key_of_another_type_is_named(opened: tuple[Client, Any]) -> None:
     """It is somebody else's, and nothing is done to it."""
     client, redis = opened

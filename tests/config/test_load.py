@@ -71,7 +71,10 @@ EXAMPLE = Path(__file__).parents[2] / "systemd" / "config.toml"
         ("[deployments.x]\nmodel = 'a/b'\napi_base = 'h:1'", "deployments.x.api_base: expected an address"),
         ("[deployments.x]\nmodel = 'a/b'\ntimeout = 0", "deployments.x.timeout: "),
         ("[deployments.x]\nmodel = 'hosted_vllm/m'", "deployments.x.api_base: missing; its provider has no address"),
-        ("[deployments.'a b']\nmodel = 'a/b'", "deployments: a name may hold letters, digits"),
+        (
+            "[deployments.'a b']\nmodel = 'a/b'",
+            "deployments: a name may hold letters, digits and . _ : / -, at most 128, the first no . _ : / -",
+        ),
         ("[chains.x]", "chains.x: the key `deployments` is missing"),
         ("[chains.x]\ndeployments = []", "chains.x.deployments: the value has less than 1 item"),
         ("[chains.x]\ndeployments = ['local', 'local']", "chains.x.deployments: "),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from msgspec import NODEFAULT
 from msgspec.structs import fields
 
+from llm_routerd.config import checking
 from llm_routerd.config.providers import BACKENDS
 from llm_routerd.config.schema import config_schema
 from llm_routerd.config.table import Table, traits_at
@@ -24,6 +25,9 @@ from llm_routerd.config.tree import (
 )
 from llm_routerd.judging.refusal_mode import RefusalMode
 from llm_routerd.protocol.schema_files import load_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_committed_schema_is_the_one_made_of_the_types() -> None:
@@ -74,6 +78,25 @@ def test_configuration_choices_are_those_of_the_tree() -> None:
     assert schema["properties"]["log"]["properties"]["level"]["enum"] == list(get_args(LogLevel))
     assert schema["properties"]["refusal"]["properties"]["mode"]["enum"] == list(get_args(RefusalMode))
     assert schema["$defs"]["deployment"]["properties"]["backend"]["enum"] == ["auto", *BACKENDS]
+
+
+def names_in(schema: Any) -> Iterator[str]:
+    """The patterns of all names that the file's author chooses."""
+    for key, inner in schema.items():
+        if key == "propertyNames":
+            yield inner["pattern"]
+        elif isinstance(inner, dict):
+            yield from names_in(inner)
+
+
+def test_what_a_name_may_be_is_told_of_each() -> None:
+    """From its pattern, so that it is true."""
+    patterns = set(names_in(load_schema("config")))
+    assert "^[A-Za-z0-9_][A-Za-z0-9_-]{0,30}$" in patterns
+    assert {checking.expected_name(pattern)[:37] for pattern in patterns} == {
+        "a name may hold letters, digits and _",
+        "a name may hold letters, digits and .",
+    }
 
 
 def test_traits_of_a_key_are_found_by_its_path() -> None:

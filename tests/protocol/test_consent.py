@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import jsonschema_rs
 import orjson
 import pytest
 
 from llm_routerd.protocol.consent import Calls, Discounted, WhyNot, Word
 from llm_routerd.protocol.events import FINAL_ID
 from llm_routerd.protocol.reading import read_event
+from llm_routerd.protocol.schema_files import load_schema
 
 SHA = "ab" * 32
 CALL = {"call_id": "c1", "name": "lights.off", "arguments": {}, "turn": 1, "args_sha256": SHA, "confirm": True}
@@ -89,3 +91,40 @@ def test_reason_of_a_consent_is_passed_on() -> None:
     """And an empty one is none."""
     assert Word(agrees=True, args_sha256=SHA, reason="dark").fields("c1", "ada")["reason"] == "dark"
     assert "reason" not in YES.fields("c1", "ada")
+
+
+def test_what_has_become_of_a_run_in_which_nothing_waits_is_told() -> None:
+    """Of the last call that did; and how it all ended."""
+    said = ("confirmed", {"call_id": "c1", "by": "ada"})
+    for written, is_over, why, told in (
+        ((), False, WhyNot.NOT_WANTED, "no tool call of the request waits for a person"),
+        ((), True, WhyNot.ENDED, "the request has ended: it was cancelled"),
+        ((("tool_call", CALL), said), False, WhyNot.CONFIRMED,
+         "lights.off (c1): this call has been confirmed already by ada"),
+        ((("tool_call", CALL), said), True, WhyNot.CONFIRMED,
+         "lights.off (c1): this call has been confirmed already by ada; the request has ended: it was cancelled"),
+        ((("tool_call", CALL), ("tool_result", {"call_id": "c1", "name": "lights.off"})), False, WhyNot.NOT_WANTED,
+         "lights.off (c1): this call waits for nobody's word any more"),
+        ((("tool_call", CALL),), True, WhyNot.ENDED, "lights.off (c1): the request has ended: it was cancelled"),
+    ):  # fmt: skip
+        assert calls(*written, is_over=is_over).why_none() == Discounted(why, told)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        YES,
+        Word(agrees=True, args_sha256=SHA, args={"lamp": "é"}, always=True, reason="dark"),
+        Word(agrees=False, reason="asleep"),
+        Word(agrees=False),
+    ],
+)
+def test_word_is_what_its_schema_says(word: Word) -> None:
+    """Whose `args` are described as what they hold."""
+    fields: dict[str, Any] = {**word.fields("c1", "ada")}
+    if "args" in fields:
+        fields["args"] = orjson.loads(fields["args"])
+    judge = jsonschema_rs.Draft202012Validator(load_schema("consent"))
+    judge.validate(fields)
+    assert not judge.is_valid({**fields, "confirm": "c1", "deny": "c1", "args_sha256": SHA})
+    assert not judge.is_valid({name: value for name, value in fields.items() if name not in {"confirm", "deny"}})

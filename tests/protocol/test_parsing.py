@@ -142,6 +142,8 @@ INVALID = [
         },
         "$.tool_choice.function.name: expected the name of one of `tools`",
     ),
+    ({"prompt": SECRET, "agent": {"tol": ["a"]}}, "$.agent: unknown property `tol`; did you mean `tools`?"),
+    ({"prompt": SECRET, "agent": {"x": 1}}, "$.agent: unknown property `x`; there are: tools, max_turns, confirm"),
     ({"prompt": SECRET, "params": {"temprature": 1}}, "$.params: unknown property `temprature`; did you mean `temper"),
     ({"prompt": SECRET, "params": {"temperature": 3}}, "$.params.temperature: 3 is greater than the maximum of 2"),
     ({"prompt": SECRET, "params": {"temperature": "1"}}, "$.params.temperature: expected number, got a string"),

@@ -34,12 +34,13 @@ from tests.support.accounts import counted
 from tests.support.schemas import closed
 
 NAMES = sorted({"config", *schemas.documents()})
-WRITTEN_TO_US = frozenset({"config", "request", "tool"})
+WRITTEN_TO_US = frozenset({"config", "consent", "request", "tool"})
 PROTOCOL = {
     "audit": {
         "kind", "at_ms", "id", "tenant_id", "context", "attempt", "turn", "deployment", "tool", "call_id", "outcome",
         "code", "prompt_tokens", "completion_tokens", "cost_usd", "latency_ms", "prompt_sha256", "by", "consumer",
     },
+    "consent": {"confirm", "deny", "args_sha256", "by", "args", "always", "reason"},
     "event.attempt": {"deployment", "model", "delivery", "consumer", "entry"},
     "event.token": {"text"},
     "event.reasoning": {"text"},
@@ -135,7 +136,7 @@ def test_every_row_of_the_protocol_is_there(name: str) -> None:
     """What the tables of the protocol name is described, and in events required."""
     schema = load_schema(name)
     assert PROTOCOL[name] <= schema["properties"].keys()
-    if name not in {"audit", "request", "tool", "event.attempt", "event.tool_call", "event.tool_result"}:
+    if name not in {"audit", "consent", "request", "tool", "event.attempt", "event.tool_call", "event.tool_result"}:
         assert PROTOCOL[name] <= set(schema["required"])
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,8 @@ def refusal_of(
         matching = [name for name in registered if fnmatchcase(name, pattern)]
         sound = [name for name in matching if isinstance(registered[name], Tool)]
         if not sound:
-            return NotOffered(ErrorCode.UNKNOWN_TOOL, _unknown(pattern, [registered[name] for name in matching]))
+            message = _unknown(pattern, [registered[name] for name in matching], allowed)
+            return NotOffered(ErrorCode.UNKNOWN_TOOL, message)
         if not allowed.intersection(sound):
             return NotOffered(ErrorCode.TOOL_NOT_ALLOWED, f"the operator does not let this tenant use `{pattern}`")
     offered = [name for name in allowed if _matches(name, spec.tools)]
@@ -139,15 +141,15 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _unknown(pattern: str, unsound: Sequence[Tool | Unsound]) -> str:
+def _unknown(pattern: str, unsound: Sequence[Tool | Unsound], allowed: Iterable[str]) -> str:
+    """What is wrong with a name or a glob; the nearest name is one that this tenant may use."""
     reasons = [each.why for each in unsound if isinstance(each, Unsound)]
     if reasons and not _GLOB.search(pattern):
         return f"the tool `{pattern}` is registered, and the registration is none: {reasons[0]}"
-    return (
-        f"no tool is registered that matches `{pattern}`"
-        if _GLOB.search(pattern)
-        else f"no tool `{pattern}` is registered"
-    )
+    if _GLOB.search(pattern):
+        return f"no tool is registered that matches `{pattern}`"
+    near = get_close_matches(pattern, allowed, n=1)
+    return f"no tool `{pattern}` is registered" + (f"; did you mean `{near[0]}`?" if near else "")
 
 
 def _object(tool: Tool) -> dict[str, Any]:

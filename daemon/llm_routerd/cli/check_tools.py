@@ -6,6 +6,7 @@ Where no tool is registered and the configuration says nothing of tools there is
 from __future__ import annotations
 
 import uuid
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import groupby
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS = 0.5
 _MOST_FINDINGS = 50  # of one kind; a hostile registry has no end
 _REMEDY = "for the daemon use the user `daemon` of systemd/users.acl"
-_A_MINUTE = 60
 
 Shards = dict[str, list["RegisteredTool"]]  # of each tool, by its name
 
@@ -70,7 +70,8 @@ def _judge(name: str, shards: Sequence[RegisteredTool], prefixes: Sequence[str])
     subject, first = f"tool {name}", shards[0]
     read = first.read()
     remedy = f"have whoever serves it register it again, or HDEL it from {first.shard}:tools"
-    if any((each.size, each.registration) != (first.size, first.registration) for each in shards):
+    differs = any((each.size, each.registration) != (first.size, first.registration) for each in shards)
+    if differs:
         yield warn(subject, "its registrations differ from shard to shard", remedy)
     elif not isinstance(read, Tool):
         yield warn(subject, f"its registration is unsound, and no model is offered it: {read.why}", remedy)
@@ -82,14 +83,16 @@ def _judge(name: str, shards: Sequence[RegisteredTool], prefixes: Sequence[str])
         if each.trouble and each.calls is None:
             judge = fail if "another type" in each.trouble else warn
             yield judge(subject, f"{each.trouble}{where}", f"look at {each.shard}:tools:{name}")
-        elif not each.is_served:
-            yield warn(subject, f"{_unserved(each)}{where}; {each.calls} calls are there", f"start it, or {remedy}")
-
-
-def _unserved(tool: RegisteredTool) -> str:
-    if tool.idle_ms is None:
-        return "nobody serves it: no consumer group reads it" if not tool.groups else "nobody serves it any more"
-    return f"nobody has asked for its calls for {tool.idle_ms // 1000 // _A_MINUTE} min"
+        elif each.why_unserved and (differs or isinstance(read, Tool)):  # once is enough of one that nobody can call
+            yield warn(subject, f"{each.why_unserved}{where}; {each.calls} calls are there", f"start it, or {remedy}")
+        if len(each.groups) > 1:
+            names = ", ".join(group.name for group in each.groups)
+            told = f"{len(each.groups)} consumer groups read it{where} ({names}): each call reaches all, and all act"
+            yield warn(
+                subject,
+                told,
+                f"have all who serve it share one, and XGROUP DESTROY {each.shard}:tools:{name} GROUP the others",
+            )
 
 
 def _judge_names(tools: Shards) -> list[Finding]:
@@ -108,14 +111,23 @@ def _judge_names(tools: Shards) -> list[Finding]:
 
 
 def judge_globs(config: Config, tools: Shards) -> list[Finding]:
-    """Patterns of the configuration that match nothing that is registered; which may be started yet."""
+    """Patterns of the configuration that match nothing that is registered; which may be started yet.
+
+    A misspelt one of those that ask a person asks nobody.  Where nothing is registered, nothing speaks for a mistake.
+    """
     patterns = {"[agents] tools": config.agents.tools, "[agents] confirm": config.agents.confirm}
     patterns |= {f"[tenants.{name}] tools": each.tools or () for name, each in config.tenants.items()}
-    return [
-        fine(where, f"no registered tool is matched by {', '.join(idle)}")
-        for where, given in patterns.items()
-        if (idle := [one for one in given if one != "*" and not any(fnmatchcase(name, one) for name in tools)])
-    ]
+    found = []
+    for where, given in patterns.items():
+        idle = [one for one in given if one != "*" and not any(fnmatchcase(name, one) for name in tools)]
+        told = f"no registered tool is matched by {', '.join(idle)}"
+        if idle and tools and where == "[agents] confirm":
+            near = {name for one in idle for name in get_close_matches(one, tools, n=1)}
+            meant = f"; did you mean {', '.join(sorted(near))}?" if near else ""
+            found.append(warn(where, told, f"no call waits for a person because of it{meant}"))
+        elif idle:
+            found.append(fine(where, told))
+    return found
 
 
 async def _check_rights(client: Client) -> list[Finding]:

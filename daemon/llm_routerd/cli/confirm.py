@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llm_routerd.cli.exits import Exit, UsageError
+from llm_routerd.cli.keyboard import Keyboard
 from llm_routerd.cli.saying import Saying
+from llm_routerd.cli.waiting import list_waiting
 from llm_routerd.protocol.consent import Word
 
 if TYPE_CHECKING:
@@ -16,9 +18,18 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> Exit:
-    """Agree to a tool call that waits for a person: exit code 0 if this word stands."""
-    word = Word(agrees=True, args=_read_args(arguments.args), always=arguments.always, reason=arguments.reason)
-    return asyncio.run(Saying(arguments, word).run())
+    """Agree to a tool call that waits for a person: exit code 0 if this word stands.
+
+    On a terminal the call is shown first, and asked about.  Without an id, list what waits.
+    """
+    args = _read_args(arguments.args)
+    if arguments.id is None:
+        if args is not None or arguments.always or arguments.yes or arguments.reason or arguments.by is not None:
+            raise UsageError("give the ID of the request: without it, what waits is listed, and nothing said")
+        return asyncio.run(list_waiting(arguments))
+    word = Word(agrees=True, args=args, always=arguments.always, reason=arguments.reason)
+    keyboard = None if arguments.yes or arguments.json else Keyboard.of_person()
+    return asyncio.run(Saying(arguments, word, keyboard).run())
 
 
 def _read_args(text: str | None) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from getpass import getuser
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING, Any, Never
 
 from llm_routerd.cli.exits import UsageError
 from llm_routerd.cli.run_lines import how_to_answer, until
@@ -134,7 +134,7 @@ class Confirming:
     async def _say(self, word: Word, call: ToolCalled) -> bool | None:
         """Whether it has been said; None: it may be tried again.  Who may not say it is asked no more."""
         try:
-            await self._client.consent(self._id, word.fields(call.call_id, person()))
+            await speak(self._client, self._id, call.call_id, word, person())
             async with asyncio.timeout(_STANDING_SECONDS):
                 while self._waits(call):
                     self._news.clear()
@@ -165,12 +165,32 @@ def person() -> str:
 
 def shown(call: ToolCalled) -> str:
     """A call with all that a person agrees to: lines, the last of them ended."""
-    return f"{one_line(call.name)} asks for a yes{until(call)}, with\n{arguments_of(call)}\n"
+    return f"{one_line(call.name)} asks for a yes{until(call)}, with\n{arguments_of(call.arguments)}\n"
 
 
-def arguments_of(call: ToolCalled) -> str:
+def arguments_of(arguments: Any) -> str:
     """All arguments of a call, on lines."""
-    return harmless(json.dumps(call.arguments, ensure_ascii=False, indent=2))
+    return harmless(json.dumps(arguments, ensure_ascii=False, indent=2))
+
+
+async def speak(client: Client, request_id: str, call_id: str, word: Word, by: str) -> None:
+    """Say a word.
+
+    Raises:
+        BrokerError: it could not be said.
+    """
+    if word.agrees:
+        await client.confirm(
+            request_id,
+            call_id,
+            args_sha256=word.args_sha256,
+            by=by,
+            args=word.args,
+            always=word.always,
+            reason=word.reason,
+        )
+    else:
+        await client.deny(request_id, call_id, by=by, reason=word.reason)
 
 
 def word_of(line: str, call: ToolCalled) -> Word | None:

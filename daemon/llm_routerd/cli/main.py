@@ -108,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("follow", _add_follow, "show what happens to a request, from any point on"),
         ("cancel", _add_cancel, "cancel a request, queued or running"),
         ("tools", _add_json, "list the tools that are registered, and who serves them"),
-        ("confirm", _add_confirm, "agree to a tool call that waits for a person"),
+        ("confirm", _add_confirm, "agree to a tool call that waits for a person, or list those that wait"),
         ("deny", _add_deny, "refuse a tool call that waits for a person"),
         ("check", _add_json, "check configuration, Redis and models"),
         ("audit", _add_audit, "show what was called, what it took, and who agreed to it"),
@@ -227,7 +227,6 @@ def _add_cancel(command: argparse.ArgumentParser) -> None:
 
 
 def _add_word(command: argparse.ArgumentParser, why: str) -> None:
-    command.add_argument("id", metavar="ID", help="of the request")
     command.add_argument("call", metavar="CALL", nargs="?", help="of the call (default: the only one that waits)")
     command.add_argument("--by", metavar="NAME", help="who says it (default: the login name)")
     command.add_argument("--reason", metavar="TEXT", default="", help=why)
@@ -235,12 +234,15 @@ def _add_word(command: argparse.ArgumentParser, why: str) -> None:
 
 
 def _add_confirm(command: argparse.ArgumentParser) -> None:
+    command.add_argument("id", metavar="ID", nargs="?", help="of the request (default: list all that waits)")
     _add_word(command, "kept in the request's events")
+    command.add_argument("--yes", action="store_true", help="do not ask first, as on a terminal it does")
     command.add_argument("--args", metavar="JSON", help="call it with these arguments instead")
     command.add_argument("--always", action="store_true", help="this tool waits for nobody for the rest of the run")
 
 
 def _add_deny(command: argparse.ArgumentParser) -> None:
+    command.add_argument("id", metavar="ID", help="of the request")
     _add_word(command, "told to the model")
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llm_routerd.client import ClientEvent
 
 _LONGEST = 300  # characters of arguments and results
+_LONGEST_IN_LIST = 120  # of arguments, in a list of calls
 _A_SECOND_MS = 1_000
 
 
@@ -29,9 +30,7 @@ class RunLines:
                 self._names[event.call_id] = event.name
                 return f"calls {event.name} {brief(event.arguments)}"
             case CallConfirmed():
-                changed = "" if event.arguments is None else f", with {brief(event.arguments)}"
-                always = ", and for the rest of the run" if event.always else ""
-                return f"{self._said(event, 'confirmed')}{changed}{always}{_because(event.reason)}"
+                return f"{self._said(event, 'confirmed')}{changes_of(event)}{_because(event.reason)}"
             case CallDenied():
                 return f"{self._said(event, 'denied')}{_because(event.reason)}"
             case ToolReturned():
@@ -46,10 +45,27 @@ class RunLines:
         return f"{self._names.get(event.call_id, event.call_id)} {what} by {event.by or 'somebody'}"
 
 
-def brief(value: Any) -> str:
-    """A value on one line, cut where it is long."""
+def changes_of(event: CallConfirmed | CallDenied) -> str:
+    """What a person's yes is for beyond the call as it was shown: the end of its line."""
+    if isinstance(event, CallDenied):
+        return ""
+    changed = "" if event.arguments is None else f", with {brief(event.arguments)}"
+    return changed + (", and for the rest of the run" if event.always else "")
+
+
+def brief(value: Any, most: int = _LONGEST) -> str:
+    """A value on one line, cut where it is longer than so many characters."""
     text = one_line(value) if isinstance(value, str) else json_line(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def waiting_line(call_id: str, name: str, arguments: Any, expires_at_ms: int | None, now_ms: int) -> str:
+    """The line of a call among others that wait for a person; `now_ms` 0: nobody knows what time it is."""
+    told = one_line(f"{call_id}: {name} {brief(arguments, _LONGEST_IN_LIST)}")
+    if expires_at_ms is None or not now_ms:
+        return told
+    left = max(0, expires_at_ms - now_ms) // 1000
+    return f"{told}, {left // 60}:{left % 60:02d} left"
 
 
 def how_to_answer(request_id: str, call: ToolCalled) -> str:

@@ -8,7 +8,7 @@ import sys
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Never, cast
 
 import orjson
 
@@ -25,12 +25,14 @@ from llm_routerd.protocol.request import AgentFields
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from llm_routerd.client import Client, Params
 
 # The daemon's own word on a deadline that has passed is better than ours, so it gets the time to say it.
 _GRACE_SECONDS = 2.0
+_LOOK_SECONDS = 2.0  # at the tools: a hint is worth no more
+_MOST_UNSERVED = 5  # that are told one by one
 
 
 def run(arguments: argparse.Namespace) -> Exit:
@@ -104,18 +106,40 @@ async def _submit(arguments: argparse.Namespace, request: RequestFields) -> Exit
             except TimeoutError:
                 raise unconfirmed(request["id"]) from None
             say(json_line({"id": request["id"]}) if arguments.json else request["id"])
+            await _tell_unserved(client, request, note)
             return Exit.OK
         view = choose_view(as_json=arguments.json, every_event=False)
         confirming = Confirming(client, view, request["id"], Keyboard.of_person())
+
+        async def beside() -> Never:
+            await _tell_unserved(client, request, confirming.remark)
+            await confirming.run()
+
         watch = Watch(
             client=client,
             view=confirming,
-            beside=confirming.run,
+            beside=beside,
             request_id=request["id"],
             timeout_seconds=timeout_seconds,
             cancel_on_interrupt=not arguments.keep,
         )
         return await watch.run(submit)
+
+
+async def _tell_unserved(client: Client, request: RequestFields, tell: Callable[[str], None]) -> None:
+    """Tell which tools nobody serves of those that its model may call; nothing where this user may not look."""
+    if (agent := request.get("agent")) is None:
+        return
+    try:
+        async with asyncio.timeout(_LOOK_SECONDS):
+            found = await client.shards.home(request["id"]).tools(agent["tools"])
+    except (BrokerError, TimeoutError):
+        return
+    told = [f"{tool.name}: {tool.why_unserved}" for tool in found.tools if tool.why_unserved]
+    for line in told[:_MOST_UNSERVED]:
+        tell(line)
+    if len(told) > _MOST_UNSERVED:
+        tell(f"and {len(told) - _MOST_UNSERVED} more that nobody serves; see llm-routerd tools")
 
 
 class _Adding:

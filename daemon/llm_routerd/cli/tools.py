@@ -91,6 +91,8 @@ def _lines(shards: Sequence[RegisteredTool], *, is_only: bool) -> Iterator[str]:
         where = "" if is_only else f"{one_line(each.shard)}: "
         told = _served(each)
         yield f"  {where}{told if each.is_served else style.warning(told)}"
+        if len(each.groups) > 1:
+            yield f"  {where}{style.bad(f'each call reaches all {len(each.groups)} consumer groups, and all act')}"
 
 
 def _served(tool: RegisteredTool) -> str:

@@ -71,7 +71,7 @@ class Watch:
             finally:
                 for task in tasks:
                     task.cancel()
-                await asyncio.wait(tasks)
+                await asyncio.gather(*tasks, return_exceptions=True)  # or asyncio tells what nobody asked them for
             if interrupted.is_set():
                 return await self._interrupt(has_submitted=is_submitting, is_accepted=accepted.is_set())
         if not accepted.is_set():
@@ -164,16 +164,24 @@ def unconfirmed(request_id: str) -> BrokerError:
 
 @contextmanager
 def _interrupts() -> Iterator[asyncio.Event]:
-    """An event that the first Ctrl-C sets; the second one raises KeyboardInterrupt as ever."""
+    """An event that the first Ctrl-C sets; the second one does what it did before: asyncio cancels all there is.
+
+    KeyboardInterrupt, which Python itself raises wherever it is, would be lost in one of the tasks.
+    """
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def restore() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
 
     def interrupt() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
+        restore()
         interrupted.set()
 
     loop.add_signal_handler(signal.SIGINT, interrupt)
     try:
         yield interrupted
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        restore()

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from llm_routerd.client.audit import read_audit
 from llm_routerd.client.events import check_id, check_stream_id
@@ -32,6 +32,7 @@ from llm_routerd.client.shard import Sealing
 from llm_routerd.client.shards import Shards
 from llm_routerd.client.tool_list import ToolList
 from llm_routerd.errors import BrokerError, UnknownRequestError
+from llm_routerd.protocol.consent import Word
 from llm_routerd.protocol.events import BEFORE_FINAL_ID, FINAL_ID, Cancelled
 from llm_routerd.protocol.keys import Layout
 from llm_routerd.protocol.reading import as_end, read_event
@@ -214,11 +215,51 @@ class Client:
                 return events
         return []
 
-    async def consent(self, request_id: str, fields: Mapping[str, str | bytes]) -> None:
-        """Write what a person says to a tool call; nobody looks here whether the call is there.
+    async def confirm(
+        self,
+        request_id: str,
+        call_id: str,
+        *,
+        args_sha256: str,
+        by: str,
+        args: dict[str, Any] | None = None,
+        always: bool = False,
+        reason: str = "",
+    ) -> None:
+        """Agree, for a person, to a tool call that waits; its event `confirmed` tells that the word counts.
+
+        Args:
+            request_id: whose call it is.
+            call_id: of the event `tool_call`.
+            args_sha256: likewise: of the arguments that the person has seen.
+            by: who agrees, for the record.
+            args: with these the tool is called instead; they have to satisfy its `parameters`.
+            always: further calls of this tool wait for nobody, for the rest of the run.
+            reason: for the record.
 
         Raises:
-            NotAllowedError: this user may not.
+            ValueError: the id is not valid.
+            TypeError: `args` are not JSON.
+            NotAllowedError: this user may not speak for a person.
+        """
+        word = Word(agrees=True, args_sha256=args_sha256, args=args, always=always, reason=reason)
+        await self.consent(request_id, word.fields(call_id, by))
+
+    async def deny(self, request_id: str, call_id: str, *, by: str, reason: str = "") -> None:
+        """Refuse, for a person, a tool call that waits: it is not made, and its model is told, with the reason.
+
+        Raises:
+            ValueError: the id is not valid.
+            NotAllowedError: this user may not speak for a person.
+        """
+        await self.consent(request_id, Word(agrees=False, reason=reason).fields(call_id, by))
+
+    async def consent(self, request_id: str, fields: Mapping[str, str | bytes]) -> None:
+        """Write what a person says to a tool call, as it stands; nobody looks here whether the call is there.
+
+        Raises:
+            ValueError: the id is not valid.
+            NotAllowedError: this user may not speak for a person.
         """
         homes = self.shards.homes(check_id(request_id))
         for shard in homes[:-1]:

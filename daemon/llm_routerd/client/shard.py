@@ -23,7 +23,7 @@ from llm_routerd.protocol.reading import as_end
 from llm_routerd.queue.connection import Backoff, Needs, as_broker_error, fitness, is_passed, is_unfit, lasts, pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -135,9 +135,9 @@ class Shard:
     async def _lane(self, lane: Lane) -> LaneState:
         return await self.patiently(lambda: look_at(self.redis, lane, self.keys.requests(lane)))
 
-    async def tools(self) -> ToolList:
-        """What is registered, and who serves it."""
-        return await self.patiently(lambda: list_tools(self.redis, self.keys))
+    async def tools(self, patterns: Sequence[str] = ("*",)) -> ToolList:
+        """What is registered of these names and globs, and who serves it."""
+        return await self.patiently(lambda: list_tools(self.redis, self.keys, patterns))
 
     async def tool(self, name: str) -> bytes | None:
         """The registration of a tool, as it stands; None: there is none."""

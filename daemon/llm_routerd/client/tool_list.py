@@ -5,6 +5,7 @@ Whoever serves a tool writes there, so it may be anything: so many tools are lis
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -89,6 +90,19 @@ class RegisteredTool(Struct, frozen=True, kw_only=True):
         """Whether somebody has asked for its calls of late; who waits for one longer than a minute is not seen."""
         return self.idle_ms is not None and self.idle_ms < ACTIVE_MS
 
+    @property
+    def why_unserved(self) -> str:
+        """What speaks for that nobody serves it, for a person; "": nothing does, or it cannot be told."""
+        if self.is_served or self.trouble:
+            return ""
+        if self.idle_ms is None:
+            return "nobody serves it any more" if self.groups else "nobody serves it: no consumer group reads it"
+        told = f"nobody has asked for its calls for {self.idle_ms // 60_000} min"
+        if any(group.waiting for group in self.groups):
+            return told  # who reads takes a call at once
+        # Redis tells when a blocked read began, and not that it goes on: XINFO's `idle` and `inactive` both grow.
+        return f"{told}, unless one who serves it waits with BLOCK 0"
+
 
 class ToolList(Struct, frozen=True, kw_only=True):
     """The first tools of each shard, by name; `more`: how many there are that are not listed."""
@@ -97,8 +111,8 @@ class ToolList(Struct, frozen=True, kw_only=True):
     more: int
 
 
-async def list_tools(redis: Redis, keys: Keys) -> ToolList:
-    """Those of one shard.
+async def list_tools(redis: Redis, keys: Keys, patterns: Sequence[str] = ("*",)) -> ToolList:
+    """Those of one shard that are matched by one of these names and globs.
 
     Raises:
         RedisError: the server is away, or refuses the look.
@@ -109,9 +123,12 @@ async def list_tools(redis: Redis, keys: Keys) -> ToolList:
         if is_wrong_type(error):
             return ToolList(tools=(), more=0)
         raise
-    names = sorted(await _names(redis, keys))[:MOST_REGISTERED] if count <= _MOST_NAMES else []
+    names = sorted(await _names(redis, keys)) if count <= _MOST_NAMES else []
+    if "*" not in patterns:
+        names = [name for name in names if any(fnmatchcase(as_text(name), pattern) for pattern in patterns)]
+        count = len(names)
     tools: list[RegisteredTool] = []
-    for at in range(0, len(names), _TOOLS_PER_READ):
+    for at in range(0, min(len(names), MOST_REGISTERED), _TOOLS_PER_READ):
         tools += await _read(redis, keys, names[at : at + _TOOLS_PER_READ])
     return ToolList(tools=tuple(tools), more=max(0, count - len(tools)))
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import RedisConfig
 
 _MASK = "\0"
+_NAME = re.compile(r"\^\[A-Za-z(0-9)?(.*)\]\[A-Za-z0-9(.*)\]\{0,([0-9]+)\}\$")
 _PLAIN_TYPES = {
     "array": "a list",
     "boolean": "true or false",
@@ -189,13 +190,23 @@ def _describe(error: jsonschema_rs.ValidationError, schema: dict[str, Any]) -> s
             told = f"expected {' or '.join(_PLAIN_TYPES.get(each, each) for each in types)}"
         case jsonschema_rs.ValidationErrorKind.Enum(options=options):
             told = f"expected one of {', '.join(orjson.dumps(option).decode() for option in options)}"
-        case jsonschema_rs.ValidationErrorKind.PropertyNames():
-            told = "a name may hold letters, digits and . _ : / -, at most 128"
+        case jsonschema_rs.ValidationErrorKind.PropertyNames(
+            error=jsonschema_rs.ValidationError(kind=jsonschema_rs.ValidationErrorKind.Pattern(pattern=pattern))
+        ):
+            told = expected_name(pattern)
         case jsonschema_rs.ValidationErrorKind.Pattern():
             told = f"expected {traits_at(Config, path).expected or 'another form'}"
         case _:
             told = error.message.replace(_MASK, "the value")
     return f"{'.'.join(path)}: {told}"
+
+
+def expected_name(pattern: str) -> str:
+    """What a name may be, told from its pattern: its first letter, the others, and how many those are at most."""
+    digit, first, others, most = _NAME.findall(pattern)[0]
+    barred = [*([] if digit else ["digit"]), *(mark for mark in others if mark not in first)]
+    told = f", the first no {' '.join(barred)}" if barred else ""
+    return f"a name may hold letters, digits and {' '.join(others)}, at most {int(most) + 1}{told}"
 
 
 def _keys_at(schema_path: Sequence[str | int], schema: dict[str, Any]) -> list[str]:

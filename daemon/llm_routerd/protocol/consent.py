@@ -6,13 +6,24 @@ A word is given to what was shown: it names the hash of the arguments, so that n
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import orjson
 from msgspec import Struct
 
 from llm_routerd.protocol.codes import ErrorCode
-from llm_routerd.protocol.events import CallConfirmed, CallDenied, Cancelled, Failed, ToolCalled, ToolReturned
+from llm_routerd.protocol.events import (
+    ArgsSha256,
+    CallConfirmed,
+    CallDenied,
+    CallId,
+    Cancelled,
+    Failed,
+    Result,
+    ToolCalled,
+    ToolReturned,
+)
+from llm_routerd.protocol.wire import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +31,33 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.reading import SeenEvent
 
 _EXPIRED = "the time in which this call could be confirmed is over"
+_NOT_WANTED_ANY_MORE = "this call waits for nobody's word any more"
 _OTHER_ARGUMENTS = "the call has other arguments than those that this word is for"
+
+
+class ConsentFields(TypedDict, total=False):
+    """A person's word to a tool call, an entry of the stream `P:consent:<id>`, each property a field.
+
+    As in every stream entry the values are texts; that of `args` is JSON, and described here as what it holds. It
+    agrees, with `confirm`, or refuses, with `deny`. The event `confirmed` or `denied` tells that it counts: a word that
+    is late, the second one, or for other arguments than those of the call is passed over.
+    """
+
+    confirm: Annotated[CallId, said("The call that may be made.")]
+    deny: Annotated[CallId, said("The call that may not be made.")]
+    args_sha256: Annotated[
+        ArgsSha256, said("With `confirm`: that of the `tool_call`, the word is for the arguments that were shown.")
+    ]
+    by: Annotated[str, said("Who says it; 200 bytes of it are kept.")]
+    args: Annotated[
+        dict[str, Any],
+        said("With `confirm`: the arguments that the tool is called with instead. They satisfy its `parameters`."),
+    ]
+    always: Annotated[
+        Literal["1", "true"],
+        said("With `confirm`: further calls of this tool wait for nobody, for the rest of the run."),
+    ]
+    reason: Annotated[str, said("Of a denial, for the model; of a consent, for the record. 2000 bytes of it are kept.")]
 
 
 class Word(Struct, frozen=True, kw_only=True):
@@ -119,6 +156,18 @@ class Calls:
             return ()
         return tuple(call.made for call in self._calls.values() if call.waits)
 
+    def why_none(self) -> Discounted:
+        """Why none waits, where none does: what has become of the last that waited, how the request has ended."""
+        asked = [call.made for call in self._calls.values() if call.made.confirm]
+        ended = () if self._end is None else (_over(self._end),)
+        if not asked:
+            why, message = ended[0] if ended else (WhyNot.NOT_WANTED, "no tool call of the request waits for a person")
+            return Discounted(why, message)
+        last = asked[-1]
+        told = self.why_not(last.call_id, Word(agrees=True), 0) or Discounted(WhyNot.NOT_WANTED, _NOT_WANTED_ANY_MORE)
+        more = "".join(f"; {message}" for _, message in ended if message != told.message)
+        return Discounted(told.why, f"{last.name} ({last.call_id}): {told.message}{more}")
+
     def why_not(self, call_id: str, word: Word, now_ms: int) -> Discounted | None:
         """Why a word does not count, when it is `now_ms` (Unix time by the Redis server's clock); None: it does."""
         call = self._calls.get(call_id)
@@ -129,7 +178,7 @@ class Calls:
             (not made.confirm, WhyNot.NOT_WANTED, "this call waits for nobody's word"),
             (said is not None, *_already(said)),
             (self._end is not None, *_over(self._end)),
-            (call.has_returned, WhyNot.NOT_WANTED, "this call waits for nobody's word any more"),
+            (call.has_returned, WhyNot.NOT_WANTED, _NOT_WANTED_ANY_MORE),
             (made.expires_at_ms is not None and made.expires_at_ms <= now_ms, WhyNot.EXPIRED, _EXPIRED),
             (word.args_sha256 not in {"", made.args_sha256}, WhyNot.OTHER_ARGUMENTS, _OTHER_ARGUMENTS),
         )
@@ -144,6 +193,8 @@ def _over(end: SeenEvent | None) -> tuple[WhyNot, str]:
             return WhyNot.ENDED, f"the request has ended: {code}"
         case Cancelled():
             return WhyNot.ENDED, "the request has ended: it was cancelled"
+        case Result():
+            return WhyNot.ENDED, "the request has ended: it was answered"
         case _:
             return WhyNot.ENDED, "the request has ended"
 

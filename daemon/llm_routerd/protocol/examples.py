@@ -30,6 +30,7 @@ from llm_routerd.protocol.outcome import AttemptSummary, Outcome, Usage
 from llm_routerd.protocol.tool import ToolRequest
 
 if TYPE_CHECKING:
+    from llm_routerd.protocol.consent import ConsentFields
     from llm_routerd.protocol.request import RequestFields
     from llm_routerd.protocol.tool import ToolFields
 
@@ -53,6 +54,7 @@ _UNKNOWN = "$: unknown property `promt`; did you mean `prompt`?"
 _CALL_ID, _SWITCH_ID = "call_3f0a9c51d2b84e6677a0c1d4", "call_9d1e4b7700c24f3a8b65e012"
 _OSLO, _LAMP = {"city": "Oslo"}, {"lamp": "hall", "on": True}
 _OSLO_SHA256 = "99a8fa9e4312f0bfd68a60a3ca5a7fd7fad321910c43c41afc6702c0697920a4"
+_SWITCH_SHA256 = "f539b5c9af78767aba9b11ff9f48be0d8e888b2d498b40ab60ae7b6fb1db90cd"
 
 SHOWN: tuple[StreamEvent, ...] = (
     AttemptStarted(
@@ -84,7 +86,7 @@ SHOWN: tuple[StreamEvent, ...] = (
         name="lights.switch",
         arguments=_LAMP,
         turn=1,
-        args_sha256="f539b5c9af78767aba9b11ff9f48be0d8e888b2d498b40ab60ae7b6fb1db90cd",
+        args_sha256=_SWITCH_SHA256,
         confirm=True,
         expires_at_ms=1700000600000,
     ),
@@ -317,6 +319,17 @@ TOOL_REQUESTS = [
             traceparent=None,
         )
     )
+]
+
+CONSENTS: list[ConsentFields] = [
+    {
+        "confirm": _SWITCH_ID,
+        "args_sha256": _SWITCH_SHA256,
+        "by": "ada",
+        "args": {"lamp": "porch", "on": True},
+        "always": "1",
+    },
+    {"deny": _SWITCH_ID, "by": "ada", "reason": "the hall is asleep"},
 ]
 
 _WEATHER = {"type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}

@@ -28,7 +28,7 @@ from llm_routerd.protocol.request import AgentSpec, Request, RequestError, Strea
 from llm_routerd.protocol.schema_files import load_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from llm_routerd.jsonschema.compiled import AnswerSchema, SchemaCache
     from llm_routerd.protocol.cut import Fields
@@ -46,6 +46,7 @@ _MOST_READ_FOR_ID = 4
 _DATA_URLS = {"url": "data:image/png;base64,…", "file_data": "data:application/pdf;base64,…"}
 _SCALARS = ("boolean", "integer", "number")
 _MASK = "\0"
+_FEW = 5  # names, which are told all
 
 
 class _FaultError(Exception):
@@ -61,6 +62,7 @@ class _Form:
 
     Attributes:
         names, params: the properties, and those of `params`.
+        within: the properties of those that have some of their own, by name.
         strings: in the form of one field per property these are taken as they are; all others are JSON.
         words: for people at a shell, values that need no JSON quotes, by property.
         integers: JSON Schema takes 5.0 for one; models do not.
@@ -71,6 +73,7 @@ class _Form:
     def __init__(self, properties: dict[str, Any]) -> None:
         self.names = tuple(properties)
         self.params = tuple(properties["params"]["properties"])
+        self.within = {"params": self.params, "agent": tuple(properties["agent"]["properties"])}
         typed = {**properties["params"]["properties"], **properties}
         self.strings = frozenset(name for name, each in properties.items() if each.get("type") == "string")
         choices = {name: each.get("then", each).get("enum", ()) for name, each in properties.items()}
@@ -232,11 +235,11 @@ class RequestParser:
             return "$: expected exactly one of `prompt` and `messages`, got both"
         if "prompt" not in document and "messages" not in document:
             return "$: expected exactly one of `prompt` and `messages`, got neither"
-        params = document.get("params")
-        if isinstance(params, dict):
-            for name in params:
-                if name not in self._form.params:
-                    return f"$.params: {_unknown(name, self._form.params)}"
+        for place, known in self._form.within.items():
+            given = document.get(place)
+            for name in given if isinstance(given, dict) else ():
+                if name not in known:
+                    return f"$.{place}: {_unknown(name, known)}"
         try:
             self._validator.validate(document)
         except jsonschema_rs.ValidationError as error:
@@ -275,10 +278,13 @@ def _exact_metadata(flat: Sequence[bytes]) -> Any:
     return metadata if metadata is not None else msgspec.json.decode(found[b"metadata"])
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """With the nearest name, or with all where they are few."""
     shown = printable(name if len(name) <= 40 else name[:40] + "…")  # noqa: PLR2004 - enough to recognise it
     near = get_close_matches(name[:40], known, n=1)
-    return f"unknown property `{shown}`" + (f"; did you mean `{near[0]}`?" if near else "")
+    if near:
+        return f"unknown property `{shown}`; did you mean `{near[0]}`?"
+    return f"unknown property `{shown}`" + (f"; there are: {', '.join(known)}" if len(known) <= _FEW else "")
 
 
 def _describe(error: jsonschema_rs.ValidationError, document: Any, quoted: frozenset[str]) -> str:

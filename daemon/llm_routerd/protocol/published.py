@@ -28,6 +28,7 @@ from msgspec.structs import fields
 
 from llm_routerd.protocol import chat_forms, examples
 from llm_routerd.protocol.audit import AuditEntry
+from llm_routerd.protocol.consent import ConsentFields
 from llm_routerd.protocol.dead_letter import DeadLetter
 from llm_routerd.protocol.metrics_event import MetricsEvent
 from llm_routerd.protocol.reading import KINDS
@@ -64,6 +65,12 @@ def documents() -> dict[str, Schema]:
     }
     return events | {
         "audit": document(AuditEntry, "An entry of the audit", examples.AUDIT_ENTRIES),
+        "consent": document(
+            ConsentFields,
+            "A person's word to a tool call",
+            examples.CONSENTS,
+            oneOf=[{"required": ["confirm", "args_sha256"]}, {"required": ["deny"]}],
+        ),
         "dead-letter": document(DeadLetter, "A dead letter", examples.DEAD_LETTERS),
         "metrics": document(MetricsEvent, "The metrics event", examples.METRICS_EVENTS),
         "request": request,
