@@ -21,7 +21,7 @@ help:
 	@echo "make test-engines  the daemon with a real model on a real llama.cpp server (Linux x86_64; fetches 320 MB)"
 	@echo "make test-examples  the programs of examples/ in the languages that are here (fetches node-redis where npm is)"
 	@echo "make test-clients  the gateway with other people's clients, in Python and (where npm is) in Node; fetches 150 MB"
-	@echo "make test-mcp   the MCP bridge with other people's servers, in Python and (where npm is) in Node; fetches 40 MB"
+	@echo "make test-mcp   the MCP bridge, also with other people's servers, in Python and (where npm is) in Node; fetches 40 MB"
 	@echo "make test-browser  the gateway's page in Chromium (Debian's package chromium), driven by Playwright; fetches 50 MB"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make docs       the documentation of the Python surface, into build/docs"

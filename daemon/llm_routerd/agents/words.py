@@ -7,6 +7,7 @@ those that were shown, or for arguments that the tool does not take.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -194,7 +195,8 @@ class Listener:
 
     def _late(self, call: OpenCall) -> Heard:
         latency_ms = max(0, self._now_ms - call.sent_at_ms)
-        seconds = f"{round((call.deadline_ms - call.sent_at_ms) / 1000, 2):g}"
+        # As it was registered, in steps of 50 ms: the call was put on its stream a moment after that was worked out.
+        seconds = f"{ceil((call.deadline_ms - call.sent_at_ms) / 50) / 20:g}"
         event = ToolReturned(call_id=call.call_id, name=call.name, latency_ms=latency_ms)
         return Heard(
             event=replace(event, error=_UNKNOWN.format(seconds)),
