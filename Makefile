@@ -64,15 +64,19 @@ $(BROWSER): $(STAMP) requirements-browser.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
 	@touch $@
 
+# What kills, freezes and waits more than it works, in the rooms' own folders.
+SLOW := tests/client/test_tool_worker_killed.py tests/client/test_tool_worker_redis.py
+
 # Six on two cores: more than half of the time is waiting.  What pytest has rewritten and Python compiled is kept, whatever the
 # shell says: each of them would do it again.
 test: $(STAMP)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist worksteal -m "not engines" \
-		--ignore=tests/browser --ignore=tests/chaos --ignore=tests/clients --ignore=tests/mcp_servers --ignore=tests/topology --ignore=tests/examples
+		--ignore=tests/browser --ignore=tests/chaos --ignore=tests/clients --ignore=tests/mcp_servers --ignore=tests/topology --ignore=tests/examples \
+		--ignore=tests/mcp_bridge $(SLOW:%=--ignore=%)
 
 # What waits more than it works, and takes as long as all the rest: a stage of its own.
 test-chaos: $(STAMP)
-	$(BIN)/python -m pytest -n 2 tests/chaos
+	$(BIN)/python -m pytest -n 3 --dist worksteal tests/chaos $(SLOW)
 
 # TOPOLOGY_REQUIRED names servers that must not be left out: valkey,redis.
 test-topology: $(STAMP)
@@ -83,7 +87,7 @@ test-engines: $(ENGINES)
 
 # EXAMPLES names languages that must not be left out; else those are run whose interpreter and client are here.
 test-examples: $(STAMP) $(if $(shell command -v npm),$(NODE_CLIENT))
-	EXAMPLES_REQUIRED="$(EXAMPLES)" $(BIN)/python -m pytest -n 2 tests/examples
+	EXAMPLES_REQUIRED="$(EXAMPLES)" $(BIN)/python -m pytest -n 4 --dist worksteal tests/examples
 
 $(NODE_CLIENT): examples/node/package-lock.json
 	npm ci --prefix examples/node --no-audit --no-fund --loglevel=error && touch $@ || echo "without node-redis"
@@ -100,7 +104,7 @@ $(NODE_CLIENTS): tests/clients/node/package-lock.json
 # MCP_REQUIRED names what must not be left out: python, node.
 MCP_REQUIRED ?= python
 test-mcp: $(MCP_SERVERS) $(if $(shell command -v npm),$(NODE_MCP_SERVERS))
-	MCP_REQUIRED="$(MCP_REQUIRED)" $(BIN)/python -m pytest -n 2 tests/mcp_servers
+	MCP_REQUIRED="$(MCP_REQUIRED)" $(BIN)/python -m pytest -n 4 --dist worksteal tests/mcp_servers tests/mcp_bridge
 
 $(NODE_MCP_SERVERS): tests/mcp_servers/node/package-lock.json
 	npm ci --prefix tests/mcp_servers/node --no-audit --no-fund --loglevel=error && touch $@ || echo "without MCP servers in Node"

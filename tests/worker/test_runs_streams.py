@@ -101,7 +101,7 @@ async def test_inbox_that_is_no_stream(broker_url: str) -> None:
     """Its run hears nothing and ends in time; the others are heard as ever."""
     model = adds_once()
     async with open_client(broker_url) as client, run_worker(broker_url, {"local": model}):
-        await register(client, add={**ADD, "timeout_ms": 700})
+        await register(client, add={**ADD, "timeout_ms": 3000})
         await client.set("llm:inbox:r1", "mine", px=60_000)
         await client.set("llm:consent:r1", "mine", px=60_000)
         await submit(client, "r1")
