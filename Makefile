@@ -80,7 +80,7 @@ test-chaos: $(STAMP)
 
 # TOPOLOGY_REQUIRED names servers that must not be left out: valkey,redis.
 test-topology: $(STAMP)
-	$(BIN)/python -m pytest -n 2 tests/topology
+	$(BIN)/python -m pytest -n 4 tests/topology
 
 test-engines: $(ENGINES)
 	$(BIN)/python -m pytest -m engines tests/acceptance
@@ -146,6 +146,7 @@ chaos-http: $(STAMP)
 RUNS ?= 300
 chaos-runs: $(STAMP)
 	$(BIN)/python -m tests.chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_))
+	WAITING_RUNS=5000 $(BIN)/python -m pytest tests/chaos/test_waiting_runs.py
 
 SITE ?= sentinel
 storm: $(STAMP)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-RUNS = 5000
+RUNS = int(os.environ.get("WAITING_RUNS", "2000"))  # `make chaos-runs` has 5,000
 WARM = 300  # that have come and gone before anything is measured
 CONFIRMATION_SECONDS = 75.0
 MOST_BYTES = 6000  # of the worker's memory, for each

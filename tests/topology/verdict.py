@@ -116,7 +116,7 @@ def _left(client: redis.Redis, keys: Keys, metrics: str) -> list[str]:
             faults.append(f"{lane} still holds {waiting} entries")
         if client.exists(lane) and (pending := client.xpending(lane, GROUP)["pending"]):
             faults.append(f"{lane} still has {pending} pending entries")
-    named = {*keys.lanes, keys.dead, keys.workers, metrics}
+    named = {*keys.lanes, keys.dead, keys.workers, keys.audit, metrics}
     there = client.scan_iter(match=f"{keys.prefix}:*", count=1000)
     return [*faults, *(f"{key} has no TTL" for key in there if key not in named and client.pttl(key) < 0)]
 
