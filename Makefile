@@ -65,7 +65,7 @@ $(BROWSER): $(STAMP) requirements-browser.lock
 	@touch $@
 
 # What kills, freezes and waits more than it works, in the rooms' own folders.
-SLOW := tests/client/test_tool_worker_killed.py tests/client/test_tool_worker_redis.py
+SLOW := tests/client/test_tool_worker.py tests/client/test_tool_worker_killed.py tests/client/test_tool_worker_redis.py
 
 # Six on two cores: more than half of the time is waiting.  What pytest has rewritten and Python compiled is kept, whatever the
 # shell says: each of them would do it again.

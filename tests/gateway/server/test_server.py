@@ -109,7 +109,8 @@ class House:
                     answer.extend(read)
 
         receiving = asyncio.create_task(receive())
-        with contextlib.suppress(ConnectionError):
+        # The server may have closed it meanwhile; uvloop says so by a RuntimeError.
+        with contextlib.suppress(ConnectionError, RuntimeError):
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
