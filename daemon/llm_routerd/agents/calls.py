@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.agents.offering import Offer
     from llm_routerd.agents.registration import Tool
+    from llm_routerd.agents.run import OpenCall
     from llm_routerd.protocol.events import Result
     from llm_routerd.protocol.request import Request
 
@@ -92,17 +93,22 @@ def _sending(request: Request, event: ToolCalled, tool: Tool, turn: Turn, *, mus
     if must_ask:
         return Sending(event=replace(event, confirm=True, expires_at_ms=turn.now_ms + turn.confirmation_ms))
     deadline_ms = due_ms(tool.timeout_ms, turn.now_ms, turn.deadline_ms)
-    call = ToolRequest(
+    call = request_of(request, event, event.arguments, deadline_ms)
+    return Sending(event=replace(event, deadline_ms=deadline_ms), call=call)
+
+
+def request_of(request: Request, call: ToolCalled | OpenCall, arguments: Any, deadline_ms: int) -> ToolRequest:
+    """What is put on the tool's stream for a call of this run's, with the arguments that stand."""
+    return ToolRequest(
         request_id=request.id,
-        call_id=event.call_id,
-        name=event.name,
-        arguments=event.arguments,
-        turn=event.turn,
+        call_id=call.call_id,
+        name=call.name,
+        arguments=arguments,
+        turn=call.turn,
         tenant_id=request.tenant_id,
         deadline_ms=deadline_ms,
         traceparent=request.traceparent,
     )
-    return Sending(event=replace(event, deadline_ms=deadline_ms), call=call)
 
 
 def _turn_ended(answer: Result, told: list[ToolCall], turn: Turn) -> TurnEnded:

@@ -82,7 +82,6 @@ class OpenCall(Struct, kw_only=True):
         arguments: those that the tool is called with.
         changed: a person has put them in the place of the model's.
         entry: of the call in its tool's stream; None: it has not been put there.
-        started_ms: when the request was picked up, as an earlier turn has it; 0: none stands.
         deadline_ms: until when its tool's answer is waited for.
         expires_at_ms: until when a person may agree; None: none has to.
         content: what the model is told of it; None: it waits.
@@ -139,6 +138,7 @@ class AgentRun:
         calls: of the last of them, by id, in their order.
         always: names of the tools that wait for nobody any more.
         corrected: deployments that have been told once what was wrong with a call.
+        started_ms: when the request was picked up, as an earlier turn has it; 0: none stands.
         deadline_ms: until when the answer is wanted, by the server's clock, as an earlier turn has it.
         spent: by the turns that stand.
     """

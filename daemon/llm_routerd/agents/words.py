@@ -14,14 +14,14 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llm_routerd.agents.calls import due_ms
+from llm_routerd.agents.calls import due_ms, request_of
 from llm_routerd.agents.registration import Tool
 from llm_routerd.jsonschema.values import depth_of
 from llm_routerd.judging.calls import fault_of_call
 from llm_routerd.protocol.events import CallConfirmed, CallDenied, ToolReturned
 from llm_routerd.protocol.numbers import carries_numbers
 from llm_routerd.protocol.outcome import ToolCall
-from llm_routerd.protocol.tool import TIMEOUT_MS, ToolRequest
+from llm_routerd.protocol.tool import TIMEOUT_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llm_routerd.agents.registration import Unsound
     from llm_routerd.agents.run import AgentRun, OpenCall
     from llm_routerd.protocol.request import Request
+    from llm_routerd.protocol.tool import ToolRequest
 
 MOST_RESULTS = 32  # of the longest, in one run: what comes after them is cut shorter
 LEAST_RESULT_BYTES = 256  # however much has been told
@@ -181,16 +182,8 @@ class Listener:
     def _confirmed(self, call: OpenCall, tool: Tool | Unsound | None, event: CallConfirmed) -> Heard:
         timeout_ms = tool.timeout_ms if isinstance(tool, Tool) else TIMEOUT_MS
         deadline_ms = due_ms(timeout_ms, self._now_ms, self._deadline_ms)
-        sent = ToolRequest(
-            request_id=self._request.id,
-            call_id=call.call_id,
-            name=call.name,
-            arguments=call.arguments if event.arguments is None else event.arguments,
-            turn=call.turn,
-            tenant_id=self._request.tenant_id,
-            deadline_ms=deadline_ms,
-            traceparent=self._request.traceparent,
-        )
+        arguments = call.arguments if event.arguments is None else event.arguments
+        sent = request_of(self._request, call, arguments, deadline_ms)
         return Heard(event=replace(event, deadline_ms=deadline_ms), call=sent)
 
     def _late(self, call: OpenCall) -> Heard:

@@ -10,7 +10,7 @@ from llm_routerd.queue.lanes import LaneTypes
 from llm_routerd.queue.outbox import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from llm_routerd.protocol.keys import Keys
     from llm_routerd.queue.connection import Pipe
@@ -49,13 +49,16 @@ class Member:
 
     async def run_with_groups(self, call: Call) -> Any:
         """Run a script, once more where the groups that it needs had to be made first."""
+        return await self._with_groups(lambda: self.pipe.run_script(call))
+
+    async def _with_groups(self, run: Callable[[], Awaitable[Any]]) -> Any:
         try:
-            return await self.pipe.run_script(call)
+            return await run()
         except ResponseError as error:
             if not is_missing_group(error):
                 raise
         await self.create_groups()
-        return await self.pipe.run_script(call)
+        return await run()
 
     async def server_ms(self) -> int:
         """The server's Unix time in ms."""

@@ -12,12 +12,12 @@ from llm_routerd.protocol.reading import read_event
 from llm_routerd.protocol.tool import MOST_REGISTERED, MOST_REGISTRATION_BYTES
 from llm_routerd.protocol.wire import encode
 from llm_routerd.queue import scripts
-from llm_routerd.queue.connection import ResponseError, is_missing_group
+from llm_routerd.queue.connection import ResponseError
 from llm_routerd.queue.deliveries import text_of
 from llm_routerd.queue.settle import Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from llm_routerd.protocol.audit import AuditEntry
     from llm_routerd.protocol.cut import Fields
@@ -257,13 +257,7 @@ class Runs(Settlement):
 
     async def _write_with_groups(self, call: Call, *, needs_replicas: bool) -> Any:
         """As `run_with_groups`, behind all events: a run goes on whose group was dropped."""
-        try:
-            return await self._after_events(call, needs_replicas=needs_replicas, is_whole=True)
-        except ResponseError as error:
-            if not is_missing_group(error):
-                raise
-        await self.create_groups()
-        return await self._after_events(call, needs_replicas=needs_replicas, is_whole=True)
+        return await self._with_groups(lambda: self._after_events(call, needs_replicas=needs_replicas, is_whole=True))
 
     async def always(self, request_id: str) -> set[str]:
         """The tools that a person has let this run call without being asked again."""
@@ -276,7 +270,7 @@ class Runs(Settlement):
 
     async def withdraw(self, request_id: str, calls: Sequence[tuple[str, str]]) -> list[bool]:
         """A run is over: take back its calls, {tool, entry}, and hear nothing more; which may a tool have taken?"""
-        streams = {tool: number for number, tool in enumerate(dict.fromkeys(tool for tool, _ in calls), 1)}
+        streams = _numbered(tool for tool, _ in calls)
         call = scripts.withdraw(
             inbox=self.keys.inbox(request_id),
             consent=self.keys.consent(request_id),
@@ -296,13 +290,18 @@ class Runs(Settlement):
     def _written(words: Sequence[Word], after: str, more: Sequence[str] = ()) -> tuple[Mapping[str, int], list[Any]]:
         """The tools that are spoken to, by number, and the words as the scripts take them."""
         tools = [word.call.name for word in words if word.call is not None]
-        streams = {tool: number for number, tool in enumerate(dict.fromkeys([*tools, *more]), 1)}
+        streams = _numbered([*tools, *more])
         attempt, _, seq = after.partition("-")
         flat: list[Any] = []
         for number, word in enumerate(words, int(seq or 0) + 1):
             call = ("", "") if word.call is None else (streams[word.call.name], encode(word.call))
             flat += (f"{attempt}-{number}", word.event.type, encode(word.event), *call)
         return streams, flat
+
+
+def _numbered(tools: Iterable[str]) -> dict[str, int]:
+    """Each tool once, with the number of its stream among those that a script is given."""
+    return {tool: number for number, tool in enumerate(dict.fromkeys(tools), 1)}
 
 
 def _wrote(reply: Sequence[Any], words: Sequence[Word], tools: Sequence[str]) -> Wrote:

@@ -199,9 +199,8 @@ class Mailroom:
                     keys = await self._hearer.hear(tuple(self._hot))
                     self._wakes([item for key in keys if (item := self._hot.get(key)) is not None])
                     backoff.reset()
-                except (
-                    ResponseError
-                ) as error:  # one of the keys is no stream, a right is missing, or the shard has moved
+                except ResponseError as error:
+                    # One of the keys is no stream, a right is missing, or the shard has moved.
                     log.warning("runs_not_heard_at_once", why=describe(error))
                     if is_wrong_type(error):
                         await self._pass_over_strangers()

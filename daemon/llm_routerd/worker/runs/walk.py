@@ -270,14 +270,10 @@ class RunWalk:
     async def _rest(self, run: UnderWay, decision: Wait) -> Ending | Rest:
         if not run.has_written and (outcome := await self._observe(run, ())) is not None:
             return outcome
-        return Rest(until_ms=decision.until_ms, ears=self._ears(run), for_people=bool(decision.for_people))
-
-    def _ears(self, run: UnderWay) -> tuple[str, ...]:
-        """Where the calls that wait are answered."""
-        keys, request_id, waiting = self._broker.keys, run.request.id, run.state.waiting()
-        tools = (keys.inbox(request_id),) if any(call.waits_for_tool for call in waiting) else ()
-        people = (keys.consent(request_id),) if any(call.waits_for_person for call in waiting) else ()
-        return tools + people
+        keys, request_id = self._broker.keys, run.request.id
+        tools = (keys.inbox(request_id),) if decision.for_tools else ()
+        people = (keys.consent(request_id),) if decision.for_people else ()
+        return Rest(until_ms=decision.until_ms, ears=tools + people, for_people=bool(people))
 
     def _keep_ms(self, run: UnderWay) -> int:
         """How long inbox and consent are kept: as long as anything may wait, and a while for what comes late."""
