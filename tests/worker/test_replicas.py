@@ -179,7 +179,7 @@ async def test_connection_lost_before_replicas_have_acknowledged_changes_nothing
             await eventually(lambda: pair.way.connections > 1)
         assert ended(worker) == 0
         pair.replica.thaw()
-        await eventually(lambda: ended(worker) == 1)
+        await eventually(lambda: ended(worker) == 1 and not worker.in_flight)
         assert await pair.client.xlen("llm_router_metrics") == 1
         assert await pair.client.xlen("llm:dead") == is_refused
         assert len(model.calls) == (not is_refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llm_routerd.protocol.keys import GROUP
+from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend
 from tests.support.queue import open_client
 from tests.support.runs import ADD, calls, next_call, register, turns
@@ -22,8 +23,9 @@ async def test_calls_of_a_poisoned_run_are_taken_back(redis_url: str) -> None:
             await next_call(client, "add")
         await client.xadd("llm:inbox:r1", {"call_id": "call_0", "result": "forged"})
         await client.xclaim(LANE, GROUP, "dead", 0, [entry], retrycount=9, idle=3_600_000, justid=True)
-        async with run_worker(redis_url, {"local": model}):
+        async with run_worker(redis_url, {"local": model}) as worker:
             kind, data = await final_of(client, "r1")
+            await eventually(lambda: not worker.in_flight)  # it takes back when it has buried
         assert (kind, data["code"]) == ("error", "poisoned")
         assert await client.xlen("llm:tools:add") == 0
         assert await client.xlen("llm:inbox:r1") == 0
