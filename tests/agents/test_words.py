@@ -180,6 +180,17 @@ def test_late_call_is_told_by_whether_a_tool_has_taken_it() -> None:
     assert (heard.event.latency_ms, heard.ends) == (1500, run.waiting()[0])
 
 
+@pytest.mark.parametrize("later_ms", [-2, 0, 1, 40])
+def test_time_that_a_tool_had_is_told_as_it_was_registered(later_ms: int) -> None:
+    """Whether its stream says that the call came a moment after the deadline was worked out, or before it."""
+    run, _ = clock_run()
+    (call,) = run.waiting()
+    call.entry = f"{NOW_MS + later_ms}-0"
+    (heard,) = listener(run, now_ms=NOW_MS + 1500).late((call,))
+    assert heard.untaken is not None
+    assert heard.untaken.error == "no tool took the call within 1 s; it has not been made"
+
+
 # ---------------------------------------------------------------------- people
 
 

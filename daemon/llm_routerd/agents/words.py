@@ -37,6 +37,8 @@ _LONGEST_NAME = 200
 _LONGEST_REASON = 2_000
 _LONGEST_ERROR_BYTES = 4_096
 _MAX_DEPTH = 64
+_STEP_MS = 50  # in which a model is told how long its tool had
+_CLOCK_ERROR_MS = 5
 _NO_ANSWER = "the tool's answer has neither a result nor an error"
 _UNTAKEN = "no tool took the call within {} s; it has not been made"
 _UNKNOWN = (
@@ -188,8 +190,10 @@ class Listener:
 
     def _late(self, call: OpenCall) -> Heard:
         latency_ms = max(0, self._now_ms - call.sent_at_ms)
-        # As it was registered, in steps of 50 ms: the call was put on its stream a moment after that was worked out.
-        seconds = f"{ceil((call.deadline_ms - call.sent_at_ms) / 50) / 20:g}"
+        # As it was registered, in steps of 50 ms: the call was put on its stream a moment after that was worked out, or
+        # before it, as this worker knows the server's clock.
+        steps = ceil((call.deadline_ms - call.sent_at_ms - _CLOCK_ERROR_MS) / _STEP_MS)
+        seconds = f"{max(1, steps) * _STEP_MS / 1000:g}"
         event = ToolReturned(call_id=call.call_id, name=call.name, latency_ms=latency_ms)
         return Heard(
             event=replace(event, error=_UNKNOWN.format(seconds)),
