@@ -64,13 +64,13 @@ def test_error_beside_done_is_an_error() -> None:
 
 
 def test_refusal_without_end_is_read_in_linear_time() -> None:
-    """Six megabytes of it in less than a second."""
+    """Six megabytes of it in less than two seconds."""
     answer = OpenAIAnswer()
     piece = events(chunk(refusal="x" * 1000)) * 60
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(100):
         answer.feed(piece)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 2.0
 
 
 def test_usage_of_unknown_names_is_not_kept() -> None:

@@ -374,7 +374,7 @@ async def test_check_ends_with_a_server_that_refuses_everything_for_ever() -> No
 
 def test_hostile_error_is_looked_at_quickly() -> None:
     """However often it names and refuses."""
-    began = time.perf_counter()
+    began = time.process_time()
     for body in (b"think unknown " * 5000, b"unknown" * 9000, b"thinkthink_think " * 4000, b"\xff" * 65_536):
         refused_field(400, body)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 1.0

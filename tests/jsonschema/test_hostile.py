@@ -123,9 +123,9 @@ def test_loop_that_consumes_nothing_is_refused(raw: dict[str, Any]) -> None:
 )
 def test_schema_that_is_a_bomb_is_refused_at_once(raw: dict[str, Any], told: str) -> None:
     """Sizes, depths and unfoldings are bounded before anything is compiled."""
-    started = time.perf_counter()
+    started = time.process_time()
     assert told in problem(raw)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 2
 
 
 def test_long_chain_is_seen_behind_a_part_of_it() -> None:
@@ -183,9 +183,9 @@ def test_invalid_schema_is_told_by_path(raw: dict[str, Any], path: str) -> None:
 def test_hostile_pair_is_judged_soon(raw: dict[str, Any], instance: Any, valid: bool) -> None:
     """No schema within the bounds makes an answer expensive to judge, or to explain."""
     schema = compiled(raw)
-    started = time.perf_counter()
+    started = time.process_time()
     assert (schema.validate(instance) is None) is valid
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ def test_hostile_pair_is_judged_soon(raw: dict[str, Any], instance: Any, valid: 
 )
 def test_answer_too_large_for_its_schema_is_not_judged(raw: dict[str, Any], instance: Any) -> None:
     """The engine cannot be interrupted, so what would take it seconds is refused by its size."""
-    started = time.perf_counter()
+    started = time.process_time()
     assert compiled(raw).validate(instance) == "$: too large to be judged by a schema this complex"
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

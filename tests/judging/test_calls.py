@@ -124,9 +124,9 @@ def test_parameters_that_would_take_long_to_judge_hold_nobody_up() -> None:
     anything: dict[str, Any] = {"anyOf": [{"const": number} for number in range(1000)]}
     heavy = {"heavy": schema_of({"type": "object", "additionalProperties": {"type": "array", "items": anything}})}
     arguments = orjson.dumps({"n": [1001] * 13_000}).decode()
-    began = time.perf_counter()
+    began = time.process_time()
     line = fault_of_call(call_of(arguments, name="heavy"), heavy)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 1.0
     assert (
         line == "The arguments do not satisfy the tool's parameters: $: too large to be judged by a schema this complex"
     )

@@ -115,10 +115,10 @@ def test_answer_is_recognised_by_its_first_word() -> None:
 )
 def test_no_text_takes_long(text: str) -> None:
     """Repetition cannot make the expressions run away."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     ANCHORED.is_refusal(text)
     streamed(ANCHORED, text, 5)
-    assert time.perf_counter() - begin < 0.5
+    assert time.process_time() - begin < 1.0
 
 
 def test_figures_count_what_they_say() -> None:
