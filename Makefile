@@ -65,7 +65,8 @@ $(BROWSER): $(STAMP) requirements-browser.lock
 	@touch $@
 
 # What kills, freezes and waits more than it works, in the rooms' own folders.
-SLOW := tests/client/test_tool_worker.py tests/client/test_tool_worker_killed.py tests/client/test_tool_worker_redis.py
+SLOW := $(addprefix tests/,client/test_tool_worker.py client/test_tool_worker_killed.py client/test_tool_worker_redis.py \
+	acceptance/test_demo.py acceptance/test_daemon_stop_without_redis.py worker/test_replicas.py)
 
 # Six on two cores: more than half of the time is waiting.  What pytest has rewritten and Python compiled is kept, whatever the
 # shell says: each of them would do it again.

@@ -17,7 +17,7 @@ from llm_routerd.protocol.call import BackendError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SETTINGS = settings(max_examples=500, deadline=None)
+SETTINGS = settings(max_examples=200, deadline=None)
 
 units = st.lists(
     st.sampled_from(("a", "é", " ", "\ud83d", "\ud83d", "\ude00", "\ude00", "\ud800", "\udfff", "\udbff", "\udc00")),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MEGABYTE = 1_000_000
-SETTINGS = settings(max_examples=400, deadline=None)
+SETTINGS = settings(max_examples=200, deadline=None)
 
 TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>")
 WORDS = ("assistant", "analysis", "final", "commentary", "final ", " final", "finally", "x", "<", "<|", "|>", "\n", " ")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.outcome import ToolCall
 
 MEGABYTE = 1_000_000
-SETTINGS = settings(max_examples=500, deadline=None)
+SETTINGS = settings(max_examples=200, deadline=None)
 NAMES = frozenset({"weather", "f", "get-time", "a.b"})
 CALL = '{"name": "f", "arguments": {"n": 1}}'
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llm_routerd.protocol.numbers import carries_numbers, holds_inexact
 
 MEGABYTE = 1_000_000
-SETTINGS = settings(max_examples=1000, deadline=None)
+SETTINGS = settings(max_examples=300, deadline=None)
 
 digits = st.text("0123456789", min_size=1, max_size=24)
 integers = st.one_of(

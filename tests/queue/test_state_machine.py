@@ -555,7 +555,7 @@ def test_scripts_keep_every_promise_in_every_order(valkey_url: str) -> None:
         run_state_machine_as_test(
             lambda: QueueMachine(client),  # type: ignore[arg-type]  # it only calls it
             settings=settings(
-                max_examples=100,
+                max_examples=60,
                 stateful_step_count=50,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
