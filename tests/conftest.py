@@ -1,5 +1,7 @@
 """Fixtures that every test may ask for, and which tests there are."""
 
+import signal
+
 from hypothesis import settings
 
 import llm_routerd.logs  # noqa: F401 - before anybody imports structlog: it keeps rich, which reads files, out
@@ -22,3 +24,7 @@ __all__ = [
 
 settings.register_profile("llm-routerd", deadline=None)  # a machine that is busy is no failure
 settings.load_profile("llm-routerd")
+
+# What a shell runs beside other things ignores it, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_routerd.backends.ollama.request import chat_body
-from llm_routerd.backends.ollama.window import windows_of
-from llm_routerd.backends.prompt_cut import _guesses, looks_cut, may_be_cut, takes_truncate
+from llm_routerd.backends.ollama.window import window_told, windows_of
+from llm_routerd.backends.prompt_cut import looks_cut, may_be_cut, takes_truncate
 from llm_routerd.protocol.call import BackendError, Call
+from llm_routerd.routing.prompt_size import size_of
 from tests.backends.recordings import ReplayServer
 from tests.standin.server import StandIn
 from tests.support.calling import ask, backend_for, call_to, deployment_of, tell
@@ -131,10 +132,10 @@ def test_prompts_well_below_the_window_are_whole_and_cut_ones_cut(
     window = 4_096
     for times in (0.1, 0.2, 0.3, 0.4, 1.05, 1.2, 1.5, 2.0, 4.0):
         for first in (1, 5):  # the first message may be the longest
-            size = round(window * times / tokens_per_guess / sum(_guesses(Call(messages=(_said(sentence),)))))
+            size = round(window * times / tokens_per_guess / size_of([_said(sentence)]).whole.likely)
             sizes = [max(1, size * (first if number == 0 else 1) // (parts - 1 + first)) for number in range(parts)]
             call = Call(messages=tuple(_said(sentence * each) for each in sizes))
-            tokens = [guess * tokens_per_guess for guess in _guesses(call)][1:]
+            tokens = [each.likely * tokens_per_guess for each in size_of(call.messages).messages]
             read = list(tokens)
             while sum(read) > window and len(read) > 1:
                 read.pop(0)
@@ -190,7 +191,7 @@ def _said(text: str) -> dict[str, Any]:
 )
 def test_window_is_what_the_server_tells(shown: Any, loaded: Any, params: dict[str, Any], windows: set[int]) -> None:
     """What is asked for, has been allocated, stands in the model; never more than the model was made for."""
-    assert set(windows_of(params, shown, loaded, {"m", "m:latest"})) == windows
+    assert set(windows_of(params, window_told(shown, loaded, {"m", "m:latest"}))) == windows
 
 
 async def test_server_that_is_no_ollama_is_found_out_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ class Sink:
 
 def request(**properties: Any) -> Request:
     """A request, parsed as the daemon does it."""
-    parser = RequestParser(max_request_bytes=65_536, schemas=SchemaCache())
+    parser = RequestParser(max_request_bytes=4_000_000, schemas=SchemaCache())
     parsed = parser.parse("1-0", [b"data", orjson.dumps({"prompt": "hello", **properties})])
     assert isinstance(parsed, Request), parsed
     return parsed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from llm_routerd.protocol.call import BackendError, Call, Delta, Finish, ProbeReport
+from llm_routerd.protocol.call import BackendError, Call, Delta, Finish, ProbeReport, Window
 from llm_routerd.protocol.outcome import Usage
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ class FakeBackend:
         self.running = 0
         self.closed = 0
         self.loaded: bool | None = True
+        self.has_window: Window | None = None
+        self.asked_for_window = 0
+        self.warmed_for: list[int | None] = []
         self.on_warm: Callable[[], Awaitable[None]] | None = None
 
     async def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
@@ -45,8 +48,14 @@ class FakeBackend:
         """As told."""
         return ProbeReport(ok=True, detail="fake", loaded=self.loaded)
 
-    async def warm(self) -> None:
+    async def window(self) -> Window | None:
         """As told."""
+        self.asked_for_window += 1
+        return self.has_window
+
+    async def warm(self, *, num_ctx: int | None = None) -> None:
+        """As told."""
+        self.warmed_for.append(num_ctx)
         if self.on_warm is not None:
             await self.on_warm()
         self.loaded = True

@@ -9,10 +9,11 @@ than half; a cut of less is within what texts differ in.
 
 Of an Ollama whose window is known (`may_be_cut`): it leaves out messages from the front, but for system prompts, until
 what is left fits, and cuts a last message that does not fit to the window, in its oldest versions to somewhat more than
-half of it.  So a prompt was cut if one of these cuts explains its count.  Tokens are guessed from the text to within a
-factor of 1.5 either way, and what may be cut counts as cut: an answer to half a task is worse than one more deployment
-asked.  A prompt of up to 0.4 of the window is never taken for cut, one that fills more than that seldom, and one that
-fills all of it always; there would be no room for an answer either.
+half of it.  So a prompt was cut if one of these cuts explains its count.  Tokens are guessed from the text
+(`routing.prompt_size`), and what may be cut counts as cut: an answer to half a task is worse than one more deployment
+asked.  A prompt that surely fits is never taken for cut, and the window that is asked for is such that it does, as long
+as the model has one (`running.windows`); one that fills all of it always is: there would be no room for an answer
+either.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.routing.prompt_size import chars_of, most_tokens, size_of, texts_of, total
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from llm_routerd.protocol.call import Call, Finish
+    from llm_routerd.routing.prompt_size import PromptSize
 
 # No text of any length is that short in tokens: 3 to 5 characters make one, in most languages fewer.
 _MOST_CHARS_PER_TOKEN = 6
@@ -39,10 +40,8 @@ _TAKES_TRUNCATE = (0, 13)
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 # Blanks, rulers and dots are many characters to a token.
 _RUN = re.compile(r"([\W_])\1+")
-# How far a guess of a text's tokens may be off, either way.
+# Of one prompt the parts are alike: so far apart may their tokens for the same guess be.
 _OFF = 1.5
-_PIECE = re.compile(r"[A-Za-z]+|\d{1,3}|[^\W\d_]|[^\s\w]|_")
-_CHARS_PER_PIECE = 8
 # As many tokens below the window as Ollama may leave free where it cuts.
 _NEAR = 16
 
@@ -54,7 +53,7 @@ def looks_cut(messages: Iterable[dict[str, Any]], prompt_tokens: int) -> bool:
     old versions tell of a prompt that they had cached.
     """
     bound = prompt_tokens * _MOST_CHARS_PER_TOKEN + _FEWEST_CHARS
-    texts = [text for message in messages if message.get("role") != "assistant" for text in _texts(message)]
+    texts = [text for message in messages if message.get("role") != "assistant" for text in texts_of(message)]
     if prompt_tokens == 0 or sum(map(len, texts)) <= bound:
         return False
     return sum(len(_RUN.sub(r"\1", text)) for text in texts) > bound
@@ -88,8 +87,7 @@ def takes_truncate(version: Any) -> bool:
 
 def may_exceed(call: Call, window: int) -> bool:
     """Whether the prompt may be longer than a window of so many tokens; cheap, and for longer texts often True."""
-    chars = sum(len(text) for message in call.messages for text in _texts(message))
-    return bool(call.tools) or chars * _OFF > window
+    return bool(call.tools) or most_tokens(chars_of(call.messages)) > window
 
 
 def may_be_cut(call: Call, prompt_tokens: int, windows: Collection[int]) -> bool:
@@ -98,51 +96,23 @@ def may_be_cut(call: Call, prompt_tokens: int, windows: Collection[int]) -> bool
     Without a count (0) only the prompt's length tells.
     """
     possible = [window for window in windows if prompt_tokens <= window]
-    guesses = _guesses(call) if possible else []
-    return any(_may_be_cut(guesses, prompt_tokens, window) for window in possible)
-
-
-def _may_be_cut(guesses: list[float], counted: int, window: int) -> bool:
-    """For one window; `guesses` are the tokens of what is never left out, and then of each message."""
-    most = sum(guesses) * _OFF
-    if most <= window:
+    if not possible:
         return False
-    if counted >= window - _NEAR or sum(guesses) > _OFF * window:
+    size = size_of(call.messages, call.tools).scaled(call.token_factors)
+    return any(_may_be_cut(size, prompt_tokens, window) for window in possible)
+
+
+def _may_be_cut(size: PromptSize, counted: int, window: int) -> bool:
+    whole = size.whole
+    if whole.high <= window:
+        return False
+    if counted >= window - _NEAR or whole.low > window:
         return True
-    if counted >= window // 2 and counted + window // 2 <= most:
+    if counted >= window // 2 and counted + window // 2 <= whole.high:
         return True
-    left = guesses[0] + sum(guesses[1:])
-    for guess in guesses[1:-1]:
-        left -= guess
-        if counted and left and counted <= left * _OFF and counted * (1 + _OFF * guess / left) > window:
+    for number, dropped in enumerate(size.messages[:-1], start=1):
+        left = total((size.kept, *size.messages[number:]))
+        likely = counted * _OFF * dropped.likely / left.likely
+        if left.low / _OFF <= counted <= left.high and counted + min(likely, dropped.high) > window:
             return True
     return False
-
-
-def _guesses(call: Call) -> list[float]:
-    kept = _tokens(orjson.dumps(call.tools).decode()) if call.tools else 0.0
-    guesses = []
-    for message in call.messages:
-        tokens = sum(map(_tokens, _texts(message)))
-        if message.get("role") in {"system", "developer"}:
-            kept += tokens
-        else:
-            guesses.append(tokens)
-    return [kept, *guesses]
-
-
-def _tokens(text: str) -> float:
-    """A guess: a word or a sign is one, a long word more; letters beyond ASCII are half a token each."""
-    return sum(
-        1 + (len(piece) - 1) // _CHARS_PER_PIECE if piece.isascii() else 0.5
-        for piece in _PIECE.findall(_RUN.sub(r"\1", text))
-    )
-
-
-def _texts(message: dict[str, Any]) -> list[str]:
-    """All text of a message, arguments of calls included."""
-    content = message.get("content")
-    texts = [call["function"]["arguments"] for call in message.get("tool_calls") or ()]
-    if isinstance(content, str):
-        return [content, *texts]
-    return [*(part["text"] for part in content or () if isinstance(part.get("text"), str)), *texts]

@@ -248,6 +248,14 @@ class Deployment(Table, frozen=True, kw_only=True):
         | None
     ) = None
     max_tokens: Annotated[int, key("Sent where the request says nothing.", ge=1, le=10_000_000)] | None = None
+    context: Annotated[
+        int,
+        key(
+            "Most tokens of prompt and answer together; 0: as its server tells.",
+            ge=0,
+            le=10_000_000,
+        ),
+    ] = 0
     backend: Annotated[str, key("What calls it; auto decides by the provider.", more={"enum": ["auto", *BACKENDS]})] = (
         "auto"
     )

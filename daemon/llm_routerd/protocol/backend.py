@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from llm_routerd.protocol.call import Call, Delta, Finish, ProbeReport
+    from llm_routerd.protocol.call import Call, Delta, Finish, ProbeReport, Window
 
 
 class Backend(Protocol):
@@ -31,10 +31,21 @@ class Backend(Protocol):
         """Whether it answers and knows its model; spends no tokens, raises nothing, ends in seconds."""
         ...
 
-    async def warm(self) -> None:
+    async def window(self) -> Window | None:
+        """How much the model takes, where the server tells and would not refuse by itself what is too much.
+
+        Raises:
+            BackendError: it does not answer.
+        """
+        ...
+
+    async def warm(self, *, num_ctx: int | None = None) -> None:
         """Load the model into memory where the backend can be asked to; elsewhere nothing.
 
         Returns once the model is loaded; the caller bounds the time.
+
+        Args:
+            num_ctx: for so many tokens of prompt and answer, as the calls will be; None: as the server likes.
 
         Raises:
             BackendError: it could not be loaded.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
@@ -25,6 +26,17 @@ class Sending(Struct, kw_only=True):
     is_under_way: bool = True
 
 
+class TokenFactors(Struct, frozen=True):
+    """What a model counts of a prompt, as a multiple of what is guessed of it: at least, at most."""
+
+    low: float
+    high: float
+
+
+ANY_FACTORS: Final = TokenFactors(0.0, math.inf)
+"""Nothing is known."""
+
+
 class Call(Struct, frozen=True, kw_only=True):
     """One question to one deployment.
 
@@ -38,6 +50,7 @@ class Call(Struct, frozen=True, kw_only=True):
         connect_seconds: longest time until the connection stands.
         traceparent: W3C trace context to send along, where the request had one.
         sending: how far it has come.
+        token_factors: what the model's server has counted of prompts, against what was guessed of them.
     """
 
     messages: tuple[dict[str, Any], ...]
@@ -48,6 +61,7 @@ class Call(Struct, frozen=True, kw_only=True):
     connect_seconds: float = 5.0
     traceparent: str | None = None
     sending: Sending = field(default_factory=Sending)
+    token_factors: TokenFactors = ANY_FACTORS
 
     @property
     def may_call(self) -> bool:
@@ -97,6 +111,20 @@ class ProbeReport(Struct, frozen=True, kw_only=True):
     ok: bool
     detail: str
     loaded: bool | None = None
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """How many tokens of prompt and answer together a model takes, as far as its server tells.
+
+    Attributes:
+        most: that it takes at all; None: nobody tells.
+        now: that it takes as it is loaded, or would be; None: nobody tells.
+        is_asked_for: a call may ask for more than `now`, by `num_ctx`; the model is then loaded anew.
+    """
+
+    most: int | None = None
+    now: int | None = None
+    is_asked_for: bool = False
 
 
 class BackendError(RouterdError):

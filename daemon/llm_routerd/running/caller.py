@@ -8,15 +8,17 @@ from msgspec import Struct
 
 from llm_routerd.judging.calls import CallRules
 from llm_routerd.judging.judge import Accepted, Judge
-from llm_routerd.protocol.call import Call
+from llm_routerd.protocol.call import ANY_FACTORS, Call
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import AttemptStarted
 from llm_routerd.protocol.outcome import Outcome, Rejection, Usage
 from llm_routerd.protocol.request import StreamMode
+from llm_routerd.routing.window import FITS
 from llm_routerd.running.attempt import Attempt
 from llm_routerd.running.clock import Bounds
 from llm_routerd.running.faults import fault
 from llm_routerd.running.shortage import LONGEST_PAUSE_SECONDS
+from llm_routerd.running.windows import Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Deployment
     from llm_routerd.jsonschema.compiled import AnswerSchema
     from llm_routerd.protocol.request import Request
+    from llm_routerd.routing.window import Fit
     from llm_routerd.running.attempt import EventSink
     from llm_routerd.running.resources import Resources
     from llm_routerd.running.slots import Slots
@@ -93,6 +96,8 @@ class Caller:
         self._attempt: Attempt | None = None  # the call under way
         self._number = 0  # of the attempt that was begun last
         self._prompt_sha256: str | None = None  # of what it was sent
+        self._prompt = Prompt(request)
+        self._fit = FITS  # of the turn under way
 
     def seconds_left(self) -> float | None:
         """Until the deadline; None: there is none."""
@@ -112,12 +117,16 @@ class Caller:
     async def take_turn(self, deployment: Deployment, *, repair: str | None = None) -> Turn:
         """Wait for a place and a loaded model, then call; `repair`: why its last answer was invalid, to be mended."""
         resources, name = self._resources, deployment.name
+        self._fit = await self._fits(deployment)
+        if self._fit.too_long is not None:
+            return Turn(Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long), called=False)
         slots = resources.slots[name]
         if not await self._got_place(slots, deployment):
             reason = f"queue_timeout: no call of {deployment.concurrency} ended within {deployment.queue_timeout:g} s"
             return Turn(Rejection(code=AttemptCode.BUSY, reason=reason), called=False)
         try:
             warmth = resources.warmth[name]
+            warmth.ask_for(self._fit.num_ctx)
             if not warmth.is_ready:
                 cold = await self._when_able(deployment, lambda: self._load(deployment))
                 if cold.verdict is not None:
@@ -135,6 +144,14 @@ class Caller:
         finally:
             slots.release()
 
+    async def _fits(self, deployment: Deployment) -> Fit:
+        """Whether the prompt fits, and how; what goes wrong in finding out is no reason not to ask."""
+        try:
+            return await self._resources.windows.fit(deployment, self._prompt)
+        except Exception as error:  # noqa: BLE001 - see `fault`
+            fault(self._request.id, deployment, error)
+            return FITS
+
     async def _got_place(self, slots: Slots, deployment: Deployment) -> bool:
         """Whether a place among the calls came free in time; a shortage of ours says nothing of the calls' length."""
         is_free = await slots.acquire(self._within(deployment.queue_timeout))
@@ -146,6 +163,8 @@ class Caller:
         """Wait for the model; verdict None: it is loaded, as far as that can be told."""
         try:
             cold = await self._resources.warmth[deployment.name].ready(wait_seconds=self.seconds_left())
+            if cold is not None and cold.code is not AttemptCode.COOLDOWN and self._fit.num_ctx is not None:
+                self._resources.windows.not_loaded(deployment, self._fit.num_ctx)
         except Exception as error:  # noqa: BLE001 - see `fault`
             cold = fault(self._request.id, deployment, error)
         return Turn(cold, called=False)
@@ -171,6 +190,8 @@ class Caller:
             return Turn(verdict, called=True, elapsed_seconds=self._loop.time() - began)
         if isinstance(verdict, Rejection) and verdict.outcome is Outcome.INVALID:
             self._invalid[deployment.name] = attempt.text
+        elif isinstance(verdict, Accepted) and repair is None and (usage := attempt.usage(None)) is not None:
+            self._resources.windows.counted(deployment, self._prompt, usage)
         return _turn_of(attempt, verdict)
 
     def _make_attempt(self, deployment: Deployment, repair: str | None) -> Attempt:
@@ -211,14 +232,19 @@ class Caller:
         more = () if repair is None else _repair_messages(self._invalid[deployment.name], repair, is_json=is_json)
         messages = request.messages + more
         self._prompt_sha256 = self._resources.prompt_hash(messages)
+        params, factors = deployment.params_for(request.params), ANY_FACTORS
+        if (num_ctx := self._fit.num_ctx) is not None:
+            params["num_ctx"] = num_ctx
+            factors = self._resources.windows.factors(deployment, self._prompt)
         return Call(
             messages=messages,
             schema=None if request.schema is None else request.schema.raw,
             tools=request.tools,
             tool_choice=request.tool_choice,
-            params=deployment.params_for(request.params),
+            params=params,
             connect_seconds=self._within(deployment.connect_timeout),
             traceparent=request.traceparent,
+            token_factors=factors,
         )
 
     def _within(self, seconds: float) -> float:

@@ -12,6 +12,7 @@ from llm_routerd.running.shortage import Shortage
 from llm_routerd.running.slots import Slots
 from llm_routerd.running.validation import ValidationProcess
 from llm_routerd.running.warmth import Warmth
+from llm_routerd.running.windows import Windows
 
 if TYPE_CHECKING:
     import random
@@ -102,6 +103,7 @@ class Resources:
             for name, each in config.deployments.items()
             if each.local
         }
+        self.windows = Windows(config.deployments, backends.get)
         self.clocks = Clocks()
         self.validation = ValidationProcess()
         self._deployments_of: dict[str, tuple[Deployment, ...]] = {}
@@ -130,6 +132,7 @@ class Resources:
         try:
             for examination in self.examinations.values():
                 await examination.aclose()
+            await self.windows.aclose()
             for warmth in self.warmth.values():
                 await warmth.aclose()
             await self.validation.aclose()

@@ -35,11 +35,18 @@ class Warmth:
         self._loading: asyncio.Task[Rejection | None] | None = None
         self._loads = deployment.protocol.loads
         self._is_through_litellm = self._loads == "library"
+        self._num_ctx: int | None = None  # the window that it is to be loaded with
+        self._is_changed = False  # to another than it was loaded with
 
     def answered(self) -> None:
         """The model has just said something, so it is loaded."""
         # What has been imported stays.
         self._warm_until = math.inf if self._is_through_litellm else self._loop.time() + TRUST_SECONDS
+
+    def ask_for(self, num_ctx: int | None) -> None:
+        """The next call wants this window; where it is another than the last one's, the model is loaded anew."""
+        if num_ctx != self._num_ctx:
+            self._num_ctx, self._is_changed = num_ctx, True
 
     @property
     def is_ready(self) -> bool:
@@ -61,14 +68,16 @@ class Warmth:
                     report = await self._backend.probe()
             except TimeoutError:
                 return None  # the call itself will tell what is wrong
-            if report.loaded is not False or not report.ok:
+            if not report.ok or (report.loaded is not False and not self._is_changed):
                 return None
         loading = self.load()
         if self._deployment.cold_start == "skip" and not through_litellm:
             return Rejection(code=AttemptCode.COOLDOWN, reason="the model is not loaded yet (cold_start = skip)")
         try:
             async with asyncio.timeout(wait_seconds):
-                return await asyncio.shield(loading)
+                while (cold := await asyncio.shield(loading)) is None and not self.is_ready:
+                    loading = self.load()  # for another window than the one that was under way
+                return cold
         except TimeoutError:
             what = "litellm was being imported" if through_litellm else "the model was loading"
             return Rejection(code=AttemptCode.TIMEOUT, reason=f"the request's deadline came while {what}")
@@ -87,20 +96,23 @@ class Warmth:
             await asyncio.gather(self._loading, return_exceptions=True)
 
     def _is_warm(self) -> bool:
-        return self._loop.time() < self._warm_until
+        return not self._is_changed and self._loop.time() < self._warm_until
 
     async def _load(self) -> Rejection | None:
         # An import cannot be broken off, and is nobody's fault but ours.
         seconds = None if self._is_through_litellm else self._deployment.load_timeout
+        num_ctx = self._num_ctx
         try:
             async with asyncio.timeout(seconds):
-                await self._backend.warm()
+                await self._backend.warm(num_ctx=num_ctx)
         except BackendError as error:
             reason = f"loading the model: {error.reason}"
             return Rejection(code=error.code, reason=reason, retryable=error.retryable, lack=error.lack)
         except TimeoutError:
             return Rejection(code=AttemptCode.TIMEOUT, reason=f"the model was not loaded within {seconds:g} s")
-        self.answered()
+        if num_ctx == self._num_ctx:
+            self._is_changed = False
+            self.answered()
         return None
 
     def _loaded(self, task: asyncio.Task[Rejection | None]) -> None:

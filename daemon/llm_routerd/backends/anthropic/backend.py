@@ -116,5 +116,8 @@ class AnthropicBackend:
             headers=self._headers, connect_seconds=self._deployment.connect_timeout,
         )  # fmt: skip
 
-    async def warm(self) -> None:
+    async def window(self) -> None:
+        """See `Backend.window`: the protocol does not tell, and its owner refuses what is too much."""
+
+    async def warm(self, *, num_ctx: int | None = None) -> None:
         """See `Backend.warm`: there is nothing to load."""

@@ -101,7 +101,10 @@ class LitellmBackend:
         except Exception as error:  # noqa: BLE001 - an import runs whatever stands in the package
             return f"litellm cannot be imported ({type(error).__name__})"
 
-    async def warm(self) -> None:
+    async def window(self) -> None:
+        """See `Backend.window`: nobody tells."""
+
+    async def warm(self, *, num_ctx: int | None = None) -> None:  # noqa: ARG002 - no server of this kind can be asked
         """See `Backend.warm`: there is nothing to load but litellm itself."""
         await self._module.get()
 

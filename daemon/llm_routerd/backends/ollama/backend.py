@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.backends import faults
 from llm_routerd.backends.ollama.answer import OllamaAnswer
 from llm_routerd.backends.ollama.request import chat_body
-from llm_routerd.backends.ollama.window import least_window, windows_of
+from llm_routerd.backends.ollama.window import least_window, window_told, windows_of
 from llm_routerd.backends.optional_fields import Omissions, left_out, without
 from llm_routerd.backends.prompt_cut import cut, looks_cut, may_be_cut, may_exceed, takes_truncate
 from llm_routerd.backends.server_kind import advice
 from llm_routerd.backends.wire.endpoint import Endpoint, converted
 from llm_routerd.backends.wire.exchange import exchange
 from llm_routerd.backends.wire.transport import next_chunk
-from llm_routerd.protocol.call import BackendError, Delta, Finish, ProbeReport
+from llm_routerd.protocol.call import BackendError, Delta, Finish, ProbeReport, Window
 from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.routing.window import num_ctx_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -80,7 +81,7 @@ class OllamaBackend:
                 raise
             return
         if is_asked_in_vain and (
-            is_far_below or (self._is_ollama and may_be_cut(call, counted, await self._windows(call, params)))
+            is_far_below or (self._is_ollama and may_be_cut(call, counted, windows_of(params, await self.window())))
         ):
             raise cut()
 
@@ -97,14 +98,15 @@ class OllamaBackend:
                 self._takes_truncate = False  # it speaks Ollama's protocol, and is none
         return not self._takes_truncate
 
-    async def _windows(self, call: Call, params: dict[str, Any]) -> tuple[int, ...]:
+    async def window(self) -> Window:
+        """See `Backend.window`.  It raises nothing: what is not told is not known."""
         name = self._deployment.model_name
         shown = loaded = None
         with suppress(BackendError):
             shown = await self._shown()
         with suppress(BackendError):
-            loaded = await self._question("/api/ps", call.connect_seconds)
-        return windows_of(params, shown, loaded, {name, _with_tag(name)})
+            loaded = await self._question("/api/ps", self._deployment.connect_timeout)
+        return window_told(shown, loaded, {name, _with_tag(name)})
 
     async def probe(self) -> ProbeReport:
         """See `Backend.probe`.  Asks `/api/tags` and `/api/ps`, which a busy server answers too."""
@@ -137,11 +139,13 @@ class OllamaBackend:
         can_think = not isinstance(capabilities, list) or "thinking" in capabilities
         return "" if can_think else left_out("think")
 
-    async def warm(self) -> None:
+    async def warm(self, *, num_ctx: int | None = None) -> None:
         """See `Backend.warm`.  A generation without a prompt loads the model and does nothing else."""
         body: dict[str, Any] = {"model": self._deployment.model_name, "stream": False}
         if self._deployment.keep_alive is not None:
             body["keep_alive"] = self._deployment.keep_alive
+        if (window := num_ctx or num_ctx_of(self._deployment.params)) is not None:
+            body["options"] = {"num_ctx": window}
         response = await self._transport.post(
             self._endpoint.url("/api/generate"),
             body,

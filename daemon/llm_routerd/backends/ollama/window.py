@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.backends.usage import count, mapping
+from llm_routerd.protocol.call import Window
+from llm_routerd.routing.window import num_ctx_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -16,11 +18,10 @@ DEFAULT_WINDOWS = (2048, 4096)
 _NUM_CTX = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 
 
-def windows_of(params: Mapping[str, Any], shown: Any, loaded: Any, names: Collection[str]) -> tuple[int, ...]:
-    """The windows that a model may have.
+def window_told(shown: Any, loaded: Any, names: Collection[str]) -> Window:
+    """What the server tells of a model.
 
     Args:
-        params: what the call was sent with; its `num_ctx` goes before all else.
         shown: the answer of `/api/show` for the model, or None.
         loaded: the answer of `/api/ps`, or None: newer versions say there what they have allocated.
         names: the model's names.
@@ -32,16 +33,21 @@ def windows_of(params: Mapping[str, Any], shown: Any, loaded: Any, names: Collec
     )  # fmt: skip
     told = mapping(shown).get("parameters")
     set_by_model = _NUM_CTX.search(told) if isinstance(told, str) else None
-    asked = count(params.get("num_ctx")) or count(mapping(params.get("options")).get("num_ctx"))
-    asked = asked or _allocated(loaded, names) or (int(set_by_model[1]) if set_by_model else None)
+    now = _allocated(loaded, names) or (int(set_by_model[1]) if set_by_model else None)
+    return Window(most=trained, now=now, is_asked_for=True)
+
+
+def windows_of(params: Mapping[str, Any], told: Window) -> tuple[int, ...]:
+    """The windows that a call may be read with, that was sent with `params`: its `num_ctx` goes before all else."""
+    asked = num_ctx_of(params) or told.now
     windows = (asked,) if asked else DEFAULT_WINDOWS
-    return tuple({min(window, trained or window) for window in windows})
+    return tuple({min(window, told.most or window) for window in windows})
 
 
 def least_window(params: Mapping[str, Any]) -> int:
     """The smallest that a model may have, as far as that is known without asking; cheap, for it is of every answer."""
     if "num_ctx" in params or "options" in params:
-        return min(windows_of(params, None, None, ()))
+        return min(windows_of(params, Window()))
     return min(DEFAULT_WINDOWS)
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.backends.answer_format import NOT_ITS_OWN
 from llm_routerd.backends.openai.answer import OpenAIAnswer
 from llm_routerd.backends.openai.request import chat_body
+from llm_routerd.backends.openai.window import window_of
 from llm_routerd.backends.optional_fields import Omissions
 from llm_routerd.backends.prompt_cut import reject_cut
 from llm_routerd.backends.server_kind import advice, how_many, lists_models, what_is_amiss
 from llm_routerd.backends.wire.endpoint import Endpoint, converted
 from llm_routerd.backends.wire.exchange import exchange
-from llm_routerd.protocol.call import BackendError, Delta, Finish, ProbeReport
+from llm_routerd.protocol.call import BackendError, Delta, Finish, ProbeReport, Window
 from llm_routerd.protocol.codes import AttemptCode
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.call import Call
 
 _EXAMINATION_SECONDS = 5.0
+_NO_SUCH_PATH = frozenset({403, 404, 405, 501})
 
 
 class OpenAIBackend:
@@ -134,5 +136,23 @@ class OpenAIBackend:
         except TimeoutError:
             return ""
 
-    async def warm(self) -> None:
+    async def window(self) -> Window | None:
+        """See `Backend.window`."""
+        if self._genuine:
+            return None
+        return await window_of(self._look, await self._look(f"{self._version}/models"), self._deployment.model_name)
+
+    async def _look(self, path: str) -> Any:
+        """What stands at a path beside the protocol's, which may have one of its own before it; None: nothing."""
+        url = self._endpoint.url(path) if path.endswith("/models") else self._chat_url.with_path(path)
+        try:
+            return await self._transport.get_json(
+                url, headers=self._headers, connect_seconds=self._deployment.connect_timeout
+            )
+        except BackendError as error:
+            if error.status is None or error.status not in _NO_SUCH_PATH:
+                raise
+            return None
+
+    async def warm(self, *, num_ctx: int | None = None) -> None:
         """See `Backend.warm`: there is nothing to ask for."""
