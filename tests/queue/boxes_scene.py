@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KEYS = Keys("llm")
 HASHES = (KEYS.boxes, KEYS.box_calls, KEYS.box_waiting)
 LEASE_SECONDS = 30
-_TIME = re.compile(rb'(?<=_ms":)(\d{10,})|(?<="loading":\{)[^}]+|(?<=_ms":)(\d+\.\d+)')
+_TIMES = re.compile(rb'(?<=_ms":)\d{10,}|(?<="loading":\{)[^}]+')
 
 
 class Scene(Protocol):
@@ -86,14 +86,14 @@ class SharedScene:
 
         for key in HASHES:
             for name, text in (await self.client.hgetall(key)).items():
-                await self.client.hset(key, name, _TIME.sub(earlier, text))
+                await self.client.hset(key, name, _TIMES.sub(earlier, text))
 
     async def everything(self) -> dict[str, Any]:
-        """What stands there, without the ends of leases."""
+        """What stands there, without until when it counts."""
         found = {}
         for key in HASHES:
             texts = await self.client.hgetall(key)
-            found[key] = {name: re.sub(rb'^\{"until_ms":\d+', b"", text) for name, text in texts.items()}
+            found[key] = {name: re.sub(rb'"(fresh_)?until_ms":\d+', b"", text) for name, text in texts.items()}
         return found
 
 

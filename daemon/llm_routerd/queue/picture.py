@@ -39,7 +39,7 @@ MOST_MODELS = 64  # of a box
 MOST_BOXES = 256
 MOST_WAITING = 5_000  # of all workers
 MOST_TOLD = 1_000  # of those that wait, in one picture, and of those that hold a slot
-MOST_BYTES = 10**15 - 1
+MOST_NUMBER = 10**14 - 1  # what a server's cjson writes without losing digits
 
 Verdict = Literal["granted", "full", "elsewhere", "unkept"]
 
@@ -259,7 +259,7 @@ def bounded_report(report: BoxReport) -> BoxReport:
     return BoxReport(
         resident=None
         if resident is None
-        else {model[:MOST_NAME]: min(max(0, size), MOST_BYTES) for model, size in list(resident.items())[:MOST_MODELS]},
+        else {model[:MOST_NAME]: min(max(0, size), MOST_NUMBER) for model, size in list(resident.items())[:MOST_MODELS]},
         loading=tuple(model[:MOST_NAME] for model in report.loading[:MOST_MODELS]),
         load_seconds=_numbers(report.load_seconds),
         tokens_per_second=_numbers(report.tokens_per_second),
@@ -273,7 +273,7 @@ def seconds_within(seconds: float, most: float) -> float:
 
 
 def _numbers(by_model: Mapping[str, float]) -> dict[str, float]:
-    sound = {model[:MOST_NAME]: number for model, number in by_model.items() if 0 < number < MOST_BYTES}
+    sound = {model[:MOST_NAME]: number for model, number in by_model.items() if 0 < number < MOST_NUMBER}
     return dict(list(sound.items())[:MOST_MODELS])
 
 

@@ -16,11 +16,16 @@ local said = told_by(details)
 
 -- A number that can be one of ours; else 0.
 local function number(value)
-  return type(value) == 'number' and value > 0 and value < 1e15 and value or 0
+  return type(value) == 'number' and value > 0 and value < 1e14 and value or 0
 end
 
 -- A table of what somebody says, whatever that is.
 local function table_of(value) return type(value) == 'table' and value or {} end
+
+-- A table that has something; cjson cannot tell what an empty one is of.
+local function some(found)
+  for _ in pairs(found) do return found end
+end
 
 -- Numbers by model: those that are said, and the known ones of other models, while there is room.
 local function merged(name)
@@ -38,7 +43,7 @@ end
 -- Since when something is so that was so from then on; now, if it was not.
 local function since(earlier)
   local before = number(earlier)
-  return before > 0 and before <= now and before or now
+  return before > 0 and before <= now and math.floor(before) or now
 end
 
 -- What is resident, and what is loading; `known`, if nothing is said of it.
@@ -60,8 +65,9 @@ if type(said.down_seconds) == 'number' then down_until = said.down_seconds > 0 a
 if not has_room(boxes, box, now, MOST_KEPT_MS, most_boxes) then return 0 end
 local fresh_until, resident, loading = state()
 local text = cjson.encode({
-  fresh_until_ms = fresh_until, down_until_ms = math.floor(down_until), resident = resident, loading = loading,
-  load_seconds = merged('load_seconds'), tokens_per_second = merged('tokens_per_second'),
+  fresh_until_ms = math.floor(fresh_until), down_until_ms = math.floor(down_until), resident = some(resident),
+  loading = some(loading), load_seconds = some(merged('load_seconds')),
+  tokens_per_second = some(merged('tokens_per_second')),
 })
 keep(boxes, box, '{"until_ms":' .. whole(now + keep_ms) .. ',' .. string.sub(text, 2), keep_ms)
 return 1
