@@ -62,6 +62,7 @@ class SharedScene:
         self.url = url
         self.client: Any = Redis.from_url(url)
         self._stack = stack
+        stack.push_async_callback(self.client.aclose)
         self.pipes: list[Pipe] = []
 
     async def boxes(self, worker: str = "w1", *, url: str = "") -> SharedBoxes:
@@ -101,9 +102,7 @@ class SharedScene:
 async def shared_scene(url: str) -> AsyncIterator[SharedScene]:
     """On this server."""
     async with AsyncExitStack() as stack:
-        scene = SharedScene(url, stack)
-        stack.push_async_callback(scene.client.aclose)
-        yield scene
+        yield SharedScene(url, stack)
 
 
 def call(box: str = "attic", lane: Lane = "normal", **more: Any) -> CallDetails:

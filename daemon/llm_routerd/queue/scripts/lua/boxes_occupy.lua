@@ -9,7 +9,7 @@
 --   running: how many calls have a slot of this box now, this one included.
 -- After a lost reply it is granted again: the lease begins anew, and nothing else changes.
 local now = now_ms()
-local running, unhurried, held = 0, 0, nil
+local running, unhurried, held, held_box = 0, 0, nil, nil
 local found = living(calls, now, MOST_LEASED_MS)
 for i = 1, #found, 2 do
   local call = told_by(found[i + 1])
@@ -17,11 +17,9 @@ for i = 1, #found, 2 do
     running = running + 1
     if call.lane ~= 'high' then unhurried = unhurried + 1 end
   end
-  if found[i] == token and type(call.box) == 'string' then
-    if call.box ~= box then return {'elsewhere', running} end
-    held = found[i + 1]
-  end
+  if found[i] == token and type(call.box) == 'string' then held, held_box = found[i + 1], call.box end
 end
+if held and held_box ~= box then return {'elsewhere', running} end
 if held then
   keep(calls, token, prolonged(held, now + lease_ms), lease_ms)
 else
