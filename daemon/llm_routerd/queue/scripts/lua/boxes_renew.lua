@@ -8,15 +8,16 @@ local now = now_ms()
 -- A write that memory cannot refuse comes first: the next ones are not refused then, and no slot of a living worker is
 -- given away because the server is full.
 for _, key in ipairs({calls, waiting}) do redis.pcall('PEXPIRE', key, lease_ms, 'GT') end
+
+-- Renew one, if it is there.
+local function renewed(key, token)
+  local text = text_in(key, token)
+  if not holds(text, now, MOST_LEASED_MS) then return false end
+  redis.call('HSET', key, token, prolonged(text, now + lease_ms))
+  return true
+end
+
 for position, token in ipairs(tokens) do
-  local is_kept = false
-  for _, key in ipairs({calls, waiting}) do
-    local text = text_in(key, token)
-    if holds(text, now, MOST_LEASED_MS) then
-      keep(key, token, prolonged(text, now + lease_ms), lease_ms)
-      is_kept = true
-    end
-  end
-  if not is_kept then lost[#lost + 1] = position - 1 end
+  if not renewed(calls, token) and not renewed(waiting, token) then lost[#lost + 1] = position - 1 end
 end
 return lost

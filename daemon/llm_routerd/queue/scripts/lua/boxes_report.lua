@@ -61,7 +61,7 @@ local function state()
 end
 
 local down_until = number(known.down_until_ms)
-if type(said.down_seconds) == 'number' then down_until = said.down_seconds > 0 and now + said.down_seconds * 1000 or 0 end
+if type(said.down_seconds) == 'number' then down_until = now + said.down_seconds * 1000 end
 if not has_room(boxes, box, now, MOST_KEPT_MS, most_boxes) then return 0 end
 local fresh_until, resident, loading = state()
 local text = cjson.encode({
@@ -69,5 +69,6 @@ local text = cjson.encode({
   loading = some(loading), load_seconds = some(merged('load_seconds')),
   tokens_per_second = some(merged('tokens_per_second')),
 })
-keep(boxes, box, '{"until_ms":' .. whole(now + keep_ms) .. ',' .. string.sub(text, 2), keep_ms)
+redis.call('HSET', boxes, box, '{"until_ms":' .. whole(now + keep_ms) .. ',' .. string.sub(text, 2))
+keep(boxes, keep_ms)
 return 1

@@ -14,8 +14,9 @@ for i = 1, #entries, 3 do
   end
   if not holds(text_in(calls, token), now, MOST_LEASED_MS) and has_room(waiting, token, now, MOST_LEASED_MS, most) then
     local head = '{"until_ms":' .. whole(now + lease_ms) .. ',"since_ms":' .. whole(since) .. ','
-    keep(waiting, token, head .. string.sub(details, 2), lease_ms)
+    redis.call('HSET', waiting, token, head .. string.sub(details, 2))
     count = count + 1
   end
 end
+if count > 0 then keep(waiting, lease_ms) end  -- else the key may be another's
 return count

@@ -64,8 +64,7 @@ local function has_room(key, name, now, most_ms, most)
   return #living(key, now, most_ms) / 2 < most
 end
 
--- Write a field, and keep the hash for as long as that counts.
-local function keep(key, name, text, ms)
-  redis.call('HSET', key, name, text)
+-- Keep a hash at least for as long as what was written there counts.
+local function keep(key, ms)
   if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
 end
