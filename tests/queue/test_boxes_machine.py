@@ -199,7 +199,7 @@ def test_boxes_keep_every_promise_in_every_order(kept: str, request: pytest.Fixt
     run_state_machine_as_test(
         machine,  # type: ignore[arg-type]  # it only calls it
         settings=settings(
-            max_examples=40,
+            max_examples=30,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
