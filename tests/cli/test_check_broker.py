@@ -250,14 +250,15 @@ async def test_keys_of_another_type_are_named_with_their_type_and_the_remedy(val
     assert not any("XLEN" in finding.remedy for finding in findings)
 
 
-async def test_key_of_the_workers_of_another_type_is_named(valkey_url: str, server: Any) -> None:
+@pytest.mark.parametrize("key", ["llm:workers", "llm:boxes", "llm:boxes:calls", "llm:boxes:waiting"])
+async def test_key_of_the_workers_of_another_type_is_named(valkey_url: str, server: Any, key: str) -> None:
     """It is to be a hash; one that is sound is no news."""
     config = Config(redis=RedisConfig(url=valkey_url))
-    server.hset("llm:workers", "w1", "{}")
-    assert not [finding for finding in await check_server(config) if "llm:workers" in finding.detail]
-    server.delete("llm:workers")
-    server.set("llm:workers", "x")
-    (bad,) = [finding for finding in await check_server(config) if "llm:workers" in finding.detail]
+    server.hset(key, "w1", "{}")
+    assert not [finding for finding in await check_server(config) if key in finding.detail]
+    server.delete(key)
+    server.set(key, "x")
+    (bad,) = [finding for finding in await check_server(config) if key in finding.detail]
     assert bad.level is Level.FAIL
-    assert "llm:workers is not a hash but a string" in bad.to_line()
-    assert "RENAME llm:workers" in bad.remedy
+    assert f"{key} is not a hash but a string" in bad.to_line()
+    assert f"RENAME {key}" in bad.remedy

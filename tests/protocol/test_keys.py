@@ -43,7 +43,10 @@ def test_all_keys_of_a_shard_are_in_its_slot(prefix: str, request_id: str) -> No
     """Scripts reach them together."""
     layout = Layout(prefix, 4)
     for shard, keys in enumerate(layout.keys):
-        names = (*keys.lanes, keys.workers, keys.dead, keys.events(request_id), layout.metrics_channel(shard, "{m}x"))
+        names = (
+            *keys.lanes, keys.workers, keys.boxes, keys.box_calls, keys.box_waiting, keys.dead, keys.events(request_id),
+            layout.metrics_channel(shard, "{m}x"),
+        )  # fmt: skip
         assert len({key_slot(name.encode()) for name in names}) == 1
 
 

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.keys import Keys
 
 
+def hashes_of(keys: Keys) -> tuple[str, ...]:
+    """Those that are hashes."""
+    return (keys.workers, keys.boxes, keys.box_calls, keys.box_waiting)
+
+
 async def types_of_others(shard: Shard, metrics: str) -> dict[str, str]:
     """Types of those keys of a shard that hold something else; of what this user may not look at, nothing is said.
 
@@ -20,12 +25,12 @@ async def types_of_others(shard: Shard, metrics: str) -> dict[str, str]:
     """
     others = {}
     keys = shard.keys
-    for key in (*keys.lanes, keys.dead, keys.workers, keys.audit, *([metrics] if metrics else [])):
+    for key in (*keys.lanes, keys.dead, *hashes_of(keys), keys.audit, *([metrics] if metrics else [])):
         try:
             kind = as_text(await shard.patiently(lambda key=key: shard.redis.type(key)))  # type: ignore[misc]
         except BrokerError:
             continue
-        if kind not in {"none", "hash" if key == keys.workers else "stream"}:
+        if kind not in {"none", "hash" if key in hashes_of(keys) else "stream"}:
             others[key] = kind
     return others
 
@@ -34,7 +39,7 @@ def judge_keys(others: dict[str, str], keys: Keys, metrics: str) -> list[Finding
     """What it means that these keys are of these types."""
     findings = []
     for key, kind in others.items():
-        is_lane, is_hash = key in keys.lanes, key == keys.workers
+        is_lane, is_hash = key in keys.lanes, key in hashes_of(keys)
         lost = "no request in it is read" if is_lane else "nothing is kept there"
         wanted = "hash" if is_hash else "stream"
         remedy = f"RENAME {key} to another name and look at it, or DEL it if nobody needs it"

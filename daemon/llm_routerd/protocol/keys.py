@@ -68,6 +68,25 @@ class Keys:
         return f"{self.prefix}:workers"
 
     @property
+    def boxes(self) -> str:
+        """The hash of what is known of the local boxes, by name; see `boxes.lua`.
+
+        It and the two below are kept with the first shard's keys (`Layout.keys[0]`), whichever shards a request or a
+        worker belongs to: boxes are everybody's, and one script has to see all that is on them.
+        """
+        return f"{self.prefix}:boxes"
+
+    @property
+    def box_calls(self) -> str:
+        """The hash of the calls that hold a slot of a box, by token."""
+        return f"{self.prefix}:boxes:calls"
+
+    @property
+    def box_waiting(self) -> str:
+        """The hash of the calls that wait for a box, by token."""
+        return f"{self.prefix}:boxes:waiting"
+
+    @property
     def dead(self) -> str:
         """The stream of dead letters."""
         return f"{self.prefix}:dead"

@@ -255,8 +255,64 @@ def retry(*, letters: Key, requests: Key, streams: KeyList, letter: str, fields:
     """Queue a dead letter's request again."""
 
 
+@script
+def boxes_wait(*, calls: Key, waiting: Key, lease_ms: int, most: int, entries: ArgumentList) -> Any:
+    """Register calls that wait for a box, or refresh them."""
+
+
+@script
+def boxes_look(*, boxes: Key, calls: Key, waiting: Key, most: int) -> Any:
+    """Tell which calls are on which box, which wait, and what is known of the boxes."""
+
+
+@script
+def boxes_occupy(
+    *,
+    calls: Key,
+    waiting: Key,
+    token: str,
+    box: str,
+    lane: str,
+    slots: int,
+    reserve: int,
+    lease_ms: int,
+    details: bytes,
+) -> Any:
+    """Take a slot of a box for a call, if one is free."""
+
+
+@script
+def boxes_release(*, calls: Key, waiting: Key, tokens: ArgumentList) -> Any:
+    """Give back the slots of calls, whether they hold them or wait for them."""
+
+
+@script
+def boxes_renew(*, calls: Key, waiting: Key, lease_ms: int, tokens: ArgumentList) -> Any:
+    """Renew the leases of calls, whether they hold a slot or wait."""
+
+
+@script
+def boxes_leave(*, calls: Key, waiting: Key, worker: str) -> Any:
+    """Give back all that a worker holds and waits for."""
+
+
+@script
+def boxes_report(
+    *,
+    boxes: Key,
+    box: str,
+    fresh_ms: int,
+    keep_ms: int,
+    most: int,
+    most_boxes: int,
+    details: bytes,
+) -> Any:
+    """Merge what a worker has seen of a box with what is known."""
+
+
 # Those of a worker.  The others are the client's, and go to a server when it first asks for one.
 ALL = (
     take, claim, find_orphans, take_orphans, begin, write, commit, sealed, renew, hand_back, pass_on, retire, mend,
-    owned, dispatch, observe, hear, journal, news, withdraw, registry,
+    owned, dispatch, observe, hear, journal, news, withdraw, registry, boxes_wait, boxes_look, boxes_occupy,
+    boxes_release, boxes_renew, boxes_leave, boxes_report,
 )  # fmt: skip

@@ -42,7 +42,7 @@ KeyList = Annotated["Sequence[str]", "keys"]
 IntText = Annotated[int, "text"]
 ArgumentList = Annotated["Sequence[Any]", "arguments"]
 
-PRELUDES = ("prelude/streams", "prelude/workers", "prelude/runs")
+PRELUDES = ("prelude/streams", "prelude/workers", "prelude/runs", "prelude/boxes")
 CONSTANTS: Mapping[str, str] = {
     "ALWAYS": f"'{ALWAYS}'",
     "FINAL": f"'{FINAL_ID}'",

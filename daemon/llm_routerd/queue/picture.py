@@ -1,0 +1,283 @@
+"""The picture that all workers have of the local boxes: who holds a slot, who waits, what was seen of each box.
+
+`Boxes` is what is done with it: `boxes.SharedBoxes` keeps it in Redis for all workers of a queue,
+`local_boxes.LocalBoxes` in this process, for who has no Redis.  Both keep these rules:
+
+- A call that holds a slot, or waits, has a token, which nobody else has.  It counts for a lease, which its worker
+  renews: what a worker that died held is free when the lease is over.
+- A slot is given if fewer calls are on the box than there are slots, as whoever asks says, and, to a call of another
+  lane than `high`, if fewer such calls are there than slots beyond the reserve.  So, where workers say different
+  numbers, each one's holds for its own calls.  A reserve as large as the slots shuts the other lanes out.
+- Times are those of who keeps the picture (Unix time in ms of the Redis server; in one process, of any beginning), and
+  comparable with `Picture.now_ms` only; a worker's own clock is nowhere in it.
+- All is bounded: names are cut at 256 characters, and of what is beyond the bounds below nothing is told.
+
+It imports no Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping  # noqa: TC003 - msgspec reads the annotations
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from msgspec import Struct, field
+
+from llm_routerd.protocol.keys import LANES, Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LEASE_SECONDS = 30.0  # renewed every ten
+MOST_LEASE_SECONDS = 300.0  # MOST_LEASED_MS in boxes.lua
+REPORT_SECONDS = 60.0  # how long is true what was seen to be resident
+SEEN_SECONDS = 86_400.0  # how long load times and tokens/s are remembered
+MOST_DOWN_SECONDS = 3_600.0
+MOST_SECONDS = 86_400.0  # of an estimate, or of having waited
+MOST_NAME = 256
+MOST_CANDIDATES = 16
+MOST_MODELS = 64  # of a box
+MOST_BOXES = 256
+MOST_WAITING = 5_000  # of all workers
+MOST_TOLD = 1_000  # of those that wait, in one picture, and of those that hold a slot
+MOST_NUMBER = 10**14 - 1  # what a server's cjson writes without losing digits
+
+Verdict = Literal["granted", "full", "elsewhere", "unkept"]
+
+
+class CallDetails(Struct, frozen=True, kw_only=True):
+    """What is told of a call that asks for a slot.
+
+    Attributes:
+        expected_seconds: how long it is estimated to take, loading included.
+    """
+
+    lane: Lane
+    box: str
+    model: str = ""
+    deployment: str = ""
+    tenant: str | None = None
+    expected_seconds: float = 0.0
+
+
+class BoxCall(CallDetails, frozen=True, kw_only=True):
+    """A call that holds a slot, since `began_ms`, and for as long as its lease is renewed."""
+
+    token: str = ""
+    worker: str = ""
+    began_ms: int
+    until_ms: int
+
+
+class Candidate(Struct, frozen=True, array_like=True):
+    """A box that may serve a call, and as which model."""
+
+    box: str
+    model: str
+
+
+class WaitingDetails(Struct, frozen=True, kw_only=True):
+    """What is told of a call that waits.
+
+    Attributes:
+        candidates: in the order of its chain; of more than `MOST_CANDIDATES` the first.
+        expected_seconds: how long it is estimated to take.
+        affinity: what calls with the same beginning have in common, whose caches one box may have; None: nothing.
+    """
+
+    lane: Lane
+    candidates: tuple[Candidate, ...] = ()
+    tenant: str | None = None
+    expected_seconds: float = 0.0
+    affinity: str | None = None
+
+
+class WaitingCall(WaitingDetails, frozen=True, kw_only=True):
+    """A call that waits, since `since_ms`."""
+
+    token: str = ""
+    worker: str = ""
+    since_ms: int
+    until_ms: int
+
+
+class Waits(Struct, frozen=True, kw_only=True):
+    """A call that is to be told of as waiting, and for how long it has done so."""
+
+    token: str
+    details: WaitingDetails
+    waited_seconds: float = 0.0
+
+
+class BoxReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker has seen of a box; what it does not say stays as it is known.
+
+    Attributes:
+        resident: bytes by model (0: unknown); None: it says nothing of that, nor of `loading`.
+        loading: models that are being loaded.
+        load_seconds, tokens_per_second: by model, of those that it has seen; smoothed, if at all, by who reports.
+        down_seconds: for how long nobody shall ask it; 0: it is not down; None: as before.
+    """
+
+    resident: Mapping[str, int] | None = None
+    loading: tuple[str, ...] = ()
+    load_seconds: Mapping[str, float] = field(default_factory=dict)
+    tokens_per_second: Mapping[str, float] = field(default_factory=dict)
+    down_seconds: float | None = None
+
+
+class Resident(Struct, frozen=True, kw_only=True):
+    """A model in a box's memory; `bytes` is 0 where that is unknown."""
+
+    bytes: int = 0
+    since_ms: int
+
+
+class BoxSeen(Struct, frozen=True, kw_only=True):
+    """What is known of a box.
+
+    Attributes:
+        resident: by model; None: nobody has looked lately.
+        loading: since when (ms), by model.
+        load_seconds, tokens_per_second: by model, as they were last seen.
+        down_until_ms: not to be asked before; None: it is not down.
+    """
+
+    resident: Mapping[str, Resident] | None = None
+    loading: Mapping[str, int] = field(default_factory=dict)
+    load_seconds: Mapping[str, float] = field(default_factory=dict)
+    tokens_per_second: Mapping[str, float] = field(default_factory=dict)
+    down_until_ms: int | None = None
+
+
+class Picture(Struct, frozen=True, kw_only=True):
+    """All that is known at one moment.
+
+    Attributes:
+        calls: that hold a slot, the oldest first.
+        waiting: the high lane first, then the oldest; of more than `MOST_TOLD` the first of these.
+        waiting_count: of all that wait.
+        boxes: of which something is known, by name.
+    """
+
+    now_ms: int
+    calls: tuple[BoxCall, ...] = ()
+    waiting: tuple[WaitingCall, ...] = ()
+    waiting_count: int = 0
+    boxes: Mapping[str, BoxSeen] = field(default_factory=dict)
+
+
+class Occupied(Struct, frozen=True, kw_only=True):
+    """What came of asking for a slot.
+
+    Attributes:
+        verdict: "granted"; "full": none is free for this lane; "elsewhere": the token holds one of another box;
+            "unkept": the server refuses to keep any picture, so that each worker has to count for itself.
+        running: the calls that hold a slot of the box, this one included.
+    """
+
+    verdict: Verdict
+    running: int = 0
+
+
+class Boxes(Protocol):
+    """The verbs, for one worker.  Each may be repeated: what has been done is not done twice."""
+
+    async def wait(self, calls: Sequence[Waits]) -> None:
+        """Tell of calls that wait, or refresh them; what holds a slot does not wait."""
+        ...
+
+    async def look(self) -> Picture:
+        """The whole."""
+        ...
+
+    async def occupy(self, token: str, details: CallDetails, *, slots: int, reserve: int = 0) -> Occupied:
+        """Take a slot of a box, if one is free; the call then waits no more.
+
+        Args:
+            token: of the call, used for no other one.
+            details: of the call.
+            slots: that the box has, as this worker's configuration says.
+            reserve: how many of them are for the lane `high` alone.
+        """
+        ...
+
+    async def release(self, *tokens: str) -> None:
+        """Calls are over, or given up: their slots are free, and they wait no more."""
+        ...
+
+    async def renew(self, tokens: Sequence[str]) -> list[str]:
+        """Renew leases; returns the tokens that neither hold a slot nor wait any more."""
+        ...
+
+    async def report(self, box: str, report: BoxReport) -> None:
+        """Tell what was seen of a box."""
+        ...
+
+    async def leave(self) -> None:
+        """Give back all that this worker holds and waits for: at its end; at its start, of its last life."""
+        ...
+
+
+def in_order(waiting: Sequence[WaitingCall]) -> tuple[WaitingCall, ...]:
+    """The high lane first, then the oldest."""
+    return tuple(sorted(waiting, key=lambda each: (LANES.index(each.lane), each.since_ms, each.token)))
+
+
+def oldest_first(calls: Sequence[BoxCall]) -> tuple[BoxCall, ...]:
+    """Those that hold a slot."""
+    return tuple(sorted(calls, key=lambda each: (each.began_ms, each.token)))
+
+
+def bounded_call(details: CallDetails) -> CallDetails:
+    """What is kept of it."""
+    return CallDetails(
+        lane=details.lane,
+        box=details.box[:MOST_NAME],
+        model=details.model[:MOST_NAME],
+        deployment=details.deployment[:MOST_NAME],
+        tenant=_cut(details.tenant),
+        expected_seconds=seconds_within(details.expected_seconds, MOST_SECONDS),
+    )
+
+
+def bounded_waiting(details: WaitingDetails) -> WaitingDetails:
+    """What is kept of it."""
+    first = details.candidates[:MOST_CANDIDATES]
+    return WaitingDetails(
+        lane=details.lane,
+        candidates=tuple(Candidate(each.box[:MOST_NAME], each.model[:MOST_NAME]) for each in first),
+        tenant=_cut(details.tenant),
+        expected_seconds=seconds_within(details.expected_seconds, MOST_SECONDS),
+        affinity=_cut(details.affinity),
+    )
+
+
+def bounded_report(report: BoxReport) -> BoxReport:
+    """What is kept of it: the first models, and numbers that can be."""
+    resident = report.resident
+    down = report.down_seconds
+    return BoxReport(
+        resident=None
+        if resident is None
+        else {
+            model[:MOST_NAME]: min(max(0, size), MOST_NUMBER) for model, size in list(resident.items())[:MOST_MODELS]
+        },
+        loading=tuple(model[:MOST_NAME] for model in report.loading[:MOST_MODELS]),
+        load_seconds=_numbers(report.load_seconds),
+        tokens_per_second=_numbers(report.tokens_per_second),
+        down_seconds=None if down is None else seconds_within(down, MOST_DOWN_SECONDS),
+    )
+
+
+def seconds_within(seconds: float, most: float) -> float:
+    """From 0 to `most`; what is no number is 0."""
+    return min(seconds, most) if seconds > 0 else 0.0  # NaN is not
+
+
+def _numbers(by_model: Mapping[str, float]) -> dict[str, float]:
+    sound = {model[:MOST_NAME]: number for model, number in by_model.items() if 0 < number < MOST_NUMBER}
+    return dict(list(sound.items())[:MOST_MODELS])
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else text[:MOST_NAME]

@@ -1,0 +1,33 @@
+-- Take a slot of a box for a call, if one is free.
+-- Keys: calls; waiting.
+-- Arguments: token; box; lane; slots, of the box; reserve, how many of them are for the lane "high" alone; lease_ms, for
+--   which the slot is the call's; details, JSON.
+-- Returns {verdict, running}:
+--   "granted": it has one, and no longer waits;
+--   "full": it has none;
+--   "elsewhere": its token has one of another box, and keeps that;
+--   running: how many calls have a slot of this box now, this one included.
+-- After a lost reply it is granted again: the lease begins anew, and nothing else changes.
+local now = now_ms()
+local running, unhurried, held, held_box = 0, 0, nil, nil
+local found = living(calls, now, MOST_LEASED_MS)
+for i = 1, #found, 2 do
+  local call = told_by(found[i + 1])
+  if call.box == box then
+    running = running + 1
+    if call.lane ~= 'high' then unhurried = unhurried + 1 end
+  end
+  if found[i] == token and type(call.box) == 'string' then held, held_box = found[i + 1], call.box end
+end
+if held and held_box ~= box then return {'elsewhere', running} end
+if held then
+  redis.call('HSET', calls, token, prolonged(held, now + lease_ms))
+else
+  if running >= slots or (lane ~= 'high' and unhurried >= slots - reserve) then return {'full', running} end
+  local head = '{"until_ms":' .. whole(now + lease_ms) .. ',"began_ms":' .. whole(now) .. ','
+  redis.call('HSET', calls, token, head .. string.sub(details, 2))
+  running = running + 1
+end
+keep(calls, lease_ms)
+redis.pcall('HDEL', waiting, token)  -- pcall: a key of another type
+return {'granted', running}
