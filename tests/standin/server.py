@@ -290,9 +290,8 @@ class _Connection(asyncio.Protocol):
             self.send(200, orjson.dumps(self._server.state()))
         elif (method, what) == ("POST", "flap"):
             try:
-                flap = flap_from(orjson.loads(body))
+                self._server.flap(flap_from(orjson.loads(body)))
                 self.send(200, b"{}")
-                self._server.flap(flap)
             except (TypeError, ValueError) as error:
                 self.send(400, orjson.dumps({"error": str(error)}))
         else:

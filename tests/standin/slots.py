@@ -1,8 +1,8 @@
 """The places of one loaded model, and what each has of its last prompt in its cache.
 
 More calls than places wait, first come first served.  Who has a place is given the free slot whose cache has most of
-the beginning of its prompt, else the one that was not used for longest.  That beginning is not read again; but one
-token always is, for the first of the answer comes of it.
+the beginning of its prompt, if that is more than a tenth of it, as llama.cpp does; else the one that was not used for
+longest.  That beginning is not read again; but one token always is, for the first of the answer comes of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+ALIKE = 0.1
+"""The part of a prompt that has to stand in a slot's cache for the slot to be preferred."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,10 +71,12 @@ class Slots:
             await self._free.acquire()
         finally:
             self.waiting -= 1
-        free = [slot for slot in self.all if not slot.is_busy]
-        slot = max(free, key=lambda each: (common_beginning(each.cache, tokens), -each.used))
-        slot.is_busy = True
-        return slot, max(0, min(common_beginning(slot.cache, tokens), len(tokens) - 1))
+        free = {slot.number: common_beginning(slot.cache, tokens) for slot in self.all if not slot.is_busy}
+        best = max(free, key=lambda number: (free[number], -self.all[number].used))
+        if free[best] <= ALIKE * len(tokens):
+            best = min(free, key=lambda number: self.all[number].used)
+        self.all[best].is_busy = True
+        return self.all[best], max(0, min(free[best], len(tokens) - 1))
 
     def give_back(self, slot: Slot, cache: Sequence[int]) -> None:
         """The call is over, and has left this in the slot's cache."""

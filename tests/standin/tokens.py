@@ -10,6 +10,7 @@ import importlib
 import os
 from functools import cache
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,5 +54,8 @@ def tokens_in(text: str) -> list[int]:
 
 
 def text_of(tokens: list[int]) -> str:
-    """The text of tokens; those below 0, which stand for no text (see `window`), are passed over."""
-    return encoding().decode([token for token in tokens if token >= 0])
+    """The text of tokens; those below 0, which stand for no text (see `window`), part words."""
+    texts = (
+        encoding().decode(list(run)) if is_text else " " for is_text, run in groupby(tokens, lambda each: each >= 0)
+    )
+    return "".join(texts)
