@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from tests.standin import server as standin
+from tests.standin import answering, process
 
 PLACEHOLDER = "@" * 17
 _MARK = PLACEHOLDER.encode()
@@ -18,10 +18,10 @@ def _stamp(data: bytes) -> bytes:
 
 
 def main() -> None:
-    """Serve as `tests.standin.server` does."""
-    as_chunk = standin._chunk
-    standin._chunk = lambda data: as_chunk(_stamp(data))  # called once per token, at the moment of its write
-    standin.main()
+    """Serve as `tests.standin` does."""
+    as_chunk = answering._chunk
+    answering._chunk = lambda data: as_chunk(_stamp(data))  # called once per token, at the moment of its write
+    process.main()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """`python -m tests.standin`: see `server`."""
 
-from tests.standin.server import main
+from tests.standin.process import main
 
 main()

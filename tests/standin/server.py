@@ -10,40 +10,36 @@ per model.  `GET /log` and the JSONL file tell of each call: `id`, `model`, `tur
 `tokens` written, and `how` it ended: `finished`, `failed` (an HTTP error), `error` (one in the stream), `cut`,
 `client_disconnected`, or null while it runs.
 
+With `StandIn(box=Box(...))` it is a machine: its memory holds some of its models (`memory`), each of which has so many
+places with caches (`slots`), and a window that prompts may be too long for (`window`); `box` says what can be set,
+`machine` what its calls tell beside the above, `pages` what it shows of itself, `flapping` how it fails.  `GET
+/_standin/state` tells the truth about it, `POST /_standin/flap` makes it fail.  Without a box nothing of that is there.
+
 HTTP is spoken on a bare `asyncio.Protocol`, because the benchmark measures its client and not this.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
-import signal
+import socket
 import time
 from collections import Counter, deque
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 
 import orjson
-import uvloop
 
-from tests.standin.request import (
-    last_user_text,
-    limit_of,
-    results_told,
-    schema_in_words,
-    schema_of,
-    tool_calls_of,
-    turn_of,
-    words_read,
-)
-from tests.standin.script import REFUSAL, Script, answer_tokens, script_for, tokens_of
-from tests.standin.wire import error_body, wire_of
+from tests.standin.answering import Answering
+from tests.standin.flapping import Flap, Flapping, flap_from
+from tests.standin.machine import Machine
+from tests.standin.memory import LoadError, seconds_of
+from tests.standin.pages import loaded, loading, not_found, page_of, shown
+from tests.standin.script import Script, script_for
+from tests.standin.wire import error_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tests.standin.wire import Wire
+    from tests.standin.box import Box
 
 _PROTOCOLS = {
     "/api/chat": "ollama",
@@ -51,19 +47,38 @@ _PROTOCOLS = {
     "/chat/completions": "openai",
     "/v1/messages": "anthropic",
 }
+_MANAGED = frozenset({"/api/generate", "/api/show"})
+_CONTROL = "/_standin/"
 _LOG_LENGTH = 20_000
-_BATCH = 512
+_PARTING_SECONDS = 0.01  # in which the answer to whoever wanted the refusal goes out
 
 
 class StandIn:
-    """The server.  `models` maps each model's name to its directives."""
+    """The server.
+
+    Args:
+        models: each model's name and its directives.
+        load_ms: that an Ollama's model takes to load.
+        log: where a line goes for each call.
+        box: the machine that it is; its models are in there, and neither of the first two is given.
+    """
 
     def __init__(
-        self, models: Mapping[str, str] | None = None, *, load_ms: int = 0, log: IO[bytes] | None = None
+        self,
+        models: Mapping[str, str] | None = None,
+        *,
+        load_ms: int = 0,
+        log: IO[bytes] | None = None,
+        box: Box | None = None,
     ) -> None:
         self.models = dict(models) if models is not None else {"stand-in": ""}
         self.load_ms = load_ms
         self.version = "0.9.6" if any("unaware" in told for told in self.models.values()) else "0.33.0"
+        self.machine: Machine | None = None
+        if box is not None:
+            self.models = {name: model.says for name, model in box.models.items()}
+            self.machine = Machine(box)
+        self.flapping = Flapping()
         self.loaded: set[str] = set()
         self.calls: deque[dict[str, Any]] = deque(maxlen=_LOG_LENGTH)
         self.connections: set[_Connection] = set()
@@ -73,23 +88,77 @@ class StandIn:
         self.precomputed: dict[tuple[str, str, int], bytes] = {}
         self._log = log
         self._server: asyncio.Server | None = None
+        self._placeholder: socket.socket | None = None
+        self._coming_back: asyncio.Task[None] | None = None
         self.url = ""
         self.port = 0
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; `url` holds the address afterwards."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), host, port, backlog=4096)
+        if self.machine is not None:
+            await self.machine.start()
+            # It has the port, and does not listen: as long as nobody else does, who connects is refused.
+            self._placeholder = socket.socket()
+            self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._placeholder.bind((host, port))
+            port = self._placeholder.getsockname()[1]
+        self._server = await self._listen(host, port)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://{host}:{self.port}"
 
+    async def _listen(self, host: str, port: int) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        shared = True if self.machine is not None else None
+        return await loop.create_server(lambda: _Connection(self), host, port, backlog=4096, reuse_port=shared)
+
     async def aclose(self) -> None:
         """Stop, and drop the connections that are open."""
+        if self._coming_back is not None:
+            self._coming_back.cancel()
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
             connection.transport.abort()
             await connection.closed.wait()
+        if self.machine is not None:
+            await self.machine.aclose()
+        if self._placeholder is not None:
+            self._placeholder.close()
+
+    def flap(self, flap: Flap) -> None:
+        """Fail in this way from now on; `Flap()` is to be well again, but for a refusal, which takes its time.
+
+        Raises:
+            ValueError: who is no box cannot refuse connections.
+        """
+        if flap.refuse_seconds:
+            if self.machine is None:
+                raise ValueError("only a box can refuse connections")
+            if self._coming_back is not None:
+                self._coming_back.cancel()
+            self._coming_back = asyncio.get_running_loop().create_task(self._be_gone(flap.refuse_seconds))
+        self.flapping = Flapping(flap)
+
+    async def _be_gone(self, seconds: float) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        await asyncio.sleep(_PARTING_SECONDS)
+        for connection in list(self.connections):
+            connection.transport.abort()
+        await asyncio.sleep(seconds)
+        self._server = await self._listen(self.url.removeprefix("http://").rpartition(":")[0], self.port)
+
+    def state(self) -> dict[str, Any]:
+        """What holds, whatever the server tells of itself: for boxes see `Machine.state`; with the log of all calls."""
+        held = self.machine.state() if self.machine is not None else {"loaded": sorted(self.loaded)}
+        return {**held, "calls": list(self.calls)}
+
+    async def load(self, model: str) -> None:
+        """Have a model in memory, of who is no box."""
+        if model not in self.loaded:
+            await asyncio.sleep(self.load_ms / 1000)
+            self.loaded.add(model)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -115,6 +184,8 @@ class StandIn:
 
     def known(self, name: str) -> str | None:
         """The model that `name` means, which may lack its tag `latest`."""
+        if self.machine is not None:
+            return self.machine.box.name_of(name)
         for candidate in (name, name.removesuffix(":latest")):
             if candidate in self.models:
                 return candidate
@@ -131,8 +202,9 @@ class _Connection(asyncio.Protocol):
         self._received = bytearray()
         self._task: asyncio.Task[None] | None = None
         self.closed = asyncio.Event()
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self._answering = Answering(server, self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
@@ -141,15 +213,15 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
         self.closed.set()
-        self._writable.set()
+        self.writable.set()
         if self._task is not None:
             self._task.cancel()
 
     def pause_writing(self) -> None:
-        self._writable.clear()
+        self.writable.clear()
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        self.writable.set()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -182,23 +254,86 @@ class _Connection(asyncio.Protocol):
             self._next_request()
 
     async def _answer(self, method: str, path: str, body: bytes) -> None:
+        server = self._server
         protocol = _PROTOCOLS.get(path)
-        if method == "POST" and protocol is not None:
-            try:
-                request = orjson.loads(body)
-            except orjson.JSONDecodeError:
-                self._send(400, error_body(protocol, 400, "unexpected EOF"))
-                return
-            self._server.requests.append(request)
-            await self._chat(protocol, request)
-        elif method == "POST" and path in {"/api/generate", "/api/show"}:
+        if path.startswith(_CONTROL):
+            self._control(method, path.removeprefix(_CONTROL), body)
+        elif (status := server.flapping.status) and path != "/log":
+            self.send(status, error_body(protocol or "ollama", status, "it flaps"))
+        elif server.machine is not None and path != "/log":
+            await self._answer_of_box(server.machine, method, path, body)
+        elif method == "POST" and protocol is not None:
+            await self._call(protocol, body)
+        elif method == "POST" and path in _MANAGED:
             await self._manage(path, orjson.loads(body))
         elif method == "GET" and (answer := self._listing(path)) is not None:
-            self._send(200, orjson.dumps(answer))
+            self.send(200, orjson.dumps(answer))
         else:
-            self._send(404, b"404 page not found", "text/plain")
+            self.send(404, b"404 page not found", "text/plain")
 
-    def _send(self, status: int, body: bytes, kind: str = "application/json; charset=utf-8", extra: str = "") -> None:
+    async def _call(self, protocol: str, body: bytes) -> None:
+        try:
+            request = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            self.send(400, error_body(protocol, 400, "unexpected EOF"))
+            return
+        self._server.requests.append(request)
+        machine = self._server.machine
+        if machine is not None and protocol == "ollama" and not request.get("messages"):
+            await self._manage_box(machine, "/api/chat", request)
+        else:
+            await self._answering.chat(protocol, request)
+
+    def _control(self, method: str, what: str, body: bytes) -> None:
+        """The truth about the server, and how it is to fail; no real one has that."""
+        if (method, what) == ("GET", "state"):
+            self.send(200, orjson.dumps(self._server.state()))
+        elif (method, what) == ("POST", "flap"):
+            try:
+                self._server.flap(flap_from(orjson.loads(body)))
+                self.send(200, b"{}")
+            except (TypeError, ValueError) as error:
+                self.send(400, orjson.dumps({"error": str(error)}))
+        else:
+            self.send(404, b"404 page not found", "text/plain")
+
+    async def _answer_of_box(self, machine: Machine, method: str, path: str, body: bytes) -> None:
+        protocol = _PROTOCOLS.get(path)
+        if not machine.is_ready:
+            self.send(*loading())
+        elif method == "POST" and protocol is not None and (protocol != "ollama" or machine.box.kind == "ollama"):
+            await self._call(protocol, body)
+        elif method == "POST" and path in _MANAGED and machine.box.kind == "ollama":
+            await self._manage_box(machine, path, orjson.loads(body))
+        elif method in {"GET", "HEAD"}:
+            await self._server.flapping.hold_up(path)
+            self.send(*page_of(machine, path, self._server.flapping.lie))
+        else:
+            self.send(*not_found(machine))
+
+    async def _manage_box(self, machine: Machine, path: str, request: dict[str, Any]) -> None:
+        """An Ollama's `/api/show`, and a call without a prompt, which loads or unloads."""
+        told = str(request.get("model"))
+        name = machine.box.name_of(told)
+        if name is None:
+            self.send(404, error_body("ollama", 404, f"model '{told}' not found"))
+            return
+        if path == "/api/show":
+            self.send(200, shown(machine, name))
+            return
+        keep_alive = seconds_of(request.get("keep_alive"))
+        if keep_alive == 0:
+            machine.memory.unload(name)
+        else:
+            window = machine.box.window_of(name, (request.get("options") or {}).get("num_ctx"))
+            try:
+                machine.memory.release(await machine.memory.hold(name, window, keep_alive))
+            except LoadError as error:
+                self.send(error.status, error_body("ollama", error.status, str(error)))
+                return
+        self.send(200, loaded(told, "unload" if keep_alive == 0 else "load", is_chat=path == "/api/chat"))
+
+    def send(self, status: int, body: bytes, kind: str = "application/json; charset=utf-8", extra: str = "") -> None:
         head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{extra}\r\n"
         self.transport.write(head.encode() + body)
 
@@ -231,162 +366,25 @@ class _Connection(asyncio.Protocol):
         name = str(request.get("model"))
         model = self._server.known(name)
         if model is None:
-            self._send(404, error_body("ollama", 404, f"model '{name}' not found"))
+            self.send(404, error_body("ollama", 404, f"model '{name}' not found"))
         elif path == "/api/show":
             shown = {"details": {"family": "stand-in", "parameter_size": "0"}, "capabilities": ["completion", "tools"]}
             if (window := self._told_window(model, "show")) is not None:
                 shown["parameters"] = f'stop  "<end>"\nnum_ctx                        {window}'
-            self._send(200, orjson.dumps(shown))
+            self.send(200, orjson.dumps(shown))
         else:
             unload = request.get("keep_alive") in {0, "0"}
             if unload:
                 self._server.loaded.discard(model)
             else:
-                await self._load(model)
+                await self._server.load(model)
             answer = {
                 "model": name,
                 "response": "",
                 "done": True,
                 "done_reason": "unload" if unload else "load",
             }
-            self._send(200, orjson.dumps(answer))
-
-    async def _load(self, model: str) -> None:
-        if model not in self._server.loaded:
-            await asyncio.sleep(self._server.load_ms / 1000)
-            self._server.loaded.add(model)
-
-    async def _chat(self, protocol: str, request: dict[str, Any]) -> None:
-        name = str(request.get("model"))
-        model = self._server.known(name)
-        if model is None:
-            self._send(404, error_body(protocol, 404, f"model '{name}' not found"))
-            return
-        if not isinstance(request.get("messages"), list):
-            self._send(400, error_body(protocol, 400, "'messages' is required"))
-            return
-        message = last_user_text(request["messages"])
-        script = script_for(model, self._server.models[model], message)
-        call = self._server.open_call(script, model, turn_of(request["messages"]))
-        how = "client_disconnected"
-        try:
-            if self._failed(protocol, script) or self._too_long(protocol, request, script):
-                how = "failed"
-                return
-            if protocol == "ollama":
-                await self._load(model)
-            how = await self._speak(protocol, request, script, message, call)
-        finally:
-            self._server.close_call(call, how)
-
-    def _failed(self, protocol: str, script: Script) -> bool:
-        """Answer with the HTTP error that the script asks for, if it does."""
-        if "fail" not in script:
-            return False
-        name = script.text("id")
-        self._server.failures[name] += 1
-        if (times := script.number("times")) is not None and self._server.failures[name] > times:
-            return False
-        cause = script.text("fail")
-        status, reason = (
-            (400, "the prompt exceeds the available context size") if cause == "context" else (int(cause), "no")
-        )
-        wait = f"Retry-After: {script.text('retry_after')}\r\n" if "retry_after" in script else ""
-        self._send(status, error_body(protocol, status, reason), extra=wait)
-        return True
-
-    def _too_long(self, protocol: str, request: dict[str, Any], script: Script) -> bool:
-        """Answer that the prompt is too long, if it is and this is to be an error."""
-        window = script.number("window")
-        if window is None or request.get("truncate") is not False or "unaware" in script:
-            return False
-        if len(words_read(request.get("messages", []), None)) <= window:
-            return False
-        self._send(400, error_body(protocol, 400, "the input length exceeds the context length"))
-        return True
-
-    async def _speak(
-        self, protocol: str, request: dict[str, Any], script: Script, message: str, call: dict[str, Any]
-    ) -> str:
-        """Write the answer; returns how it ended."""
-        usage = bool((request.get("stream_options") or {}).get("include_usage"))
-        wire = wire_of(protocol, str(request["model"]), usage=usage)
-        if "bench" in script:
-            return await self._speak_at_once(protocol, wire, script, call)
-        schema = schema_in_words(request) if "schemaless" in script else schema_of(request)
-        read = words_read(request.get("messages", []), script.number("window"))
-        tokens = read[:1] if "first" in script else answer_tokens(script, message, schema)
-        tool_calls = [] if "schemaless" in script else tool_calls_of(request, script)
-        if "answer" not in script and (told := results_told(request, script)) is not None:
-            tokens = tokens_of(told)
-        if tool_calls and "call" not in script:
-            tokens = []  # a forced tool is all the answer there is
-        reason = "tool_calls" if tool_calls else "refusal" if script.text("refuse") else "stop"
-        limit = limit_of(request)
-        if (limit is not None and len(tokens) > limit) or "length" in script:
-            tokens, reason = tokens[:limit], "length"
-        counts = (len(message.split()) + 1 if "window" not in script else len(read), len(tokens))
-        await asyncio.sleep(script.seconds("first_ms"))
-        if not request.get("stream", protocol == "ollama"):
-            call["tokens"] = len(tokens)
-            self._send(200, wire.whole("".join(tokens), tool_calls, reason, counts))
-            return "finished"
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: {wire.content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
-        self.transport.write(head.encode() + _chunk(wire.start()))
-        writes = [wire.reasoning(token) for token in tokens_of(script.text("reasoning"))]
-        say = wire.refusal if script.text("refuse") == "structured" else wire.text
-        writes += [say(token) for token in ([REFUSAL] if say == wire.refusal else tokens)]
-        writes += [wire.call(name, arguments) for name, arguments in tool_calls]
-        how = await self._write_all(writes, wire, script, call)
-        if how == "finished":
-            self.transport.write(_chunk(wire.end(reason, *counts)) + b"0\r\n\r\n")
-        return how
-
-    async def _write_all(self, writes: list[bytes], wire: Wire, script: Script, call: dict[str, Any]) -> str:
-        """Write the tokens at their pace, as far as the script lets them come; returns how it ended."""
-        ends = {name: script.number(f"{name}_after") for name in ("error", "cut", "end", "stall")}
-        stop_at = min((n for n in ends.values() if n is not None), default=len(writes))
-        delay = script.seconds("delay_ms")
-        batch = _BATCH if delay == 0 else 1
-        for start in range(0, min(stop_at, len(writes)), batch):
-            if start and delay:
-                await asyncio.sleep(delay)
-            await self._writable.wait()
-            part = writes[start : min(start + batch, stop_at)]
-            self.transport.write(b"".join(map(_chunk, part)))
-            call["tokens"] += len(part)
-            call["first"] = call["first"] or time.time()
-        if ends["stall"] == stop_at:
-            await asyncio.Event().wait()  # until the client's leaving cancels this
-        if ends["error"] == stop_at:
-            self.transport.write(_chunk(wire.error(500, "something broke")) + b"0\r\n\r\n")
-            return "error"
-        if ends["end"] == stop_at:
-            self.transport.write(b"0\r\n\r\n")
-            return "cut"
-        if ends["cut"] == stop_at:
-            self.transport.close()
-            return "cut"
-        return "finished"
-
-    async def _speak_at_once(self, protocol: str, wire: Wire, script: Script, call: dict[str, Any]) -> str:
-        """The benchmark's answer: its bytes are made once and written in one go."""
-        count = script.number("tokens") or 1
-        key = (protocol, call["model"], count)
-        answer = self._server.precomputed.get(key)
-        if answer is None:
-            writes = [wire.start(), *(wire.text(token) for token in answer_tokens(script, "", None))]
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: {wire.content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
-            chunks = b"".join(map(_chunk, [*writes, wire.end("stop", 10, count)]))
-            answer = self._server.precomputed[key] = head.encode() + chunks + b"0\r\n\r\n"
-        self.transport.write(answer)
-        call["tokens"] = count
-        call["first"] = time.time()
-        return "finished"
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            self.send(200, orjson.dumps(answer))
 
 
 def _listed(name: str) -> dict[str, Any]:
@@ -398,30 +396,3 @@ def _listed(name: str) -> dict[str, Any]:
         "quantization_level": "stand-in",
     }
     return {"name": full, "model": full, "size": 0, "digest": "stand-in", "details": details}
-
-
-async def _serve(options: argparse.Namespace) -> None:
-    models = dict(model.partition("=")[::2] for model in options.model) or {"stand-in": ""}
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(options.log.open("ab")) if options.log else None
-        server = StandIn(models, load_ms=options.load_ms, log=log)
-        await server.start(options.host, options.port)
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        address = {"stand-in": True, "url": server.url, "port": server.port, "models": list(models)}
-        print(orjson.dumps(address).decode(), flush=True)
-        await stop.wait()
-        await server.aclose()
-
-
-def main() -> None:
-    """Run as a process until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="standin", description="A stand-in for a model server.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--model", action="append", default=[], metavar="NAME[=DIRECTIVES]")
-    parser.add_argument("--load-ms", type=int, default=0, help="time to load a model that is not in memory")
-    parser.add_argument("--log", type=Path, help="JSONL of the calls, one line at the end of each")
-    options = parser.parse_args()
-    uvloop.run(_serve(options))

@@ -7,9 +7,12 @@ A wire writes one answer: each of its methods returns the bytes of one write.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
+
+if TYPE_CHECKING:
+    from tests.standin.reading import Reading
 
 _CREATED_AT = "2026-11-20T08:35:16.457405347Z"
 _CREATED = 1795163716
@@ -44,15 +47,22 @@ def error_body(protocol: str, status: int, message: str) -> bytes:
     return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
 
 
-def wire_of(protocol: str, model: str, *, usage: bool) -> Wire:
-    """The writer for one answer; `usage` is whether an OpenAI client asked for it."""
+def wire_of(protocol: str, model: str, *, usage: bool, reading: Reading | None = None) -> Wire:
+    """The writer for one answer.
+
+    Args:
+        protocol: which one.
+        model: as the client called it.
+        usage: whether an OpenAI client asked for it.
+        reading: of a box, what it has read of the prompt.
+    """
     match protocol:
         case "ollama":
-            return OllamaWire(model)
+            return OllamaWire(model, reading)
         case "anthropic":
-            return AnthropicWire(model)
+            return AnthropicWire(model, reading)
         case _:
-            return OpenAIWire(model, usage=usage)
+            return OpenAIWire(model, usage=usage, reading=reading)
 
 
 class OllamaWire:
@@ -60,8 +70,9 @@ class OllamaWire:
 
     content_type = "application/x-ndjson"
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, reading: Reading | None) -> None:
         self._model = model
+        self._reading = reading
 
     def _line(self, message: dict[str, Any], **more: Any) -> bytes:
         event = {"model": self._model, "created_at": _CREATED_AT, "message": {"role": "assistant", **message}}
@@ -95,13 +106,14 @@ class OllamaWire:
         return self._line(message, **self._done(reason, *tokens)).rstrip()
 
     def _done(self, reason: str, prompt_tokens: int, tokens: int) -> dict[str, Any]:
+        durations = {"total_duration": 5157420, "load_duration": 517357, "prompt_eval_duration": 651000}
+        if self._reading is not None:
+            durations = self._reading.durations()
         return {
             "done": True,
             "done_reason": "length" if reason == "length" else "stop",
-            "total_duration": 5157420,
-            "load_duration": 517357,
+            **durations,
             "prompt_eval_count": prompt_tokens,
-            "prompt_eval_duration": 651000,
             "eval_count": tokens,
             "eval_duration": 911000,
         }
@@ -112,7 +124,8 @@ class OpenAIWire:
 
     content_type = "text/event-stream"
 
-    def __init__(self, model: str, *, usage: bool) -> None:
+    def __init__(self, model: str, *, usage: bool, reading: Reading | None) -> None:
+        self._reading = reading
         self._head = {
             "id": "chatcmpl-138",
             "created": _CREATED,
@@ -155,9 +168,11 @@ class OpenAIWire:
         return self._delta({"refusal": text})
 
     def end(self, reason: str, prompt_tokens: int, tokens: int) -> bytes:
-        last = self._delta({}, "stop" if reason == "refusal" else reason)
+        timings = self._timings(tokens)
+        choice = {"index": 0, "delta": {}, "finish_reason": "stop" if reason == "refusal" else reason}
+        last = self._event([choice], **({} if self._usage else timings))
         if self._usage:
-            last += self._event([], usage=_openai_usage(prompt_tokens, tokens))
+            last += self._event([], usage=self._counts(prompt_tokens, tokens), **timings)
         return last + b"data: [DONE]\n\n"
 
     def error(self, status: int, message: str) -> bytes:
@@ -176,7 +191,14 @@ class OpenAIWire:
             ]
         choice = {"index": 0, "message": message, "finish_reason": reason}
         answer = {**self._head, "object": "chat.completion", "choices": [choice]}
-        return orjson.dumps({**answer, "usage": _openai_usage(*tokens)})
+        return orjson.dumps({**answer, "usage": self._counts(*tokens), **self._timings(tokens[1])})
+
+    def _counts(self, prompt_tokens: int, tokens: int) -> dict[str, Any]:
+        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
+        return counts | (self._reading.openai_details() if self._reading is not None else {})
+
+    def _timings(self, tokens: int) -> dict[str, Any]:
+        return self._reading.timings(tokens) if self._reading is not None else {}
 
 
 class AnthropicWire:
@@ -184,8 +206,9 @@ class AnthropicWire:
 
     content_type = "text/event-stream"
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, reading: Reading | None) -> None:
         self._model = model
+        self._reading = reading
         self._block = -1
         self._kind = ""
 
@@ -215,7 +238,7 @@ class AnthropicWire:
             "model": self._model,
             "content": [],
         }
-        usage = {"input_tokens": 2, "output_tokens": 1}
+        usage = self._counts(2, 1) if self._reading is None else self._counts(self._reading.counted, 0)
         return self._event(
             "message_start", message={**message, "stop_reason": None, "stop_sequence": None, "usage": usage}
         ) + self._event("ping")
@@ -238,7 +261,7 @@ class AnthropicWire:
 
     def end(self, reason: str, prompt_tokens: int, tokens: int) -> bytes:
         delta = {"stop_reason": _ANTHROPIC_REASONS.get(reason, reason), "stop_sequence": None}
-        usage = {"input_tokens": prompt_tokens, "output_tokens": tokens}
+        usage = self._counts(prompt_tokens, tokens)
         return self._close() + self._event("message_delta", delta=delta, usage=usage) + self._event("message_stop")
 
     def error(self, status: int, message: str) -> bytes:
@@ -251,9 +274,13 @@ class AnthropicWire:
             for i, (name, args) in enumerate(calls)
         ]
         answer = {"id": "msg_20af56d6", "type": "message", "role": "assistant", "model": self._model}
-        usage = {"input_tokens": tokens[0], "output_tokens": tokens[1]}
+        usage = self._counts(*tokens)
         reason = _ANTHROPIC_REASONS.get(reason, reason)
         return orjson.dumps({**answer, "content": content, "stop_reason": reason, "usage": usage})
+
+    def _counts(self, prompt_tokens: int, tokens: int) -> dict[str, int]:
+        counts = {"input_tokens": prompt_tokens, "output_tokens": tokens}
+        return counts | (self._reading.anthropic_details() if self._reading is not None else {})
 
 
 _ANTHROPIC_REASONS = {
@@ -262,11 +289,3 @@ _ANTHROPIC_REASONS = {
     "tool_calls": "tool_use",
     "refusal": "refusal",
 }
-
-
-def _openai_usage(prompt_tokens: int, tokens: int) -> dict[str, int]:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": tokens,
-        "total_tokens": prompt_tokens + tokens,
-    }

@@ -13,8 +13,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from tests.standin.box import flags_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from tests.standin.box import Box
 
 T = TypeVar("T")
 
@@ -198,11 +202,12 @@ class StandInProcess(ChildProcess):
 
     Args:
         models: each model's name with its directives.
+        box: the machine that it is, in place of them.
     """
 
-    def __init__(self, models: Mapping[str, str]) -> None:
-        words = [word for name, directives in models.items() for word in ("--model", f"{name}={directives}")]
-        super().__init__("-m", "tests.standin", *words)
+    def __init__(self, models: Mapping[str, str] | None = None, *, box: Box | None = None) -> None:
+        words = [word for name, told in (models or {}).items() for word in ("--model", f"{name}={told}")]
+        super().__init__("-m", "tests.standin", *(words if box is None else flags_of(box)))
         self.url = ""
 
     async def __aenter__(self) -> Self:
