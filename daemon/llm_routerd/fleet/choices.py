@@ -87,7 +87,7 @@ class Choices:
             self._known[call.candidates] = known
         return known
 
-    def ask(self, box: str, model: str, patience: float) -> Option | None:
+    def ask(self, box: str, model: str, patience: float, *, heeds_plans: bool = True) -> Option | None:
         """What the box is for a call that lets others go first for so many seconds more; None: it cannot serve it."""
         standing = self._boxes.get(box)
         if standing is None or not standing.is_up:
@@ -98,6 +98,7 @@ class Choices:
             rules=self._rules,
             reckoning=self._reckoning,
             patience=patience,
+            heeds_plans=heeds_plans,
             wanted=self._wanted,
         )
         return option(standing, model, asked)

@@ -62,6 +62,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     Attributes:
         patience: for how many seconds yet others may go first; at 0 what they want holds a model for `min_resident`
             at most.
+        heeds_plans: whether a model counts as coming that is not being loaded yet.
         wanted: how many calls of the lane and of higher ones wait for a model on a box.
     """
 
@@ -70,6 +71,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     rules: Rules
     reckoning: Reckoning
     patience: float
+    heeds_plans: bool
     wanted: Mapping[tuple[str, str], int]
 
 
@@ -80,7 +82,7 @@ def option(standing: Standing, model: str, asked: Asked) -> Option | None:
     if standing.has(model):
         return _made(standing, model, asked, Kind.OPEN if standing.takes(asked.rank) else Kind.QUEUED)
     ready = standing.ready.get(model)
-    if ready is not None:
+    if ready is not None and (asked.heeds_plans or model in standing.loads):
         return _made(standing, model, asked, Kind.COMING, ready=max(0.0, ready - asked.now))
     return _loading(standing, model, asked)
 

@@ -129,7 +129,8 @@ class _Walk:
             if RANKS[lane] == HIGH and self._rules.preempt:
                 late = [self._waits[call.token] for call in calls if call.token in self._waits]
                 by_token = {call.token: call for call in calls}
-                self._cuts = cuts_for(late, by_token, self._boxes, partial(self._choices.ask, patience=-math.inf))
+                ask = partial(self._choices.ask, patience=-math.inf, heeds_plans=False)
+                self._cuts = cuts_for(late, by_token, self._boxes, ask)
         return Plan(begin=tuple(self._begin), waits=self._waits, turns=tuple(self._turns), cuts=self._cuts)
 
     def _consider(self, call: Waiting) -> None:
