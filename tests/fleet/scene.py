@@ -22,9 +22,7 @@ def resident(model: str, *, ago: float = 500.0, pinned: bool = False) -> Residen
 def running(token: str, model: str, lane: Lane = "normal", *, left: float = 10.0, tenant: str = "") -> Running:
     """A call that is expected to last so many seconds more."""
     began = NOW - 5.0
-    return Running(
-        token=token, worker="w1", model=model, lane=lane, began=began, seconds=left + 5.0, tenant=tenant
-    )
+    return Running(token=token, worker="w1", model=model, lane=lane, began=began, seconds=left + 5.0, tenant=tenant)
 
 
 def view(name: str, *, slots: int = 1, reserve: int = 0, gib: int = 10, residents: Any = (), **more: Any) -> BoxView:
@@ -36,8 +34,8 @@ def view(name: str, *, slots: int = 1, reserve: int = 0, gib: int = 10, resident
 
 def waiting(token: str, model: str, boxes: str = "x", *, ago: float = 1.0, **more: Any) -> Waiting:
     """A call that waits for any of these boxes, named by a letter each."""
-    more = {"lane": "normal", "worker": "w1", "seconds": 5.0} | more
-    return Waiting(token=token, candidates=tuple(Place(box, model) for box in boxes), since=NOW - ago, **more)
+    given: dict[str, Any] = {"lane": "normal", "worker": "w1", "seconds": 5.0} | more
+    return Waiting(token=token, candidates=tuple(Place(box, model) for box in boxes), since=NOW - ago, **given)
 
 
 def picture(*boxes: BoxView, calls: tuple[Waiting, ...] | list[Waiting] = (), **more: Any) -> Picture:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +13,9 @@ from llm_routerd.fleet.order import in_turn, running_by_tenant
 from llm_routerd.fleet.picture import LANES, Box, BoxView, Loading, Picture, Place, Resident, Rules, Running, Waiting
 from llm_routerd.fleet.plan import Plan, make_plan
 from llm_routerd.fleet.standing import RANKS
+
+if TYPE_CHECKING:
+    import random
 
 NOW = 1000.0
 NAMES = st.sampled_from("xyz")
@@ -51,7 +54,9 @@ def _views(draw: st.DrawFn, name: str) -> BoxView:
         )
         for i in range(draw(st.integers(0, slots + (draw(st.integers(0, 9)) == 0))))
     )
-    box = Box(name=name, slots=slots, reserve=draw(st.integers(0, slots)), memory_bytes=draw(st.sampled_from([0, 10, 20])))
+    box = Box(
+        name=name, slots=slots, reserve=draw(st.integers(0, slots)), memory_bytes=draw(st.sampled_from([0, 10, 20]))
+    )
     down = draw(st.sampled_from([0.0, 0.0, 0.0, NOW + 5.0]))
     return BoxView(
         box=box,
@@ -194,7 +199,12 @@ def test_who_is_twice_overdue_is_passed_over_nowhere(seen: Picture, rules: Rules
         order = in_turn([call for call in seen.waiting if call.lane == lane], running_by_tenant(seen, lane))
         for place, call in enumerate(order):
             wait = plan.waits.get(call.token)
-            if wait is None or call.turn is None or call.turn + 2 * rules.max_wait > NOW or wait.seconds == float("inf"):
+            if (
+                wait is None
+                or call.turn is None
+                or call.turn + 2 * rules.max_wait > NOW
+                or wait.seconds == float("inf")
+            ):
                 continue
             boxes = {each.box for each in call.candidates} & able
             for each in order[place + 1 :]:

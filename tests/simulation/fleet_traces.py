@@ -39,7 +39,8 @@ def two_models(rng: random.Random, number: int = 240) -> Trace:
 
 def chat(rng: random.Random, number: int = 120) -> list[Job]:
     """People who come in groups."""
-    at, jobs = 5.0, []
+    at = 5.0
+    jobs: list[Job] = []
     while len(jobs) < number:
         at += rng.expovariate(1 / 20)
         for _ in range(rng.choice((1, 1, 2, 4, 8))):

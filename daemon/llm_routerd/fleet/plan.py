@@ -124,10 +124,11 @@ class _Walk:
             calls = [call for call in self._waiting if call.lane == lane]
             self._choices.enter(RANKS[lane], calls)
             self._passed.clear()
-            for call in in_turn(calls, running_by_tenant(self._picture, lane)):
+            order = in_turn(calls, running_by_tenant(self._picture, lane))
+            for call in order:
                 self._consider(call)
             if RANKS[lane] == HIGH and self._rules.preempt:
-                late = [self._waits[call.token] for call in calls if call.token in self._waits]
+                late = [self._waits[call.token] for call in order if call.token in self._waits]
                 by_token = {call.token: call for call in calls}
                 ask = partial(self._choices.ask, patience=-math.inf, heeds_plans=False)
                 self._cuts = cuts_for(late, by_token, self._boxes, ask)

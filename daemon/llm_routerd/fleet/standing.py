@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -54,9 +55,9 @@ class Standing:
         self.loading_bytes = {each.model: each.bytes or reckoning.sizes.get(each.model, 0) for each in view.loading}
         self.runs = Counter(call.model for call in view.running)
         for call in view.running if self.tells else ():
-            # What runs is there, whatever was last heard.
+            # What runs is there, whatever was last heard; since when is not known, so that it is held for nobody.
             if call.model not in self.residents and call.model not in self.loads:
-                self.residents[call.model] = Resident(model=call.model, since=call.began, used=now)
+                self.residents[call.model] = Resident(model=call.model, since=-math.inf, used=now)
         self.closed_from = len(LANES)
         self.queue = 0
         self.version = 0
