@@ -244,6 +244,15 @@ def test_low_lane_call_is_cut_for_a_high_one_that_finds_no_place() -> None:
     assert make_plan(picture(soon, calls=seen.waiting), Rules(preempt=True), NOW).cuts == ()
 
 
+def test_call_that_is_being_cut_is_not_cut_for_another() -> None:
+    """The second call that finds no place gets the next one."""
+    low = [running("l1", "a", "low"), replace(running("l2", "a", "low"), began=NOW - 1.0, is_cut=True)]
+    box = view("x", slots=2, residents=("a",), running=tuple(low))
+    calls = [waiting(name, "a", lane="high", ago=ago) for name, ago in (("h1", 2.0), ("h2", 1.0))]
+    cuts = make_plan(picture(box, calls=calls), Rules(preempt=True), NOW).cuts
+    assert [(cut.token, cut.for_token) for cut in cuts] == [("l1", "h2")]
+
+
 def test_calls_of_other_lanes_are_never_cut() -> None:
     """Nor is a low one, where it would not be enough."""
     calls = [waiting("h", "b", lane="high")]
@@ -290,6 +299,18 @@ def test_same_beginning_goes_to_the_same_box_and_is_waited_for_where_reading_it_
     full = view("x", slots=2, residents=("a",), running=(running("r", "a", left=2.0), running("s", "a", left=2.0)))
     idle = view("y", slots=2, residents=("a",))
     assert _begun(picture(full, idle, calls=[call], served={"k": "x"})) == [("1", "y")], "more than its share"
+
+
+def test_box_that_a_key_prefers_is_passed_over_where_it_runs_more_than_its_share() -> None:
+    """Of five running calls and the next, each of two boxes should have three, and four at most."""
+    keys = [str(i) for i in range(20)]
+    for busy, other in ("xy", "yx"):
+        boxes = (
+            view(busy, slots=9, residents=("a",), running=tuple(running(f"r{i}", "a") for i in range(5))),
+            view(other, slots=9, residents=("a",)),
+        )
+        places = {_begun(picture(*boxes, calls=[waiting("1", "a", "xy", key=key)]))[0][1] for key in keys}
+        assert places == {other}
 
 
 # ---------------------------------------------------------------------- all of it

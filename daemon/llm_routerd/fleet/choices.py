@@ -70,11 +70,7 @@ class Choices:
 
     def satisfied(self, call: Waiting) -> None:
         """The call waits no more."""
-        for place in call.candidates:
-            key = place.box, place.model
-            self._wanted[key] -= 1
-            if not self._wanted[key] and (standing := self._boxes.get(place.box)) is not None:
-                standing.version += 1
+        self._wanted.subtract((place.box, place.model) for place in call.candidates)
         self._known.clear()
 
     def look(self, call: Waiting, patience: float) -> Choice:
