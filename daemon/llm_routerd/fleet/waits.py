@@ -1,0 +1,53 @@
+"""Why a call waits, and for how long: for whoever waits."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Why(StrEnum):
+    """What a waiting call waits for."""
+
+    QUEUED = "queued"  # a slot beside its model
+    LOADING = "loading"  # its model
+    OTHERS = "others"  # those whose model is resident
+    DRAINING = "draining"  # calls that run where its model is to be loaded
+    DOWN = "down"
+    NEVER = "never"
+
+
+class Wait(Struct, frozen=True, kw_only=True):
+    """A call that does not begin now.
+
+    Attributes:
+        seconds: until it begins to be answered, as estimated; infinite: no box can serve it as things are.
+        before: how many calls wait before it for this box.
+        box: "" where there is none.
+    """
+
+    token: str
+    worker: str
+    seconds: float
+    why: Why
+    box: str = ""
+    model: str = ""
+    before: int = 0
+
+    @property
+    def reason(self) -> str:
+        """For people."""
+        match self.why:
+            case Why.QUEUED:
+                return f"{self.before} before you on {self.box}" if self.before else f"next on {self.box}"
+            case Why.LOADING:
+                return f"loading {self.model} on {self.box}"
+            case Why.OTHERS:
+                return f"{self.box} answers for what it has loaded before it loads {self.model}"
+            case Why.DRAINING:
+                return f"{self.box} finishes what runs before it loads {self.model}"
+            case Why.DOWN:
+                return f"{self.box} is down"
+            case Why.NEVER:
+                return f"no box has room for {self.model}" if self.model else "no box serves this"
