@@ -37,6 +37,7 @@ _MOST_CHARS_PER_TOKEN = 6
 _FEWEST_CHARS = 2_000
 # The first that surely takes `truncate` and `shift`.  Some after it count without what they had cached.
 _TAKES_TRUNCATE = (0, 13)
+_CUTS_TO_THE_WINDOW = (0, 4)
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 # Blanks, rulers and dots are many characters to a token.
 _RUN = re.compile(r"([\W_])\1+")
@@ -90,25 +91,31 @@ def may_exceed(call: Call, window: int) -> bool:
     return bool(call.tools) or most_tokens(chars_of(call.messages)) > window
 
 
-def may_be_cut(call: Call, prompt_tokens: int, windows: Collection[int]) -> bool:
+def cuts_in_halves(version: Any) -> bool:
+    """Whether an Ollama of this version cuts a message by halves of its window, or may; the next ones cut to it."""
+    found = _VERSION.match(version) if isinstance(version, str) else None
+    return found is None or (int(found[1]), int(found[2])) < _CUTS_TO_THE_WINDOW
+
+
+def may_be_cut(call: Call, prompt_tokens: int, windows: Collection[int], *, in_halves: bool = True) -> bool:
     """Whether an Ollama that counted so many tokens may have left out some, where its window is one of these.
 
-    Without a count (0) only the prompt's length tells.
+    Without a count (0) only the prompt's length tells.  `in_halves`: see `cuts_in_halves`.
     """
     possible = [window for window in windows if prompt_tokens <= window]
     if not possible:
         return False
     size = size_of(call.messages, call.tools).scaled(call.token_factors)
-    return any(_may_be_cut(size, prompt_tokens, window) for window in possible)
+    return any(_may_be_cut(size, prompt_tokens, window, in_halves=in_halves) for window in possible)
 
 
-def _may_be_cut(size: PromptSize, counted: int, window: int) -> bool:
+def _may_be_cut(size: PromptSize, counted: int, window: int, *, in_halves: bool) -> bool:
     whole = size.whole
     if whole.high <= window:
         return False
     if counted >= window - _NEAR or whole.low > window:
         return True
-    if counted >= window // 2 and counted + window // 2 <= whole.high:
+    if in_halves and counted >= window // 2 and counted + window // 2 <= whole.high:
         return True
     for number, dropped in enumerate(size.messages[:-1], start=1):
         left = total((size.kept, *size.messages[number:]))

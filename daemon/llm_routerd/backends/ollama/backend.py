@@ -11,7 +11,7 @@ from llm_routerd.backends.ollama.answer import OllamaAnswer
 from llm_routerd.backends.ollama.request import chat_body
 from llm_routerd.backends.ollama.window import least_window, window_told, windows_of
 from llm_routerd.backends.optional_fields import Omissions, left_out, without
-from llm_routerd.backends.prompt_cut import cut, looks_cut, may_be_cut, may_exceed, takes_truncate
+from llm_routerd.backends.prompt_cut import cut, cuts_in_halves, looks_cut, may_be_cut, may_exceed, takes_truncate
 from llm_routerd.backends.server_kind import advice
 from llm_routerd.backends.wire.endpoint import Endpoint, converted
 from llm_routerd.backends.wire.exchange import exchange
@@ -43,6 +43,7 @@ class OllamaBackend:
         self._omissions = Omissions()
         self._takes_truncate: bool | None = None  # not known yet
         self._is_ollama = False  # known to be
+        self._cuts_in_halves = True  # as far as is known
 
     def stream(self, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         """See `Backend.stream`."""
@@ -81,7 +82,11 @@ class OllamaBackend:
                 raise
             return
         if is_asked_in_vain and (
-            is_far_below or (self._is_ollama and may_be_cut(call, counted, windows_of(params, await self.window())))
+            is_far_below
+            or (
+                self._is_ollama
+                and may_be_cut(call, counted, windows_of(params, await self.window()), in_halves=self._cuts_in_halves)
+            )
         ):
             raise cut()
 
@@ -92,6 +97,7 @@ class OllamaBackend:
                 answer = await self._question("/api/version", call.connect_seconds)
                 version = answer.get("version") if isinstance(answer, dict) else None
                 self._takes_truncate, self._is_ollama = takes_truncate(version), isinstance(version, str)
+                self._cuts_in_halves = cuts_in_halves(version)
             except BackendError as error:
                 if error.code is not AttemptCode.NOT_FOUND:
                     raise

@@ -1,0 +1,147 @@
+"""No answer to a prompt that was cut, and none refused that fits: by an Ollama that cuts, in six languages and code."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llm_routerd.config.load import load_config
+from llm_routerd.router import NoAnswerError, Router
+from tests.standin.box import Box, Model
+from tests.standin.server import StandIn
+from tests.standin.tokens import tokens_in
+from tests.standin.window import read_prompt
+from tests.support.texts import TEXTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llm_routerd.config.tree import Config
+
+WINDOW = 4_096
+KINDS = ("English", "German", "Polish", "Russian", "Chinese", "Japanese", "C")
+PNG = "data:image/png;base64,iVBORw0KGgo="
+
+
+def config_for(url: str, directory: Path, **deployment: Any) -> Config:
+    """One local model, and nobody behind it."""
+    path = directory / "config.toml"
+    more = "\n".join(f"{key} = {value}" for key, value in deployment.items())
+    path.write_text(
+        f"""
+        [deployments.local]
+        model = "ollama/m"
+        api_base = "{url}"
+        local = true
+        timeout = 60.0
+        {more}
+        [chains.default]
+        deployments = ["local"]
+        """
+    )
+    return load_config(str(path), {})
+
+
+def text(kind: str, tokens: float, rng: random.Random) -> str:
+    """Sentences of a language in an order of their own, about as long as that."""
+    words = (
+        TEXTS[kind].split(" ") if " " in TEXTS[kind].strip() else [TEXTS[kind][at : at + 5] for at in range(0, 30, 5)]
+    )
+    each = len(tokens_in(" ".join(words))) / len(words)
+    joined = " " if " " in TEXTS[kind].strip() else ""
+    return joined.join(rng.choice(words) for _ in range(max(1, round(tokens / each))))
+
+
+def request_of(kind: str, tokens: float, rng: random.Random) -> dict[str, Any]:
+    """A prompt of about so many tokens: one message or a conversation, with tools or an image now and then."""
+    parts = rng.choice([1, 1, 2, 3, 7])
+    shares = [rng.random() + 0.1 for _ in range(parts)]
+    said = [text(kind, tokens * share / sum(shares), rng) for share in shares]
+    messages: list[dict[str, Any]] = [
+        {"role": "assistant" if number % 2 else "user", "content": each} for number, each in enumerate(said)
+    ]
+    if parts % 2 == 0:
+        messages.append({"role": "user", "content": "Go on."})
+    if rng.random() < 0.3:
+        messages.insert(0, {"role": "system", "content": "Answer in one word."})
+    request: dict[str, Any] = {"messages": messages}
+    if rng.random() < 0.2:
+        described = {"name": "look", "description": text("English", 60, rng), "parameters": {"type": "object"}}
+        request["tools"] = [{"type": "function", "function": described}]
+    if rng.random() < 0.1:
+        image = {"type": "image_url", "image_url": {"url": PNG}}
+        messages[-1]["content"] = [{"type": "text", "text": messages[-1]["content"]}, image]
+    return request
+
+
+@dataclass
+class Count:
+    """What became of many prompts.
+
+    Attributes:
+        answered: by the local model.
+        cut: of them, those of which it had read a part.
+        false_alarms: sizes of those that would have fitted, and were not answered.
+    """
+
+    answered: int = 0
+    cut: int = 0
+    false_alarms: list[int] = field(default_factory=list)
+
+
+async def ask(router: Router, server: StandIn, requests: list[dict[str, Any]]) -> Count:
+    """All of them, one after the other, held against what the server knows."""
+    count = Count()
+    for request in requests:
+        whole = len(read_prompt(request, Box(models={}).image_tokens).tokens)
+        try:
+            await router.route(**request)
+        except NoAnswerError:
+            if whole <= WINDOW - 16:
+                count.false_alarms.append(whole)
+        else:
+            count.answered += 1
+            count.cut += server.state()["calls"][-1]["cut"]
+    return count
+
+
+@pytest.mark.parametrize(("least", "most", "number"), [(0.5, 8.0, 200), (0.02, 1.0, 350)], ids=["long", "fitting"])
+@pytest.mark.parametrize("version", ["0.12.9", "0.33.0"])
+async def test_no_cut_prompt_is_answered_and_none_that_fits_is_refused(
+    version: str, least: float, most: float, number: int, tmp_path: Path
+) -> None:
+    """With tools and images; by a version that refuses where it is asked to, and one that cuts all the same.
+
+    The old one is found out by its count alone: a few that nearly fill the window are taken for cut.
+    """
+    rng = random.Random(14)
+    box = Box(models={"m": Model(trained=WINDOW)}, version=version)
+    async with StandIn(box=box) as server, Router(config_for(server.url, tmp_path)) as router:
+        sizes = [WINDOW * least * (most / least) ** rng.random() for _ in range(number)]
+        requests = [request_of(KINDS[at % len(KINDS)], size, rng) for at, size in enumerate(sizes)]
+        count = await ask(router, server, requests)
+    assert count.cut == 0
+    assert count.answered > number * (0.9 if most == 1.0 else 0.2)
+    if version == "0.33.0":
+        assert count.false_alarms == []
+    else:
+        assert len(count.false_alarms) < number * 0.05
+        assert all(size > WINDOW * 0.5 for size in count.false_alarms)
+
+
+async def test_window_that_holds_the_prompt_is_asked_for(tmp_path: Path) -> None:
+    """So a server whose own window is small reads all of it; the model is loaded anew once for each step, not more."""
+    rng = random.Random(15)
+    model = Model(trained=131_072, load_seconds=0.05)
+    async with (
+        StandIn(box=Box(models={"m": model}, num_ctx=2_048, version="0.12.9")) as server,
+        Router(config_for(server.url, tmp_path)) as router,
+    ):
+        requests = [request_of(rng.choice(KINDS), rng.uniform(100, 12_000), rng) for _ in range(60)]
+        count = await ask(router, server, requests)
+        loads = sum(server.state()["loads"].values())
+    assert (count.answered, count.cut, count.false_alarms) == (60, 0, [])
+    assert loads <= 5
