@@ -73,6 +73,8 @@ def _ollama_page(machine: Machine, path: str, lie: Iterable[str] | None) -> Page
     }
     if path.startswith("/v1/models/") and (name := box.name_of(path.removeprefix("/v1/models/"))) is not None:
         return _json(_list([{"id": with_tag(name), "owned_by": "library"}])["data"][0])
+    if path == "/":
+        return 200, b"Ollama is running", "text/plain; charset=utf-8"
     return _json(pages[path]()) if path in pages else not_found(machine)
 
 
