@@ -9,6 +9,7 @@ from msgspec import NODEFAULT
 from msgspec.structs import fields
 
 from llm_routerd.config import checking
+from llm_routerd.config.fleet import FleetConfig
 from llm_routerd.config.providers import BACKENDS
 from llm_routerd.config.schema import config_schema
 from llm_routerd.config.table import Table, traits_at
@@ -61,6 +62,7 @@ def _defaults_of(table: type[Table]) -> dict[str, Any]:
         (("properties", "metrics"), MetricsConfig),
         (("properties", "log"), LogConfig),
         (("properties", "refusal"), RefusalConfig),
+        (("properties", "fleet"), FleetConfig),
         (("$defs", "deployment"), Deployment),
         (("$defs", "chain"), Chain),
     ],
@@ -68,7 +70,7 @@ def _defaults_of(table: type[Table]) -> dict[str, Any]:
 def test_configuration_keys_and_defaults_are_those_of_the_tree(place: tuple[str, str], table: type[Table]) -> None:
     """A key of the file is a field of the tree, with the default that the schema tells."""
     properties = load_schema("config")[place[0]][place[1]]["properties"]
-    assert properties.keys() == {each.name for each in fields(table)} - {"name", "key_missing"}
+    assert properties.keys() == {each.name for each in fields(table)} - {"name", "key_missing", "box", "group"}
     assert {name: each["default"] for name, each in properties.items() if "default" in each} == _defaults_of(table)
 
 

@@ -28,6 +28,7 @@ class FakeBackend:
         self.closed = 0
         self.loaded: bool | None = True
         self.has_window: Window | None = None
+        self.has_resident: Mapping[str, int] | None = None
         self.asked_for_window = 0
         self.warmed_for: list[int | None] = []
         self.on_warm: Callable[[], Awaitable[None]] | None = None
@@ -52,6 +53,10 @@ class FakeBackend:
         """As told."""
         self.asked_for_window += 1
         return self.has_window
+
+    async def resident(self) -> Mapping[str, int] | None:
+        """As told."""
+        return self.has_resident
 
     async def warm(self, *, num_ctx: int | None = None) -> None:
         """As told."""

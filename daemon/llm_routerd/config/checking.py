@@ -57,6 +57,9 @@ def check_document(document: dict[str, Any]) -> None:
         for name, table in document[kind].items():
             if key not in table:
                 raise ConfigError(f"{kind}.{name}: the key `{key}` is missing")
+    for name, table in document.get("boxes", {}).items():
+        if "api_base" not in table:
+            raise ConfigError(f"boxes.{name}: the key `api_base` is missing")
     _check_addresses(document)
 
 
@@ -77,6 +80,9 @@ def _check_addresses(document: dict[str, Any]) -> None:
             key = f"deployments.{name}.api_base"
             if base := table.get("api_base"):
                 check_api_base(base)
+        for name, table in document.get("boxes", {}).items():
+            key = f"boxes.{name}.api_base"
+            check_api_base(table["api_base"])
         for name, table in document.get("mcp", {}).items():
             key = f"mcp.{name}.url"
             if url := table.get("url"):
@@ -112,6 +118,7 @@ def check_relations(config: Config) -> None:
             if name not in config.chains:
                 where = f"chains.{chain.name}.fallback"
                 raise ConfigError(f"{where}: there is no chain {name!r}{nearest(name, config.chains)}")
+    _check_boxes(config)
     _check_gateway(config)
     _check_mcp(config.mcp)
     finished: set[str] = set()
@@ -127,6 +134,24 @@ def _check_shards(redis: RedisConfig) -> None:
         )
     if redis.shards in redis.draining:
         raise ConfigError(f"redis.draining: {redis.shards} is the layout in force (redis.shards), and no earlier one")
+
+
+def _check_boxes(config: Config) -> None:
+    for box in config.boxes.values():
+        if box.reserve >= box.slots:
+            where = f"boxes.{box.name}.reserve"
+            raise ConfigError(f"{where}: must be less than its slots, {box.slots}, or no other lane ever has one")
+    for name, deployment in config.deployments.items():
+        where = f"deployments.{name}.boxes"
+        for each in deployment.boxes:
+            if each not in config.boxes:
+                raise ConfigError(f"{where}: there is no box {each!r}{nearest(each, config.boxes)}")
+            box = config.boxes[each]
+            if deployment.backend_kind != ("ollama" if box.kind == "ollama" else "openai"):
+                spelt = "ollama/…" if box.kind == "ollama" else "openai/…, hosted_vllm/… or lm_studio/…"
+                raise ConfigError(f"{where}: on {each}, whose kind is {box.kind}, a model is {spelt}")
+        if deployment.boxes and deployment.api_base is not None:
+            raise ConfigError(f"{where}: stands in the place of `api_base`, which is given too")
 
 
 def _check_gateway(config: Config) -> None:

@@ -53,6 +53,8 @@ def apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> d
         base = addresses[row.address_variable]
         if name == _NAMESAKE:
             variables |= _apply_to_namesake(table, row, base, environ)
+        if table.get("boxes"):  # which have addresses, and get no key of a provider's own
+            continue
         if row.address_variable is not None:
             table.setdefault("api_base", base or row.home)
         if row.is_home(table.get("api_base")) and (key := environ.get(row.key_variable or "")):
@@ -61,7 +63,7 @@ def apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> d
 
 
 def _apply_to_namesake(table: dict[str, Any], row: Provider, base: str, environ: Mapping[str, str]) -> dict[str, str]:
-    if base:
+    if base and not table.get("boxes"):
         table["api_base"] = base
     if model := environ.get(row.model_variable or "", "").strip():
         provider = table["model"].partition("/")[0]
@@ -79,7 +81,7 @@ def key_of(table: Mapping[str, Any], environ: Mapping[str, str], missing: str | 
         ConfigError: a credential cannot be read.
     """
     row, given = provider_of(table["model"]), table.get("api_key")
-    if given or row.key_variable is None or not row.is_home(table.get("api_base")):
+    if given or row.key_variable is None or table.get("boxes") or not row.is_home(table.get("api_base")):
         return given, None if given else missing
     found = read_credential(row.key_variable.lower(), environ)
     return found, None if found else missing or row.key_variable

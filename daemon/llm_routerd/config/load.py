@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import convert
 
+from llm_routerd.config.boxes import with_boxes
 from llm_routerd.config.builtin import DEFAULT_PATH, builtin_tables
 from llm_routerd.config.checking import check_document, check_relations
 from llm_routerd.config.environment import apply_environment, key_of
@@ -61,6 +62,7 @@ def load_config(path: str | None, environ: Mapping[str, str]) -> Config:
     try:
         config = _build(merged, environ, disabled)
         check_relations(config)
+        config = with_boxes(config)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
     return config
@@ -164,6 +166,8 @@ def _merge(document: dict[str, Any]) -> dict[str, Any]:
         for name in builtin.keys() & given.keys():
             if isinstance(given[name], dict) and not _is_other_provider(builtin[name], given[name]):
                 tables[name] = builtin[name] | given[name]
+                if "boxes" in given[name] and "api_base" not in given[name]:
+                    tables[name].pop("api_base", None)
     return merged
 
 
@@ -184,11 +188,12 @@ def _build(merged: dict[str, Any], environ: Mapping[str, str], disabled: Mapping
         name: {**table, "name": name, "secret_missing": disabled.get(_mcp_server(name))}
         for name, table in merged.get("mcp", {}).items()
     }
+    named["boxes"] = {name: {**table, "name": name} for name, table in merged.get("boxes", {}).items()}
     # Not strict: to TOML 5.0 is no whole number, to the schema it is.
     config = convert({**merged, **named, "gateway": _gateway(merged, disabled)}, Config, strict=False)
     for name, deployment in config.deployments.items():
         lent = deployment.protocol.lends_protocol and deployment.protocol is not provider_of(deployment.model)
-        if lent and deployment.api_base is None:
+        if lent and deployment.api_base is None and not deployment.boxes:
             raise ConfigError(f"deployments.{name}.api_base: missing; its provider has no address of its own")
     return config
 

@@ -11,6 +11,7 @@ from msgspec import Meta, field
 
 from llm_routerd.config.agents import AgentsConfig, Tenant
 from llm_routerd.config.audit import AuditConfig
+from llm_routerd.config.fleet import Box, FleetConfig
 from llm_routerd.config.gateway import GatewayConfig
 from llm_routerd.config.mcp import McpServer, ServerName
 from llm_routerd.config.providers import BACKENDS, PROVIDERS, Provider, provider_of
@@ -223,6 +224,18 @@ class Deployment(Table, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    boxes: Annotated[
+        tuple[str, ...],
+        key(
+            "Which boxes may serve it, in the place of `api_base`.",
+            max_length=16,
+            is_told=True,
+            more={"uniqueItems": True},
+        ),
+    ] = ()
+    pin: Annotated[bool, key("On its boxes no other model is loaded in its place.")] = False
+    box: Annotated[str, key("The one box of it.", is_ours=True)] | None = None
+    group: Annotated[str, key("The deployment that has several boxes, of which it is one.", is_ours=True)] | None = None
     api_key: Annotated[str, key("A secret; best given as a reference.", min_length=1, is_secret=True)] | None = None
     key_missing: Annotated[str, key("Which key.", is_ours=True)] | None = None
     local: Annotated[bool, key("May serve local_only requests, and costs nothing.")] = False
@@ -340,3 +353,7 @@ class Config(Table, frozen=True, kw_only=True):
     chains: Annotated[Mapping[Name, Chain], key("Deployments to be asked one after the other, by name.")] = field(
         default_factory=dict
     )
+    boxes: Annotated[Mapping[Name, Box], key("Machines that deployments and workers share, by name.")] = field(
+        default_factory=dict
+    )
+    fleet: FleetConfig = FleetConfig()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from llm_routerd.protocol.call import Call, Delta, Finish, ProbeReport, Window
 
@@ -33,6 +33,14 @@ class Backend(Protocol):
 
     async def window(self) -> Window | None:
         """How much the model takes, where the server tells and would not refuse by itself what is too much.
+
+        Raises:
+            BackendError: it does not answer.
+        """
+        ...
+
+    async def resident(self) -> Mapping[str, int] | None:
+        """Bytes in memory by the names of all models that its server has loaded; None: it does not tell.
 
         Raises:
             BackendError: it does not answer.

@@ -76,12 +76,15 @@ class Ask(Struct, frozen=True, kw_only=True):
         wait_seconds: to be waited before the call; 0 for most.
         repair: why its last answer was invalid, to be sent along; None: an ordinary call.
         passed: what was passed over on the way here, to go into `attempts` before this one.
+        members: where the deployment is that of one box, all of its model that may be asked now, itself included: any
+            of them may be called in its place, see `placed`.
     """
 
     deployment: Deployment
     wait_seconds: float = 0.0
     repair: str | None = None
     passed: tuple[AttemptRecord, ...] = ()
+    members: tuple[Deployment, ...] = ()
 
 
 class Examine(Struct, frozen=True, kw_only=True):
@@ -206,6 +209,26 @@ class ChainRun:
         if answers:
             self._turns = [self._passed_over.pop(deployment.name)]
 
+    def placed(self, deployment: Deployment, now: float) -> bool:
+        """The last `Ask` goes to this one of its `members`; False: that may not be asked any more."""
+        if self._asking is None:
+            raise RuntimeError("placed() without an Ask")
+        turn, permit = self._asking
+        if deployment.name == turn.deployment.name:
+            return True
+        other = next((each for each in self._turns if each.deployment.name == deployment.name), None)
+        admitted = None if other is None else self._health.admit(deployment.name, now, self._tenant)
+        if other is None or admitted is None:
+            return False
+        self._health.abandoned(permit)
+        turn.calls -= 1
+        if not turn.calls:
+            self._asked.discard(turn.deployment.name)
+        other.calls += 1
+        self._asked.add(deployment.name)
+        self._asking = other, admitted
+        return True
+
     def first_token(self, ttft_seconds: float) -> None:
         """The first token of the call came, so long after the call itself began; at most once per `Ask`."""
         if self._asking is not None:
@@ -246,6 +269,15 @@ class ChainRun:
             turn.not_before = now + (rejection.retry_after_seconds or 0.0) + self._backoff(turn.failures)
         else:
             self._turns.remove(turn)
+            if elapsed_seconds is None and rejection.code is AttemptCode.BUSY:
+                self._leave_group(turn.deployment, rejection)
+
+    def _leave_group(self, deployment: Deployment, rejection: Rejection) -> None:
+        """No box had a slot in time: the others of the same model were waited for as well."""
+        for each in [each for each in self._turns if deployment.group and each.deployment.group == deployment.group]:
+            self._notes[each.deployment.name] = f"{rejection.outcome.value} ({rejection.code.value})"
+            self._asked.add(each.deployment.name)
+            self._turns.remove(each)
 
     def _was_hasty(self, deployment: Deployment, code: AttemptCode, now: float, elapsed_seconds: float) -> bool:
         bound = code.traits.bound
@@ -322,7 +354,21 @@ class ChainRun:
             wait_seconds=at - now,
             repair=turn.repair,
             passed=self._take_passed(),
+            members=self._members(turn, at),
         )
+
+    def _members(self, turn: _Turn, at: float) -> tuple[Deployment, ...]:
+        """Which boxes may be asked for the same model; a repair is its own deployment's."""
+        group = turn.deployment.group
+        if group is None or turn.repair is not None:
+            return (turn.deployment,)
+        others = (each for each in self._turns if each is not turn and each.deployment.group == group)
+        may = [
+            each.deployment
+            for each in others
+            if each.not_before <= at and self._health.available(each.deployment.name, at, self._tenant)
+        ]
+        return (turn.deployment, *may)
 
     def _pass_over(self, turn: _Turn, now: float) -> None:
         deployment = turn.deployment

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 
 
 def resolve(config: Config, model: str) -> Chain | None:
-    """The chain named `model`, or a chain of the one deployment of that name; None: there is neither."""
+    """The chain named `model`, or one of the deployment of that name, on all its boxes; None: there is neither."""
     chain = config.chains.get(model)
     if chain is None and model in config.deployments:
         chain = Chain(name=model, deployments=(model,))
+    if chain is None and (members := tuple(name for name, each in config.deployments.items() if each.group == model)):
+        chain = Chain(name=model, deployments=members)
     return chain
 
 
 def names(config: Config) -> tuple[str, ...]:
     """What a request may give as its `model`: chains, and deployments."""
-    return tuple(dict.fromkeys((*config.chains, *config.deployments)))
+    groups = (each.group for each in config.deployments.values() if each.group is not None)
+    return tuple(dict.fromkeys((*config.chains, *groups, *config.deployments)))
 
 
 def unknown_model(config: Config, model: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
@@ -17,19 +17,39 @@ from llm_routerd.routing.window import FITS
 from llm_routerd.running.attempt import Attempt
 from llm_routerd.running.clock import Bounds
 from llm_routerd.running.faults import fault
+from llm_routerd.running.fleet import Wanted
 from llm_routerd.running.shortage import LONGEST_PAUSE_SECONDS
 from llm_routerd.running.windows import Prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from llm_routerd.config.tree import Deployment
     from llm_routerd.jsonschema.compiled import AnswerSchema
+    from llm_routerd.protocol.keys import Lane
     from llm_routerd.protocol.request import Request
     from llm_routerd.routing.window import Fit
     from llm_routerd.running.attempt import EventSink
+    from llm_routerd.running.fleet import Slot
     from llm_routerd.running.resources import Resources
     from llm_routerd.running.slots import Slots
+
+
+class Arrival(Struct, frozen=True, kw_only=True):
+    """How a request has come.
+
+    Attributes:
+        lane: from which one.
+        deliveries: how often Redis has delivered it, for the attempt events.
+        queue_ms: how long it waited before; None: nobody knows.
+    """
+
+    lane: Lane = "normal"
+    deliveries: int = 1
+    queue_ms: int | None = None
+
+
+JUST_COME: Final = Arrival()
 
 
 class TurnRules(Struct, frozen=True, kw_only=True):
@@ -48,11 +68,13 @@ class Turn(Struct):
     """What came of one deployment's turn.
 
     `verdict` is None where the request is no longer ours; `called`: a call was made, and not only prepared; `attempt`
-    is its number, 0 where none was begun; `prompt_sha256` of what was sent, where that is wanted.
+    is its number, 0 where none was begun; `prompt_sha256` of what was sent, where that is wanted; `deployment`: that
+    took it, where it is another one than was asked, on another box.
     """
 
     verdict: Accepted | Rejection | None
     called: bool
+    deployment: Deployment | None = None
     elapsed_seconds: float = 0.0
     ttft_seconds: float | None = None
     usage: Usage | None = None
@@ -68,7 +90,7 @@ class Caller:
         request: what is asked.
         sink: gets the events of every attempt.
         deadline: loop time at which an answer is no longer wanted; None: whenever it comes.
-        deliveries: how often Redis has delivered the request, for the attempt events.
+        arrival: how the request has come.
         on_first_token: told the time to each attempt's first token, in seconds.
         rules: see `Run`.
     """
@@ -80,7 +102,7 @@ class Caller:
         sink: EventSink,
         *,
         deadline: float | None,
-        deliveries: int,
+        arrival: Arrival,
         on_first_token: Callable[[float], None],
         rules: TurnRules | None = None,
     ) -> None:
@@ -88,7 +110,7 @@ class Caller:
         self._request = request
         self._sink = sink
         self._deadline = deadline
-        self._deliveries = deliveries
+        self._arrival = arrival
         self._on_first_token = on_first_token
         self._rules = rules
         self._loop = resources.loop
@@ -98,6 +120,7 @@ class Caller:
         self._prompt_sha256: str | None = None  # of what it was sent
         self._prompt = Prompt(request)
         self._fit = FITS  # of the turn under way
+        self._box: Deployment | None = None  # that has taken the turn, of several
 
     def seconds_left(self) -> float | None:
         """Until the deadline; None: there is none."""
@@ -112,37 +135,91 @@ class Caller:
     def _numbered(self, turn: Turn) -> Turn:
         """With what is known of the attempt that was begun."""
         turn.attempt, turn.prompt_sha256 = self._number, self._prompt_sha256
-        return turn
+        return self._on_its_box(turn)
 
-    async def take_turn(self, deployment: Deployment, *, repair: str | None = None) -> Turn:
-        """Wait for a place and a loaded model, then call; `repair`: why its last answer was invalid, to be mended."""
-        resources, name = self._resources, deployment.name
+    async def take_turn(
+        self,
+        deployment: Deployment,
+        *,
+        repair: str | None = None,
+        members: Sequence[Deployment] = (),
+        placed: Callable[[Deployment], bool] = lambda _deployment: True,
+    ) -> Turn:
+        """Wait for a place and a loaded model, then call.
+
+        Args:
+            deployment: whose turn it is.
+            repair: why its last answer was invalid, to be mended.
+            members: see `Ask`; one of them takes it, whichever has a slot.
+            placed: told which, before it is asked; False: it may not be.
+        """
         self._fit = await self._fits(deployment)
         if self._fit.too_long is not None:
             return Turn(Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long), called=False)
-        slots = resources.slots[name]
+        if deployment.box is not None:
+            return await self._turn_on_a_box(members or (deployment,), repair, placed)
+        slots = self._resources.slots[deployment.name]
         if not await self._got_place(slots, deployment):
             reason = f"queue_timeout: no call of {deployment.concurrency} ended within {deployment.queue_timeout:g} s"
             return Turn(Rejection(code=AttemptCode.BUSY, reason=reason), called=False)
         try:
-            warmth = resources.warmth[name]
-            warmth.ask_for(self._fit.num_ctx)
-            if not warmth.is_ready:
-                cold = await self._when_able(deployment, lambda: self._load(deployment))
-                if cold.verdict is not None:
-                    return cold
-            started = AttemptStarted(
-                deployment=name, model=deployment.model, delivery=self._deliveries, consumer=resources.consumer
-            )
-            self._number, self._prompt_sha256 = await self._sink.begin(started), None
-            if not self._number:
-                return Turn(None, called=False)
-            turn = self._numbered(await self._when_able(deployment, lambda: self._call(deployment, repair)))
-            if turn.ttft_seconds is not None:
-                warmth.answered()
-            return turn
+            return await self._turn_in_place(deployment, repair)
         finally:
             slots.release()
+
+    async def _turn_on_a_box(
+        self, members: Sequence[Deployment], repair: str | None, placed: Callable[[Deployment], bool]
+    ) -> Turn:
+        """Wait for a slot of one of these boxes, which all workers share."""
+        self._box = None
+        fleet = self._resources.fleet
+        wanted = Wanted(members=members, lane=self._arrival.lane, tenant=self._request.tenant_id, key=self._prompt.key)
+        slot = await fleet.take(wanted, seconds=self._within(members[0].queue_timeout))
+        if isinstance(slot, str):
+            return Turn(Rejection(code=AttemptCode.BUSY, reason=slot), called=False)
+        try:
+            deployment = slot.deployment
+            if not placed(deployment):
+                return Turn(Rejection(code=AttemptCode.BUSY, reason="its box may not be asked any more"), called=False)
+            self._box = deployment
+            if deployment is not members[0]:
+                self._fit = await self._fits(deployment)
+            turn = await self._turn_in_place(deployment, repair, slot)
+            if turn.usage is not None and isinstance(turn.verdict, Accepted):
+                fleet.answered(slot, turn.usage.completion_tokens, turn.elapsed_seconds)
+            return turn
+        finally:
+            fleet.release(slot)
+
+    async def _turn_in_place(self, deployment: Deployment, repair: str | None, slot: Slot | None = None) -> Turn:
+        """It has a place: load the model, begin the attempt, call."""
+        resources, name = self._resources, deployment.name
+        warmth = resources.warmth[name]
+        warmth.ask_for(self._fit.num_ctx)
+        if slot is not None and slot.loads:
+            warmth.gone()
+        if not warmth.is_ready:
+            began = self._loop.time()
+            cold = await self._when_able(deployment, lambda: self._load(deployment))
+            if cold.verdict is not None:
+                return self._on_its_box(cold)
+            if slot is not None and slot.loads:
+                resources.fleet.loaded(slot, self._loop.time() - began)
+        started = AttemptStarted(
+            deployment=name, model=deployment.model, delivery=self._arrival.deliveries, consumer=resources.consumer
+        )
+        self._number, self._prompt_sha256 = await self._sink.begin(started), None
+        if not self._number:
+            return Turn(None, called=False)
+        turn = self._numbered(await self._when_able(deployment, lambda: self._call(deployment, repair)))
+        if turn.ttft_seconds is not None:
+            warmth.answered()
+        return turn
+
+    def _on_its_box(self, turn: Turn) -> Turn:
+        """With the deployment that took it, where that was one of several."""
+        turn.deployment = self._box
+        return turn
 
     async def _fits(self, deployment: Deployment) -> Fit:
         """Whether the prompt fits, and how; what goes wrong in finding out is no reason not to ask."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from llm_routerd.routing.chains import deployments_of
 from llm_routerd.running.clock import Clocks
 from llm_routerd.running.examination import Examination
+from llm_routerd.running.fleet import Fleet
 from llm_routerd.running.shortage import Shortage
 from llm_routerd.running.slots import Slots
 from llm_routerd.running.validation import ValidationProcess
@@ -103,6 +104,7 @@ class Resources:
             for name, each in config.deployments.items()
             if each.local
         }
+        self.fleet = Fleet(config, backends.get, worker=consumer)
         self.windows = Windows(config.deployments, backends.get)
         self.clocks = Clocks()
         self.validation = ValidationProcess()
@@ -133,6 +135,7 @@ class Resources:
             for examination in self.examinations.values():
                 await examination.aclose()
             await self.windows.aclose()
+            await self.fleet.aclose()
             for warmth in self.warmth.values():
                 await warmth.aclose()
             await self.validation.aclose()

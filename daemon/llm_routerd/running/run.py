@@ -10,7 +10,7 @@ from llm_routerd.protocol.events import AttemptRejected
 from llm_routerd.protocol.outcome import Rejection
 from llm_routerd.routing.chain_run import Ask, ChainRun, Examine, GiveUp
 from llm_routerd.routing.eligibility import Need
-from llm_routerd.running.caller import Caller
+from llm_routerd.running.caller import JUST_COME, Caller
 from llm_routerd.running.ending import Answered, Spent, Unanswered, Withdrawn
 from llm_routerd.running.faults import fault
 from llm_routerd.running.ledger import Ledger, as_ms
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Chain, Deployment
     from llm_routerd.protocol.request import Request
     from llm_routerd.running.attempt import EventSink
-    from llm_routerd.running.caller import Turn, TurnRules
+    from llm_routerd.running.caller import Arrival, Turn, TurnRules
     from llm_routerd.running.resources import Resources
 
 
@@ -32,8 +32,7 @@ class Run:
         chain: whom to ask.
         sink: gets the events of every attempt.
         deadline: loop time at which an answer is no longer wanted; None: whenever it comes.
-        deliveries: how often Redis has delivered the request, for the attempt events.
-        queue_ms: how long it waited before.
+        arrival: how the request has come.
         rules: for the calls of tools, in a run; None: whoever asked judges them.
     """
 
@@ -45,14 +44,13 @@ class Run:
         sink: EventSink,
         *,
         deadline: float | None,
-        deliveries: int = 1,
-        queue_ms: int | None = None,
+        arrival: Arrival = JUST_COME,
         rules: TurnRules | None = None,
     ) -> None:
         self._examinations = resources.examinations
         self._request = request
         self._sink = sink
-        self._queue_ms = queue_ms
+        self._queue_ms = arrival.queue_ms
         self._now = resources.loop.time
         self._ledger = Ledger(request, chain, resources, self._now)
         self._chain_run = ChainRun(
@@ -70,7 +68,7 @@ class Run:
             request,
             sink,
             deadline=deadline,
-            deliveries=deliveries,
+            arrival=arrival,
             on_first_token=self._chain_run.first_token,
             rules=rules,
         )
@@ -98,7 +96,11 @@ class Run:
                         return Withdrawn(spent=self.spent())
                     if isinstance(turn.verdict, Accepted):
                         return self._ledger.answered(
-                            deployment, turn, turn.verdict, attempt=turn.attempt, queue_ms=self._queue_ms
+                            turn.deployment or deployment,
+                            turn,
+                            turn.verdict,
+                            attempt=turn.attempt,
+                            queue_ms=self._queue_ms,
                         )
                 case _:
                     assert_never(decision)
@@ -117,12 +119,18 @@ class Run:
         try:
             if decision.wait_seconds:
                 await asyncio.sleep(decision.wait_seconds)
-            turn = await self._caller.take_turn(deployment, repair=decision.repair)
+            turn = await self._caller.take_turn(
+                deployment,
+                repair=decision.repair,
+                members=decision.members,
+                placed=lambda member: self._chain_run.placed(member, self._now()),
+            )
         except BaseException:
             self._chain_run.abandoned()
             if (broken_off := self._caller.broken_off()) is not None:
-                self._ledger.enter(deployment, broken_off)
+                self._ledger.enter(broken_off.deployment or deployment, broken_off)
             raise
+        deployment = turn.deployment or deployment
         match turn.verdict:
             case None:
                 self._chain_run.abandoned()

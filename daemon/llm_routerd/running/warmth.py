@@ -48,6 +48,11 @@ class Warmth:
         if num_ctx != self._num_ctx:
             self._num_ctx, self._is_changed = num_ctx, True
 
+    def gone(self) -> None:
+        """It is not in memory any more, as far as is known: the next call asks."""
+        if not self._is_through_litellm:
+            self._warm_until = float("-inf")
+
     @property
     def is_ready(self) -> bool:
         """Whether nothing is to be waited for, as far as that is known without asking."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -42,6 +43,12 @@ class Prompt:
         """No tokenizer makes more of it; cheap."""
         tools = len(orjson.dumps(self._tools)) if self._tools else 0
         return most_tokens(chars_of(self._messages) + tools) + 16 * len(self._messages)
+
+    @cached_property
+    def key(self) -> str:
+        """Alike for prompts that begin alike: of the first messages, but for the last one."""
+        first = self._messages[: min(2, len(self._messages) - 1)]
+        return blake2b(orjson.dumps(first), digest_size=12).hexdigest() if first else ""
 
     @cached_property
     def size(self) -> PromptSize:

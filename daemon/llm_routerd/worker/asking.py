@@ -13,6 +13,7 @@ from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.protocol.events import Failed
 from llm_routerd.protocol.outcome import told
 from llm_routerd.routing.chains import resolve
+from llm_routerd.running.caller import Arrival
 from llm_routerd.running.ending import Withdrawn
 from llm_routerd.running.run import Run
 from llm_routerd.worker.committing import UNWRITABLE
@@ -66,8 +67,7 @@ class Asking:
             chain,
             sink,
             deadline=deadline,
-            deliveries=item.delivery.deliveries,
-            queue_ms=item.queue_ms,
+            arrival=Arrival(lane=item.delivery.lane, deliveries=item.delivery.deliveries, queue_ms=item.queue_ms),
             rules=rules,
         )
         try:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.errors import BrokerError
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.keys import Layout
+from llm_routerd.queue.boxes import SharedBoxes
 from llm_routerd.queue.connection import PipeState, ResponseError, describe
 from llm_routerd.queue.deliveries import Backlog
 from llm_routerd.routing.chains import names
@@ -121,6 +123,7 @@ class Worker:
     def _use(self, config: Config, admission: Admission) -> None:
         """Let this configuration be the one in force."""
         admission.resources.shortage.on_change = self._shortage_changed
+        admission.resources.fleet.shared = self._shared_boxes(config)
         self._admission = admission
         self._opened.add(admission.resources)
         self._capacity.concurrency = config.daemon.concurrency
@@ -128,6 +131,12 @@ class Worker:
         for shard in self.shards:
             shard.use(config, admission)
             shard.introduce(() if self._stopping.is_set() else names(config))
+
+    def _shared_boxes(self, config: Config) -> SharedBoxes | None:
+        """What all workers know of the local boxes; it is kept in the first shard, by those that serve it."""
+        first = Layout(config.redis.prefix, config.redis.shards).keys[0]
+        pipe = next((shard.pipe for shard in self.shards if shard.placement.keys == first), None)
+        return SharedBoxes(pipe, first, worker=self.consumer) if config.boxes and pipe is not None else None
 
     @property
     def resources(self) -> Resources:

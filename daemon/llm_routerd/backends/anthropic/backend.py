@@ -119,5 +119,8 @@ class AnthropicBackend:
     async def window(self) -> None:
         """See `Backend.window`: the protocol does not tell, and its owner refuses what is too much."""
 
+    async def resident(self) -> None:
+        """See `Backend.resident`: nobody tells."""
+
     async def warm(self, *, num_ctx: int | None = None) -> None:
         """See `Backend.warm`: there is nothing to load."""

@@ -104,6 +104,9 @@ class LitellmBackend:
     async def window(self) -> None:
         """See `Backend.window`: nobody tells."""
 
+    async def resident(self) -> None:
+        """See `Backend.resident`: nobody tells."""
+
     async def warm(self, *, num_ctx: int | None = None) -> None:  # noqa: ARG002 - no server of this kind can be asked
         """See `Backend.warm`: there is nothing to load but litellm itself."""
         await self._module.get()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llm_routerd.backends import faults
 from llm_routerd.backends.ollama.answer import OllamaAnswer
 from llm_routerd.backends.ollama.request import chat_body
-from llm_routerd.backends.ollama.window import least_window, window_told, windows_of
+from llm_routerd.backends.ollama.window import least_window, resident_in, window_told, windows_of
 from llm_routerd.backends.optional_fields import Omissions, left_out, without
 from llm_routerd.backends.prompt_cut import cut, cuts_in_halves, looks_cut, may_be_cut, may_exceed, takes_truncate
 from llm_routerd.backends.server_kind import advice
@@ -120,7 +120,9 @@ class OllamaBackend:
         try:
             known = await self._model_names("/api/tags")
             if _with_tag(name) not in known:
-                return ProbeReport(ok=False, detail=f"answers, but has no model {name}", loaded=False)
+                return ProbeReport(
+                    ok=False, detail=f"answers, but has no model {name}: `ollama pull {name}`", loaded=False
+                )
             loaded = _with_tag(name) in await self._model_names("/api/ps")
             omitted = await self._omitted()
         except BackendError as error:
@@ -144,6 +146,10 @@ class OllamaBackend:
         capabilities = shown.get("capabilities") if isinstance(shown, dict) else None
         can_think = not isinstance(capabilities, list) or "thinking" in capabilities
         return "" if can_think else left_out("think")
+
+    async def resident(self) -> dict[str, int]:
+        """See `Backend.resident`."""
+        return resident_in(await self._question("/api/ps", self._deployment.connect_timeout))
 
     async def warm(self, *, num_ctx: int | None = None) -> None:
         """See `Backend.warm`.  A generation without a prompt loads the model and does nothing else."""

@@ -57,3 +57,10 @@ def _allocated(loaded: Any, names: Collection[str]) -> int | None:
         if mapping(model).get("name") in names:
             return count(mapping(model).get("context_length")) or None
     return None
+
+
+def resident_in(loaded: Any) -> dict[str, int]:
+    """Bytes by the name of each model in memory, of an answer of `/api/ps`; 0 where it does not tell."""
+    models = mapping(loaded).get("models")
+    named = [mapping(model) for model in (models if isinstance(models, list) else ())]
+    return {model["name"]: count(model.get("size")) or 0 for model in named if isinstance(model.get("name"), str)}

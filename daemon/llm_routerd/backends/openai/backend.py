@@ -154,5 +154,8 @@ class OpenAIBackend:
                 raise
             return None
 
+    async def resident(self) -> None:
+        """See `Backend.resident`: nobody tells."""
+
     async def warm(self, *, num_ctx: int | None = None) -> None:
         """See `Backend.warm`: there is nothing to ask for."""

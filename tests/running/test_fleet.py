@@ -1,0 +1,169 @@
+"""Slots of boxes: shared, given in order, where the model is."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.running.caller import Arrival
+from llm_routerd.running.run import Run
+from tests.running.asking import Sink, codes, request
+from tests.support.boxes import ATTIC, DESK, config_of
+from tests.support.eventually import eventually
+from tests.support.fakes import FakeBackend, fails, says, waits_for
+from tests.support.workers import make_test_resources
+
+if TYPE_CHECKING:
+    from llm_routerd.config.tree import Config
+    from llm_routerd.protocol.keys import Lane
+    from llm_routerd.running.resources import Resources
+    from tests.support.fakes import Script
+
+
+def resources_on(config: Config, *scripts: Script) -> tuple[Resources, dict[str, FakeBackend]]:
+    """Resources whose models all play these scripts; by deployment."""
+    backends = {name: FakeBackend(*(scripts or (says("hi"),))) for name in config.deployments}
+    backends["cloud"] = FakeBackend(says("from the cloud"))
+    return make_test_resources(config, backends, consumer="w1"), backends
+
+
+async def ask(resources: Resources, model: str = "big", lane: Lane = "normal", **properties: Any) -> list[str | None]:
+    """The codes of one request's attempts."""
+    asked = request(**properties)
+    chain = resources.config.chains[model]
+    ending = await Run(resources, asked, chain, Sink(), deadline=None, arrival=Arrival(lane=lane)).until_done()
+    return codes(ending)  # type: ignore[arg-type]  # the sink withdraws nothing
+
+
+async def test_calls_at_once_are_no_more_than_the_slots_of_all_boxes() -> None:
+    """Each takes the one that is free; the others wait, and nobody goes to the cloud."""
+    gate = asyncio.Event()
+    resources, models = resources_on(config_of(ATTIC, replace(DESK, slots=2)), waits_for(gate))
+    running = [asyncio.create_task(ask(resources)) for _ in range(8)]
+    await eventually(lambda: sum(each.running for each in models.values()) == 3)
+    await asyncio.sleep(0.1)
+    assert (models["big@attic"].running, models["big@desk"].running) == (1, 2)
+    gate.set()
+    assert await asyncio.gather(*running) == [[None]] * 8
+    assert models["cloud"].calls == []
+    await resources.aclose()
+
+
+async def test_model_goes_where_it_is_in_memory() -> None:
+    """Though the other box is named first; nothing is loaded."""
+    resources, models = resources_on(config_of(ATTIC, DESK))
+    models["big@attic"].has_resident = {"other:1b": 1}
+    models["big@desk"].has_resident = {"big:1b": 1}
+    assert await ask(resources) == [None]
+    assert (len(models["big@attic"].calls), len(models["big@desk"].calls)) == (0, 1)
+    assert models["big@desk"].warmed_for == []
+    await resources.aclose()
+
+
+async def test_calls_for_two_models_on_one_box_do_not_take_turns() -> None:
+    """A A A B B B, and not A B A B A B: two loads in place of one for each call."""
+    resources, models = resources_on(config_of(ATTIC, models=("a", "b")), says("hi", delay=0.01))
+    box: dict[str, int] = {"a:1b": 1}
+
+    def becomes(name: str) -> Any:
+        async def load() -> None:
+            await asyncio.sleep(0.02)
+            box.clear()
+            box[f"{name}:1b"] = 1
+
+        return load
+
+    for name in ("a", "b"):
+        backend = models[f"{name}@attic"]
+        backend.has_resident, backend.on_warm = box, becomes(name)
+        backend.loaded = False
+    order: list[str] = []
+
+    async def one(model: str) -> None:
+        assert await ask(resources, model) == [None]
+        order.append(model)
+
+    await asyncio.gather(*(one("ab"[number % 2]) for number in range(12)))
+    assert sum(one != other for one, other in pairwise(order)) <= 2, order
+    await resources.aclose()
+
+
+async def test_high_lane_goes_first_and_has_its_reserve() -> None:
+    """Low and normal calls leave the reserved slot alone, however long it is free."""
+    gate = asyncio.Event()
+    resources, models = resources_on(config_of(replace(ATTIC, slots=2, reserve=1)), waits_for(gate))
+    batch = [asyncio.create_task(ask(resources, lane="low")) for _ in range(3)]
+    await eventually(lambda: models["big@attic"].running == 1)
+    await asyncio.sleep(0.4)
+    assert models["big@attic"].running == 1
+    chat = asyncio.create_task(ask(resources, lane="high"))
+    await eventually(lambda: models["big@attic"].running == 2)
+    gate.set()
+    assert await asyncio.gather(chat, *batch) == [[None]] * 4
+    await resources.aclose()
+
+
+async def test_who_waits_too_long_goes_on_in_the_chain_and_is_told_why() -> None:
+    """All boxes of the model were waited for at once: the next is the cloud."""
+    gate = asyncio.Event()
+    resources, models = resources_on(config_of(ATTIC, DESK, queue_timeout=0.3), waits_for(gate))
+    running = [asyncio.create_task(ask(resources)) for _ in range(2)]
+    await eventually(lambda: models["big@attic"].running == models["big@desk"].running == 1)
+    began = asyncio.get_running_loop().time()
+    assert await ask(resources) == ["busy", None]
+    assert asyncio.get_running_loop().time() - began < 0.6
+    gate.set()
+    assert await asyncio.gather(*running) == [[None]] * 2
+    assert await ask(resources) == [None]
+    await resources.aclose()
+
+
+async def test_box_that_fails_is_left_for_another() -> None:
+    """A failure on one is a rejected attempt; the same model is asked on the next box."""
+    resources, models = resources_on(config_of(ATTIC, DESK))
+    models["big@attic"].scripts = [fails(AttemptCode.UPSTREAM)]
+    models["big@attic"].has_resident = models["big@desk"].has_resident = {"big:1b": 1}
+    found = [await ask(resources) for _ in range(6)]
+    assert all(each[-1] is None for each in found)
+    assert models["cloud"].calls == []
+    assert ["upstream", None] in found
+    await resources.aclose()
+
+
+async def test_box_that_does_not_answer_is_passed_over() -> None:
+    """It is asked what it has in memory first, and no call waits for it."""
+    resources, models = resources_on(config_of(ATTIC, DESK))
+
+    async def gone() -> Any:
+        raise BackendError(AttemptCode.CONNECT, "nobody listens")
+
+    models["big@attic"].resident = gone  # type: ignore[method-assign]
+    models["big@desk"].has_resident = {}
+    assert [await ask(resources) for _ in range(3)] == [[None]] * 3
+    assert models["big@attic"].calls == []
+    await resources.aclose()
+
+
+@pytest.mark.parametrize("when", ["while it waits", "while it is called"])
+async def test_cancelled_call_gives_its_slot_back(when: str) -> None:
+    """At once, whenever it comes."""
+    gate = asyncio.Event()
+    resources, models = resources_on(config_of(ATTIC), waits_for(gate))
+    first = asyncio.create_task(ask(resources))
+    await eventually(lambda: models["big@attic"].running == 1)
+    second = asyncio.create_task(ask(resources))
+    await asyncio.sleep(0.05)
+    gone, stays = (second, first) if when == "while it waits" else (first, second)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    gate.set()
+    assert await stays == [None]
+    assert await ask(resources) == [None]
+    await eventually(lambda: not resources.fleet.held)
+    await resources.aclose()

@@ -1,0 +1,120 @@
+"""Workers of one queue share the slots of a box."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
+
+from llm_routerd.protocol.keys import Keys
+from llm_routerd.queue.boxes import SharedBoxes
+from llm_routerd.queue.connection import ConnectionFactory, Pipe
+from llm_routerd.queue.picture import CallDetails
+from tests.support.boxes import ATTIC, config_of
+from tests.support.endings import final_of
+from tests.support.fakes import FakeBackend, says
+from tests.support.queue import add, open_client
+from tests.support.workers import run_worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from llm_routerd.protocol.call import Call, Delta, Finish
+    from llm_routerd.protocol.keys import Lane
+
+KEYS = Keys("llm")
+
+
+class Box:
+    """A model that notes how many calls it has at once, for however many workers: each has a way of its own to it."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self.running = self.most = 0
+        self.ways = [FakeBackend(self._answer) for _ in range(workers)]
+        for each in self.ways:
+            each.has_resident = {"big:1b": 1}
+
+    async def _answer(self, backend: FakeBackend, call: Call) -> AsyncGenerator[Delta | Finish, None]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        async for item in says("hi", delay=0.03)(backend, call):
+            yield item
+        self.running -= 1
+
+    def backends(self, worker: int = 0) -> dict[str, FakeBackend]:
+        """Those of a worker, by deployment."""
+        return {"big@attic": self.ways[worker], "cloud": FakeBackend(says("from the cloud"))}
+
+    @property
+    def calls(self) -> list[int]:
+        """How many calls each worker has made."""
+        return [len(each.calls) for each in self.ways]
+
+
+async def test_two_workers_make_no_more_calls_at_once_than_a_box_has_slots(broker_url: str) -> None:
+    """With places for many more each; every request is answered, and there."""
+    box, config = Box(workers=2), config_of(replace(ATTIC, slots=3))
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, box.backends(0), consumer="w1", config=config),
+        run_worker(broker_url, box.backends(1), consumer="w2", config=config),
+    ):
+        ids = [f"r{number}" for number in range(24)]
+        for each in ids:
+            await add(client, id=each, prompt="hello")
+        ends = [await final_of(client, each) for each in ids]
+    assert {kind for kind, _ in ends} == {"result"}
+    assert box.most == 3
+    assert sum(box.calls) == 24
+    assert min(box.calls) > 3
+
+
+async def test_slot_of_a_worker_that_died_is_free_when_its_lease_is_over(valkey_url: str) -> None:
+    """Nobody has to give it back; whoever waits gets it."""
+    factory = ConnectionFactory(valkey_url, client_name="dead")
+    pipe = Pipe(factory)
+    running = asyncio.create_task(pipe.run())
+    dead = SharedBoxes(pipe, KEYS, worker="dead", lease_seconds=1.0)
+    details = CallDetails(lane="normal", box="attic", model="big:1b", expected_seconds=1.0)
+    assert (await dead.occupy("t", details, slots=1)).verdict == "granted"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    box = Box()
+    async with open_client(valkey_url) as client, run_worker(valkey_url, box.backends(), config=config_of(ATTIC)):
+        await add(client, id="r1", prompt="hello")
+        await asyncio.sleep(0.3)
+        assert box.calls == [0]
+        kind, _ = await final_of(client, "r1")
+    assert kind == "result"
+    assert box.calls == [1]
+
+
+async def test_worker_that_may_keep_no_picture_counts_for_itself(valkey_url: str) -> None:
+    """And says so, once."""
+    async with open_client(valkey_url) as client:
+        await client.set(KEYS.box_calls, "a string")
+        box = Box()
+        with capture_logs() as logs:
+            async with run_worker(valkey_url, box.backends(), config=config_of(ATTIC)):
+                for number in range(6):
+                    await add(client, id=f"r{number}", prompt="hello")
+                ends = [await final_of(client, f"r{number}") for number in range(6)]
+    assert {kind for kind, _ in ends} == {"result"}
+    assert box.most == 1
+    assert [line["event"] for line in logs].count("boxes_not_shared") == 1
+
+
+@pytest.mark.parametrize("lane", ["high", "normal", "low"])
+async def test_lane_of_a_request_is_that_of_its_call(lane: Lane, valkey_url: str) -> None:
+    """So the slots that are reserved are given to whom they are for."""
+    box = Box()
+    config = config_of(replace(ATTIC, slots=2, reserve=1))
+    async with open_client(valkey_url) as client, run_worker(valkey_url, box.backends(), config=config):
+        for number in range(4):
+            await add(client, lane=lane, id=f"r{number}", prompt="hello")
+        for number in range(4):
+            await final_of(client, f"r{number}")
+    assert box.most == (2 if lane == "high" else 1)
