@@ -40,9 +40,11 @@ class Box:
     async def _answer(self, backend: FakeBackend, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         self.running += 1
         self.most = max(self.most, self.running)
-        async for item in says("hi", delay=0.03)(backend, call):
-            yield item
-        self.running -= 1
+        try:
+            async for item in says("hi", delay=0.03)(backend, call):
+                yield item
+        finally:
+            self.running -= 1
 
     def backends(self, worker: int = 0) -> dict[str, FakeBackend]:
         """Those of a worker, by deployment."""
