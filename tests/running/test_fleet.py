@@ -124,6 +124,23 @@ async def test_who_waits_too_long_goes_on_in_the_chain_and_is_told_why() -> None
     await resources.aclose()
 
 
+async def test_who_has_nobody_else_to_ask_waits_as_long_as_it_takes() -> None:
+    """A batch for a model of one's own is longer than any bound; a deadline holds all the same."""
+    gate = asyncio.Event()
+    config = config_of(ATTIC, queue_timeout=0.1)
+    chain = replace(config.chains["big"], deployments=("big@attic",))
+    config = replace(config, chains={**config.chains, "own": chain})
+    resources, models = resources_on(config, waits_for(gate))
+    running = [asyncio.create_task(ask(resources, "own")) for _ in range(3)]
+    await eventually(lambda: models["big@attic"].running == 1)
+    late = Run(resources, request(), chain, Sink(), deadline=asyncio.get_running_loop().time() + 0.2)
+    ending = await late.until_done()
+    assert codes(ending) == ["busy"]  # type: ignore[arg-type]  # the sink withdraws nothing
+    gate.set()
+    assert await asyncio.gather(*running) == [[None]] * 3
+    await resources.aclose()
+
+
 async def test_box_that_fails_is_left_for_another() -> None:
     """A failure on one is a rejected attempt; the same model is asked on the next box."""
     resources, models = resources_on(config_of(ATTIC, DESK))
@@ -133,6 +150,18 @@ async def test_box_that_fails_is_left_for_another() -> None:
     assert all(each[-1] is None for each in found)
     assert models["cloud"].calls == []
     assert ["upstream", None] in found
+    await resources.aclose()
+
+
+async def test_each_attempt_is_told_of_whoever_made_it() -> None:
+    """Of a box that failed, of the next one, and of the cloud after them."""
+    resources, models = resources_on(config_of(ATTIC, DESK), fails(AttemptCode.UPSTREAM))
+    asked = request()
+    run = Run(resources, asked, resources.config.chains["big"], Sink(), deadline=None)
+    ending = await run.until_done()
+    made = [record.deployment for record in ending.spent.attempts]
+    assert (sorted(made[:2]), made[2:]) == (["big@attic", "big@desk"], ["cloud"])
+    assert sum(len(each.calls) for each in models.values()) == 3
     await resources.aclose()
 
 
@@ -166,4 +195,20 @@ async def test_cancelled_call_gives_its_slot_back(when: str) -> None:
     assert await stays == [None]
     assert await ask(resources) == [None]
     await eventually(lambda: not resources.fleet.held)
+    await resources.aclose()
+
+
+async def test_chain_that_goes_by_memory_asks_the_first_that_is_loaded() -> None:
+    """Whatever is loaded answers; the first of the chain where nothing is."""
+    config = config_of(ATTIC, models=("a", "b"))
+    chain = replace(config.chains["default"], strategy="resident")
+    config = replace(config, chains={"big": chain, **config.chains})
+    resources, models = resources_on(config)
+    models["a@attic"].has_resident = models["b@attic"].has_resident = {"b:1b": 1}
+    assert await ask(resources) == [None]
+    assert (len(models["a@attic"].calls), len(models["b@attic"].calls)) == (0, 1)
+    models["a@attic"].has_resident = models["b@attic"].has_resident = {}
+    resources, models = resources_on(config)
+    assert await ask(resources) == [None]
+    assert (len(models["a@attic"].calls), len(models["b@attic"].calls)) == (1, 0)
     await resources.aclose()

@@ -54,8 +54,22 @@ async def judge_models(config: Config, probe: Probe, unusable: Mapping[str, str]
     findings = [finding for finding, _ in asked]
     if (shortage := shortage_of_files(config)) is not None:
         findings.append(warn("open files", shortage, "raise LimitNOFILE= (ulimit -n), or lower daemon.concurrency"))
+    findings += _check_boxes(config)
     working = {name for name, (_, works) in zip(config.deployments, asked, strict=True) if works}
     return findings + [_check_chain(chain, config, working) for chain in config.chains.values()]
+
+
+def _check_boxes(config: Config) -> list[Finding]:
+    """Boxes of which too little is said."""
+    findings = []
+    for name, box in config.boxes.items():
+        there = [each for each in config.deployments.values() if each.box == name]
+        if not there:
+            findings.append(warn(f"box {name}", "no deployment names it", "add it to `boxes` of one"))
+        elif not box.memory_gb and any(each.pin for each in there) and not all(each.pin for each in there):
+            told = "how much memory it has is not known, so that beside a model with `pin` no other is ever loaded"
+            findings.append(warn(f"box {name}", told, f"give [boxes.{name}] memory_gb"))
+    return findings
 
 
 async def _check_deployment(deployment: Deployment, probe: Probe) -> tuple[Finding, bool]:
@@ -70,7 +84,8 @@ async def _check_deployment(deployment: Deployment, probe: Probe) -> tuple[Findi
     except TimeoutError:
         report = ProbeReport(ok=False, detail=f"no answer within {_PROBE_SECONDS:g} s")
     if not report.ok:
-        remedy = f"start it, or correct [deployments.{deployment.name}]"
+        place = f"[deployments.{deployment.name}]" if deployment.box is None else f"[boxes.{deployment.box}]"
+        remedy = f"start it, or correct {place}"
         # The chain goes on to the next one; a chain with none left is what fails.
         return warn(subject, f"{deployment.model}: {report.detail}", remedy), False
     cold = ", not loaded: the first request waits for that" if report.loaded is False else ""

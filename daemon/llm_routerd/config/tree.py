@@ -18,7 +18,7 @@ from llm_routerd.config.providers import BACKENDS, PROVIDERS, Provider, provider
 from llm_routerd.config.table import Name, Table, key
 from llm_routerd.judging.refusal_mode import RefusalMode
 
-Strategy = Literal["ordered", "latency"]
+Strategy = Literal["ordered", "latency", "resident"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Usd = Annotated[float, Meta(ge=0, le=1_000_000)]
@@ -322,7 +322,9 @@ class Chain(Table, frozen=True, kw_only=True):
             more={"uniqueItems": True},
         ),
     ]
-    strategy: Annotated[Strategy, key("latency: the soonest to answer first.")] = "ordered"
+    strategy: Annotated[
+        Strategy, key("latency: the soonest to answer first; resident: the first that is in memory.")
+    ] = "ordered"
     retries: Annotated[int, key("Further calls to the same deployment after a retryable failure.", ge=0, le=10)] = 0
     repair: Annotated[
         int, key("Further calls to the same deployment with the validation error, after an invalid answer.", ge=0, le=3)

@@ -8,6 +8,7 @@ The rules:
 - `ordered` asks in the order of the configuration.  `latency` draws two of the deployments that may be asked
   now and takes the one whose first token is expected sooner, and now and then any of them, so that every one
   stays measured.
+- `resident` takes the first whose model is in memory, and the first of all where none is.
 - `retries` are further calls to the same deployment after a failure that may pass, after a backoff with full
   jitter.  `ordered` makes them before it goes on.  `latency` asks the chain's other deployments first, since
   whoever chose that strategy wants an answer soon and not one from a particular model, and comes back to
@@ -49,7 +50,7 @@ from llm_routerd.routing.load import draw
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llm_routerd.config.tree import Chain, Config, Deployment
     from llm_routerd.protocol.outcome import Rejection
@@ -78,6 +79,7 @@ class Ask(Struct, frozen=True, kw_only=True):
         passed: what was passed over on the way here, to go into `attempts` before this one.
         members: where the deployment is that of one box, all of its model that may be asked now, itself included: any
             of them may be called in its place, see `placed`.
+        is_last: there is nobody else to be asked after them.
     """
 
     deployment: Deployment
@@ -85,6 +87,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     repair: str | None = None
     passed: tuple[AttemptRecord, ...] = ()
     members: tuple[Deployment, ...] = ()
+    is_last: bool = False
 
 
 class Examine(Struct, frozen=True, kw_only=True):
@@ -125,6 +128,10 @@ class _Turn:
         self.repair: str | None = None
 
 
+def _are_of_one_group(one: _Turn, other: _Turn) -> bool:
+    return one is other or (one.deployment.group is not None and one.deployment.group == other.deployment.group)
+
+
 class ChainRun:
     """One request's way through its chain.
 
@@ -141,6 +148,9 @@ class ChainRun:
         rng: for jitter and choice.
         tenant: whose request it is; None: it names nobody.
         messages: what is asked, to tell failures that the same messages may have caused.
+
+    Attributes:
+        is_resident: whether a deployment's model is in memory, as far as is known; for the strategy `resident`.
     """
 
     def __init__(
@@ -157,13 +167,14 @@ class ChainRun:
     ) -> None:
         self._tenant = "" if tenant is None else tenant[:_MAX_TENANT]
         self._messages = messages
+        self.is_resident: Callable[[Deployment], bool] = lambda _deployment: False
         self._config = config
         self._health = health
         self._need = need
         self._deadline = deadline
         self._rng = rng
         self._chain = chain
-        self._coming = with_fallbacks(config, chain)
+        self._coming = list(with_fallbacks(config, chain))
         self._turns: list[_Turn] = []
         self._repairing: _Turn | None = None
         self._asked: set[str] = set()
@@ -191,8 +202,8 @@ class ChainRun:
                 if decision is not None:
                     return decision
                 self._turns.remove(turn)
-            elif (chain := next(self._coming, None)) is not None:
-                self._enter(chain)
+            elif self._coming:
+                self._enter(self._coming.pop(0))
             elif not self._looked_again:
                 self._looked_again = True
                 self._turns = [turn for name, turn in self._passed_over.items() if name not in self._asked]
@@ -321,6 +332,8 @@ class ChainRun:
         repairing, self._repairing = self._repairing, None
         if repairing is not None or not self._turns:
             return repairing
+        if self._chain.strategy == "resident":
+            return next((turn for turn in self._turns if self.is_resident(turn.deployment)), self._turns[0])
         if self._chain.strategy == "ordered" or len(self._turns) == 1:
             return self._turns[0]
         available = self._health.available
@@ -355,6 +368,7 @@ class ChainRun:
             repair=turn.repair,
             passed=self._take_passed(),
             members=self._members(turn, at),
+            is_last=not self._coming and all(_are_of_one_group(each, turn) for each in self._turns),
         )
 
     def _members(self, turn: _Turn, at: float) -> tuple[Deployment, ...]:

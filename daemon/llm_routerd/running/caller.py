@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
@@ -22,12 +23,13 @@ from llm_routerd.running.shortage import LONGEST_PAUSE_SECONDS
 from llm_routerd.running.windows import Prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from llm_routerd.config.tree import Deployment
     from llm_routerd.jsonschema.compiled import AnswerSchema
     from llm_routerd.protocol.keys import Lane
     from llm_routerd.protocol.request import Request
+    from llm_routerd.routing.chain_run import Ask
     from llm_routerd.routing.window import Fit
     from llm_routerd.running.attempt import EventSink
     from llm_routerd.running.fleet import Slot
@@ -137,27 +139,20 @@ class Caller:
         turn.attempt, turn.prompt_sha256 = self._number, self._prompt_sha256
         return self._on_its_box(turn)
 
-    async def take_turn(
-        self,
-        deployment: Deployment,
-        *,
-        repair: str | None = None,
-        members: Sequence[Deployment] = (),
-        placed: Callable[[Deployment], bool] = lambda _deployment: True,
-    ) -> Turn:
+    async def take_turn(self, ask: Ask, placed: Callable[[Deployment], bool]) -> Turn:
         """Wait for a place and a loaded model, then call.
 
         Args:
-            deployment: whose turn it is.
-            repair: why its last answer was invalid, to be mended.
-            members: see `Ask`; one of them takes it, whichever has a slot.
-            placed: told which, before it is asked; False: it may not be.
+            ask: whom, and how.
+            placed: told which of its `members` has a slot, before that is asked; False: it may not be asked any more.
         """
+        deployment, repair = ask.deployment, ask.repair
+        self._box = None
         self._fit = await self._fits(deployment)
         if self._fit.too_long is not None:
             return Turn(Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long), called=False)
         if deployment.box is not None:
-            return await self._turn_on_a_box(members or (deployment,), repair, placed)
+            return await self._turn_on_a_box(ask, placed)
         slots = self._resources.slots[deployment.name]
         if not await self._got_place(slots, deployment):
             reason = f"queue_timeout: no call of {deployment.concurrency} ended within {deployment.queue_timeout:g} s"
@@ -167,14 +162,14 @@ class Caller:
         finally:
             slots.release()
 
-    async def _turn_on_a_box(
-        self, members: Sequence[Deployment], repair: str | None, placed: Callable[[Deployment], bool]
-    ) -> Turn:
-        """Wait for a slot of one of these boxes, which all workers share."""
-        self._box = None
+    async def _turn_on_a_box(self, ask: Ask, placed: Callable[[Deployment], bool]) -> Turn:
+        """Wait for a slot of one of its boxes, which all workers share."""
         fleet = self._resources.fleet
-        wanted = Wanted(members=members, lane=self._arrival.lane, tenant=self._request.tenant_id, key=self._prompt.key)
-        slot = await fleet.take(wanted, seconds=self._within(members[0].queue_timeout))
+        seconds = self._within(math.inf if ask.is_last else ask.deployment.queue_timeout)
+        wanted = Wanted(
+            members=ask.members, lane=self._arrival.lane, tenant=self._request.tenant_id, key=self._prompt.key
+        )
+        slot = await fleet.take(wanted, seconds=seconds)
         if isinstance(slot, str):
             return Turn(Rejection(code=AttemptCode.BUSY, reason=slot), called=False)
         try:
@@ -182,9 +177,12 @@ class Caller:
             if not placed(deployment):
                 return Turn(Rejection(code=AttemptCode.BUSY, reason="its box may not be asked any more"), called=False)
             self._box = deployment
-            if deployment is not members[0]:
+            if deployment is not ask.deployment:
                 self._fit = await self._fits(deployment)
-            turn = await self._turn_in_place(deployment, repair, slot)
+            if self._fit.too_long is not None:  # on this box, which holds less
+                too_long = Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long)
+                return self._on_its_box(Turn(too_long, called=False))
+            turn = await self._turn_in_place(deployment, ask.repair, slot)
             if turn.usage is not None and isinstance(turn.verdict, Accepted):
                 fleet.answered(slot, turn.usage.completion_tokens, turn.elapsed_seconds)
             return turn

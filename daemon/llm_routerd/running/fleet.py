@@ -23,18 +23,18 @@ from llm_routerd.fleet.plan import make_plan
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.queue.local_boxes import LocalBoxes
-from llm_routerd.queue.picture import BoxReport, CallDetails, Candidate, WaitingCall, WaitingDetails, Waits
+from llm_routerd.queue.picture import BoxReport, CallDetails, Candidate, Picture, WaitingCall, WaitingDetails, Waits
 from llm_routerd.running.boxes import plannable, resident_name
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from llm_routerd.config.tree import Config, Deployment
     from llm_routerd.fleet.plan import Begin
     from llm_routerd.fleet.waits import Wait
     from llm_routerd.protocol.backend import Backend
     from llm_routerd.protocol.keys import Lane
-    from llm_routerd.queue.picture import Boxes, Picture
+    from llm_routerd.queue.picture import Boxes
 
 log = get_logger()
 
@@ -109,6 +109,8 @@ class Fleet:
         members = [each for each in config.deployments.values() if each.box is not None]
         self._pinned = {(each.box or "", resident_name(each)) for each in members if each.pin}
         self._askable = {each.box or "": each.name for each in members if config.boxes[each.box or ""].kind == "ollama"}
+        self._last = Picture(now_ms=0)
+        self._looked = float("-inf")
         self._watched: dict[str, float] = {}  # by box: loop time of the next look
         self._changed = asyncio.Event()
         self._driving: asyncio.Task[None] | None = None
@@ -120,14 +122,14 @@ class Fleet:
 
         Args:
             wanted: the call.
-            seconds: longest wait.
+            seconds: longest wait; infinite: as long as it takes.
         """
         token, call = secrets.token_hex(8), _Waiting(wanted)
         self._waiting[token] = call
         self._drive()
         slot: Slot | None = None
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(None if math.isinf(seconds) else seconds):
                 slot = await call.granted
         except TimeoutError:
             why = "" if call.wait is None else f": {call.wait.reason}"
@@ -142,6 +144,18 @@ class Fleet:
                 self._later(partial(self._now().release, token))
         self._remember(wanted.key, slot)
         return slot
+
+    async def look_around(self) -> None:
+        """Learn what is in memory on all boxes, unless that is known."""
+        if self._boxes and self._loop.time() >= self._looked + WATCH_SECONDS / 5:
+            self._looked = self._loop.time()
+            await self._watch(self._askable)
+            self._last = await self._now().look()
+
+    def is_resident(self, deployment: Deployment) -> bool:
+        """Whether its model is in its box's memory, as it was seen last."""
+        seen = self._last.boxes.get(deployment.box or "")
+        return seen is not None and seen.resident is not None and resident_name(deployment) in seen.resident
 
     @property
     def held(self) -> int:
@@ -212,7 +226,8 @@ class Fleet:
                 pass
 
     async def _step(self) -> None:
-        await self._watch()
+        used = {box for call in self._waiting.values() for box in call.members}
+        await self._watch(used | {slot.deployment.box or "" for slot in self._held.values()})
         while self._waiting:
             boxes = self._now()
             picture = self._with_ours(await boxes.look())
@@ -295,11 +310,9 @@ class Fleet:
 
     # ------------------------------------------------------------------ what is known of boxes
 
-    async def _watch(self) -> None:
+    async def _watch(self, used: Iterable[str]) -> None:
         """Ask the boxes that are used what they have loaded, each now and then; several at once."""
         now = self._loop.time()
-        used = {box for call in self._waiting.values() for box in call.members}
-        used |= {slot.deployment.box or "" for slot in self._held.values()}
         due = [box for box in used if box in self._askable and self._watched.get(box, float("-inf")) <= now]
         for box in due:
             self._watched[box] = now + WATCH_SECONDS

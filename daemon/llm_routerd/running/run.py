@@ -63,6 +63,8 @@ class Run:
             tenant=request.tenant_id,
             messages=request.messages,
         )
+        self._chain_run.is_resident = resources.is_resident
+        self._resources, self._chain = resources, chain
         self._caller = Caller(
             resources,
             request,
@@ -82,6 +84,7 @@ class Run:
 
         Cancelling it closes the connection to the model.
         """
+        await self._resources.look_for_models(self._chain)
         while True:
             match decision := self._chain_run.decide(self._now()):
                 case Examine(deployment=deployment):
@@ -119,12 +122,7 @@ class Run:
         try:
             if decision.wait_seconds:
                 await asyncio.sleep(decision.wait_seconds)
-            turn = await self._caller.take_turn(
-                deployment,
-                repair=decision.repair,
-                members=decision.members,
-                placed=lambda member: self._chain_run.placed(member, self._now()),
-            )
+            turn = await self._caller.take_turn(decision, lambda chosen: self._chain_run.placed(chosen, self._now()))
         except BaseException:
             self._chain_run.abandoned()
             if (broken_off := self._caller.broken_off()) is not None:
