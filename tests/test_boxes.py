@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from llm_routerd.router import Router
 from tests.standin.box import GB, Box, Model
 from tests.standin.flapping import Flap
 from tests.standin.server import StandIn
+from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,3 +88,27 @@ async def test_box_that_comes_and_goes_costs_no_answer(tmp_path: Path) -> None:
             answered = await ask(router, 8)
             assert [each[0] for each in answered] == ["a", "b"] * 4
             servers[0].flap(Flap())
+
+
+async def test_boxes_that_die_and_come_back_lose_no_answer_and_no_slot(tmp_path: Path) -> None:
+    """A hundred and fifty requests while two of three fail in turn; at the end all slots are free."""
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(StandIn(box=BOX)) for _ in range(3)]
+        router = await stack.enter_async_context(Router(config_for(tmp_path, *(each.url for each in servers), slots=2)))
+        rng = random.Random(3)
+
+        async def trouble() -> None:
+            while True:
+                flaky = servers[rng.randrange(2)]
+                flaky.flap(Flap(status=rng.choice([500, 503]), status_seconds=0.1))
+                await asyncio.sleep(0.15)
+
+        async with asyncio.TaskGroup() as group:
+            troubling = group.create_task(trouble())
+            answered = await ask(router, 150)
+            troubling.cancel()
+        assert len(answered) == 150
+        assert max(each.state()["most_running"] for each in servers) <= 2
+        fleet = router._in_use().fleet
+        await eventually(lambda: fleet.held == 0)
+        assert (await fleet._own.look()).calls == ()

@@ -164,30 +164,36 @@ class Caller:
 
     async def _turn_on_a_box(self, ask: Ask, placed: Callable[[Deployment], bool]) -> Turn:
         """Wait for a slot of one of its boxes, which all workers share."""
-        fleet = self._resources.fleet
-        seconds = self._within(math.inf if ask.is_last else ask.deployment.queue_timeout)
-        wanted = Wanted(
-            members=ask.members, lane=self._arrival.lane, tenant=self._request.tenant_id, key=self._prompt.key
-        )
-        slot = await fleet.take(wanted, seconds=seconds)
-        if isinstance(slot, str):
-            return Turn(Rejection(code=AttemptCode.BUSY, reason=slot), called=False)
-        try:
-            deployment = slot.deployment
-            if not placed(deployment):
-                return Turn(Rejection(code=AttemptCode.BUSY, reason="its box may not be asked any more"), called=False)
-            self._box = deployment
-            if deployment is not ask.deployment:
-                self._fit = await self._fits(deployment)
-            if self._fit.too_long is not None:  # on this box, which holds less
-                too_long = Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long)
-                return self._on_its_box(Turn(too_long, called=False))
-            turn = await self._turn_in_place(deployment, ask.repair, slot)
-            if turn.usage is not None and isinstance(turn.verdict, Accepted):
-                fleet.answered(slot, turn.usage.completion_tokens, turn.elapsed_seconds)
-            return turn
-        finally:
-            fleet.release(slot)
+        fleet, members = self._resources.fleet, list(ask.members)
+        give_up = self._loop.time() + self._within(math.inf if ask.is_last else ask.deployment.queue_timeout)
+        why = "none of its boxes may be asked any more"
+        while members:
+            wanted = Wanted(
+                members=members, lane=self._arrival.lane, tenant=self._request.tenant_id, key=self._prompt.key
+            )
+            slot = await fleet.take(wanted, seconds=max(0.0, give_up - self._loop.time()))
+            if isinstance(slot, str):
+                why = slot
+                break
+            try:
+                if placed(slot.deployment):
+                    return await self._turn_in_slot(ask, slot)
+            finally:
+                fleet.release(slot)
+            members.remove(slot.deployment)  # it has begun to cool down while we waited
+        return Turn(Rejection(code=AttemptCode.BUSY, reason=why), called=False)
+
+    async def _turn_in_slot(self, ask: Ask, slot: Slot) -> Turn:
+        self._box = deployment = slot.deployment
+        if deployment is not ask.deployment:
+            self._fit = await self._fits(deployment)
+        if self._fit.too_long is not None:  # on this box, which holds less
+            too_long = Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long)
+            return self._on_its_box(Turn(too_long, called=False))
+        turn = await self._turn_in_place(deployment, ask.repair, slot)
+        if turn.usage is not None and isinstance(turn.verdict, Accepted):
+            self._resources.fleet.answered(slot, turn.usage.completion_tokens, turn.elapsed_seconds)
+        return turn
 
     async def _turn_in_place(self, deployment: Deployment, repair: str | None, slot: Slot | None = None) -> Turn:
         """It has a place: load the model, begin the attempt, call."""

@@ -11,6 +11,7 @@ import asyncio
 import math
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ LOOK_SECONDS = 0.25  # so often whoever waits looks at the picture again
 RENEW_SECONDS = 10.0
 WATCH_SECONDS = 5.0  # so often a box that is used is asked what it has loaded
 ASK_SECONDS = 2.0
+LEAVE_SECONDS = 0.5
 DOWN_SECONDS = 5.0  # so long a box that does not answer is not asked for calls
 _MOST_SERVED = 10_000  # beginnings of prompts of which it is known which box has read them
 _UNKNOWN_SECONDS = 10.0  # that a call is taken to last
@@ -186,13 +188,20 @@ class Fleet:
             speed = self._average("speed", box, model, tokens / seconds)
             self._later(partial(self._now().report, box, BoxReport(tokens_per_second={model: speed})))
 
+    async def leave(self) -> None:
+        """Give back at once all that this worker holds, for it ends; what is not heard in time, the leases tell."""
+        if self._boxes:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._now().leave()
+
     async def aclose(self) -> None:
-        """Give back what is held, and stop."""
+        """Stop."""
         if self._driving is not None:
             self._driving.cancel()
             await asyncio.gather(self._driving, return_exceptions=True)
         if self._going:
-            await asyncio.wait(self._going, timeout=ASK_SECONDS)
+            await asyncio.wait(self._going, timeout=LEAVE_SECONDS)
         for each in self._going:
             each.cancel()
 
@@ -219,11 +228,9 @@ class Fleet:
             except Exception:  # a bug of ours costs a look, and not those that wait
                 log.exception("fleet_failed")
             pause = LOOK_SECONDS if self._waiting else RENEW_SECONDS / 2
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
-            except TimeoutError:
-                pass
 
     async def _step(self) -> None:
         used = {box for call in self._waiting.values() for box in call.members}
@@ -255,7 +262,7 @@ class Fleet:
                 until_ms=picture.now_ms,
             )
             for token, call in self._waiting.items()
-            if token not in known
+            if token not in known and not call.granted.done()
         )
         return replace(picture, waiting=(*picture.waiting, *ours)) if ours else picture
 

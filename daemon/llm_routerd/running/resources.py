@@ -112,10 +112,14 @@ class Resources:
         self.loop = asyncio.get_running_loop()
 
     def warm(self) -> None:
-        """Start loading the local models that stand in a chain, so that the first request meets a warm one."""
+        """Start loading the local models that stand in a chain, so that the first request meets a warm one.
+
+        Of those on boxes the pinned ones alone: which others are loaded, and where, follows from what is asked for.
+        """
         chained = {name for chain in self.config.chains.values() for name in chain.deployments}
         for name, deployment in self.config.deployments.items():
-            if deployment.protocol.loads == "model" and deployment.local and name in chained:
+            is_for_itself = deployment.box is None or deployment.pin  # else models push each other out
+            if deployment.protocol.loads == "model" and deployment.local and name in chained and is_for_itself:
                 self.warmth[name].load()
 
     async def look_for_models(self, chain: Chain) -> None:

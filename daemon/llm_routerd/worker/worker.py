@@ -241,6 +241,7 @@ class Worker:
             await all_of(*map(self._serve, self.shards))
             if any(shard.has_groups for shard in self.shards):
                 await self._drain()
+                await self.resources.fleet.leave()
                 await all_of(*(shard.say_goodbye() for shard in self.shards if shard.has_groups))
         except ResponseError as error:
             log.error("redis_refuses", why=describe(error))  # noqa: TRY400 - its text may quote a key
