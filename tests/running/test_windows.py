@@ -177,6 +177,18 @@ async def test_what_the_server_counts_is_learnt() -> None:
     assert codes(await run(resources, long_request(8_000))) == [None]
 
 
+async def test_what_a_server_loads_by_itself_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells it of a model that is loaded; asked for less, it would load it anew for the next long prompt."""
+    monkeypatch.setattr(windows, "KNOWN_SECONDS", 0.0)
+    resources, local, _ = resources_of(says("hi"), config=with_local(backend="ollama"))
+    local.has_window = Window(most=131_072, now=32_768, is_asked_for=True)
+    await run(resources, request(prompt="word " * 1_000))
+    resources.windows._known["local"].asked = None  # ten minutes later
+    local.has_window = Window(most=131_072, is_asked_for=True)
+    await run(resources, long_request(2_500))
+    assert windows_asked_for(local) == [32_768, 32_768]
+
+
 async def test_closing_ends_a_question_that_is_under_way() -> None:
     """Nothing is left behind."""
     resources, local, _ = resources_of(says("hi"), config=with_local(backend="openai"))

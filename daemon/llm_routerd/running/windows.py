@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from msgspec.structs import replace
 
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.routing.prompt_size import Gauge, chars_of, most_tokens, size_of
@@ -65,10 +66,19 @@ class _Known:
         self.window: Window | None = None
         self.asking: asyncio.Task[None] | None = None
         self.until = float("-inf")  # loop time at which it is asked again
+        self.usual: int | None = None  # the window that its server takes by itself
         self.asked: int | None = None  # the window that calls ask for
         self.asked_until = float("-inf")
         self.most: int | None = None  # more it could not be loaded with
         self.most_until = float("-inf")
+
+    def with_usual(self, window: Window | None) -> Window | None:
+        """What is told now; of a model that is not loaded, what it was loaded with when nobody had asked for more."""
+        if window is None:
+            return None
+        if self.asked is None:
+            self.usual = window.now or self.usual
+        return window if window.now else replace(window, now=self.usual)
 
     def forget(self, now: float) -> None:
         """What has had its time."""
@@ -136,7 +146,7 @@ class Windows:
     async def _learn(self, name: str, known: _Known) -> None:
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                known.window = await self._backend(name).window()
+                known.window = known.with_usual(await self._backend(name).window())
         except (BackendError, TimeoutError):
             known.window = None  # the call itself will tell what is wrong
         finally:
