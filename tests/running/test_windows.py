@@ -65,6 +65,15 @@ async def test_short_prompt_asks_nobody_for_a_window() -> None:
     assert (local.asked_for_window, windows_asked_for(local)) == (0, [None] * 3)
 
 
+@pytest.mark.parametrize("context", [0, 500, 65_536])
+async def test_prompt_of_some_pages_asks_whatever_the_operator_allows(context: int) -> None:
+    """What is allowed is no window that there is; what is not even allowed is refused unasked."""
+    resources, local, _ = resources_of(says("hi"), config=with_local(backend="ollama", context=context))
+    local.has_window = OLLAMA
+    assert codes(await run(resources, long_request(3_000))) == (["context_window", None] if context == 500 else [None])
+    assert local.asked_for_window == 1
+
+
 async def test_window_is_asked_for_in_steps_and_kept_while_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is loaded for it first, once; a short prompt does not have it loaded anew, until some time later."""
     monkeypatch.setattr(windows, "LARGE_SECONDS", 0.3)

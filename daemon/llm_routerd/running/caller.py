@@ -227,8 +227,9 @@ class Caller:
 
     async def _fits(self, deployment: Deployment) -> Fit:
         """Whether the prompt fits, and how; what goes wrong in finding out is no reason not to ask."""
+        windows = self._resources.windows
         try:
-            return await self._resources.windows.fit(deployment, self._prompt)
+            return windows.fits_any(deployment, self._prompt) or await windows.fit(deployment, self._prompt)
         except Exception as error:  # noqa: BLE001 - see `fault`
             fault(self._request.id, deployment, error)
             return FITS

@@ -122,11 +122,6 @@ class Resources:
             if deployment.protocol.loads == "model" and deployment.local and name in chained and is_for_itself:
                 self.warmth[name].load()
 
-    async def look_for_models(self, chain: Chain) -> None:
-        """Find out which models are in memory, for a chain that goes by that."""
-        if chain.strategy == "resident":
-            await self.fleet.look_around()
-
     def is_resident(self, deployment: Deployment) -> bool:
         """Whether its model is in memory, as far as is known; what is nobody's box may have answered just now."""
         if deployment.box is not None:

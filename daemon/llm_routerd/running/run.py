@@ -84,7 +84,8 @@ class Run:
 
         Cancelling it closes the connection to the model.
         """
-        await self._resources.look_for_models(self._chain)
+        if self._chain.strategy == "resident":
+            await self._resources.fleet.look_around()
         while True:
             match decision := self._chain_run.decide(self._now()):
                 case Examine(deployment=deployment):

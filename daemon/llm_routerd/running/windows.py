@@ -80,6 +80,11 @@ class _Known:
             self.usual = window.now or self.usual
         return window if window.now else replace(window, now=self.usual)
 
+    @property
+    def is_changed(self) -> bool:
+        """Something is remembered that has its time."""
+        return self.asked is not None or self.most is not None
+
     def forget(self, now: float) -> None:
         """What has had its time."""
         if now >= self.asked_until:
@@ -101,13 +106,18 @@ class Windows:
         self._known = {name: _Known(each) for name, each in deployments.items()}
         self._loop = asyncio.get_running_loop()
 
+    def fits_any(self, deployment: Deployment, prompt: Prompt) -> Fit | None:
+        """How a prompt fits that is so short that its server need not be asked; None: it is not."""
+        known = self._known[deployment.name]
+        if known.is_changed:
+            known.forget(self._loop.time())
+        if prompt.most + (prompt.max_tokens or 0) > min(LEAST_WINDOW, deployment.context or LEAST_WINDOW):
+            return None
+        return FITS if known.asked is None else Fit(num_ctx=known.asked)
+
     async def fit(self, deployment: Deployment, prompt: Prompt) -> Fit:
         """How a prompt fits; where nobody tells, it does."""
         known, now = self._known[deployment.name], self._loop.time()
-        known.forget(now)
-        least = min(LEAST_WINDOW, deployment.context or LEAST_WINDOW)
-        if prompt.most + (prompt.max_tokens or 0) <= least:
-            return FITS if known.asked is None else Fit(num_ctx=known.asked)
         if now >= known.until:
             await self._ask(deployment.name, known)
         fits = fit(
