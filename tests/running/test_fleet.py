@@ -179,6 +179,17 @@ async def test_box_that_does_not_answer_is_passed_over() -> None:
     await resources.aclose()
 
 
+async def test_box_that_never_tells_what_it_has_holds_nobody_up() -> None:
+    """It is waited for once, and not for long; calls for the others go on meanwhile."""
+    resources, models = resources_on(config_of(ATTIC, DESK))
+    models["big@attic"].resident = asyncio.Event().wait  # type: ignore[assignment]
+    models["big@desk"].has_resident = {"big:1b": 1}
+    began = asyncio.get_running_loop().time()
+    assert [await ask(resources) for _ in range(20)] == [[None]] * 20
+    assert asyncio.get_running_loop().time() - began < 1.5
+    await resources.aclose()
+
+
 @pytest.mark.parametrize("when", ["while it waits", "while it is called"])
 async def test_cancelled_call_gives_its_slot_back(when: str) -> None:
     """At once, whenever it comes."""

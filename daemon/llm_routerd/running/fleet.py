@@ -43,6 +43,7 @@ LOOK_SECONDS = 0.25  # so often whoever waits looks at the picture again
 RENEW_SECONDS = 10.0
 WATCH_SECONDS = 5.0  # so often a box that is used is asked what it has loaded
 ASK_SECONDS = 2.0
+FIRST_LOOK_SECONDS = 0.5
 LEAVE_SECONDS = 0.5
 DOWN_SECONDS = 5.0  # so long a box that does not answer is not asked for calls
 _MOST_SERVED = 10_000  # beginnings of prompts of which it is known which box has read them
@@ -79,7 +80,7 @@ class _Waiting:
         self.members = {each.box or "": each for each in wanted.members}
         self.wanted = wanted
         self.since = loop.time()
-        self.granted: asyncio.Future[Slot] = loop.create_future()
+        self.granted: asyncio.Future[Slot | str] = loop.create_future()
         self.wait: Wait | None = None  # what the last plan said
         self.is_told = False
 
@@ -129,22 +130,21 @@ class Fleet:
         token, call = secrets.token_hex(8), _Waiting(wanted)
         self._waiting[token] = call
         self._drive()
-        slot: Slot | None = None
+        slot: Slot | str | None = None
         try:
             async with asyncio.timeout(None if math.isinf(seconds) else seconds):
                 slot = await call.granted
         except TimeoutError:
             why = "" if call.wait is None else f": {call.wait.reason}"
             return f"queue_timeout: no slot within {seconds:g} s{why}"
-        except LookupError as error:
-            return str(error)
         finally:
             del self._waiting[token]
             self._turns.pop(token, None)
-            if slot is None:  # it may have been granted in this very moment
+            if not isinstance(slot, Slot):  # it may have been granted in this very moment
                 self._held.pop(token, None)
                 self._later(partial(self._now().release, token))
-        self._remember(wanted.key, slot)
+        if isinstance(slot, Slot):
+            self._remember(wanted.key, slot)
         return slot
 
     async def look_around(self) -> None:
@@ -285,7 +285,7 @@ class Fleet:
             return
         call.wait = wait
         if math.isinf(wait.seconds) and not call.granted.done():
-            call.granted.set_exception(LookupError(wait.reason))
+            call.granted.set_result(wait.reason)
 
     async def _begin(self, begin: Begin, boxes: Boxes) -> bool:
         call = self._waiting.get(begin.token)
@@ -318,12 +318,18 @@ class Fleet:
     # ------------------------------------------------------------------ what is known of boxes
 
     async def _watch(self, used: Iterable[str]) -> None:
-        """Ask the boxes that are used what they have loaded, each now and then; several at once."""
+        """Ask the boxes that are used what they have loaded, each now and then.
+
+        Only a first answer is waited for, and not for long: a box that is slow to tell holds nobody up.
+        """
         now = self._loop.time()
         due = [box for box in used if box in self._askable and self._watched.get(box, float("-inf")) <= now]
+        new = [box for box in due if box not in self._watched]
+        looks = {box: self._later(partial(self._look_at, box)) for box in due}
         for box in due:
             self._watched[box] = now + WATCH_SECONDS
-        await asyncio.gather(*(self._look_at(box) for box in due))
+        if new:
+            await asyncio.wait([looks[box] for box in new], timeout=FIRST_LOOK_SECONDS)
 
     async def _look_at(self, box: str) -> None:
         try:
@@ -334,6 +340,7 @@ class Fleet:
         else:
             report = BoxReport(resident=resident, down_seconds=0.0)
         await self._now().report(box, report)
+        self._changed.set()
 
     def _average(self, what: str, box: str, model: str, value: float) -> float:
         key = what, box, model
@@ -350,11 +357,12 @@ class Fleet:
     def _now(self) -> Boxes:
         return self._own if self.shared is None else self.shared
 
-    def _later(self, doing: Callable[[], Awaitable[None]]) -> None:
-        """What nobody waits for."""
+    def _later(self, doing: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """What nobody has to wait for."""
         task = asyncio.create_task(_ignoring(doing), name="fleet-tell")
         self._going.add(task)
         task.add_done_callback(self._going.discard)
+        return task
 
 
 async def _ignoring(doing: Callable[[], Awaitable[None]]) -> None:
