@@ -68,7 +68,7 @@ $(BROWSER): $(STAMP) requirements-browser.lock
 # What kills, freezes and waits more than it works, in the rooms' own folders.
 SLOW := $(addprefix tests/,client/test_tool_worker.py client/test_tool_worker_killed.py client/test_tool_worker_redis.py \
 	acceptance/test_demo.py acceptance/test_daemon_stop_without_redis.py acceptance/test_daemon_stop.py \
-	acceptance/test_daemon_embedded.py cli/test_not_accepted.py worker/test_replicas.py)
+	acceptance/test_daemon_embedded.py cli/test_not_accepted.py worker/test_replicas.py worker/test_refused_for_good.py)
 
 # Six on two cores: more than half of the time is waiting.  What pytest has rewritten and Python compiled is kept, whatever the
 # shell says: each of them would do it again.
@@ -79,7 +79,7 @@ test: $(STAMP)
 
 # What waits more than it works, and takes as long as all the rest: a stage of its own.
 test-chaos: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist worksteal tests/chaos $(SLOW)
+	$(BIN)/python -m pytest -n 4 --dist worksteal tests/chaos $(SLOW)
 
 # TOPOLOGY_REQUIRED names servers that must not be left out: valkey,redis.
 test-topology: $(STAMP)
