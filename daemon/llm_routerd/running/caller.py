@@ -245,7 +245,7 @@ class Caller:
         """Wait for the model; verdict None: it is loaded, as far as that can be told."""
         try:
             cold = await self._resources.warmth[deployment.name].ready(wait_seconds=self.seconds_left())
-            if cold is not None and cold.code is not AttemptCode.COOLDOWN and self._fit.num_ctx is not None:
+            if cold is not None and cold.code is AttemptCode.UPSTREAM and self._fit.num_ctx is not None:
                 self._resources.windows.not_loaded(deployment, self._fit.num_ctx)
         except Exception as error:  # noqa: BLE001 - see `fault`
             cold = fault(self._request.id, deployment, error)

@@ -138,7 +138,7 @@ class Windows:
 
     def counted(self, deployment: Deployment, prompt: Prompt, usage: Usage) -> None:
         """Its server has read the whole prompt, and tells how many tokens it has."""
-        if prompt.most > LEAST_WINDOW:
+        if prompt.most > LEAST_WINDOW and not usage.estimated:
             self._known[deployment.name].gauge.sample(prompt.size.whole, usage.prompt_tokens)
 
     def not_loaded(self, deployment: Deployment, num_ctx: int) -> None:
