@@ -111,7 +111,7 @@ class Windows:
         known = self._known[deployment.name]
         if known.is_changed:
             known.forget(self._loop.time())
-        if prompt.most + (prompt.max_tokens or 0) > min(LEAST_WINDOW, deployment.context or LEAST_WINDOW):
+        if prompt.most > min(LEAST_WINDOW, deployment.context or LEAST_WINDOW):
             return None
         return FITS if known.asked is None else Fit(num_ctx=known.asked)
 
@@ -120,6 +120,8 @@ class Windows:
         known, now = self._known[deployment.name], self._loop.time()
         if now >= known.until:
             await self._ask(deployment.name, known)
+        if known.window is None and not deployment.context and known.fixed is None:
+            return FITS if known.asked is None else Fit(num_ctx=known.asked)
         fits = fit(
             prompt.size.scaled(self.factors(deployment, prompt)).whole,
             known.window,
@@ -138,8 +140,9 @@ class Windows:
 
     def counted(self, deployment: Deployment, prompt: Prompt, usage: Usage) -> None:
         """Its server has read the whole prompt, and tells how many tokens it has."""
-        if prompt.most > LEAST_WINDOW and not usage.estimated:
-            self._known[deployment.name].gauge.sample(prompt.size.whole, usage.prompt_tokens)
+        known = self._known[deployment.name]
+        if prompt.most > LEAST_WINDOW and known.window is not None and not usage.estimated:
+            known.gauge.sample(prompt.size.whole, usage.prompt_tokens)
 
     def not_loaded(self, deployment: Deployment, num_ctx: int) -> None:
         """The model could not be loaded with this window: for a while it is asked for less."""
