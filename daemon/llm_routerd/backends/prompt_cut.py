@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode
-from llm_routerd.routing.prompt_size import chars_of, most_tokens, size_of, texts_of, total
+from llm_routerd.routing.prompt_size import chars_of, most_tokens, size_of, texts_of, total, without_runs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -39,8 +39,6 @@ _FEWEST_CHARS = 2_000
 _TAKES_TRUNCATE = (0, 13)
 _CUTS_TO_THE_WINDOW = (0, 4)
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
-# Blanks, rulers and dots are many characters to a token.
-_RUN = re.compile(r"([\W_])\1+")
 # Of one prompt the parts are alike: so far apart may their tokens for the same guess be.
 _OFF = 1.5
 # As many tokens below the window as Ollama may leave free where it cuts.
@@ -57,7 +55,7 @@ def looks_cut(messages: Iterable[dict[str, Any]], prompt_tokens: int) -> bool:
     texts = [text for message in messages if message.get("role") != "assistant" for text in texts_of(message)]
     if prompt_tokens == 0 or sum(map(len, texts)) <= bound:
         return False
-    return sum(len(_RUN.sub(r"\1", text)) for text in texts) > bound
+    return sum(len(without_runs(text)) for text in texts) > bound
 
 
 async def reject_cut(call: Call, finish: Finish) -> None:

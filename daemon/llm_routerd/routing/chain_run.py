@@ -285,7 +285,8 @@ class ChainRun:
 
     def _leave_group(self, deployment: Deployment, rejection: Rejection) -> None:
         """No box had a slot in time: the others of the same model were waited for as well."""
-        for each in [each for each in self._turns if deployment.group and each.deployment.group == deployment.group]:
+        group = deployment.group
+        for each in [each for each in self._turns if group is not None and each.deployment.group == group]:
             self._notes[each.deployment.name] = f"{rejection.outcome.value} ({rejection.code.value})"
             self._asked.add(each.deployment.name)
             self._turns.remove(each)

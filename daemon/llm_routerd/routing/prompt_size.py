@@ -135,7 +135,7 @@ def tokens_of(text: str) -> Tokens:
         step, length = len(text) / _SAMPLES, _MOST_CHARS // _SAMPLES
         counted = "".join(text[int(number * step) : int(number * step) + length] for number in range(_SAMPLES))
         times, off = len(text) / len(counted), _SAMPLED_OFF
-    counted = _RUN.sub(r"\1", counted)
+    counted = without_runs(counted)
     numbers = [(len(each.findall(counted)), low, likely, high) for each, low, likely, high in _KINDS]
     shares = [number * likely for number, _, likely, _ in numbers]
     return Tokens(
@@ -144,6 +144,11 @@ def tokens_of(text: str) -> Tokens:
         sum(number * high for number, _, _, high in numbers) * times * off,
         shares.index(max(shares)),
     )
+
+
+def without_runs(text: str) -> str:
+    """With one sign in the place of many that are the same."""
+    return _RUN.sub(r"\1", text)
 
 
 def most_tokens(chars: int) -> float:

@@ -1,8 +1,8 @@
 """Whether a prompt fits into a model's window, and how large a window to ask for.
 
 A server that cannot hold a prompt refuses it, or cuts it and answers what is left; either takes a place, and a local
-one perhaps a load of the model.  So what surely does not fit is not sent at all.  What surely does not is told by the
-fewest tokens that the prompt may have, so that no prompt that fits is passed over; what is asked for, by the most.
+one perhaps a load of the model.  So what surely does not fit, by the fewest tokens that it may have, is not sent at
+all; and the window that is asked for holds the most that it may have.
 
 Ollama loads a model anew for another `num_ctx`, which takes as long as loading it.  So windows are asked for in few
 steps, and what was asked for is asked for again as long as larger prompts keep coming.

@@ -92,18 +92,18 @@ class Fleet:
         config: the tree in force.
         backend: of a deployment, by its name.
         worker: this worker's name, unlike all others'.
-        boxes: the picture of all workers; None: of this process alone.
+
+    Attributes:
+        shared: the picture of all workers; None: there is that of this process alone.
     """
 
-    def __init__(
-        self, config: Config, backend: Callable[[str], Backend], *, worker: str = "", boxes: Boxes | None = None
-    ) -> None:
+    def __init__(self, config: Config, backend: Callable[[str], Backend], *, worker: str = "") -> None:
         self._boxes = config.boxes
         self._backend = backend
         self._rules = Rules(max_wait=config.fleet.max_wait, min_resident=config.fleet.min_resident)
         self._worker = worker or secrets.token_hex(8)
         self._own = LocalBoxes(worker=self._worker)
-        self.shared = boxes
+        self.shared: Boxes | None = None
         self._waiting: dict[str, _Waiting] = {}
         self._held: dict[str, Slot] = {}
         self._turns: dict[str, float] = {}

@@ -81,6 +81,11 @@ class _Known:
         return window if window.now else replace(window, now=self.usual)
 
     @property
+    def as_before(self) -> Fit:
+        """With the window that calls ask for."""
+        return FITS if self.asked is None else Fit(num_ctx=self.asked)
+
+    @property
     def is_changed(self) -> bool:
         """Something is remembered that has its time."""
         return self.asked is not None or self.most is not None
@@ -113,7 +118,7 @@ class Windows:
             known.forget(self._loop.time())
         if prompt.most > min(LEAST_WINDOW, deployment.context or LEAST_WINDOW):
             return None
-        return FITS if known.asked is None else Fit(num_ctx=known.asked)
+        return known.as_before
 
     async def fit(self, deployment: Deployment, prompt: Prompt) -> Fit:
         """How a prompt fits; where nobody tells, it does."""
@@ -121,7 +126,7 @@ class Windows:
         if now >= known.until:
             await self._ask(deployment.name, known)
         if known.window is None and not deployment.context and known.fixed is None:
-            return FITS if known.asked is None else Fit(num_ctx=known.asked)
+            return known.as_before
         fits = fit(
             prompt.size.scaled(self.factors(deployment, prompt)).whole,
             known.window,
