@@ -60,6 +60,7 @@ ROWS = {
     "no_tool_call": Row("rejected", _ANSWER, False, 3, False, None, True, True, False),
     "cooldown": Row("rejected", _NOBODY, False, 3, False, None, False, False, False),
     "internal": Row("rejected", _OURS, False, 3, False, None, True, True, True),
+    "preempted": Row("rejected", _NOBODY, False, 3, False, None, True, False, False),
     "cancelled": Row("rejected", _NOBODY, False, 3, False, None, True, False, False),
 }
 

@@ -82,6 +82,7 @@ _ATTEMPTS: dict[str, Any] = {
 _ATTEMPTS_ELSEWHERE = {
     "busy",  # tests/running: test_place_that_does_not_come_free_in_time_is_no_call_and_no_failure
     "cooldown",  # test_cooling_deployment_is_passed_over_and_said_to_be
+    "preempted",  # tests/worker: test_batch_on_one_worker_is_cut_for_a_chat_on_another
     "cancelled",  # of the protocol; a cancelled request ends in no event that lists attempts, so nobody writes it
 }
 

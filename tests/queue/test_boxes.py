@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from llm_routerd.protocol.keys import Lane
+    from llm_routerd.queue.picture import Quiet
     from tests.queue.boxes_scene import Scene
 
 
@@ -313,3 +314,45 @@ async def test_of_very_many_that_wait_the_most_urgent_are_told(scene: Scene) -> 
     tokens = tokens_of(picture)[1]
     assert tokens[:2] == ["high", f"n{MOST_TOLD - 1:04}"]
     assert (len(tokens), tokens[-1]) == (MOST_TOLD, "n0001")
+
+
+async def test_who_has_not_looked_gets_a_slot_only_where_nothing_is_to_be_weighed(scene: Scene) -> None:
+    """Nobody waits for any box, this one is up, has the model, and runs no other; else a look is to be had first."""
+    boxes = await scene.boxes()
+
+    async def ask(token: str, quiet: Quiet = "resident", model: str = "m") -> str:
+        verdict = (await boxes.occupy(token, call(model=model), slots=2, quiet=quiet)).verdict
+        if token != "kept":
+            await boxes.release(token)
+        return verdict
+
+    assert [await ask("t"), await ask("t", "any"), await ask("t", "")] == ["contended", "granted", "granted"]
+    await boxes.report("attic", BoxReport(resident={"m": 1}))
+    assert [await ask("t"), await ask("t", model="n"), await ask("t", "any", "n")] == [
+        "granted",
+        "contended",
+        "granted",
+    ]
+    await boxes.wait([waits("other")])
+    assert [await ask("t"), await ask("t", "any"), await ask("t", "")] == ["contended", "contended", "granted"]
+    await boxes.release("other")
+    assert [await ask("kept"), await ask("t"), await ask("t", "any", "n")] == ["granted", "granted", "contended"]
+    await boxes.release("kept")
+    await boxes.report("attic", BoxReport(down_seconds=5.0))
+    assert [await ask("t"), await ask("t", "any"), await ask("t", "")] == ["contended", "contended", "granted"]
+    await scene.pass_time(6)
+    assert await ask("t") == "granted"
+    await scene.pass_time(60)
+    assert [await ask("t"), await ask("t", "any")] == ["contended", "granted"], "the report is old"
+
+
+async def test_quiet_call_that_finds_no_slot_is_told_so(scene: Scene) -> None:
+    """And one whose reply was lost has its slot."""
+    boxes = await scene.boxes()
+    assert (await boxes.occupy("a", call(model="m"), slots=1, quiet="any")).verdict == "granted"
+    await boxes.wait([waits("other")])
+    assert (await boxes.occupy("a", call(model="m"), slots=1, quiet="any")).verdict == "granted"
+    boxes.drop("other")
+    assert (await boxes.occupy("b", call(model="m"), slots=1, quiet="any")).verdict == "full"
+    boxes.drop("a")
+    assert (await boxes.occupy("b", call(model="m"), slots=1, quiet="any")).verdict == "granted"

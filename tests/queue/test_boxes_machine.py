@@ -33,6 +33,7 @@ workers = st.sampled_from(sorted(TOKENS))
 numbers = st.integers(0, 3)
 boxes = st.sampled_from(BOXES)
 lanes: st.SearchStrategy[Lane] = st.sampled_from(("high", "low"))
+models = st.sampled_from(("m", "m", "n"))
 twice = st.booleans()
 
 
@@ -41,6 +42,7 @@ class Held(Struct):
 
     box: str
     lane: str
+    model: str
     until: int
 
 
@@ -75,22 +77,34 @@ class BoxesMachine(RuleBasedStateMachine):
         lanes = [held.lane for held in self.calls.values() if held.box == box]
         return len(lanes), sum(lane != "high" for lane in lanes)
 
-    @rule(worker=workers, number=numbers, box=boxes, lane=lanes, repeated=twice)
-    def a_call_asks_for_a_slot(self, worker: str, number: int, box: str, lane: Lane, *, repeated: bool) -> None:
-        """Whether it has one, waits, or is new; once, or again after a lost reply."""
+    @rule(worker=workers, number=numbers, box=boxes, lane=lanes, model=models, quiet=twice, repeated=twice)
+    def a_call_asks_for_a_slot(
+        self, worker: str, number: int, box: str, lane: Lane, *, model: str, quiet: bool, repeated: bool
+    ) -> None:
+        """Whether it has one, waits, or is new; having looked or not; once, or again after a lost reply."""
         token = TOKENS[worker][number]
         for _ in range(1 + repeated):
             there, unhurried = self._there(box)
             slots, held = SLOTS[worker, box], self.calls.get(token)
+            others = [each.model for each in self.calls.values() if each.box == box and each.model != model]
             if held is not None:
                 expected = "granted" if held.box == box else "elsewhere"
+            elif quiet and (self.waiting or others):
+                expected = "contended"
             else:
                 is_free = there < slots and (lane == "high" or unhurried < slots - RESERVE[box])
                 expected = "granted" if is_free else "full"
             if expected == "granted":
-                self.calls[token] = Held(box, lane if held is None else held.lane, self.now + LEASE_SECONDS)
+                self.calls[token] = Held(
+                    box,
+                    lane if held is None else held.lane,
+                    model if held is None else held.model,
+                    self.now + LEASE_SECONDS,
+                )
                 self.waiting.pop(token, None)
-            asked = self.verbs[worker].occupy(token, call(box, lane), slots=slots, reserve=RESERVE[box])
+            asked = self.verbs[worker].occupy(
+                token, call(box, lane, model=model), slots=slots, reserve=RESERVE[box], quiet="any" if quiet else ""
+            )
             occupied = self._run(asked)
             assert (occupied.verdict, occupied.running) == (expected, self._there(box)[0])
 

@@ -191,6 +191,6 @@ def test_values_are_in_lua_what_they_are_in_python(broker_url: str, monkeypatch:
 def test_a_call_with_a_wrong_name_is_refused() -> None:
     """Also where mypy does not look."""
     with pytest.raises(TypeError, match="count"):
-        scripts.take(lanes=("a", "b", "c"), consumer="w1")  # type: ignore[call-arg]
+        scripts.take(lanes=("a", "b", "c"), consumer="w1", shut="")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="cuont"):
-        scripts.take(lanes=("a", "b", "c"), consumer="w1", cuont=1)  # type: ignore[call-arg]
+        scripts.take(lanes=("a", "b", "c"), consumer="w1", shut="", cuont=1)  # type: ignore[call-arg]

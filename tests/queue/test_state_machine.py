@@ -196,7 +196,7 @@ class QueueMachine(RuleBasedStateMachine):
         return multiple(*self._take(worker, count))
 
     def _take(self, worker: str, count: int) -> list[Task]:
-        reply = self.run(scripts.take(lanes=KEYS.lanes, consumer=worker, count=count))
+        reply = self.run(scripts.take(lanes=KEYS.lanes, consumer=worker, count=count, shut=""))
         taken = [self._entry(lane, entry) for lane, found in reply for entry, _ in found]
         assert len(taken) <= count
         for entry in taken:

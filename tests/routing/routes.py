@@ -9,8 +9,9 @@ from typing import Any
 from llm_routerd.config.tree import Chain, Config, Deployment
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Rejection
-from llm_routerd.routing.chain_run import Ask, ChainRun, GiveUp
+from llm_routerd.routing.chain_run import ChainRun
 from llm_routerd.routing.chains import resolve
+from llm_routerd.routing.decisions import Ask, GiveUp
 from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
 

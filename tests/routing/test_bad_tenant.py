@@ -14,7 +14,8 @@ import pytest
 from llm_routerd.protocol.codes import AttemptCode as Code
 from llm_routerd.protocol.codes import ErrorCode
 from llm_routerd.routing.breaker import State
-from llm_routerd.routing.chain_run import Ask, ChainRun, Examine, GiveUp
+from llm_routerd.routing.chain_run import ChainRun
+from llm_routerd.routing.decisions import Ask, Examine, GiveUp
 from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health, StateChange
 from tests.routing.routes import HAIKU, LOCAL, cool, rejection, start

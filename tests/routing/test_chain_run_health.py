@@ -8,7 +8,7 @@ import pytest
 from llm_routerd.config.tree import Config, Deployment
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode
 from llm_routerd.protocol.outcome import Outcome
-from llm_routerd.routing.chain_run import Ask, Examine, GiveUp
+from llm_routerd.routing.decisions import Ask, Examine, GiveUp
 from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
 from tests.routing.routes import HAIKU, LOCAL, config, cool, rejection, start

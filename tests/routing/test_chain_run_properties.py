@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from llm_routerd.config.tree import Chain, Config, Deployment
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Rejection
-from llm_routerd.routing.chain_run import Ask, ChainRun, Examine, GiveUp
+from llm_routerd.routing.chain_run import ChainRun
+from llm_routerd.routing.decisions import Ask, Examine, GiveUp
 from llm_routerd.routing.eligibility import Need
 from llm_routerd.routing.health import Health
 

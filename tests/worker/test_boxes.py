@@ -9,15 +9,17 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from llm_routerd.config.fleet import FleetConfig
 from llm_routerd.protocol.keys import Keys
 from llm_routerd.queue.boxes import SharedBoxes
 from llm_routerd.queue.connection import ConnectionFactory, Pipe
 from llm_routerd.queue.picture import CallDetails
 from tests.support.boxes import ATTIC, config_of
 from tests.support.endings import final_of
+from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says
 from tests.support.queue import add, open_client
-from tests.support.workers import run_worker
+from tests.support.workers import DAEMON, run_worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -31,8 +33,9 @@ KEYS = Keys("llm")
 class Box:
     """A model that notes how many calls it has at once, for however many workers: each has a way of its own to it."""
 
-    def __init__(self, workers: int = 1) -> None:
+    def __init__(self, workers: int = 1, *, delay: float = 0.03) -> None:
         self.running = self.most = 0
+        self._delay = delay
         self.ways = [FakeBackend(self._answer) for _ in range(workers)]
         for each in self.ways:
             each.has_resident = {"big:1b": 1}
@@ -41,7 +44,7 @@ class Box:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
-            async for item in says("hi", delay=0.03)(backend, call):
+            async for item in says("hi", delay=self._delay)(backend, call):
                 yield item
         finally:
             self.running -= 1
@@ -120,3 +123,47 @@ async def test_lane_of_a_request_is_that_of_its_call(lane: Lane, valkey_url: str
         for number in range(4):
             await final_of(client, f"r{number}")
     assert box.most == (2 if lane == "high" else 1)
+
+
+async def test_batch_on_one_worker_is_cut_for_a_chat_on_another(broker_url: str) -> None:
+    """No message goes from one to the other: both see the same picture, and the one whose call is in the way cuts it."""
+    box = Box(workers=2, delay=30)
+    config = replace(config_of(ATTIC), fleet=FleetConfig(preempt=True))
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, box.backends(0), consumer="w1", config=config),
+    ):
+        await add(client, lane="low", id="batch", prompt="hello")
+        await eventually(lambda: box.running == 1)
+        box._delay = 0.03
+        async with run_worker(broker_url, box.backends(1), consumer="w2", config=config):
+            first = box.calls[0]
+            await add(client, lane="high", id="chat", prompt="hello")
+            kind, chat = await final_of(client, "chat")
+            assert kind == "result"
+            kind, batch = await final_of(client, "batch")
+    assert (kind, [each["code"] for each in batch["attempts"]]) == ("result", ["preempted", None])
+    assert [each["code"] for each in chat["attempts"]] == [None]
+    assert (first, sum(box.calls)) == (1, 3)
+
+
+async def test_batch_that_waits_for_a_box_keeps_nobody_from_being_read(broker_url: str) -> None:
+    """Neither a chat, nor whoever wants the cloud, though more wait than the worker has places."""
+    box = Box(delay=30)
+    config = config_of(ATTIC, queue_timeout=60.0)
+    config = replace(config, daemon=replace(DAEMON, concurrency=2))
+    async with (
+        open_client(broker_url) as client,
+        run_worker(broker_url, box.backends(), config=config) as worker,
+    ):
+        for number in range(8):
+            await add(client, lane="low", id=f"low{number}", prompt="hello", model="big")
+        await eventually(lambda: worker.resources.fleet.waiting("low") >= 2)
+        await asyncio.sleep(0.3)
+        assert worker.in_flight <= 2 + 2 + 1, "each of a lane that waits has been read"
+        await add(client, lane="normal", id="cloudy", prompt="hello", model="cloud")
+        async with asyncio.timeout(3):
+            kind, end = await final_of(client, "cloudy")
+        assert (kind, end["deployment"]) == ("result", "cloud")
+        await add(client, lane="high", id="chat", prompt="hello", model="big")
+        await eventually(lambda: worker.resources.fleet.waiting("high") == 1)

@@ -38,3 +38,9 @@ class FleetConfig(Table, frozen=True, kw_only=True):
     min_resident: Annotated[
         float, key("Seconds that a model stays which was loaded, while calls wait for it.", ge=0, le=3_600)
     ] = 20.0
+    preempt: Annotated[
+        bool,
+        key(
+            "A call of the low lane is broken off, and begun again later, for one of the high lane that finds no slot."
+        ),
+    ] = False

@@ -71,6 +71,7 @@ class Running(Struct, frozen=True, kw_only=True):
     Attributes:
         seconds: how long it was expected to take when it began, loading included.
         is_cut: its worker has been told to break it off, so that the slot is about to be free.
+        is_firm: it has been cut often enough, and is not any more.
     """
 
     token: str
@@ -81,6 +82,7 @@ class Running(Struct, frozen=True, kw_only=True):
     seconds: float
     tenant: str = ""
     is_cut: bool = False
+    is_firm: bool = False
 
 
 class BoxView(Struct, frozen=True, kw_only=True):

@@ -48,7 +48,7 @@ def cuts_for(
         ask: what a box is for a call of the high lane, of a model, to which what others want is no obstacle.
     """
     cuts: list[Cut] = []
-    spared = {name for name, standing in boxes.items() if not any(call.lane == "low" for call in standing.running)}
+    spared = {name for name, standing in boxes.items() if not any(map(_may_be_cut, standing.running))}
     gone: set[str] = set()
     in_vain: set[Place] = set()
     for wait in late:
@@ -78,5 +78,9 @@ def _way(standing: Standing, found: Option | None, gone: set[str]) -> list[Runni
     running.sort(key=lambda call: (-call.began, call.token))
     obstacles = [call for call in running if call.model in found.victims]
     if not obstacles and found.kind in (Kind.QUEUED, Kind.DRAIN):  # a slot is all that lacks
-        return [call for call in running if call.lane == "low"][:1]
-    return obstacles if all(call.lane == "low" for call in obstacles) else []
+        return [call for call in running if _may_be_cut(call)][:1]
+    return obstacles if all(map(_may_be_cut, obstacles)) else []
+
+
+def _may_be_cut(call: Running) -> bool:
+    return call.lane == "low" and not call.is_firm

@@ -160,6 +160,11 @@ class AttemptCode(StrEnum):
     INTERNAL = _attempt(
         "internal", "a fault or a shortage of llm-routerd", Traits(fault=Fault.OURS, is_free_unread=True)
     )
+    PREEMPTED = _attempt(
+        "preempted",
+        "the call was cut for one of the high lane, and is begun again later",
+        Traits(fault=Fault.NOBODY),
+    )
     CANCELLED = _attempt("cancelled", "the request was cancelled meanwhile", Traits(fault=Fault.NOBODY))
 
     def blames(self, *, retryable: bool) -> Fault:

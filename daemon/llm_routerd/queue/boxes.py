@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.protocol.keys import Keys
     from llm_routerd.queue.connection import Pipe
-    from llm_routerd.queue.picture import BoxReport, CallDetails, Verdict, Waits
+    from llm_routerd.queue.picture import BoxReport, CallDetails, Quiet, Verdict, Waits
     from llm_routerd.queue.scripts.binding import Call
 
 T = TypeVar("T", bound=Struct)
@@ -146,20 +146,23 @@ class SharedBoxes:
             boxes={name: kept.at(now_ms) for name, kept in _read(boxes, _BOXES)},
         )
 
-    async def occupy(self, token: str, details: CallDetails, *, slots: int, reserve: int = 0) -> Occupied:
+    async def occupy(
+        self, token: str, details: CallDetails, *, slots: int, reserve: int = 0, quiet: Quiet = ""
+    ) -> Occupied:
         """Take a slot of a box, if one is free; see `picture.Boxes`.
 
         Who is cancelled meanwhile holds none: the slot is given back behind it.
         """
         keys, kept = self._keys, bounded_call(details)
         call = scripts.boxes_occupy(
-            calls=keys.box_calls, waiting=keys.box_waiting, token=token[:MOST_NAME], box=kept.box, lane=kept.lane,
-            slots=slots, reserve=reserve, lease_ms=self._lease_ms, details=self._encoded(kept),
+            boxes=keys.boxes, calls=keys.box_calls, waiting=keys.box_waiting, token=token[:MOST_NAME], box=kept.box,
+            model=kept.model, lane=kept.lane, slots=slots, reserve=reserve, quiet=quiet, lease_ms=self._lease_ms,
+            details=self._encoded(kept),
         )  # fmt: skip
         try:
             reply = await self._run(call)
         except asyncio.CancelledError:
-            self._pipe.run_script(self._release_call((token,))).add_done_callback(_hear)
+            self.drop(token)
             raise
         if reply is None:
             return Occupied(verdict="unkept")
@@ -170,6 +173,11 @@ class SharedBoxes:
         """Calls are over, or given up; their slots are free even if whoever calls this is cancelled meanwhile."""
         if tokens:
             await self._run(self._release_call(tokens))
+
+    def drop(self, *tokens: str) -> None:
+        """The same, for whoever need not know when."""
+        if tokens:
+            self._pipe.run_script(self._release_call(tokens)).add_done_callback(_hear)
 
     async def renew(self, tokens: Sequence[str]) -> list[str]:
         """Renew leases; returns the tokens that neither hold a slot nor wait any more."""

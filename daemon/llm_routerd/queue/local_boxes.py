@@ -35,7 +35,7 @@ from llm_routerd.queue.picture import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from llm_routerd.queue.picture import BoxReport, CallDetails, Waits
+    from llm_routerd.queue.picture import BoxReport, CallDetails, Quiet, Waits
 
 
 class _Known(Struct, frozen=True, kw_only=True):
@@ -137,7 +137,9 @@ class LocalBoxes:
             boxes={name: known.at(now_ms) for name, known in self._boxes.items()},
         )
 
-    async def occupy(self, token: str, details: CallDetails, *, slots: int, reserve: int = 0) -> Occupied:
+    async def occupy(
+        self, token: str, details: CallDetails, *, slots: int, reserve: int = 0, quiet: Quiet = ""
+    ) -> Occupied:
         """Take a slot of a box, if one is free; see `picture.Boxes`."""
         now_ms, kept, token = self._now_ms(), bounded_call(details), token[:MOST_NAME]
         there = [call for call in self._calls.values() if call.box == kept.box]
@@ -145,6 +147,8 @@ class LocalBoxes:
         if held is not None and held.box != kept.box:
             return Occupied(verdict="elsewhere", running=len(there))
         if held is None:
+            if quiet and self._is_contended(kept, there, quiet, now_ms):
+                return Occupied(verdict="contended", running=len(there))
             unhurried = sum(call.lane != "high" for call in there)
             if len(there) >= slots or (kept.lane != "high" and unhurried >= slots - reserve):
                 return Occupied(verdict="full", running=len(there))
@@ -154,8 +158,21 @@ class LocalBoxes:
         self._waiting.pop(token, None)
         return Occupied(verdict="granted", running=len(there))
 
+    def _is_contended(self, asked: CallDetails, there: Sequence[BoxCall], quiet: Quiet, now_ms: int) -> bool:
+        """Whether a look would tell more than that the box has its model, and nobody waits."""
+        if self._waiting or any(call.model != asked.model for call in there):
+            return True
+        seen = self._boxes.get(asked.box, _Known()).at(now_ms)
+        if seen.down_until_ms is not None:
+            return True
+        return quiet == "resident" and (seen.resident is None or asked.model not in seen.resident)
+
     async def release(self, *tokens: str) -> None:
         """Calls are over, or given up: their slots are free, and they wait no more."""
+        self.drop(*tokens)
+
+    def drop(self, *tokens: str) -> None:
+        """The same, for whoever need not know when."""
         for token in tokens:
             self._calls.pop(token[:MOST_NAME], None)
             self._waiting.pop(token[:MOST_NAME], None)

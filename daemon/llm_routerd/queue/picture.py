@@ -41,7 +41,8 @@ MOST_WAITING = 5_000  # of all workers
 MOST_TOLD = 1_000  # of those that wait, in one picture, and of those that hold a slot
 MOST_NUMBER = 10**14 - 1  # what a server's cjson writes without losing digits
 
-Verdict = Literal["granted", "full", "elsewhere", "unkept"]
+Quiet = Literal["", "any", "resident"]
+Verdict = Literal["granted", "full", "contended", "elsewhere", "unkept"]
 
 
 class CallDetails(Struct, frozen=True, kw_only=True):
@@ -49,6 +50,7 @@ class CallDetails(Struct, frozen=True, kw_only=True):
 
     Attributes:
         expected_seconds: how long it is estimated to take, loading included.
+        is_firm: it is not cut for others, whatever its lane.
     """
 
     lane: Lane
@@ -57,6 +59,7 @@ class CallDetails(Struct, frozen=True, kw_only=True):
     deployment: str = ""
     tenant: str | None = None
     expected_seconds: float = 0.0
+    is_firm: bool = False
 
 
 class BoxCall(CallDetails, frozen=True, kw_only=True):
@@ -80,7 +83,9 @@ class WaitingDetails(Struct, frozen=True, kw_only=True):
 
     Attributes:
         candidates: in the order of its chain; of more than `MOST_CANDIDATES` the first.
-        expected_seconds: how long it is estimated to take.
+        expected_seconds: how long it is estimated to take, where nothing is known of the box's speed.
+        tokens: of its answer, as estimated; 0: nobody knows.
+        prompt_tokens: likewise.
         affinity: what calls with the same beginning have in common, whose caches one box may have; None: nothing.
     """
 
@@ -88,6 +93,8 @@ class WaitingDetails(Struct, frozen=True, kw_only=True):
     candidates: tuple[Candidate, ...] = ()
     tenant: str | None = None
     expected_seconds: float = 0.0
+    tokens: int = 0
+    prompt_tokens: int = 0
     affinity: str | None = None
 
 
@@ -170,8 +177,9 @@ class Occupied(Struct, frozen=True, kw_only=True):
     """What came of asking for a slot.
 
     Attributes:
-        verdict: "granted"; "full": none is free for this lane; "elsewhere": the token holds one of another box;
-            "unkept": the server refuses to keep any picture, so that each worker has to count for itself.
+        verdict: "granted"; "full": none is free for this lane; "contended": whoever has not looked has to;
+            "elsewhere": the token holds one of another box; "unkept": the server refuses to keep any picture, so that
+            each worker has to count for itself.
         running: the calls that hold a slot of the box, this one included.
     """
 
@@ -190,7 +198,9 @@ class Boxes(Protocol):
         """The whole."""
         ...
 
-    async def occupy(self, token: str, details: CallDetails, *, slots: int, reserve: int = 0) -> Occupied:
+    async def occupy(
+        self, token: str, details: CallDetails, *, slots: int, reserve: int = 0, quiet: Quiet = ""
+    ) -> Occupied:
         """Take a slot of a box, if one is free; the call then waits no more.
 
         Args:
@@ -198,11 +208,18 @@ class Boxes(Protocol):
             details: of the call.
             slots: that the box has, as this worker's configuration says.
             reserve: how many of them are for the lane `high` alone.
+            quiet: for whoever has not looked whose turn it is: only where no call waits for any box, none of another
+                model is on this one, and it is up ("any"); and, of one that tells, where its model is there
+                ("resident").
         """
         ...
 
     async def release(self, *tokens: str) -> None:
         """Calls are over, or given up: their slots are free, and they wait no more."""
+        ...
+
+    def drop(self, *tokens: str) -> None:
+        """The same, for whoever need not know when: it is heard in the order of all else that is asked."""
         ...
 
     async def renew(self, tokens: Sequence[str]) -> list[str]:
@@ -237,6 +254,7 @@ def bounded_call(details: CallDetails) -> CallDetails:
         deployment=details.deployment[:MOST_NAME],
         tenant=_cut(details.tenant),
         expected_seconds=seconds_within(details.expected_seconds, MOST_SECONDS),
+        is_firm=details.is_firm,
     )
 
 
@@ -248,6 +266,8 @@ def bounded_waiting(details: WaitingDetails) -> WaitingDetails:
         candidates=tuple(Candidate(each.box[:MOST_NAME], each.model[:MOST_NAME]) for each in first),
         tenant=_cut(details.tenant),
         expected_seconds=seconds_within(details.expected_seconds, MOST_SECONDS),
+        tokens=min(max(0, details.tokens), MOST_NUMBER),
+        prompt_tokens=min(max(0, details.prompt_tokens), MOST_NUMBER),
         affinity=_cut(details.affinity),
     )
 

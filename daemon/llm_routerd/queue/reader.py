@@ -9,6 +9,7 @@ Rules:
 - Whenever the connection is new, groups that are missing are made (at `0`), and one's own pending entries come first:
   the reply that held them may have been lost.
 - A lane whose key is of another type is left out, for a read over all lanes would be refused as a whole.
+- So is one of which so many wait for a slot of a box that no more shall: the others are read all the same.
 - Nothing here waits for another connection: whoever stops the reader gets it back in bounded time.
 - Redis puts a reply together before it sends any of it: when one has brought what was too long to be kept, or a
   connection was lost, the next ones bring one entry each, then two, and so on.
@@ -38,7 +39,7 @@ from llm_routerd.queue.connection import (
 from llm_routerd.queue.deliveries import Delivery, next_cursor, parse_claimed, parse_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from llm_routerd.queue.scripts.binding import Call
 
 BLOCK_MS = 5000
+SHUT_BLOCK_MS = 250  # where a lane is shut, which may be open again before that is over
 LOOK_SECONDS = 1.0  # between two looks at lanes whose keys are of another type
 GRACE_SECONDS = 5.0
 _ANY_NUMBER = 1000
@@ -62,6 +64,7 @@ class Reader:
         broker: the worker's side of the queue.
         on_wait: called when it begins to wait, for requests or for Redis.
         share: how many it may wait for, where there are other readers; None: as many as are free.
+        shut: lanes that are not to be read now.
     """
 
     def __init__(
@@ -71,8 +74,10 @@ class Reader:
         *,
         on_wait: Callable[[], None] = lambda: None,
         share: Callable[[], int] | None = None,
+        shut: Callable[[], Collection[Lane]] = tuple,
     ) -> None:
         self._share = share
+        self._shut = shut
         self._factory = factory
         self._on_wait = on_wait
         self._broker = broker
@@ -195,7 +200,9 @@ class Reader:
             await execute(connection, command, timeout_seconds=GRACE_SECONDS)
 
     async def _take(self, free: int) -> list[Delivery]:
-        call = scripts.take(lanes=self._keys.lanes, consumer=self._broker.consumer, count=free)
+        call = scripts.take(
+            lanes=self._keys.lanes, consumer=self._broker.consumer, count=free, shut=" ".join(self._shut())
+        )
         return self._parse(await self._script(call))
 
     async def _block(self, free: int) -> list[Delivery]:
@@ -205,6 +212,11 @@ class Reader:
             block_ms = min(block_ms, round(LOOK_SECONDS * 1000))
             if not lanes:
                 await asyncio.sleep(LOOK_SECONDS)
+                return []
+        if shut := self._shut():
+            lanes, block_ms = tuple(lane for lane in lanes if lane not in shut), min(block_ms, SHUT_BLOCK_MS)
+            if not lanes:
+                await asyncio.sleep(SHUT_BLOCK_MS / 1000)
                 return []
         free = free if self._share is None else min(free, self._share())
         count = max(1, min(free // len(lanes), self._most))

@@ -32,19 +32,21 @@ The rules:
   configuration gives it says nothing of its health: else three hasty requests would take it away from all
   others.
 - The permits of `Health` never leave this module: each `Ask` stands for one, and the one of `answered`,
-  `rejected` and `abandoned` that its driver owes for each `Ask` gives it back.
+  `rejected` and `abandoned` that its driver owes for each `Ask` gives it back.  Of a deployment on boxes it is taken
+  with the slot (`placed`): who waits for one keeps no probe from those that have one.
+- A call that was cut for another one (`preempted`) has had no turn: its deployment is asked again as if it never was.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from msgspec import Struct
 
 from llm_routerd.protocol.codes import AttemptCode, ErrorCode, Fault
 from llm_routerd.protocol.outcome import AttemptRecord, Outcome
 from llm_routerd.routing.chains import with_fallbacks
+from llm_routerd.routing.decisions import Ask, Decision, Examine, GiveUp
 from llm_routerd.routing.eligibility import ineligibility
 from llm_routerd.routing.load import draw
 
@@ -67,50 +69,6 @@ _FAIR_SHARE: Final = 0.5
 _DEADLINE_SLACK_SECONDS: Final = 0.05
 
 _MAX_TENANT: Final = 128  # characters of a tenant's name by which he is told from others
-
-
-class Ask(Struct, frozen=True, kw_only=True):
-    """Ask this deployment.
-
-    Attributes:
-        deployment: to be called once.
-        wait_seconds: to be waited before the call; 0 for most.
-        repair: why its last answer was invalid, to be sent along; None: an ordinary call.
-        passed: what was passed over on the way here, to go into `attempts` before this one.
-        members: where the deployment is that of one box, all of its model that may be asked now, itself included: any
-            of them may be called in its place, see `placed`.
-        is_last: there is nobody else to be asked after them.
-    """
-
-    deployment: Deployment
-    wait_seconds: float = 0.0
-    repair: str | None = None
-    passed: tuple[AttemptRecord, ...] = ()
-    members: tuple[Deployment, ...] = ()
-    is_last: bool = False
-
-
-class Examine(Struct, frozen=True, kw_only=True):
-    """Find out whether this deployment answers a call of ours, and say so with `examined`."""
-
-    deployment: Deployment
-
-
-class GiveUp(Struct, frozen=True, kw_only=True):
-    """Nothing is left to be asked.
-
-    Attributes:
-        code: `chain_exhausted`, `local_exhausted` or `deadline_exceeded`.
-        message: one line that says of each deployment why not.
-        passed: as in `Ask`.
-    """
-
-    code: ErrorCode
-    message: str
-    passed: tuple[AttemptRecord, ...] = ()
-
-
-Decision: TypeAlias = Ask | Examine | GiveUp
 
 
 class _Turn:
@@ -181,7 +139,7 @@ class ChainRun:
         self._examined: tuple[str, ...] = ()
         self._passed_over: dict[str, _Turn] = {}
         self._looked_again = False
-        self._asking: tuple[_Turn, Permit] | None = None
+        self._asking: tuple[_Turn, Permit | None] | None = None
         self._passed: list[AttemptRecord] = []
         self._notes: dict[str, str] = {}
 
@@ -221,39 +179,47 @@ class ChainRun:
             self._turns = [self._passed_over.pop(deployment.name)]
 
     def placed(self, deployment: Deployment, now: float) -> bool:
-        """The last `Ask` goes to this one of its `members`; False: that may not be asked any more."""
+        """The last `Ask` has a slot for this one of its `members`; False: that may not be asked any more."""
         if self._asking is None:
             raise RuntimeError("placed() without an Ask")
         turn, permit = self._asking
-        if deployment.name == turn.deployment.name:
+        if permit is not None:
             return True
-        other = next((each for each in self._turns if each.deployment.name == deployment.name), None)
-        admitted = None if other is None else self._health.admit(deployment.name, now, self._tenant)
-        if other is None or admitted is None:
+        chosen = next((each for each in self._turns if each.deployment.name == deployment.name), None)
+        permit = None if chosen is None else self._health.admit(deployment.name, now, self._tenant)
+        if chosen is None or permit is None:
             return False
-        self._health.abandoned(permit)
+        if chosen is not turn:
+            self._uncount(turn)
+            self._count(chosen)
+        self._asking = chosen, permit
+        return True
+
+    def _count(self, turn: _Turn) -> None:
+        turn.calls += 1
+        self._asked.add(turn.deployment.name)
+
+    def _uncount(self, turn: _Turn) -> None:
         turn.calls -= 1
         if not turn.calls:
             self._asked.discard(turn.deployment.name)
-        other.calls += 1
-        self._asked.add(deployment.name)
-        self._asking = other, admitted
-        return True
 
     def first_token(self, ttft_seconds: float) -> None:
         """The first token of the call came, so long after the call itself began; at most once per `Ask`."""
-        if self._asking is not None:
+        if self._asking is not None and self._asking[1] is not None:
             self._health.first_token(self._asking[1], ttft_seconds)
 
     def answered(self) -> None:
         """The last `Ask` brought the answer."""
         _, permit = self._verdict()
-        self._health.succeeded(permit)
+        if permit is not None:
+            self._health.succeeded(permit)
 
     def abandoned(self) -> None:
         """The last `Ask` was given up for a reason that has nothing to do with its deployment."""
         _, permit = self._verdict()
-        self._health.abandoned(permit)
+        if permit is not None:
+            self._health.abandoned(permit)
 
     def rejected(self, rejection: Rejection, now: float, elapsed_seconds: float | None) -> None:
         """The last `Ask` came to nothing.
@@ -265,7 +231,11 @@ class ChainRun:
                 (no slot became free within `queue_timeout`), which says nothing of the deployment's health.
         """
         turn, permit = self._verdict()
-        if elapsed_seconds is None or self._was_hasty(turn.deployment, rejection.code, now, elapsed_seconds):
+        if rejection.code is AttemptCode.PREEMPTED:
+            self._uncount(turn)
+        if permit is None:
+            pass  # no slot was free
+        elif elapsed_seconds is None or self._was_hasty(turn.deployment, rejection.code, now, elapsed_seconds):
             self._health.abandoned(permit)
         else:
             self._health.rejected(permit, rejection, now, elapsed_seconds, self._likeness(rejection))
@@ -278,7 +248,7 @@ class ChainRun:
             turn.retries_left -= 1
             turn.failures += 1
             turn.not_before = now + (rejection.retry_after_seconds or 0.0) + self._backoff(turn.failures)
-        else:
+        elif rejection.code is not AttemptCode.PREEMPTED:
             self._turns.remove(turn)
             if elapsed_seconds is None and rejection.code is AttemptCode.BUSY:
                 self._leave_group(turn.deployment, rejection)
@@ -312,7 +282,7 @@ class ChainRun:
                 return Examine(deployment=turn.deployment)
         return None
 
-    def _verdict(self) -> tuple[_Turn, Permit]:
+    def _verdict(self) -> tuple[_Turn, Permit | None]:
         if self._asking is None:
             raise RuntimeError("a verdict without an Ask")
         asking, self._asking = self._asking, None
@@ -355,13 +325,17 @@ class ChainRun:
         longest = LONGEST_WAIT_SECONDS if left is None else min(LONGEST_WAIT_SECONDS, left * _WAIT_SHARE)
         if at - now > longest:
             return None
-        permit = self._health.admit(deployment.name, at, self._tenant)
-        if permit is None:
+        permit: Permit | None = None
+        if deployment.box is None:
+            permit = self._health.admit(deployment.name, at, self._tenant)
+            may_ask = permit is not None
+        else:
+            may_ask = self._health.available(deployment.name, at, self._tenant)
+        if not may_ask:
             if turn.calls == 0:
                 self._pass_over(turn, now)
             return None
-        turn.calls += 1
-        self._asked.add(deployment.name)
+        self._count(turn)
         self._asking = turn, permit
         return Ask(
             deployment=deployment,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # A backend yields a Finish or raises; one that does neither has cut its stream.
 _CUT = Rejection(code=AttemptCode.TRUNCATED, reason="the stream ended without its terminal event", retryable=True)
+PREEMPTED = Rejection(code=AttemptCode.PREEMPTED, reason="cut for a call of the high lane; begun again later")
 HOLD_SECONDS = 0.4  # longest time that `probe` holds an opening back
 
 
@@ -133,8 +134,14 @@ class Attempt:
             await stream.aclose()
         return verdict
 
+    def preempt(self) -> None:
+        """Break it off for another call, if it runs."""
+        self.clock.end(PREEMPTED)
+
     def _late(self, rejection: Rejection) -> Rejection:
         """What to say of a bound that was passed, where that was before anybody could be asked."""
+        if rejection is PREEMPTED:
+            return rejection
         sending = self._call.sending
         if not sending.is_looking_up:
             if sending.is_under_way:

@@ -52,6 +52,8 @@ def plannable(
             since=each.since_ms / 1000,
             seconds=each.expected_seconds,
             tenant=each.tenant or "",
+            tokens=each.tokens,
+            prompt_tokens=each.prompt_tokens,
             key=each.affinity or "",
             turn=turns.get(each.token),
         )
@@ -85,6 +87,7 @@ def _view(box: ConfiguredBox, shared: SharedPicture, pinned: Collection[tuple[st
                 began=each.began_ms / 1000,
                 seconds=each.expected_seconds,
                 tenant=each.tenant or "",
+                is_firm=each.is_firm,
             )
             for each in running
         ),

@@ -15,10 +15,10 @@ from llm_routerd.protocol.events import AttemptStarted
 from llm_routerd.protocol.outcome import Outcome, Rejection, Usage
 from llm_routerd.protocol.request import StreamMode
 from llm_routerd.routing.window import FITS
-from llm_routerd.running.attempt import Attempt
+from llm_routerd.running.attempt import PREEMPTED, Attempt
+from llm_routerd.running.box_calls import Wanted
 from llm_routerd.running.clock import Bounds
 from llm_routerd.running.faults import fault
-from llm_routerd.running.fleet import Wanted
 from llm_routerd.running.shortage import LONGEST_PAUSE_SECONDS
 from llm_routerd.running.windows import Prompt
 
@@ -29,12 +29,16 @@ if TYPE_CHECKING:
     from llm_routerd.jsonschema.compiled import AnswerSchema
     from llm_routerd.protocol.keys import Lane
     from llm_routerd.protocol.request import Request
-    from llm_routerd.routing.chain_run import Ask
+    from llm_routerd.routing.decisions import Ask
     from llm_routerd.routing.window import Fit
     from llm_routerd.running.attempt import EventSink
-    from llm_routerd.running.fleet import Slot
+    from llm_routerd.running.box_calls import Slot
     from llm_routerd.running.resources import Resources
     from llm_routerd.running.slots import Slots
+
+
+MOST_CUTS: Final = 3  # that a request has its calls cut for others
+_LEAST_WRITING_SHARE: Final = 0.05  # of a call's time: what comes in one piece was not written in no time
 
 
 class Arrival(Struct, frozen=True, kw_only=True):
@@ -123,6 +127,9 @@ class Caller:
         self._prompt = Prompt(request)
         self._fit = FITS  # of the turn under way
         self._box: Deployment | None = None  # that has taken the turn, of several
+        self._slot: Slot | None = None  # of the turn under way
+        self._waits_since: float | None = None  # loop time at which a slot was first asked for
+        self._cuts = 0  # calls of ours that were cut for others
 
     def seconds_left(self) -> float | None:
         """Until the deadline; None: there is none."""
@@ -147,7 +154,7 @@ class Caller:
             placed: told which of its `members` has a slot, before that is asked; False: it may not be asked any more.
         """
         deployment, repair = ask.deployment, ask.repair
-        self._box = None
+        self._box = self._slot = None
         self._fit = await self._fits(deployment)
         if self._fit.too_long is not None:
             return Turn(Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long), called=False)
@@ -168,10 +175,7 @@ class Caller:
         give_up = self._loop.time() + self._within(math.inf if ask.is_last else ask.deployment.queue_timeout)
         why = "none of its boxes may be asked any more"
         while members:
-            wanted = Wanted(
-                members=members, lane=self._arrival.lane, tenant=self._request.tenant_id, key=self._prompt.key
-            )
-            slot = await fleet.take(wanted, seconds=max(0.0, give_up - self._loop.time()))
+            slot = await fleet.take(self._wanted(members), seconds=max(0.0, give_up - self._loop.time()))
             if isinstance(slot, str):
                 why = slot
                 break
@@ -183,16 +187,37 @@ class Caller:
             members.remove(slot.deployment)  # it has begun to cool down while we waited
         return Turn(Rejection(code=AttemptCode.BUSY, reason=why), called=False)
 
+    def _wanted(self, members: list[Deployment]) -> Wanted:
+        if self._waits_since is None:
+            self._waits_since = self._loop.time()
+        return Wanted(
+            members=members,
+            lane=self._arrival.lane,
+            tenant=self._request.tenant_id,
+            key=self._prompt.key if len(members) > 1 else "",
+            prompt_tokens=self._prompt.about_tokens,
+            max_tokens=self._prompt.max_tokens,
+            since=self._waits_since,
+            is_firm=self._cuts >= MOST_CUTS,
+        )
+
     async def _turn_in_slot(self, ask: Ask, slot: Slot) -> Turn:
-        self._box = deployment = slot.deployment
+        self._box, self._slot = slot.deployment, slot
+        deployment = slot.deployment
         if deployment is not ask.deployment:
             self._fit = await self._fits(deployment)
         if self._fit.too_long is not None:  # on this box, which holds less
             too_long = Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long)
             return self._on_its_box(Turn(too_long, called=False))
         turn = await self._turn_in_place(deployment, ask.repair, slot)
+        if turn.verdict is PREEMPTED:
+            self._cuts += 1
         if turn.usage is not None and isinstance(turn.verdict, Accepted):
-            self._resources.fleet.answered(slot, turn.usage.completion_tokens, turn.elapsed_seconds)
+            writing = turn.elapsed_seconds - (
+                (turn.ttft_seconds or 0.0) if self._request.stream is not StreamMode.OFF else 0.0
+            )
+            seconds = max(writing, turn.elapsed_seconds * _LEAST_WRITING_SHARE)
+            self._resources.fleet.answered(slot, turn.usage.completion_tokens, seconds)
         return turn
 
     async def _turn_in_place(self, deployment: Deployment, repair: str | None, slot: Slot | None = None) -> Turn:
@@ -264,7 +289,7 @@ class Caller:
         verdict: Accepted | Rejection
         try:
             self._attempt = attempt = self._make_attempt(deployment, repair)
-            verdict = await attempt.run()
+            verdict = await self._run_attempt(attempt)
         except Exception as error:  # noqa: BLE001 - see `fault`
             verdict = fault(self._request.id, deployment, error)
         self._attempt = None
@@ -275,6 +300,14 @@ class Caller:
         elif isinstance(verdict, Accepted) and repair is None and (usage := attempt.usage(None)) is not None:
             self._resources.windows.counted(deployment, self._prompt, usage)
         return _turn_of(attempt, verdict)
+
+    async def _run_attempt(self, attempt: Attempt) -> Accepted | Rejection:
+        """Run it, for as long as its slot is ours."""
+        slot = self._slot
+        if slot is None:
+            return await attempt.run()
+        slot.on_cut = attempt.preempt
+        return PREEMPTED if slot.is_cut else await attempt.run()
 
     def _make_attempt(self, deployment: Deployment, repair: str | None) -> Attempt:
         resources, request = self._resources, self._request

@@ -154,6 +154,12 @@ class AttemptClock:
             self._last = self._loop.time()
             self._paused_seconds += self._last - began
 
+    def end(self, rejection: Rejection) -> None:
+        """End the block now, for this reason."""
+        if self.rejection is None and self._task is not None:
+            self.rejection = rejection
+            self._task.cancel()
+
     def check(self, now: float) -> None:
         """Cancel the task if a bound has been passed."""
         if now < self._due or self.rejection is not None or self._task is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Chain, Deployment
     from llm_routerd.judging.judge import Accepted
     from llm_routerd.protocol.request import Request
-    from llm_routerd.routing.chain_run import GiveUp
+    from llm_routerd.routing.decisions import GiveUp
     from llm_routerd.running.caller import Turn
     from llm_routerd.running.resources import Resources
 

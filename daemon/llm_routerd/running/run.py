@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, assert_never
 from llm_routerd.judging.judge import Accepted
 from llm_routerd.protocol.events import AttemptRejected
 from llm_routerd.protocol.outcome import Rejection
-from llm_routerd.routing.chain_run import Ask, ChainRun, Examine, GiveUp
+from llm_routerd.routing.chain_run import ChainRun
+from llm_routerd.routing.decisions import Ask, Examine, GiveUp
 from llm_routerd.routing.eligibility import Need
 from llm_routerd.running.caller import JUST_COME, Caller
 from llm_routerd.running.ending import Answered, Spent, Unanswered, Withdrawn

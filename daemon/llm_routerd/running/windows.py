@@ -46,6 +46,11 @@ class Prompt:
         return most_tokens(chars_of(self._messages) + tools) + 16 * len(self._messages)
 
     @cached_property
+    def about_tokens(self) -> int:
+        """So many, roughly; cheap."""
+        return chars_of(self._messages) // 4
+
+    @cached_property
     def key(self) -> str:
         """Alike for prompts that begin alike: of the first messages, but for the last one."""
         first = self._messages[: min(2, len(self._messages) - 1)]

@@ -5,6 +5,9 @@ while it waits, for requests or for its Redis, it keeps nothing from them, so th
 find nothing free queue up, and each place that becomes free is the turn of one: a busy shard does not keep the places
 from the others.  Should several that wait be given requests at once, some of these are kept until there is a place for
 them, and the others handed back.
+
+A request that waits for a slot of a local box takes no place: a batch for one box keeps nobody from the others, nor
+from a cloud.  Of each lane there may wait so as many as there are places; then no more of that lane are read.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llm_routerd.protocol.keys import LANES
+from llm_routerd.protocol.keys import LANES, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +31,7 @@ class Capacity:
     Args:
         concurrency: how many there are; a reload may change it.
         taken: how many of them are taken up.
+        waiting: how many requests of a lane wait for a slot of a box, and take none.
         shortage: what this process lacks for a call; None: nothing.
 
     Attributes:
@@ -38,9 +42,15 @@ class Capacity:
     """
 
     def __init__(
-        self, *, concurrency: int, taken: Callable[[], int], shortage: Callable[[], str | None] = lambda: None
+        self,
+        *,
+        concurrency: int,
+        taken: Callable[[], int],
+        waiting: Callable[[Lane], int] = lambda _lane: 0,
+        shortage: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._taken = taken
+        self._waiting = waiting
         self._shortage = shortage
         self._changed = asyncio.Event()
         self.concurrency = concurrency
@@ -50,6 +60,10 @@ class Capacity:
         self.shards = 0
         self._kept: dict[asyncio.Future[None], None] = {}  # in their order
         self._due: deque[Callable[[], None]] = deque()  # what starts those that were here before, and rest
+
+    def shut(self) -> tuple[Lane, ...]:
+        """Lanes of which no more are to be read."""
+        return tuple(lane for lane in LANES if self._waiting(lane) >= self.concurrency)
 
     def room(self) -> int:
         """How many more requests there is room for; below 0: there are too many."""
@@ -123,6 +137,10 @@ class Places:
         capacity, queue = self._capacity, self._capacity.queue
         before = queue.index(self) if self in queue else len(queue)
         return capacity.free() - capacity.reading - before
+
+    def shut(self) -> tuple[Lane, ...]:
+        """See `Capacity.shut`."""
+        return self._capacity.shut()
 
     def share(self) -> int:
         """How many new requests this shard may wait for at once, and all others as well."""

@@ -127,7 +127,9 @@ class Shard:
         self.broker.lane_types.on_change = self._troubles.lane
         self.broker.on_registration = partial(self._troubles.done_without, "worker_not_registered")
         self._hearer = Hearer(hearer, self.pipe)
-        self._reader = Reader(reader, self.broker, on_wait=self._places.waits, share=self._places.share)
+        self._reader = Reader(
+            reader, self.broker, on_wait=self._places.waits, share=self._places.share, shut=self._places.shut
+        )
 
     def _furnish(self, config: Config, admission: Admission, metrics: Metrics) -> None:
         """What a delivery goes through."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.errors import BrokerError
 from llm_routerd.logs import get_logger
-from llm_routerd.protocol.keys import Layout
+from llm_routerd.protocol.keys import LANES, Lane, Layout
 from llm_routerd.queue.boxes import SharedBoxes
 from llm_routerd.queue.connection import PipeState, ResponseError, describe
 from llm_routerd.queue.deliveries import Backlog
@@ -103,7 +103,8 @@ class Worker:
         self._hurry = asyncio.Event()
         self._capacity = Capacity(
             concurrency=config.daemon.concurrency,
-            taken=lambda: self.in_flight,
+            taken=lambda: self.in_flight - sum(map(self._waiting, LANES)),
+            waiting=self._waiting,
             shortage=lambda: self.resources.shortage.why,
         )
         workplace = Workplace(
@@ -124,6 +125,7 @@ class Worker:
         """Let this configuration be the one in force."""
         admission.resources.shortage.on_change = self._shortage_changed
         admission.resources.fleet.shared = self._shared_boxes(config)
+        admission.resources.fleet.on_waiting = self._capacity.changed
         self._admission = admission
         self._opened.add(admission.resources)
         self._capacity.concurrency = config.daemon.concurrency
@@ -137,6 +139,10 @@ class Worker:
         first = Layout(config.redis.prefix, config.redis.shards).keys[0]
         pipe = next((shard.pipe for shard in self.shards if shard.placement.keys == first), None)
         return SharedBoxes(pipe, first, worker=self.consumer) if config.boxes and pipe is not None else None
+
+    def _waiting(self, lane: Lane) -> int:
+        """How many requests of a lane wait for a slot of a box."""
+        return sum(each.fleet.waiting(lane) for each in self._opened)
 
     @property
     def resources(self) -> Resources:

@@ -13,7 +13,7 @@ from llm_routerd.queue.scripts.binding import ArgumentList, IntText, Key, KeyLis
 
 
 @script
-def take(*, lanes: Lanes, consumer: str, count: int) -> Any:
+def take(*, lanes: Lanes, consumer: str, count: int, shut: str) -> Any:
     """Take up to so many new requests, the urgent lanes first."""
 
 
@@ -268,13 +268,16 @@ def boxes_look(*, boxes: Key, calls: Key, waiting: Key, most: int) -> Any:
 @script
 def boxes_occupy(
     *,
+    boxes: Key,
     calls: Key,
     waiting: Key,
     token: str,
     box: str,
+    model: str,
     lane: str,
     slots: int,
     reserve: int,
+    quiet: str,
     lease_ms: int,
     details: bytes,
 ) -> Any:

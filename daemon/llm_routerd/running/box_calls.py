@@ -1,0 +1,130 @@
+"""Calls on boxes, as a worker has them: what is wanted, what waits, what holds a slot; and what all are told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from llm_routerd.queue.picture import CallDetails, Candidate, WaitingCall, WaitingDetails, Waits
+from llm_routerd.running.boxes import resident_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llm_routerd.config.tree import Deployment
+    from llm_routerd.fleet.waits import Wait
+    from llm_routerd.protocol.keys import Lane
+
+UNKNOWN_SECONDS = 10.0  # that a call is taken to last
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """A call that wants a slot.
+
+    Attributes:
+        members: the deployments that may make it, one for each box.
+        key: what calls have in common whose prompts begin alike; "": nothing.
+        prompt_tokens: about so many; 0: not known.
+        max_tokens: more its answer cannot have; None: nobody says.
+        since: loop time since which it waits, where it has waited or run before; None: from now on.
+        is_firm: it is not cut any more for others.
+    """
+
+    members: Sequence[Deployment]
+    lane: Lane = "normal"
+    tenant: str | None = None
+    key: str = ""
+    prompt_tokens: int = 0
+    max_tokens: int | None = None
+    since: float | None = None
+    is_firm: bool = False
+
+
+class Slot:
+    """A slot that was granted, until it is released.
+
+    Attributes:
+        token: the call's name in the shared picture.
+        deployment: that makes it.
+        loads: its model is to be loaded first.
+        is_cuttable: it may be taken away for the high lane.
+        is_cut: it has been.
+        on_cut: called once when it is; whoever makes the call sets it.
+    """
+
+    __slots__ = ("deployment", "is_cut", "is_cuttable", "loads", "on_cut", "token")
+
+    def __init__(self, token: str, deployment: Deployment, *, loads: bool = False, is_cuttable: bool = False) -> None:
+        self.token = token
+        self.deployment = deployment
+        self.loads = loads
+        self.is_cuttable = is_cuttable
+        self.is_cut = False
+        self.on_cut: Callable[[], object] = lambda: None
+
+    def cut(self) -> None:
+        """Take it away: the call is to be broken off."""
+        if not self.is_cut:
+            self.is_cut = True
+            self.on_cut()
+
+
+class WaitingForSlot:
+    """A call that waits.
+
+    Attributes:
+        members: by box.
+        granted: gets the slot, or why there will be none.
+        wait: what the last plan said.
+        is_told: all workers know of it.
+        is_counted: it is among those that wait here.
+    """
+
+    def __init__(self, wanted: Wanted, tokens: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.members = {each.box or "": each for each in wanted.members}
+        self.wanted = wanted
+        self.since = loop.time() if wanted.since is None else wanted.since
+        self.granted: asyncio.Future[Slot | str] = loop.create_future()
+        self.wait: Wait | None = None
+        self.is_told = self.is_counted = False
+        self._tokens = tokens
+
+    @property
+    def details(self) -> WaitingDetails:
+        """What all workers are told."""
+        wanted = self.wanted
+        return WaitingDetails(
+            lane=wanted.lane,
+            candidates=tuple(Candidate(each.box or "", resident_name(each)) for each in wanted.members),
+            tenant=wanted.tenant,
+            expected_seconds=UNKNOWN_SECONDS,
+            tokens=self._tokens,
+            prompt_tokens=wanted.prompt_tokens,
+            affinity=wanted.key or None,
+        )
+
+    def told(self, token: str, now: float) -> Waits:
+        """How they are told."""
+        return Waits(token=token, details=self.details, waited_seconds=now - self.since)
+
+    def pictured(self, token: str, worker: str, now: float, now_ms: int) -> WaitingCall:
+        """As it will stand in the picture, once they have been."""
+        since_ms = now_ms - round((now - self.since) * 1000)
+        return WaitingCall(**asdict(self.details), token=token, worker=worker, since_ms=since_ms, until_ms=now_ms)
+
+
+def call_details(wanted: Wanted, deployment: Deployment, seconds: float) -> CallDetails:
+    """What all workers are told of a call that has a slot, and is expected to take so many seconds."""
+    return CallDetails(
+        lane=wanted.lane,
+        box=deployment.box or "",
+        model=resident_name(deployment),
+        deployment=deployment.name,
+        tenant=wanted.tenant,
+        expected_seconds=seconds,
+        is_firm=wanted.is_firm,
+    )

@@ -1,0 +1,117 @@
+"""What is known of the boxes: what they have in memory, how fast they load and answer; told to all workers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llm_routerd.fleet.estimates import Seen, observe
+from llm_routerd.protocol.call import BackendError
+from llm_routerd.queue.picture import BoxReport
+from llm_routerd.running.boxes import resident_name
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from llm_routerd.config.tree import Config, Deployment
+    from llm_routerd.protocol.backend import Backend
+
+WATCH_SECONDS = 5.0  # so often a box that is used is asked what it has loaded
+ASK_SECONDS = 2.0
+FIRST_LOOK_SECONDS = 0.5
+DOWN_SECONDS = 5.0  # so long a box that does not answer is not asked for calls
+
+
+class BoxWatch:
+    """Looks at boxes now and then.
+
+    Args:
+        config: the tree in force.
+        backend: of a deployment, by its name.
+        report: tells all workers what was seen of a box.
+        later: does what nobody waits for.
+        on_news: called when something has been seen.
+
+    Attributes:
+        askable: by box the deployment by which it is asked what it has in memory; of others that is not known.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        backend: Callable[[str], Backend],
+        *,
+        report: Callable[[str, BoxReport], Awaitable[None]],
+        later: Callable[[Callable[[], Awaitable[None]]], asyncio.Task[None]],
+        on_news: Callable[[], None],
+    ) -> None:
+        members = [each for each in config.deployments.values() if each.box is not None]
+        self.askable: Mapping[str, str] = {
+            each.box or "": each.name for each in members if config.boxes[each.box or ""].kind == "ollama"
+        }
+        self._backend = backend
+        self._report = report
+        self._later = later
+        self._on_news = on_news
+        self._due: dict[str, float] = {}  # by box: loop time of the next look
+        self._seen: dict[tuple[str, str, str], Seen] = {}
+        self._untold: dict[str, set[str]] = {}  # by box: models whose speed has been seen since it was told
+        self._loop = asyncio.get_running_loop()
+
+    async def look(self, used: Iterable[str]) -> None:
+        """Ask the boxes that are used what they have loaded, each now and then.
+
+        Only a first answer is waited for, and not for long: a box that is slow to tell holds nobody up.
+        """
+        now = self._loop.time()
+        due = [box for box in used if self._due.get(box, float("-inf")) <= now]
+        new = [box for box in due if box not in self._due and box in self.askable]
+        looks = {box: self._later(lambda box=box: self._look_at(box)) for box in due}  # type: ignore[misc]
+        for box in due:
+            self._due[box] = now + WATCH_SECONDS
+        if new:
+            await asyncio.wait([looks[box] for box in new], timeout=FIRST_LOOK_SECONDS)
+
+    def loaded(self, deployment: Deployment, seconds: float) -> None:
+        """Its model was loaded in so many seconds."""
+        box, model = deployment.box or "", resident_name(deployment)
+        average = self._average("load", box, model, seconds)
+        self._later(lambda: self._report(box, BoxReport(load_seconds={model: average})))
+        self._due[box] = float("-inf")
+        self._on_news()
+
+    def answered(self, deployment: Deployment, tokens: int, seconds: float) -> None:
+        """A call has brought so many tokens in so many seconds; told with the next look."""
+        if tokens > 0 and seconds > 0:
+            box, model = deployment.box or "", resident_name(deployment)
+            self._average("speed", box, model, tokens / seconds)
+            self._average("tokens", "", model, float(tokens))
+            self._untold.setdefault(box, set()).add(model)
+
+    def expected_tokens(self, deployment: Deployment, max_tokens: int | None) -> int:
+        """Of an answer: as of those of its model before, and no more than is allowed; 0: nothing was seen yet."""
+        seen = self._seen.get(("tokens", "", resident_name(deployment)))
+        if seen is None:
+            return 0
+        return max(1, round(seen.value if max_tokens is None else min(seen.value, max_tokens)))
+
+    async def _look_at(self, box: str) -> None:
+        speeds = {model: self._seen["speed", box, model].value for model in self._untold.pop(box, ())}
+        if box not in self.askable:
+            if speeds:
+                await self._report(box, BoxReport(tokens_per_second=speeds))
+            return
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                resident = await self._backend(self.askable[box]).resident()
+        except (BackendError, TimeoutError):
+            report = BoxReport(down_seconds=DOWN_SECONDS, tokens_per_second=speeds)
+        else:
+            report = BoxReport(resident=resident, down_seconds=0.0, tokens_per_second=speeds)
+        await self._report(box, report)
+        self._on_news()
+
+    def _average(self, what: str, box: str, model: str, value: float) -> float:
+        key = what, box, model
+        self._seen[key] = seen = observe(self._seen.get(key), value, self._loop.time())
+        return seen.value
