@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llm_routerd.config.load import load_config
 from llm_routerd.router import Router
+from llm_routerd.running.kept_slots import KEEP_SECONDS
 from tests.standin.box import GB, Box, Model
 from tests.standin.flapping import Flap
 from tests.standin.server import StandIn
@@ -111,4 +112,5 @@ async def test_boxes_that_die_and_come_back_lose_no_answer_and_no_slot(tmp_path:
         assert max(each.state()["most_running"] for each in servers) <= 2
         fleet = router._in_use().fleet
         await eventually(lambda: fleet.held == 0)
-        assert (await fleet._own.look()).calls == ()
+        await asyncio.sleep(3 * KEEP_SECONDS)
+    assert (await fleet._own.look()).calls == ()

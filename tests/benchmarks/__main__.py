@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import orjson
 import uvloop
 
-from tests.benchmarks import costs, front_door, sharded, workloads
+from tests.benchmarks import boxed, costs, front_door, sharded, workloads
 from tests.benchmarks.proxies import KINDS
 from tests.benchmarks.systems import Bed, make_bed
 from tests.benchmarks.table import Row, machine, to_markdown, to_text
@@ -49,6 +49,7 @@ def _plan(bed: Bed, rounds: int, peers: Sequence[str]) -> dict[str, Callable[[],
         "trickle": lambda: workloads.measure_trickle(bed, rounds=3, seconds=8),
         "delay": lambda: workloads.measure_delay(bed, rounds=3),
         "open": lambda: workloads.measure_open_streams(bed),
+        "boxes": lambda: boxed.measure_boxes(bed, rounds=2 * rounds + 1),
         "http": lambda: front_door.measure_http_bursts(
             bed, [front_door.TOKENS, front_door.SHORT], rounds=rounds, peers=peers
         ),

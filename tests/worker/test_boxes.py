@@ -14,6 +14,7 @@ from llm_routerd.protocol.keys import Keys
 from llm_routerd.queue.boxes import SharedBoxes
 from llm_routerd.queue.connection import ConnectionFactory, Pipe
 from llm_routerd.queue.picture import CallDetails
+from llm_routerd.running.box_calls import Slot, Wanted
 from tests.support.boxes import ATTIC, config_of
 from tests.support.endings import final_of
 from tests.support.eventually import eventually
@@ -167,3 +168,35 @@ async def test_batch_that_waits_for_a_box_keeps_nobody_from_being_read(broker_ur
         assert (kind, end["deployment"]) == ("result", "cloud")
         await add(client, lane="high", id="chat", prompt="hello", model="big")
         await eventually(lambda: worker.resources.fleet.waiting("high") == 1)
+
+
+async def test_slot_that_is_kept_for_the_next_call_starves_nobody_elsewhere(broker_url: str) -> None:
+    """One worker has call after call for the only slot; another's call gets it soon, and the first then waits."""
+    box = Box(workers=2, delay=0.005)
+    config = replace(config_of(ATTIC), daemon=replace(DAEMON, concurrency=1))
+    async with (
+        run_worker(broker_url, box.backends(0), consumer="w1", config=config) as busy,
+        run_worker(broker_url, box.backends(1), consumer="w2", config=config) as other,
+    ):
+        deployment = config.deployments["big@attic"]
+
+        async def call_after_call() -> None:
+            fleet = busy.resources.fleet
+            while True:
+                slot = await fleet.take(Wanted(members=(deployment,)), seconds=10)
+                assert isinstance(slot, Slot)
+                await asyncio.sleep(0.005)
+                fleet.release(slot)
+
+        calling = asyncio.create_task(call_after_call())
+        try:
+            await asyncio.sleep(0.5)
+            for _ in range(5):
+                began = asyncio.get_running_loop().time()
+                slot = await other.resources.fleet.take(Wanted(members=(deployment,)), seconds=5)
+                assert isinstance(slot, Slot), slot
+                assert asyncio.get_running_loop().time() - began < 2
+                other.resources.fleet.release(slot)
+        finally:
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)

@@ -185,7 +185,9 @@ class ChainRun:
         turn, permit = self._asking
         if permit is not None:
             return True
-        chosen = next((each for each in self._turns if each.deployment.name == deployment.name), None)
+        chosen: _Turn | None = turn
+        if turn.deployment is not deployment:
+            chosen = next((each for each in self._turns if each.deployment.name == deployment.name), None)
         permit = None if chosen is None else self._health.admit(deployment.name, now, self._tenant)
         if chosen is None or permit is None:
             return False

@@ -27,7 +27,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     Attributes:
         members: the deployments that may make it, one for each box.
         key: what calls have in common whose prompts begin alike; "": nothing.
-        prompt_tokens: about so many; 0: not known.
+        prompt_tokens: tells about how many, 0 if that is not known; only asked of what waits.
         max_tokens: more its answer cannot have; None: nobody says.
         since: loop time since which it waits, where it has waited or run before; None: from now on.
         is_firm: it is not cut any more for others.
@@ -37,7 +37,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     lane: Lane = "normal"
     tenant: str | None = None
     key: str = ""
-    prompt_tokens: int = 0
+    prompt_tokens: Callable[[], int] = lambda: 0
     max_tokens: int | None = None
     since: float | None = None
     is_firm: bool = False
@@ -49,21 +49,30 @@ class Slot:
     Attributes:
         token: the call's name in the shared picture.
         deployment: that makes it.
+        wanted: what was asked for.
+        since: loop time at which it was granted.
         loads: its model is to be loaded first.
-        is_cuttable: it may be taken away for the high lane.
-        is_cut: it has been.
+        is_cut: it has been taken away for the high lane.
         on_cut: called once when it is; whoever makes the call sets it.
     """
 
-    __slots__ = ("deployment", "is_cut", "is_cuttable", "loads", "on_cut", "token")
+    __slots__ = ("deployment", "is_cut", "loads", "on_cut", "since", "token", "wanted")
 
-    def __init__(self, token: str, deployment: Deployment, *, loads: bool = False, is_cuttable: bool = False) -> None:
+    def __init__(
+        self, token: str, deployment: Deployment, wanted: Wanted, *, since: float, loads: bool = False
+    ) -> None:
         self.token = token
         self.deployment = deployment
+        self.wanted = wanted
+        self.since = since
         self.loads = loads
-        self.is_cuttable = is_cuttable
         self.is_cut = False
         self.on_cut: Callable[[], object] = lambda: None
+
+    @property
+    def is_cuttable(self) -> bool:
+        """Whether it may be taken away for the high lane."""
+        return self.wanted.lane == "low" and not self.wanted.is_firm and not self.is_cut
 
     def cut(self) -> None:
         """Take it away: the call is to be broken off."""
@@ -103,7 +112,7 @@ class WaitingForSlot:
             tenant=wanted.tenant,
             expected_seconds=UNKNOWN_SECONDS,
             tokens=self._tokens,
-            prompt_tokens=wanted.prompt_tokens,
+            prompt_tokens=wanted.prompt_tokens(),
             affinity=wanted.key or None,
         )
 

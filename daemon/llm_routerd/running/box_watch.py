@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 5.0  # so often a box that is used is asked what it has loaded
 ASK_SECONDS = 2.0
 FIRST_LOOK_SECONDS = 0.5
+SAMPLE_SECONDS = 0.05  # so far apart are the calls that count
 DOWN_SECONDS = 5.0  # so long a box that does not answer is not asked for calls
 
 
@@ -56,6 +57,7 @@ class BoxWatch:
         self._due: dict[str, float] = {}  # by box: loop time of the next look
         self._seen: dict[tuple[str, str, str], Seen] = {}
         self._untold: dict[str, set[str]] = {}  # by box: models whose speed has been seen since it was told
+        self._sampled = float("-inf")  # loop time
         self._loop = asyncio.get_running_loop()
 
     async def look(self, used: Iterable[str]) -> None:
@@ -81,8 +83,9 @@ class BoxWatch:
         self._on_news()
 
     def answered(self, deployment: Deployment, tokens: int, seconds: float) -> None:
-        """A call has brought so many tokens in so many seconds; told with the next look."""
-        if tokens > 0 and seconds > 0:
+        """A call has brought so many tokens in so many seconds; told with the next look.  Of very many some count."""
+        if tokens > 0 and seconds > 0 and (now := self._loop.time()) >= self._sampled + SAMPLE_SECONDS:
+            self._sampled = now
             box, model = deployment.box or "", resident_name(deployment)
             self._average("speed", box, model, tokens / seconds)
             self._average("tokens", "", model, float(tokens))

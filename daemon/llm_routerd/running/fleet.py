@@ -24,6 +24,7 @@ from llm_routerd.queue.picture import Picture
 from llm_routerd.running.box_calls import UNKNOWN_SECONDS, Slot, WaitingForSlot, Wanted, call_details
 from llm_routerd.running.box_watch import WATCH_SECONDS, BoxWatch
 from llm_routerd.running.boxes import plannable, resident_name
+from llm_routerd.running.kept_slots import KeptSlots
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,7 +75,9 @@ class Fleet:
         )
         self._waiting: dict[str, WaitingForSlot] = {}
         self._waiting_of: Counter[Lane] = Counter()
+        self._told_count = 0  # of those, whom a look has found no slot for
         self._held: dict[str, Slot] = {}
+        self._kept = KeptSlots(lambda *tokens: self._now().drop(*tokens))
         self._turns: dict[str, float] = {}
         self._served: OrderedDict[str, str] = OrderedDict()
         members = [each for each in config.deployments.values() if each.box is not None]
@@ -103,18 +106,27 @@ class Fleet:
 
         That saves the look whose turn it is: a third of what a box costs a request.
         """
-        if len(wanted.members) != 1 or self._waiting:
+        if len(wanted.members) != 1 or self._told_count:
             return None
+        if self._is_quiet() and (kept := self._kept.take(wanted)) is not None:
+            return self._hold(kept)
         (deployment,) = wanted.members
         box = self._boxes[deployment.box or ""]
         quiet: Quiet = "resident" if box.name in self._watch.askable else "any"
         token, details = secrets.token_hex(8), call_details(wanted, deployment, UNKNOWN_SECONDS)
         occupied = await self._now().occupy(token, details, slots=box.slots, reserve=box.reserve, quiet=quiet)
-        return self._hold(token, wanted, deployment) if occupied.verdict == "granted" else None
+        if occupied.verdict != "granted":
+            return None
+        if self._loop.time() > self._looked + LOOK_SECONDS:  # the loop rests, for nothing was held
+            self._wake()
+        return self._hold(Slot(token, deployment, wanted, since=self._loop.time()))
 
-    def _hold(self, token: str, wanted: Wanted, deployment: Deployment, *, loads: bool = False) -> Slot:
-        slot = Slot(token, deployment, loads=loads, is_cuttable=wanted.lane == "low" and not wanted.is_firm)
-        self._held[token] = slot
+    def _is_quiet(self) -> bool:
+        """Whether nobody waits for any box, as was seen a moment ago."""
+        return not (self._told_count or self._last.waiting) and self._loop.time() < self._looked + 2 * LOOK_SECONDS
+
+    def _hold(self, slot: Slot) -> Slot:
+        self._held[slot.token] = slot
         self._drive()
         return slot
 
@@ -122,6 +134,7 @@ class Fleet:
         tokens = self._watch.expected_tokens(wanted.members[0], wanted.max_tokens)
         token, call = secrets.token_hex(8), WaitingForSlot(wanted, tokens)
         self._waiting[token] = call
+        self._kept.give_back()  # it may be all that lacks
         self._drive()
         self._wake()
         slot: Slot | str | None = None
@@ -136,6 +149,7 @@ class Fleet:
             self._turns.pop(token, None)
             if call.is_counted:
                 self._waiting_of[wanted.lane] -= 1
+                self._told_count -= 1
                 self.on_waiting()
             if not isinstance(slot, Slot):  # it may have been granted in this very moment
                 self._held.pop(token, None)
@@ -165,10 +179,12 @@ class Fleet:
 
     def release(self, slot: Slot) -> None:
         """The call is over."""
-        if self._held.pop(slot.token, None) is not None:
+        if self._held.pop(slot.token, None) is None:
+            return
+        if not (self._is_quiet() and self._kept.keep(slot)):
             self._now().drop(slot.token)
-            if self._waiting:
-                self._wake()
+        if self._waiting:
+            self._wake()
 
     def loaded(self, slot: Slot, seconds: float) -> None:
         """The model of the slot was loaded in so many seconds."""
@@ -187,6 +203,7 @@ class Fleet:
 
     async def aclose(self) -> None:
         """Stop."""
+        self._kept.give_back()
         if self._driving is not None:
             self._driving.cancel()
             await asyncio.gather(self._driving, return_exceptions=True)
@@ -206,9 +223,9 @@ class Fleet:
 
     async def _run(self) -> None:
         """Plan while anybody waits, look on and renew while anything is held; then end."""
-        renewed, is_idle = self._loop.time(), False
-        while not is_idle:
-            is_idle = not (self._waiting or self._held)
+        renewed, was_idle = self._loop.time(), False
+        while self._waiting or self._held or not was_idle:
+            was_idle = not (self._waiting or self._held)
             self._changed.clear()
             try:
                 await self._step()
@@ -218,7 +235,7 @@ class Fleet:
             except Exception:  # a bug of ours costs a look, and not those that wait
                 log.exception("fleet_failed")
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS if self._waiting or self._may_cut() else WATCH_SECONDS):
+                async with asyncio.timeout(LOOK_SECONDS if self._waiting or self._held else WATCH_SECONDS):
                     await self._changed.wait()
 
     async def _renew(self) -> None:
@@ -229,7 +246,7 @@ class Fleet:
 
     def _may_cut(self) -> bool:
         """Whether a call of ours may have to make room for another worker's."""
-        return self._rules.preempt and any(each.is_cuttable and not each.is_cut for each in self._held.values())
+        return self._rules.preempt and any(each.is_cuttable for each in self._held.values())
 
     async def _look(self) -> Picture:
         self._last = await self._now().look()
@@ -285,6 +302,7 @@ class Fleet:
             if not call.is_counted:
                 call.is_counted = True
                 self._waiting_of[call.wanted.lane] += 1
+                self._told_count += 1
         if new:
             self.on_waiting()
         await boxes.wait([call.told(token, now) for token, call in new.items()])
@@ -313,7 +331,8 @@ class Fleet:
         if call.granted.done():  # its time was over meanwhile
             boxes.drop(begin.token)
             return True
-        call.granted.set_result(self._hold(begin.token, call.wanted, deployment, loads=begin.loads))
+        slot = Slot(begin.token, deployment, call.wanted, since=self._loop.time(), loads=begin.loads)
+        call.granted.set_result(self._hold(slot))
         return True
 
     def _remember(self, key: str, slot: Slot) -> None:

@@ -45,7 +45,6 @@ class Prompt:
         tools = len(orjson.dumps(self._tools)) if self._tools else 0
         return most_tokens(chars_of(self._messages) + tools) + 16 * len(self._messages)
 
-    @cached_property
     def about_tokens(self) -> int:
         """So many, roughly; cheap."""
         return chars_of(self._messages) // 4
