@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from llm_routerd.config.fleet import FleetConfig
 from llm_routerd.protocol.codes import AttemptCode
-from llm_routerd.running.caller import MOST_CUTS, Arrival
+from llm_routerd.routing.chain_run import MOST_CUTS
+from llm_routerd.running.caller import Arrival
 from llm_routerd.running.run import Run
 from tests.running.asking import Sink, codes, request
 from tests.running.test_fleet import resources_on

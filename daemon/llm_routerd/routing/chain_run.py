@@ -35,6 +35,7 @@ The rules:
   `rejected` and `abandoned` that its driver owes for each `Ask` gives it back.  Of a deployment on boxes it is taken
   with the slot (`placed`): who waits for one keeps no probe from those that have one.
 - A call that was cut for another one (`preempted`) has had no turn: its deployment is asked again as if it never was.
+  That happens to a request `MOST_CUTS` times at most.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 BACKOFF_FIRST_SECONDS: Final = 0.5
 BACKOFF_MAX_SECONDS: Final = 8.0
 LONGEST_WAIT_SECONDS: Final = 60.0
+MOST_CUTS: Final = 3
 _WAIT_SHARE: Final = 0.5
 _FAIR_SHARE: Final = 0.5
 # Timers fire late and clocks are read twice: so close to the deadline, it was the deadline.
@@ -137,6 +139,7 @@ class ChainRun:
         self._repairing: _Turn | None = None
         self._asked: set[str] = set()
         self._examined: tuple[str, ...] = ()
+        self._cuts = 0  # calls of ours that were cut for others
         self._passed_over: dict[str, _Turn] = {}
         self._looked_again = False
         self._asking: tuple[_Turn, Permit | None] | None = None
@@ -233,7 +236,9 @@ class ChainRun:
                 (no slot became free within `queue_timeout`), which says nothing of the deployment's health.
         """
         turn, permit = self._verdict()
-        if rejection.code is AttemptCode.PREEMPTED:
+        was_cut = rejection.code is AttemptCode.PREEMPTED and self._cuts < MOST_CUTS
+        if was_cut:
+            self._cuts += 1
             self._uncount(turn)
         if permit is None:
             pass  # no slot was free
@@ -250,7 +255,7 @@ class ChainRun:
             turn.retries_left -= 1
             turn.failures += 1
             turn.not_before = now + (rejection.retry_after_seconds or 0.0) + self._backoff(turn.failures)
-        elif rejection.code is not AttemptCode.PREEMPTED:
+        elif not was_cut:
             self._turns.remove(turn)
             if elapsed_seconds is None and rejection.code is AttemptCode.BUSY:
                 self._leave_group(turn.deployment, rejection)
@@ -345,6 +350,7 @@ class ChainRun:
             repair=turn.repair,
             passed=self._take_passed(),
             members=self._members(turn, at),
+            is_firm=self._cuts >= MOST_CUTS,
             is_last=not self._coming and all(_are_of_one_group(each, turn) for each in self._turns),
         )
 

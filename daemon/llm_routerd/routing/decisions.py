@@ -23,6 +23,7 @@ class Ask(Struct, frozen=True, kw_only=True):
         members: where the deployment is that of one box, all of its model that may be asked now, itself included: any
             of them may be called in its place, see `placed`.
         is_last: there is nobody else to be asked after them.
+        is_firm: calls of this request have been cut for others so often that this one is not to be.
     """
 
     deployment: Deployment
@@ -31,6 +32,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     passed: tuple[AttemptRecord, ...] = ()
     members: tuple[Deployment, ...] = ()
     is_last: bool = False
+    is_firm: bool = False
 
 
 class Examine(Struct, frozen=True, kw_only=True):

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from llm_routerd.running.slots import Slots
 
 
-MOST_CUTS: Final = 3  # that a request has its calls cut for others
 _LEAST_WRITING_SHARE: Final = 0.05  # of a call's time: what comes in one piece was not written in no time
 
 
@@ -129,7 +128,6 @@ class Caller:
         self._box: Deployment | None = None  # that has taken the turn, of several
         self._slot: Slot | None = None  # of the turn under way
         self._waits_since: float | None = None  # loop time at which a slot was first asked for
-        self._cuts = 0  # calls of ours that were cut for others
 
     def seconds_left(self) -> float | None:
         """Until the deadline; None: there is none."""
@@ -175,7 +173,7 @@ class Caller:
         give_up = self._loop.time() + self._within(math.inf if ask.is_last else ask.deployment.queue_timeout)
         why = "none of its boxes may be asked any more"
         while members:
-            slot = await fleet.take(self._wanted(members), seconds=max(0.0, give_up - self._loop.time()))
+            slot = await fleet.take(self._wanted(ask, members), seconds=max(0.0, give_up - self._loop.time()))
             if isinstance(slot, str):
                 why = slot
                 break
@@ -187,7 +185,7 @@ class Caller:
             members.remove(slot.deployment)  # it has begun to cool down while we waited
         return Turn(Rejection(code=AttemptCode.BUSY, reason=why), called=False)
 
-    def _wanted(self, members: list[Deployment]) -> Wanted:
+    def _wanted(self, ask: Ask, members: list[Deployment]) -> Wanted:
         if self._waits_since is None:
             self._waits_since = self._loop.time()
         return Wanted(
@@ -198,7 +196,7 @@ class Caller:
             prompt_tokens=self._prompt.about_tokens,
             max_tokens=self._prompt.max_tokens,
             since=self._waits_since,
-            is_firm=self._cuts >= MOST_CUTS,
+            is_firm=ask.is_firm,
         )
 
     async def _turn_in_slot(self, ask: Ask, slot: Slot) -> Turn:
@@ -210,8 +208,6 @@ class Caller:
             too_long = Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long)
             return self._on_its_box(Turn(too_long, called=False))
         turn = await self._turn_in_place(deployment, ask.repair, slot)
-        if turn.verdict is PREEMPTED:
-            self._cuts += 1
         if turn.usage is not None and isinstance(turn.verdict, Accepted):
             writing = turn.elapsed_seconds - (
                 (turn.ttft_seconds or 0.0) if self._request.stream is not StreamMode.OFF else 0.0
