@@ -19,6 +19,7 @@ from llm_routerd.running.attempt import PREEMPTED, Attempt
 from llm_routerd.running.box_calls import Wanted
 from llm_routerd.running.clock import Bounds
 from llm_routerd.running.faults import fault
+from llm_routerd.running.queued import WaitNotice
 from llm_routerd.running.shortage import LONGEST_PAUSE_SECONDS
 from llm_routerd.running.windows import Prompt
 
@@ -128,6 +129,7 @@ class Caller:
         self._box: Deployment | None = None  # that has taken the turn, of several
         self._slot: Slot | None = None  # of the turn under way
         self._waits_since: float | None = None  # loop time at which a slot was first asked for
+        self._notice = WaitNotice(sink.queued, self._loop, is_wanted=request.stream is not StreamMode.OFF)
 
     def seconds_left(self) -> float | None:
         """Until the deadline; None: there is none."""
@@ -197,6 +199,7 @@ class Caller:
             max_tokens=self._prompt.max_tokens,
             since=self._waits_since,
             is_firm=ask.is_firm,
+            on_wait=self._notice.of_slot(members),
         )
 
     async def _turn_in_slot(self, ask: Ask, slot: Slot) -> Turn:
@@ -225,7 +228,8 @@ class Caller:
             warmth.gone()
         if not warmth.is_ready:
             began = self._loop.time()
-            cold = await self._when_able(deployment, lambda: self._load(deployment))
+            with self._notice.of_loading(deployment, resources.fleet.load_seconds(deployment)):
+                cold = await self._when_able(deployment, lambda: self._load(deployment))
             if cold.verdict is not None:
                 return self._on_its_box(cold)
             if slot is not None and slot.loads:
