@@ -21,6 +21,7 @@ from tests.support.endings import final_of, nothing_left
 from tests.support.eventually import eventually
 from tests.support.fakes import FakeBackend, says, waits_for
 from tests.support.queue import add, events_of, open_client
+from tests.support.runs import ADD, answer, answers, calls, next_call, register, submit, turns
 from tests.support.workers import DAEMON, run_worker
 
 if TYPE_CHECKING:
@@ -165,3 +166,38 @@ async def test_redis_that_stands_still_costs_the_request_nothing(valkey_url: str
         events = await events_of(client, "r1")
         assert events[-1][0] == FINAL_ID
         assert len([kind for _, kind, _ in events if kind == "attempt"]) == 1
+
+
+async def test_run_with_tools_waits_in_each_turn_and_goes_on_on_another_worker(
+    broker_url: str, taken: SharedBoxes
+) -> None:
+    """What it has waited for is nothing that it is rebuilt from; its tool is called once."""
+    script = turns(calls("add", a=1, b=1), answers("two"))
+    details = CallDetails(lane="normal", box="attic", model="big:1b", expected_seconds=7.0)
+    async with open_client(broker_url) as client:
+        async with run_worker(broker_url, backends(script), consumer="w1", config=CONFIG):
+            await register(client, add=ADD)
+            await submit(client, stream="true", model="big")
+            await told(client)
+            await taken.release("taken")
+            _, call = await next_call(client, "add")
+            async with asyncio.timeout(10):
+                while True:
+                    if (await taken.occupy("again", details, slots=1)).verdict == "granted":
+                        break
+                    await asyncio.sleep(0.02)
+            await answer(client, "r1", call["call_id"], "2")
+            before = len(await events_of(client, "r1"))
+            await told(client, count=2)
+        async with run_worker(broker_url, backends(script), consumer="w2", config=CONFIG):
+            await told(client, count=3)
+            await taken.release("again")
+            kind, end = await final_of(client, "r1")
+        assert (kind, end["content"], end["turns"]) == ("result", "two", 2)
+        kinds = [kind for _, kind, _ in await events_of(client, "r1")]
+        assert [kind for kind in kinds if kind != "queued"] == [
+            "attempt", "tool_call", "turn", "tool_result", "attempt", "token", "result",
+        ]  # fmt: skip
+        assert "queued" in kinds[:1]
+        assert set(kinds[before:-3]) <= {"queued", "tool_result"}
+        assert await client.xlen("llm:tools:add") <= 1
