@@ -123,7 +123,7 @@ async def test_nothing_is_told_of_a_request_that_was_taken_over(broker_url: str)
 
 
 async def test_wait_after_a_worker_died_in_its_attempt_is_told(broker_url: str) -> None:
-    """Its text is superseded by the next attempt, and not by this."""
+    """Should it be asleep only, its late words are refused from there on, so that none is missing between others."""
     async with two_workers(broker_url) as (client, broker, other):
         entry = await add(client)
         transcript = await begin(broker, await take_one(broker_url, broker))
@@ -132,8 +132,29 @@ async def test_wait_after_a_worker_died_in_its_attempt_is_told(broker_url: str) 
         await client.xclaim("llm:requests", "llm-router", "w2", 0, [entry], idle=1_000_000, justid=True)
         (again,) = (await other.claim(room=5)).deliveries
         assert await tell(other, again) == "told"
+        assert await tell(other, again, LATER) == "told"
+        transcript.text("token", "wer, which")
+        await eventually(lambda: not transcript.has_pending and not transcript.under_way)
+        transcript.text("token", " nobody wants with a hole in it")
+        await eventually(lambda: not transcript.has_pending and not transcript.under_way)
         assert await begin(other, again)
-        assert [each[0] for each in await ids_of(client)] == ["1-0", "1-1", "1-2", "2-0"]
+        events = await events_of(client, "r1")
+        assert [kind for _, kind, _ in events] == ["attempt", "token", "queued", "queued", "attempt"]
+        assert (events[1][2], events[-1][0]) == ({"text": "half an ans"}, "2-0")
+
+
+async def test_nothing_is_told_where_the_group_was_made_again_and_another_is_at_it(broker_url: str) -> None:
+    """It may well be alive, and gets its entry back: no word of it is refused for this."""
+    async with two_workers(broker_url) as (client, broker, other):
+        await add(client)
+        transcript = await begin(broker, await take_one(broker_url, broker))
+        await client.xgroup_destroy("llm:requests", "llm-router")
+        await other.create_groups()
+        again = await take_one(broker_url, other)
+        assert await tell(other, again) == "foreign"
+        transcript.text("token", "mine")
+        await eventually(lambda: not transcript.has_pending and not transcript.under_way)
+        assert await ids_of(client) == [("1-0", "attempt"), ("1-1", "token")]
 
 
 @pytest.mark.parametrize("by_hand", [True, False])

@@ -81,6 +81,7 @@ class Settlement(Member):
             consumer=self.consumer,
             entry=delivery.entry,
             lane=delivery.lane,
+            is_new=not delivery.claimed,
             deliveries=delivery.deliveries,
             ttl_ms=self.limits.result_ttl_ms,
             data=encode(event),

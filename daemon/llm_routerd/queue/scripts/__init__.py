@@ -80,6 +80,7 @@ def queued(
     consumer: str,
     entry: str,
     lane: str,
+    is_new: bool,
     deliveries: int,
     ttl_ms: IntText,
     data: str | bytes,
