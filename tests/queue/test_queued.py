@@ -299,6 +299,9 @@ async def test_event_is_published_as_it_stands(broker_url: str) -> None:
         await add(client)
         delivery = await take_one(broker_url, broker)
         await pubsub.subscribe("llm:events:r1")
+        async with asyncio.timeout(10):
+            while not await pubsub.get_message(timeout=5):  # that it has subscribed
+                pass
         assert await tell(broker, delivery, publish=True) == "told"
         async with asyncio.timeout(10):
             while (message := await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)) is None:

@@ -7,6 +7,7 @@
 --   attempt of this delivery is under way) | "gone" (the stream has expired) | "unwritable"
 -- Nothing depends on it, so what the server refuses is no error: out of memory, too, nobody waits until this is written.
 -- May be repeated after a lost reply: what it wrote is recognised, and nothing is written into what has begun since.
+
 -- Whoever was thought dead may go on writing until the next attempt.  Its words are refused from here on, all of them:
 -- were this to take the ID of one, that one would be missing from a text that goes on.
 local TAKEN_OVER = '100000000000000'
