@@ -179,6 +179,23 @@ async def test_who_refreshes_has_waited_since_it_came(scene: Scene) -> None:
     assert tokens_of(await boxes.look())[1] == ["t1"]
 
 
+async def test_who_was_passed_over_is_so_since_the_first_time(scene: Scene) -> None:
+    """Whoever notes it, and whatever is said of the call later; of what does not wait nothing is noted."""
+    boxes = await scene.boxes()
+    await boxes.wait([waits("t1"), waits("t2")])
+    await boxes.pass_over([])
+    await boxes.pass_over(["t1", "unheard of"])
+    await scene.pass_time(10)
+    for noted in (boxes, await scene.boxes("w2")):
+        await noted.pass_over(["t1"])
+    await boxes.wait([waits("t1")])
+    assert await boxes.renew(["t1", "t2"]) == []
+    picture = await boxes.look()
+    turns = {each.token: each.turn_ms for each in picture.waiting}
+    assert 0 <= picture.now_ms - (turns["t1"] or 0) - 10_000 < 2000
+    assert turns["t2"] is None
+
+
 async def test_what_holds_a_slot_does_not_wait(scene: Scene) -> None:
     """A refresh that was sent before it got one came late."""
     boxes = await scene.boxes()

@@ -189,6 +189,11 @@ class SharedBoxes:
         )
         return [tokens[position] for position in await self._run(call) or ()]
 
+    async def pass_over(self, tokens: Sequence[str]) -> None:
+        """Note that others have gone before these calls, which wait."""
+        if tokens:
+            await self._run(scripts.boxes_pass(waiting=self._keys.box_waiting, tokens=_names(tokens)))
+
     async def report(self, box: str, report: BoxReport) -> None:
         """Tell what was seen of a box."""
         call = scripts.boxes_report(

@@ -124,6 +124,7 @@ class LocalBoxes:
                 worker=self._worker,
                 since_ms=since_ms if known is None else min(since_ms, known.since_ms),
                 until_ms=now_ms + self._lease_ms,
+                turn_ms=None if known is None else known.turn_ms,
             )
 
     async def look(self) -> Picture:
@@ -190,6 +191,14 @@ class LocalBoxes:
             else:
                 lost.append(token)
         return lost
+
+    async def pass_over(self, tokens: Sequence[str]) -> None:
+        """Note that others have gone before these calls, which wait."""
+        now_ms = self._now_ms()
+        for token in tokens:
+            known = self._waiting.get(token[:MOST_NAME])
+            if known is not None and known.turn_ms is None:
+                self._waiting[known.token] = replace(known, turn_ms=now_ms)
 
     async def report(self, box: str, report: BoxReport) -> None:
         """Tell what was seen of a box."""

@@ -99,12 +99,13 @@ class WaitingDetails(Struct, frozen=True, kw_only=True):
 
 
 class WaitingCall(WaitingDetails, frozen=True, kw_only=True):
-    """A call that waits, since `since_ms`."""
+    """A call that waits, since `since_ms`; others have gone before it since `turn_ms`, None: they have not."""
 
     token: str = ""
     worker: str = ""
     since_ms: int
     until_ms: int
+    turn_ms: int | None = None
 
 
 class Waits(Struct, frozen=True, kw_only=True):
@@ -224,6 +225,10 @@ class Boxes(Protocol):
 
     async def renew(self, tokens: Sequence[str]) -> list[str]:
         """Renew leases; returns the tokens that neither hold a slot nor wait any more."""
+        ...
+
+    async def pass_over(self, tokens: Sequence[str]) -> None:
+        """Note that others have gone before these calls, which wait; the first time counts, whoever notes it."""
         ...
 
     async def report(self, box: str, report: BoxReport) -> None:

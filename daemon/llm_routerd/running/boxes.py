@@ -39,10 +39,12 @@ def plannable(
         shared: what all workers know.
         boxes: of the configuration.
         pinned: boxes and models that nothing pushes out.
-        turns: of calls that were passed over, since when.
+        turns: of calls that were passed over, since when, as far as this worker has seen it and none is told.
         served: see `fleet.picture.Picture`.
     """
-    views = tuple(_view(box, shared, pinned) for box in boxes.values())
+    resident = [found for seen in shared.boxes.values() for found in (seen.resident or {}).items()]
+    sizes = {model: found.bytes for model, found in resident if found.bytes}
+    views = tuple(_view(box, shared, pinned, sizes) for box in boxes.values())
     waiting = tuple(
         Waiting(
             token=each.token,
@@ -55,27 +57,27 @@ def plannable(
             tokens=each.tokens,
             prompt_tokens=each.prompt_tokens,
             key=each.affinity or "",
-            turn=turns.get(each.token),
+            turn=turns.get(each.token) if each.turn_ms is None else each.turn_ms / 1000,
         )
         for each in shared.waiting
     )
-    resident = [found for seen in shared.boxes.values() for found in (seen.resident or {}).items()]
-    sizes = {model: found.bytes for model, found in resident if found.bytes}
     return Picture(boxes=views, waiting=waiting, estimates=_estimates(shared), sizes=sizes, served=served)
 
 
-def _view(box: ConfiguredBox, shared: SharedPicture, pinned: Collection[tuple[str, str]]) -> BoxView:
+def _view(
+    box: ConfiguredBox, shared: SharedPicture, pinned: Collection[tuple[str, str]], sizes: Mapping[str, int]
+) -> BoxView:
     seen = shared.boxes.get(box.name)
     running = [each for each in shared.calls if each.box == box.name]
     residents = _residents(box.name, seen, pinned)
     loading = () if residents is None else _loading(residents, running)
+    memory = round(box.memory_gb * _GIGABYTE)
+    if residents and loading:
+        busy = {each.model for each in running}
+        need = [sizes.get(each.model, 0) for each in loading]
+        residents = _left_beside(need, residents, busy, memory)
     return BoxView(
-        box=Box(
-            name=box.name,
-            slots=box.slots,
-            reserve=box.reserve,
-            memory_bytes=round(box.memory_gb * _GIGABYTE),
-        ),
+        box=Box(name=box.name, slots=box.slots, reserve=box.reserve, memory_bytes=memory),
         residents=residents,
         loading=loading,
         running=tuple(
@@ -112,6 +114,34 @@ def _loading(residents: tuple[Resident, ...], running: list[BoxCall]) -> tuple[L
         if call.model and call.model not in there:
             began.setdefault(call.model, call.began_ms / 1000)
     return tuple(Loading(model=model, began=at) for model, at in began.items())
+
+
+def _left_beside(
+    need: list[int], residents: tuple[Resident, ...], busy: Collection[str], memory: int
+) -> tuple[Resident, ...]:
+    """What stays in memory beside models that are being loaded; the box has not been asked since they were begun.
+
+    Else calls would begin there whose model is being pushed out, and it would be loaded again at once.  What is not
+    known is taken to need all that is neither pinned nor used, as the rule takes it (`fleet.options`).
+
+    Args:
+        need: bytes of what is being loaded; 0: not known.
+        residents: as the box told last.
+        busy: models that calls run on, which nothing pushes out.
+        memory: bytes; 0: not known.
+    """
+    idle = sorted((each for each in residents if not (each.pinned or each.model in busy)), key=lambda each: each.model)
+    sizes = [*need, *(each.bytes for each in residents)]
+    if not memory or not all(sizes):
+        gone = {each.model for each in idle}
+    else:
+        gone, lack = set(), sum(sizes) - memory
+        for each in idle:
+            if lack <= 0:
+                break
+            gone.add(each.model)
+            lack -= each.bytes
+    return tuple(each for each in residents if each.model not in gone)
 
 
 def _estimates(shared: SharedPicture) -> Estimates:

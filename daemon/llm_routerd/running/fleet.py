@@ -270,22 +270,27 @@ class Fleet:
             if not seen.waiting:
                 return
             plan = make_plan(seen, self._rules, picture.now_ms / 1000)
-            self._note(plan, picture.now_ms / 1000)
+            await boxes.pass_over(self._note(plan, picture))
             began = [await self._begin(each, boxes) for each in plan.of(self._worker)]
             if not any(began):
                 await self._tell_waiting(boxes)
                 return
 
-    def _note(self, plan: Plan, now: float) -> None:
-        """What the plan says to those that do not begin, and whom of ours it cuts."""
-        for token in plan.turns:
-            self._turns.setdefault(token, now)
+    def _note(self, plan: Plan, picture: Picture) -> list[str]:
+        """What the plan says to those that do not begin, and whom of ours it cuts; returns who is newly passed over.
+
+        That is told to all workers: else each would wait for calls of another that does not know they are next.
+        """
+        now, waiting = picture.now_ms / 1000, {each.token for each in picture.waiting}
+        self._turns = {token: at for token, at in self._turns.items() if token in waiting}
+        self._turns |= dict.fromkeys(plan.turns, now)
         for token, wait in plan.waits.items():
             self._told(token, wait)
         for cut in plan.cuts:
             slot = self._held.get(cut.token)
             if slot is not None:
                 slot.cut()
+        return [each.token for each in picture.waiting if each.turn_ms is None and each.token in self._turns]
 
     def _with_ours(self, picture: Picture) -> Picture:
         """With our calls that the others have not been told of: what begins at once never waits."""

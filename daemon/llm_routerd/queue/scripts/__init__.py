@@ -313,6 +313,11 @@ def boxes_renew(*, calls: Key, waiting: Key, lease_ms: int, tokens: ArgumentList
 
 
 @script
+def boxes_pass(*, waiting: Key, tokens: ArgumentList) -> Any:
+    """Note that others have gone before calls that wait."""
+
+
+@script
 def boxes_leave(*, calls: Key, waiting: Key, worker: str) -> Any:
     """Give back all that a worker holds and waits for."""
 
@@ -335,5 +340,5 @@ def boxes_report(
 ALL = (
     take, claim, find_orphans, take_orphans, begin, queued, write, commit, sealed, renew, hand_back, pass_on, retire,
     mend, owned, dispatch, observe, hear, journal, news, withdraw, registry, boxes_wait, boxes_look, boxes_occupy,
-    boxes_release, boxes_renew, boxes_leave, boxes_report,
+    boxes_release, boxes_renew, boxes_pass, boxes_leave, boxes_report,
 )  # fmt: skip

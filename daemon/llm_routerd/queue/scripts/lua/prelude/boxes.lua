@@ -28,6 +28,12 @@ local function prolonged(text, ends)
   return '{"until_ms":' .. whole(ends) .. string.match(text, '^{"until_ms":%d+(.*)$')
 end
 
+-- When others went before a call that waits; nil: they have not.  It stands at the end of its text.
+local function turn_in(text) return string.match(text, ',"turn_ms":(%d+)}$') end
+
+-- The text with that.
+local function turned(text, turn) return string.sub(text, 1, -2) .. ',"turn_ms":' .. turn .. '}' end
+
 -- What a text says; {} where it is no object.
 local function told_by(text)
   local ok, told = pcall(cjson.decode, text)
