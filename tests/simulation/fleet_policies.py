@@ -99,11 +99,30 @@ class Assigned(_Deaf):
 
 
 class Ours:
-    """The rule, by a picture with what the workers would know: learnt speeds, expected lengths."""
+    """The rule, by a picture with what the workers would know: learnt speeds, expected lengths.
 
-    def __init__(self, rules: Rules) -> None:
+    Args:
+        rules: that the workers keep.
+        workers: each has every so manyth of the calls.
+        look_seconds: each worker plans when something happens to a call of its own, and so often beside; 0: all plan
+            whenever anything happens.
+        estimates: of loading and answering, that they begin with.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        *,
+        workers: int = WORKERS,
+        look_seconds: float = 0.0,
+        estimates: Estimates | None = None,
+    ) -> None:
         self._rules = rules
-        self._estimates = Estimates()
+        self._workers = workers
+        self._look_seconds = look_seconds
+        self._looks: dict[str, float] = {}  # by worker: when it plans next, whatever happens
+        self._worker_of: dict[str, str] = {}
+        self._estimates = estimates or Estimates()
         self._waiting: dict[str, Waiting] = {}
         self._jobs: dict[str, Job] = {}
         self._served: dict[str, str] = {}
@@ -112,7 +131,8 @@ class Ours:
     def arrived(self, world: World, job: Job) -> None:
         """Every box may serve every model."""
         self._jobs[job.token] = job
-        worker = f"worker-{len(self._jobs) % WORKERS}"
+        worker = self._worker_of.setdefault(job.token, f"worker-{len(self._jobs) % self._workers}")
+        self._wake(job)
         self._waiting[job.token] = Waiting(
             token=job.token,
             worker=worker,
@@ -163,11 +183,20 @@ class Ours:
 
     def step(self, world: World) -> None:
         """Plan, begin, and plan again, until nothing is left to begin."""
-        while self._waiting:
+        planning = {f"worker-{number}" for number in range(self._workers)}
+        if self._look_seconds:
+            planning = {worker for worker in planning if self._looks.get(worker, 0.0) <= world.now}
+        while self._waiting and planning:
             plan = make_plan(self.picture(world), self._rules, world.now)
+            plan = replaced(plan, begin=tuple(each for each in plan.begin if each.worker in planning))
             self._follow(world, plan)
             if not plan.begin:
-                return
+                break
+        self._looks |= dict.fromkeys(planning, world.now + self._look_seconds)
+
+    def _wake(self, job: Job) -> None:
+        """Something has happened to this call, which its worker knows at once."""
+        self._looks[self._worker_of[job.token]] = 0.0
 
     def _follow(self, world: World, plan: Plan) -> None:
         for token in plan.turns:
@@ -186,11 +215,14 @@ class Ours:
 
     def loaded(self, world: World, site: Site, model: str, seconds: float) -> None:
         """Load seconds of this box."""
+        for call in site.running.values():
+            self._wake(call.job)
         table, key = self._estimates.load_seconds, (site.machine.box.name, model)
         table[key] = observe(table.get(key), seconds, world.now)
 
     def answered(self, world: World, site: Site, job: Job, seconds: float) -> None:
         """Tokens/s of this box."""
+        self._wake(job)
         table, key = self._estimates.tokens_per_second, (site.machine.box.name, job.model)
         table[key] = observe(table.get(key), job.tokens / seconds, world.now)
 

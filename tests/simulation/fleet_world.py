@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,6 +46,7 @@ class Machine:
     """A box as it really is.
 
     Attributes:
+        load_seconds: of a load that do not depend on the model's size.
         downs: from when to when it is down; what runs is lost, and so is what is loaded.
     """
 
@@ -53,6 +54,7 @@ class Machine:
     tokens_per_second: float
     bytes_per_second: float
     prompt_tokens_per_second: float = 800.0
+    load_seconds: float = 1.0
     downs: tuple[tuple[float, float], ...] = ()
 
 
@@ -114,6 +116,7 @@ class Result:
     Attributes:
         waits: for each job until its answer began, loading included.
         late: how long a call waited since others had first gone before it, of those that were passed over.
+        loads_on: by box.
     """
 
     waits: dict[str, float] = field(default_factory=dict)
@@ -122,6 +125,7 @@ class Result:
     total_seconds: float = 0.0
     cuts: int = 0
     late: dict[str, float] = field(default_factory=dict)
+    loads_on: Counter[str] = field(default_factory=Counter)
 
 
 class Policy(Protocol):
@@ -219,7 +223,7 @@ class World:
 
     def load_seconds(self, site: Site, model: str) -> float:
         """Of loading it there."""
-        return 1.0 + self.trace.sizes[model] / site.machine.bytes_per_second
+        return site.machine.load_seconds + self.trace.sizes[model] / site.machine.bytes_per_second
 
     def room(self, site: Site, model: str) -> list[str] | None:
         """What to push out for the model, the longest unused first; None: there is no room for it now."""
@@ -268,6 +272,7 @@ class World:
         if sum(self.trace.sizes[each] for each in (*site.loaded, *site.loading)) > site.machine.box.memory_bytes:
             raise AssertionError(f"no room for {model}")
         self.result.loads += 1
+        self.result.loads_on[site.machine.box.name] += 1
         self._at(self.now + seconds, "loaded", site.machine.box.name, model)
         return seconds
 
