@@ -342,7 +342,8 @@ async def test_who_waits_is_told_in_a_comment_once_his_stream_has_begun(
         await asyncio.sleep(0.2)
         assert not asking.done()
         response = await asking
-        assert await response.content.readany() == b"["
+        told = f"[: {WAIT['reason']}, about 20 s\n\n".encode()
+        assert await response.content.readexactly(len(told)) == told
         hostile = "3 before you\r\ndata: forged\u2028"
         await door.write(request_id, "0-2", "queued", **WAIT | {"reason": hostile})
         assert await response.content.readany() == b": 3 before you??data: forged?, about 20 s\n\n"

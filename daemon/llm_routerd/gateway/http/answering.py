@@ -77,6 +77,7 @@ class Answering:
         self._response: web.StreamResponse | None = None
         request[REQUEST_ID] = self._id
         self._has_begun = False
+        self._waits: Queued | None = None  # for what, until it begins
         self._headers = {"X-Request-ID": self._id}
         if endpoint.id_header:
             self._headers[endpoint.id_header] = self._id
@@ -137,7 +138,7 @@ class Answering:
         if is_due:
             if await self._has_expired(following):
                 return await self._break(self._fault(404, "not_found", "the request's events have expired"))
-            await self._write(self._voice.ping() if self._response is not None else b"")
+            await self._write((self._voice.ping() if self._response is not None else b"") + self._why_silent())
         return None
 
     async def _has_expired(self, following: Following) -> bool:
@@ -150,6 +151,7 @@ class Answering:
         """Tell what follows from these; the response, where that is all."""
         pieces: list[bytes] = []
         for event in events:
+            self._waits = event if isinstance(event, Queued) else None
             match self._shown.see(unfenced(event) if isinstance(event, Result) else event):
                 case More(text, reasoning):
                     if reasoning or text:
@@ -167,13 +169,19 @@ class Answering:
                     return await self._break(self._fault(503, "superseded", told))
                 case Ended(end, rest):
                     return await self._end(pieces, end, rest)
-            if isinstance(event, Queued) and self._response is not None and self._ask.media_type == SSE:
-                pieces.append(comment(event.summary))
             if isinstance(event, AttemptRejected) and self._is_refused(event):
                 self._exchange.give_up(self._id, "the model's provider refused it")
                 return await self._break(self._fault(403, "refusal", "the model's provider refuses to answer"))
+        if self._response is not None and (why := self._why_silent()):
+            pieces.append(why)
         await self._write_all(pieces)
         return None
+
+    def _why_silent(self) -> bytes:
+        """What it waits for, as a comment, which clients of server-sent events pass over; other streams have none."""
+        if self._waits is None or self._ask.media_type != SSE:
+            return b""
+        return comment(self._waits.summary)
 
     def _too_late(self) -> Fault:
         """He has waited as long as one may; what he may come back for goes on."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from msgspec import Struct
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 RESPONSES = "/v1/responses"
 PREFIX = "resp_"
+_FIRST_ATTEMPT: Final = "1-0"  # it names the entry; before it may stand what the request has waited for
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 
@@ -122,15 +123,13 @@ class Responses:
         known = await self._requests.known(request, PREFIX)
         entry = None
         if known.last is not None:
-            async with self._exchange.followed(known.request_id) as following:
-                events = await following.next(0)
-            first = next((each for each in events if isinstance(each, AttemptStarted)), None)
-            entry = None if first is None else first.entry
+            first = await self._requests.ask(lambda: self._exchange.client.at(known.request_id, _FIRST_ATTEMPT))
+            entry = first.entry if isinstance(first, AttemptStarted) else None
         created = int(entry.partition("-")[0]) // 1000 if entry else int(time.time())
         return Found(
             told=Told(known.request_id, created),
             end=as_end(known.last) if known.last is not None and known.has_ended else None,
-            is_begun=known.last is not None,
+            is_begun=known.last is not None and known.last.attempt > 0,
         )
 
     async def _stopped(self, found: Found) -> Found:
