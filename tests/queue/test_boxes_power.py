@@ -262,7 +262,13 @@ async def test_power_that_nobody_can_have_written_is_none(shared: SharedScene) -
     boxes = await shared.boxes()
     seconds, _ = await shared.client.time()
     junk = {"until_ms": seconds * 1000 + 20_000, "fresh_until_ms": 0, "down_until_ms": 0}
-    for power in ({"wake_after_ms": 9e13, "awake_ms": "x", "wakings": -1, "token": []}, [], "x", {"asleep_ms": True}):
+    powers: list[object] = [
+        {"wake_after_ms": 9e13, "awake_ms": "x", "wakings": -1, "token": []},
+        [],
+        "x",
+        {"asleep_ms": True},
+    ]
+    for power in powers:
         await shared.client.hset(KEYS.boxes, "attic", json.dumps({**junk, "power": power}))
         await boxes.look()
         assert await boxes.wake("attic", "k1", boot_seconds=BOOT)

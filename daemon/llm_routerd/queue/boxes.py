@@ -214,7 +214,7 @@ class SharedBoxes:
             boxes=self._keys.boxes, box=box[:MOST_NAME], token=token[:MOST_NAME], worker=self._worker[:MOST_NAME],
             boot_ms=as_ms(boot_seconds), keep_ms=as_ms(SEEN_SECONDS), most_boxes=MOST_BOXES,
         )  # fmt: skip
-        return await self._run(call) == 1
+        return bool(await self._run(call) == 1)
 
     async def rest(
         self, box: str, token: str, *, idle_seconds: float, after_seconds: float, claim_seconds: float
@@ -226,7 +226,7 @@ class SharedBoxes:
             token=token[:MOST_NAME], idle_ms=as_ms(idle_seconds), after_ms=as_ms(after_seconds),
             claim_ms=as_ms(claim_seconds), keep_ms=as_ms(SEEN_SECONDS), most_boxes=MOST_BOXES,
         )  # fmt: skip
-        return await self._run(call) == 1
+        return bool(await self._run(call) == 1)
 
     async def slept(self, box: str, token: str, *, is_asleep: bool, pause_seconds: float) -> None:
         """What came of that."""

@@ -22,7 +22,6 @@ AWAKE_SECONDS: Final = 15.0  # AWAKE_MS in boxes.lua
 MOST_PAUSE_SECONDS: Final = 900.0  # MOST_PAUSE_MS
 MOST_BOOT_SECONDS: Final = 3_600.0
 _MOST_DOUBLINGS: Final = 10
-_COUNTED_MS: Final = 1_000  # what moves `used_ms` by less is not written
 
 
 class Power(Struct, frozen=True, kw_only=True):
@@ -101,9 +100,7 @@ class Power(Struct, frozen=True, kw_only=True):
     def used(self, now_ms: int, idle_ms: int, *, is_busy: bool) -> Power:
         """A worker has not used it for so long."""
         before = self.used_ms if 0 < self.used_ms <= now_ms else now_ms
-        last = now_ms if is_busy else max(before, now_ms - idle_ms)
-        is_new = not self.used_ms or abs(last - self.used_ms) > _COUNTED_MS
-        return replace(self, used_ms=last) if is_new else self
+        return replace(self, used_ms=now_ms if is_busy else max(before, now_ms - idle_ms))
 
     def rested(self, token: str, now_ms: int, after_ms: int, claim_ms: int) -> Power | None:
         """Whoever asks puts it to sleep, within so long; None: it is not idle, or sleeps."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llm_routerd.fleet.waits import Wait
     from llm_routerd.protocol.keys import Lane
 
+_LEAST_SECONDS = 0.001
 UNKNOWN_SECONDS = 10.0  # that a call is taken to last
 
 
@@ -31,6 +32,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
         max_tokens: more its answer cannot have; None: nobody says.
         since: loop time since which it waits, where it has waited or run before; None: from now on.
         is_firm: it is not cut any more for others.
+        begin_by: loop time at which it is given up without a slot; None: never.
+        end_by: likewise, without an answer.
     """
 
     members: Sequence[Deployment]
@@ -41,6 +44,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     since: float | None = None
     is_firm: bool = False
+    begin_by: float | None = None
+    end_by: float | None = None
 
 
 class Slot:
@@ -114,7 +119,13 @@ class WaitingForSlot:
             tokens=self._tokens,
             prompt_tokens=wanted.prompt_tokens(),
             affinity=wanted.key or None,
+            begin_within=self._within(wanted.begin_by),
+            end_within=self._within(wanted.end_by),
         )
+
+    def _within(self, by: float | None) -> float:
+        """Seconds from when it began to wait; 0: there is no end."""
+        return 0.0 if by is None else max(_LEAST_SECONDS, by - self.since)
 
     def told(self, token: str, now: float) -> Waits:
         """How they are told."""

@@ -4,7 +4,6 @@
 --   have; claim_ms, in which it will be done; keep_ms, most_boxes, as of boxes_wake.
 -- Returns 1: nothing runs there or waits for it, and it is to; no call begins there from now on.  0: it is not.
 -- After a lost reply the same token may, still.
-local COUNTED_MS = 1000
 local now = now_ms()
 local known = box_in(boxes, box, now)
 local power = power_in(known, now)
@@ -27,9 +26,10 @@ if power.token == token and power.asleep_ms > 0 then return 1 end
 if not has_room(boxes, box, now, MOST_KEPT_MS, most_boxes) then return 0 end
 local before = power.used_ms > 0 and power.used_ms <= now and power.used_ms or now
 local last = is_busy() and now or math.max(before, now - idle_ms)
-local is_new = power.used_ms == 0 or math.abs(last - power.used_ms) > COUNTED_MS
+-- What moves it by less than a second, or a tenth, is not worth a write.
+local is_new = power.used_ms == 0 or math.abs(last - power.used_ms) > math.min(1000, after_ms / 10)
 if is_new then power.used_ms = last end
-local is_due = now - power.used_ms >= after_ms and now >= power.rest_after_ms
+local is_due = now - last >= after_ms and now >= power.rest_after_ms
 local may = is_due and power.asleep_ms == 0 and power.woken_ms == 0
 if may then
   power.awake_ms, power.asleep_ms, power.token = 0, now, token
