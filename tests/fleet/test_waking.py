@@ -63,6 +63,16 @@ def test_call_that_may_not_wait_so_long_is_sent_on_at_once_and_wakes_the_box(bou
     assert waits or wait.reason == "waking x takes longer than this may wait"
 
 
+def test_who_may_wait_for_the_boot_also_waits_for_those_before_it() -> None:
+    """As on a box that is up: how long they take is a guess, and `queue_timeout` bounds it."""
+    calls = [
+        waiting(f"{number:02}", "a", ago=30.0 - number, begin_by=NOW + BOOT + 1, seconds=30.0) for number in range(9)
+    ]
+    made = plan(asleep(), calls=calls)
+    assert {wait.why for wait in made.waits.values()} == {Why.WAKING}
+    assert [wait.before for wait in made.waits.values()] == list(range(9))
+
+
 def test_box_that_boots_is_not_woken_again_and_takes_what_is_left_of_it() -> None:
     """What cannot wait for a whole boot may for the rest of one."""
     call = waiting("1", "a", begin_by=NOW + 31)

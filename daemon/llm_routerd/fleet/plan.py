@@ -228,15 +228,15 @@ class _Walk:
             if call.tokens and call.prompt_tokens:
                 seconds += call.prompt_tokens / each.reading_speed
             cost = each.fixed_seconds + seconds + max(each.ready, each.ends[0] - self._now)
-            if cost < least and self._may_wait(call, each, cost) and not (is_free and cost - seconds > patience):
+            if cost < least and self._may_wait(call, each, seconds) and not (is_free and cost - seconds > patience):
                 best, least = (each, cost, seconds), cost
         return best
 
-    def _may_wait(self, call: Waiting, each: Option, cost: float) -> bool:
-        """Whether the call may wait for a slot of the box that long, and for an answer there."""
-        begins = max(each.standing.boot_left, each.ends[0] - self._now)
-        return (call.begin_by is None or self._now + begins <= call.begin_by) and (
-            call.end_by is None or self._now + cost <= call.end_by
+    def _may_wait(self, call: Waiting, each: Option, seconds: float) -> bool:
+        """Whether the call may wait for the boot, and an answer then; for others before it, as on a box that is up."""
+        awake = self._now + each.standing.boot_left
+        return (call.begin_by is None or awake <= call.begin_by) and (
+            call.end_by is None or awake + each.load_seconds + seconds <= call.end_by
         )
 
     # ------------------------------------------------------------------ what becomes of it
