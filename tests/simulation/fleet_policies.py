@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace as replaced
 
 from llm_routerd.fleet.estimates import Estimates, observe
-from llm_routerd.fleet.picture import BoxView, Loading, Picture, Place, Resident, Rules, Running, Waiting
+from llm_routerd.fleet.picture import BoxView, Loading, Picture, Place, Resident, Rules, Running, Waiting, Waking
 from llm_routerd.fleet.plan import make_plan
 from tests.simulation.fleet_world import World
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.fleet_world import Job, Result, Site, Trace
 
 WORKERS = 3
+EXPECTED_BOOT_SECONDS = 90.0
 
 
 class _Deaf:
@@ -99,10 +100,14 @@ class Assigned(_Deaf):
 
 
 class Ours:
-    """The rule, by a picture with what the workers would know: learnt speeds, expected lengths."""
+    """The rule, by a picture with what the workers would know: learnt speeds, expected lengths.
 
-    def __init__(self, rules: Rules) -> None:
+    `wakes`: boxes that sleep may be woken.
+    """
+
+    def __init__(self, rules: Rules, *, wakes: bool = True) -> None:
         self._rules = rules
+        self._wakes = wakes
         self._estimates = Estimates()
         self._waiting: dict[str, Waiting] = {}
         self._jobs: dict[str, Job] = {}
@@ -159,6 +164,9 @@ class Ours:
                 for token, call in site.running.items()
             ),
             down_until=world.now + 5.0 if site.is_down else 0.0,
+            waking=Waking(boot_seconds=EXPECTED_BOOT_SECONDS, woken=site.woken)
+            if site.is_down and site.machine.boot_seconds and self._wakes
+            else None,
         )
 
     def step(self, world: World) -> None:
@@ -181,6 +189,8 @@ class Ours:
             if job.key:
                 self._served[job.key] = each.box
             world.begin(world.sites[each.box], job, each.push_out if each.loads else None, each.seconds)
+        for wake in plan.wakes:
+            world.wake(world.sites[wake.box])
         for cut in plan.cuts:
             world.cut(world.sites[cut.box], cut.token)
 

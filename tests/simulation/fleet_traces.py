@@ -1,8 +1,9 @@
-"""What comes: four days in the life of a few boxes, short ones."""
+"""What comes: five days in the life of a few boxes, short ones."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llm_routerd.fleet.picture import Box
@@ -100,4 +101,25 @@ def ten_tenants(rng: random.Random, number: int = 500) -> Trace:
     return Trace(name="ten tenants", machines=machines, sizes={"a": 12 * GIB}, jobs=tuple(jobs))
 
 
-TRACES = (two_models, chat_and_batch, three_boxes, ten_tenants)
+def quiet_hour(rng: random.Random, number: int = 40, model: str = "a") -> list[Job]:
+    """A call now and then, which the small box answers at its leisure."""
+    at, jobs = 0.0, []
+    for i in range(number):
+        at += 20 + rng.expovariate(1 / 20)
+        jobs.append(_job(rng, i, at, model, 100))
+    return jobs
+
+
+def one_asleep(rng: random.Random, number: int = 200) -> Trace:
+    """A small box that is always up, and a large one that sleeps until it is woken; quiet at first, then a batch."""
+    quiet = quiet_hour(rng)
+    at, jobs = quiet[-1].at, []
+    for i in range(number):
+        at += rng.expovariate(1 / 0.5)
+        jobs.append(_job(rng, len(quiet) + i, at, "a", 150))
+    small = _machine("small", slots=1, gib=16, speed=20, mb=500)
+    large = replace(_machine("large", slots=4, gib=24, speed=60), boot_seconds=100.0)
+    return Trace(name="one asleep", machines=(small, large), sizes={"a": 10 * GIB}, jobs=(*quiet, *jobs))
+
+
+TRACES = (two_models, chat_and_batch, three_boxes, ten_tenants, one_asleep)
