@@ -108,6 +108,7 @@ def test_box_that_sleeps_says_how_it_is_woken_and_put_to_sleep() -> None:
     attic = load(WAKE).boxes["attic"]
     assert (attic.wake, attic.wake_seconds, attic.wake_at) == ("aa:bb:cc:dd:ee:ff", 70.0, ("192.168.2.255", 7))
     assert (attic.sleep_after, attic.sleep_command) == (900.0, ("ssh", "attic", "systemctl suspend"))
+    assert "systemctl" not in repr(attic), "a word of it may have come from a secret"
     least = load('[boxes.attic]\napi_base = "http://attic:1"\nwake = "AA-BB-CC-DD-EE-FF"').boxes["attic"]
     assert (least.wake_seconds, least.wake_at, least.sleep_after) == (90.0, ("255.255.255.255", 9), 0.0)
     assert load(BOXES).boxes["attic"].wake == ""

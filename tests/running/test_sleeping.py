@@ -23,6 +23,8 @@ from tests.support.wakeable import Card, Machine, listening, wakeable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from llm_routerd.running.resources import Resources
+
 
 @pytest.fixture
 async def card() -> AsyncIterator[Card]:
@@ -55,6 +57,12 @@ def lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+def start(resources: Resources) -> None:
+    """Put boxes to sleep from now on, as the only worker that there is."""
+    resources.fleet.shared = resources.fleet._own
+    resources.fleet.start()
+
+
 def told(logs: list[Any], event: str) -> list[Any]:
     """Of what was logged, these."""
     return [line for line in logs if line["event"] == event]
@@ -65,7 +73,7 @@ async def test_box_that_nobody_uses_is_put_to_sleep_once_and_is_no_fault(card: C
     ran, machine = tmp_path / "ran", Machine(card, is_up=True)
     config = alone(config_of(wakeable(card, sleep_after=0.4, sleep_command=noting(ran))))
     resources = resources_on(config, machine)
-    resources.fleet.start()
+    start(resources)
     with capture_logs() as logs:
         for _ in range(4):
             assert codes(await ask(resources)) == [None]
@@ -87,7 +95,7 @@ async def test_request_that_comes_while_it_goes_to_sleep_wakes_it_when_it_is_off
     config = alone(config_of(wakeable(card, sleep_after=0.2, sleep_command=noting(ran, "time.sleep(0.3)"))))
     resources = resources_on(config, machine)
     assert codes(await ask(resources)) == [None]
-    resources.fleet.start()
+    start(resources)
     with capture_logs() as logs:
         await eventually(lambda: lines(ran) == 1)
         asked = asyncio.create_task(ask(resources))
@@ -106,7 +114,7 @@ async def test_box_is_not_put_to_sleep_while_a_call_runs_or_waits(card: Card, tm
     ran, gate = tmp_path / "ran", asyncio.Event()
     config = alone(config_of(wakeable(card, sleep_after=0.1, sleep_command=noting(ran))))
     resources = resources_on(config, Machine(card, is_up=True), waits_for(gate))
-    resources.fleet.start()
+    start(resources)
     running = [asyncio.create_task(ask(resources)) for _ in range(2)]
     await asyncio.sleep(0.7)
     assert lines(ran) == 0
@@ -121,7 +129,7 @@ async def test_command_that_fails_is_one_line_and_the_box_stays_in_use(card: Car
     ran = tmp_path / "ran"
     config = alone(config_of(wakeable(card, sleep_after=0.1, sleep_command=noting(ran, "sys.exit(3)"))))
     resources = resources_on(config, Machine(card, is_up=True))
-    resources.fleet.start()
+    start(resources)
     with capture_logs() as logs:
         await eventually(lambda: told(logs, "box_not_put_to_sleep"))
         assert codes(await ask(resources)) == [None]
@@ -142,7 +150,7 @@ async def test_box_that_went_to_sleep_by_itself_is_left_in_peace(card: Card, tmp
     resources = resources_on(config, machine)
     assert codes(await ask(resources)) == [None]
     machine.is_up = False
-    resources.fleet.start()
+    start(resources)
     with capture_logs() as logs:
         await eventually(lambda: told(logs, "box_asleep"))
         await asyncio.sleep(0.4)
@@ -158,7 +166,6 @@ async def test_worker_that_sees_its_own_calls_alone_puts_nothing_to_sleep(card: 
     ran = tmp_path / "ran"
     config = alone(config_of(wakeable(card, sleep_after=0.1, sleep_command=noting(ran))))
     resources = resources_on(config, Machine(card, is_up=True))
-    resources.fleet.is_alone = False
     resources.fleet.start()
     await asyncio.sleep(0.5)
     assert lines(ran) == 0
@@ -192,7 +199,7 @@ async def test_shutdown_ends_a_command_that_runs(card: Card, tmp_path: Path) -> 
     command = ("/bin/sh", "-c", f"echo $$ > {started}.new; mv {started}.new {started}; exec sleep 600")
     config = alone(config_of(wakeable(card, sleep_after=0.1, sleep_command=command)))
     resources = resources_on(config, Machine(card, is_up=True))
-    resources.fleet.start()
+    start(resources)
     await eventually(started.exists)
     await resources.aclose()
     assert not _runs(int(started.read_text()))

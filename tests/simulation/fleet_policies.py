@@ -189,8 +189,8 @@ class Ours:
             if job.key:
                 self._served[job.key] = each.box
             world.begin(world.sites[each.box], job, each.push_out if each.loads else None, each.seconds)
-        for wake in plan.wakes:
-            world.wake(world.sites[wake.box])
+        for box in plan.wakes:
+            world.wake(world.sites[box])
         for cut in plan.cuts:
             world.cut(world.sites[cut.box], cut.token)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from llm_routerd.protocol.keys import Keys
 from llm_routerd.running import box_watch, sleeping, waking
 from tests.support.boxes import config_of
 from tests.support.endings import final_of
@@ -64,3 +65,21 @@ async def test_two_workers_send_one_packet_and_run_one_command(broker_url: str, 
         assert cloud.calls == []
         events = [line["event"] for line in logs if line["event"].startswith("box_")]
         assert events == ["box_woken", "box_awake", "box_asleep"] * 2
+
+
+async def test_box_is_woken_also_where_no_picture_of_it_can_be_kept(valkey_url: str) -> None:
+    """Its key is of another type: each worker knows for itself that it is awake, and says so once."""
+    async with listening() as card, open_client(valkey_url) as client:
+        await client.set(Keys("llm").boxes, "a string")
+        machine = Machine(card)
+        way = OnMachine(machine, says("hi"))
+        way.has_resident = {"big:1b": 1}
+        config = config_of(wakeable(card), queue_timeout=60.0)
+        with capture_logs() as logs:
+            async with run_worker(valkey_url, {"big@attic": way}, config=config):
+                for number in range(3):
+                    await add(client, id=f"r{number}", prompt="hello")
+                ends = [await final_of(client, f"r{number}") for number in range(3)]
+    assert [end["deployment"] for _, end in ends] == ["big@attic"] * 3
+    assert card.wakings == 1
+    assert [line["event"] for line in logs].count("boxes_not_shared") == 1

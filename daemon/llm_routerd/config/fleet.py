@@ -60,6 +60,7 @@ class Box(Table, frozen=True, kw_only=True):
         key(
             "What puts it to sleep: a program and its arguments, run without a shell, as the daemon's user.",
             max_length=64,
+            is_secret=True,
         ),
     ] = ()
 

@@ -71,13 +71,6 @@ class Begin(Struct, frozen=True, kw_only=True):
     push_out: tuple[str, ...] = ()
 
 
-class Wake(Struct, frozen=True, kw_only=True):
-    """A box to wake, for a call of this worker."""
-
-    box: str
-    worker: str
-
-
 class Plan(Struct, frozen=True, kw_only=True):
     """What is to be done.
 
@@ -86,14 +79,14 @@ class Plan(Struct, frozen=True, kw_only=True):
         waits: all others, by token.
         turns: tokens of calls that are passed over with this plan for the first time: it is their `Waiting.turn`.
         cuts: calls to break off for others, if the rules allow it.
-        wakes: boxes to wake, each once.
+        wakes: names of boxes to wake, each once; whoever sees it first does so.
     """
 
     begin: tuple[Begin, ...]
     waits: dict[str, Wait]
     turns: tuple[str, ...] = ()
     cuts: tuple[Cut, ...] = ()
-    wakes: tuple[Wake, ...] = ()
+    wakes: tuple[str, ...] = ()
 
     def of(self, worker: str) -> tuple[Begin, ...]:
         """What this worker begins; the rest is others' business."""
@@ -128,7 +121,7 @@ class _Walk:
         self._waits: dict[str, Wait] = {}
         self._turns: dict[str, None] = {}
         self._cuts: tuple[Cut, ...] = ()
-        self._wakes: dict[str, Wake] = {}
+        self._wakes: dict[str, None] = {}
         self._passed: dict[str, Waiting] = {}  # by box the first of the lane that does not begin there
         self._choices = Choices(self._boxes, self._reckoning, rules, now)
 
@@ -151,7 +144,7 @@ class _Walk:
             waits=self._waits,
             turns=tuple(self._turns),
             cuts=self._cuts,
-            wakes=tuple(self._wakes.values()),
+            wakes=tuple(self._wakes),
         )
 
     def _consider(self, call: Waiting) -> None:
@@ -241,11 +234,11 @@ class _Walk:
 
     # ------------------------------------------------------------------ what becomes of it
 
-    def _wake(self, call: Waiting, standing: Standing) -> None:
+    def _wake(self, standing: Standing) -> None:
         """The box is to be woken, unless it is being, or may not be yet."""
         waking = standing.waking
         if waking is not None and waking.woken is None and self._now >= waking.not_before:
-            self._wakes.setdefault(standing.name, Wake(box=standing.name, worker=call.worker))
+            self._wakes[standing.name] = None
 
     def _begins(self, call: Waiting, chosen: Option, seconds: float) -> None:
         standing, model, rank = chosen.standing, chosen.model, RANKS[call.lane]
@@ -281,7 +274,7 @@ class _Walk:
             standing.expect(model, start)
             self._choices.changed()
         if chosen.kind is Kind.ASLEEP:
-            self._wake(call, standing)
+            self._wake(standing)
             if standing.waking is not None and standing.waking.is_late:
                 why = Why.DOWN
             if model not in standing.ready:
@@ -302,7 +295,7 @@ class _Walk:
         """No box that is up can serve it, nor one of those that sleep in time."""
         soonest = min(asleep, key=lambda each: (each.ready + each.fixed_seconds, each.standing.name), default=None)
         if soonest is not None:
-            self._wake(call, soonest.standing)
+            self._wake(soonest.standing)
         known = [(self._boxes[place.box], place.model) for place in call.candidates if place.box in self._boxes]
         down = min(
             ((each.down_until, each.name, model) for each, model in known if not (each.is_up or each.waking)),

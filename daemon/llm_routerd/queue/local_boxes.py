@@ -97,6 +97,7 @@ class LocalBoxes:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare them; `clock` gives seconds."""
+        self.refusal: str | None = None
         self._worker = worker[:MOST_NAME]
         self._lease_ms = round(lease_seconds * 1000)
         self._fresh_ms = round(report_seconds * 1000)

@@ -196,7 +196,13 @@ class Occupied(Struct, frozen=True, kw_only=True):
 
 
 class Boxes(Protocol):
-    """The verbs, for one worker.  Each may be repeated: what has been done is not done twice."""
+    """The verbs, for one worker.  Each may be repeated: what has been done is not done twice.
+
+    Attributes:
+        refusal: why nobody has kept, or shown, what was asked last; None: it was.
+    """
+
+    refusal: str | None
 
     async def wait(self, calls: Sequence[Waits]) -> None:
         """Tell of calls that wait, or refresh them; what holds a slot does not wait."""

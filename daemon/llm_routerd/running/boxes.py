@@ -107,10 +107,10 @@ def boot_seconds(box: ConfiguredBox, seen: BoxSeen | None) -> float:
     return (0.0 if seen is None else seen.power.boot_seconds) or box.wake_seconds
 
 
-def has_awoken(box: str, before: SharedPicture, now: SharedPicture) -> bool:
-    """Whether a box that was woken, put to sleep or silent has answered since."""
-    earlier, later = before.boxes.get(box), now.boxes.get(box)
-    if earlier is None or later is None or not later.power.is_awake(now.now_ms):
+def has_awoken(box: ConfiguredBox, before: SharedPicture, now: SharedPicture) -> bool:
+    """Whether a box that can be woken, and was, or was put to sleep, or silent, has answered since."""
+    earlier, later = before.boxes.get(box.name), now.boxes.get(box.name)
+    if not box.wake or earlier is None or later is None or not later.power.is_awake(now.now_ms):
         return False
     power = earlier.power
     return bool(power.woken_ms or power.asleep_ms or earlier.down_until_ms is not None)

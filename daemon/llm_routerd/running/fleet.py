@@ -57,7 +57,6 @@ class Fleet:
 
     Attributes:
         shared: the picture of all workers; None: there is that of this process alone.
-        is_alone: there are no other workers, so that its own picture is the whole.
         on_awake: called with a deployment whose box was asleep, and is awake now.
         on_waiting: called when more or fewer calls wait than before.
     """
@@ -70,19 +69,18 @@ class Fleet:
         self._worker = worker or secrets.token_hex(8)
         self._own = LocalBoxes(worker=self._worker)
         self.shared: Boxes | None = None
-        self.is_alone = True
         self.on_waiting: Callable[[], None] = lambda: None
         self.on_awake: Callable[[Deployment], None] = lambda _deployment: None
         self._watch = BoxWatch(
             config,
             backend,
-            report=lambda box, report: self._now().report(box, report),
+            report=self._report,
             later=self._later,
             on_news=self._wake,
             is_used=lambda box: any(call.box == box for call in self._last.calls),
         )
         self._waking = Waking(config.boxes, self._now, self._watch.look_at)
-        self._sleeping = Sleeping(config.boxes, self._whole, self._watch.look_at)
+        self._sleeping = Sleeping(config.boxes, lambda: self.shared, self._watch.look_at)
         self._waiting: dict[str, WaitingForSlot] = {}
         self._waiting_of: Counter[Lane] = Counter()
         self._told_count = 0  # of those, whom a look has found no slot for
@@ -215,7 +213,7 @@ class Fleet:
         if box is None or not box.wake or code is not AttemptCode.CONNECT:
             return False
         self._kept.give_back()
-        self._later(lambda: self._now().report(box.name, BoxReport(down_seconds=DOWN_SECONDS)))
+        self._later(lambda: self._report(box.name, BoxReport(down_seconds=DOWN_SECONDS)))
         return True
 
     def start(self) -> None:
@@ -282,7 +280,7 @@ class Fleet:
         before, self._last = self._last, await self._now().look()
         self._looked = self._loop.time()
         for each in self._members:
-            if has_awoken(each.box or "", before, self._last):
+            if has_awoken(self._boxes[each.box or ""], before, self._last):
                 self.on_awake(each)
         return self._last
 
@@ -314,9 +312,8 @@ class Fleet:
             slot = self._held.get(cut.token)
             if slot is not None:
                 slot.cut()
-        for wake in plan.wakes:
-            if wake.worker == self._worker:
-                self._waking.wake(wake.box, boot_seconds(self._boxes[wake.box], self._last.boxes.get(wake.box)))
+        for box in plan.wakes:
+            self._waking.wake(box, boot_seconds(self._boxes[box], self._last.boxes.get(box)))
 
     def _with_ours(self, picture: Picture) -> Picture:
         """With our calls that the others have not been told of: what begins at once never waits."""
@@ -359,8 +356,7 @@ class Fleet:
         details = call_details(call.wanted, deployment, begin.seconds)
         occupied = await boxes.occupy(begin.token, details, slots=box.slots, reserve=box.reserve, sleeps=bool(box.wake))
         if occupied.verdict == "unkept" and boxes is self.shared:
-            log.warning("boxes_not_shared", why="the server keeps no picture of them: each worker counts for itself")
-            self.shared, self.is_alone = None, False
+            self._count_alone()
             return True
         if occupied.verdict != "granted":
             return False
@@ -377,12 +373,20 @@ class Fleet:
         if len(self._served) > _MOST_SERVED:
             self._served.popitem(last=False)
 
+    async def _report(self, box: str, report: BoxReport) -> None:
+        """Tell all workers; where nobody keeps that, no box that may sleep would ever be known to be awake."""
+        boxes = self._now()
+        await boxes.report(box, report)
+        if boxes.refusal is not None and boxes is self.shared and self._boxes[box].wake:
+            self._count_alone()
+            await self._own.report(box, report)
+
+    def _count_alone(self) -> None:
+        log.warning("boxes_not_shared", why="the server keeps no picture of them: each worker counts for itself")
+        self.shared = None
+
     def _now(self) -> Boxes:
         return self._own if self.shared is None else self.shared
-
-    def _whole(self) -> Boxes | None:
-        """Where all workers' calls are seen; None: nowhere."""
-        return self._own if self.shared is None and self.is_alone else self.shared
 
     def _later(self, doing: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
         """What nobody has to wait for."""

@@ -124,9 +124,8 @@ class Worker:
     def _use(self, config: Config, admission: Admission) -> None:
         """Let this configuration be the one in force."""
         admission.resources.shortage.on_change = self._shortage_changed
-        fleet = admission.resources.fleet
-        fleet.shared, fleet.is_alone = self._shared_boxes(config), False
-        fleet.on_waiting = self._capacity.changed
+        admission.resources.fleet.shared = self._shared_boxes(config)
+        admission.resources.fleet.on_waiting = self._capacity.changed
         self._admission = admission
         self._opened.add(admission.resources)
         self._capacity.concurrency = config.daemon.concurrency
