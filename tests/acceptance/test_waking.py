@@ -101,7 +101,7 @@ async def test_box_is_woken_once_for_two_daemons_and_put_to_sleep_once(tmp_path:
 
         server = machine.server
         assert server is not None
-        await eventually(lambda: server.exit_status is not None)
+        await eventually(lambda: server.exit_status is not None, seconds=20)
         await eventually(lambda: logged(daemons, "box_asleep") == 1)
         await asyncio.sleep(1.5)
         assert slept.read_text() == "x"

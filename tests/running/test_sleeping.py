@@ -71,17 +71,17 @@ def told(logs: list[Any], event: str) -> list[Any]:
 async def test_box_that_nobody_uses_is_put_to_sleep_once_and_is_no_fault(card: Card, tmp_path: Path) -> None:
     """After its last call and `sleep_after`; its silence keeps nobody away."""
     ran, machine = tmp_path / "ran", Machine(card, is_up=True)
-    config = alone(config_of(wakeable(card, sleep_after=0.4, sleep_command=noting(ran))))
+    config = alone(config_of(wakeable(card, sleep_after=0.8, sleep_command=noting(ran))))
     resources = resources_on(config, machine)
     start(resources)
     with capture_logs() as logs:
-        for _ in range(4):
+        for _ in range(5):
             assert codes(await ask(resources)) == [None]
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.2)
             assert lines(ran) == 0
         await eventually(lambda: told(logs, "box_asleep"))
         machine.is_up = False
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(1.2)
     assert lines(ran) == 1
     assert len(told(logs, "box_asleep")) == 1
     assert card.packets == []

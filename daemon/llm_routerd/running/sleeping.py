@@ -27,6 +27,7 @@ COMMAND_SECONDS = 60.0
 SETTLE_SECONDS = 20.0  # from the command's end until the machine is off, and a packet wakes it
 RETRY_SECONDS = 300.0  # at least so long after a command that failed it is not run again
 LONGEST_TICK_SECONDS = 5.0  # between two looks whether it is time
+_LOOKS = 3
 _TICKS = 4  # at least, in `sleep_after`
 # Of our environment no more: the command needs none of our keys.
 _PASSED_ON = frozenset(
@@ -92,7 +93,7 @@ class Sleeping:
             claim_seconds=COMMAND_SECONDS + SETTLE_SECONDS,
         ):
             return
-        if not await self._look_at(name):
+        if not await self._answers(name):
             log.info("box_asleep", box=name, why="it does not answer")
             await picture.slept(name, token, is_asleep=True, pause_seconds=0.0)
             return
@@ -103,6 +104,13 @@ class Sleeping:
             log.warning("box_not_put_to_sleep", box=name, why=why)
         pause = SETTLE_SECONDS if why is None else max(RETRY_SECONDS, box.sleep_after)
         await picture.slept(name, token, is_asleep=why is None, pause_seconds=pause)
+
+    async def _answers(self, name: str) -> bool:
+        """Whether it is up; one that is slow for once is not taken to be asleep already."""
+        for _ in range(_LOOKS):
+            if await self._look_at(name):
+                return True
+        return False
 
 
 async def run_command(box: Box) -> str | None:
