@@ -11,7 +11,9 @@ import pytest
 from llm_routerd.cli import check_models
 from llm_routerd.cli.check_models import judge_models
 from llm_routerd.cli.check_server import judge_memory, judge_role, judge_settings, judge_version
+from llm_routerd.cli.check_waking import check_waking
 from llm_routerd.cli.findings import Finding, Level, fail, fine
+from llm_routerd.config.fleet import Box
 from llm_routerd.config.tree import Chain, Config, DaemonConfig, Deployment
 from llm_routerd.protocol.call import ProbeReport
 from llm_routerd.queue.connection import Greeting
@@ -94,6 +96,7 @@ async def by_name(config: Config, reports: dict[str, ProbeReport]) -> dict[str, 
     return {finding.subject: finding for finding in await judge_models(config, probe)}
 
 
+SILENT = ProbeReport(ok=False, detail="connection refused", is_silent=True)
 UP, DOWN = ProbeReport(ok=True, detail="answers"), ProbeReport(ok=False, detail="connection refused")
 
 
@@ -178,3 +181,42 @@ def test_finding_is_one_harmless_line() -> None:
         "detail": "answers",
         "remedy": "",
     }
+
+
+async def test_box_that_may_be_asleep_is_told_and_counted_on() -> None:
+    """It is woken when a request wants it; whether that works nobody can tell. One that cannot be woken is down."""
+    attic, desk = (
+        Box(name="attic", api_base="http://a:1", wake="aa:bb:cc:dd:ee:ff"),
+        Box(name="desk", api_base="http://d:1"),
+    )
+    on = {f"m@{box.name}": Deployment(name=f"m@{box.name}", model="ollama/m", box=box.name) for box in (attic, desk)}
+    chains = {name: Chain(name=name, deployments=(f"m@{name}",)) for name in ("attic", "desk")}
+    config = Config(deployments=on, chains=chains, boxes={"attic": attic, "desk": desk})
+    found = await by_name(config, dict.fromkeys(on, SILENT))
+    asleep = found["deployment m@attic"]
+    assert asleep.level is Level.WARN
+    assert "may be asleep, and whether a packet wakes it cannot be told from here" in asleep.detail
+    assert "start it, or correct [boxes.desk]" in found["deployment m@desk"].remedy
+    assert (found["chain attic"].level, found["chain desk"].level) == (Level.OK, Level.FAIL)
+    assert "box attic" not in found
+
+
+async def test_ways_to_wake_and_to_put_to_sleep_that_lead_nowhere_are_told() -> None:
+    """Without waking anybody, or running anything."""
+    attic = Box(
+        name="attic",
+        api_base="http://a:1",
+        wake="aa:bb:cc:dd:ee:ff",
+        wake_address="256.256.256.256",
+        sleep_after=1.0,
+        sleep_command=("/nowhere/at-all", "sekret"),
+    )
+    config = Config(boxes={"attic": attic})
+    awake, asleep = await check_waking(config)
+    assert awake.detail.startswith("it cannot be woken: wake_address has no IPv4 address")
+    assert asleep.detail.startswith("it cannot be put to sleep: there is no program")
+    assert "sekret" not in asleep.detail + asleep.remedy
+    sound = Box(
+        name="attic", api_base="http://a:1", wake="aa:bb:cc:dd:ee:ff", sleep_after=1.0, sleep_command=("/bin/sh",)
+    )
+    assert await check_waking(Config(boxes={"attic": sound})) == []

@@ -92,6 +92,56 @@ def test_unsound_boxes_are_told(old: str, new: str, told: str) -> None:
     assert error(BOXES.replace(old, new)).startswith(told)
 
 
+WAKE = """
+[boxes.attic]
+api_base = "http://attic.lan:11434"
+wake = "aa:bb:cc:dd:ee:ff"
+wake_seconds = 70.0
+wake_address = "192.168.2.255:7"
+sleep_after = 900.0
+sleep_command = ["ssh", "attic", "systemctl suspend"]
+"""
+
+
+def test_box_that_sleeps_says_how_it_is_woken_and_put_to_sleep() -> None:
+    """A MAC address is enough: the packet then goes to the broadcast address, and a boot is expected to take 90 s."""
+    attic = load(WAKE).boxes["attic"]
+    assert (attic.wake, attic.wake_seconds, attic.wake_at) == ("aa:bb:cc:dd:ee:ff", 70.0, ("192.168.2.255", 7))
+    assert (attic.sleep_after, attic.sleep_command) == (900.0, ("ssh", "attic", "systemctl suspend"))
+    assert "systemctl" not in repr(attic), "a word of it may have come from a secret"
+    least = load('[boxes.attic]\napi_base = "http://attic:1"\nwake = "AA-BB-CC-DD-EE-FF"').boxes["attic"]
+    assert (least.wake_seconds, least.wake_at, least.sleep_after) == (90.0, ("255.255.255.255", 9), 0.0)
+    assert load(BOXES).boxes["attic"].wake == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("aa:bb:cc:dd:ee:ff", "aa:bb:cc:dd:ee", "boxes.attic.wake: expected a MAC address like aa:bb:cc:dd:ee:ff"),
+        ("aa:bb:cc:dd:ee:ff", "aa:bb:cc-dd:ee:ff", "boxes.attic.wake: expected a MAC address"),
+        ("aa:bb:cc:dd:ee:ff", "aa:bb:cc:dd:ee:fg", "boxes.attic.wake: expected a MAC address"),
+        ("70.0", "0.0", "boxes.attic.wake_seconds: "),
+        ("192.168.2.255:7", "http://attic.lan", "boxes.attic.wake_address: expected an address like"),
+        ("192.168.2.255:7", "192.168.2.255:70000", "boxes.attic.wake_address: its port must be from 1 to 65535"),
+        ("192.168.2.255:7", "192.168.2.255:0", "boxes.attic.wake_address: its port must be from 1 to 65535"),
+        ("sleep_after = 900.0", "", "boxes.attic.sleep_command: has a meaning beside `sleep_after` only"),
+        (
+            'sleep_command = ["ssh", "attic", "systemctl suspend"]',
+            "",
+            "boxes.attic.sleep_after: has a meaning beside `sleep_command` only",
+        ),
+        ('["ssh", "attic", "systemctl suspend"]', '"ssh attic"', "boxes.attic.sleep_command: expected a list"),
+        ('["ssh", ', '["", ', "boxes.attic.sleep_command: its first word names the program"),
+        ("900.0", "-1.0", "boxes.attic.sleep_after: "),
+        ('wake = "aa:bb:cc:dd:ee:ff"', "", "boxes.attic.sleep_after: needs `wake`, or nobody wakes it again"),
+    ],
+)
+def test_unsound_ways_to_wake_and_sleep_are_told(old: str, new: str, told: str) -> None:
+    """By key; what belongs together is given together."""
+    assert old in WAKE
+    assert error(WAKE.replace(old, new)).startswith(told)
+
+
 def test_built_in_deployment_may_stand_on_boxes() -> None:
     """The file's boxes are in the place of the address that it has else, and that the environment gives."""
     text = BOXES + "[deployments.local]\nboxes = ['desk']\n"

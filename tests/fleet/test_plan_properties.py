@@ -10,9 +10,21 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from llm_routerd.fleet.order import in_turn, running_by_tenant
-from llm_routerd.fleet.picture import LANES, Box, BoxView, Loading, Picture, Place, Resident, Rules, Running, Waiting
+from llm_routerd.fleet.picture import (
+    LANES,
+    Box,
+    BoxView,
+    Loading,
+    Picture,
+    Place,
+    Resident,
+    Rules,
+    Running,
+    Waiting,
+    Waking,
+)
 from llm_routerd.fleet.plan import Plan, make_plan
-from llm_routerd.fleet.standing import RANKS
+from llm_routerd.fleet.standing import RANKS, boot_left
 
 if TYPE_CHECKING:
     import random
@@ -23,6 +35,14 @@ MODELS = st.sampled_from("abcd")
 LANE = st.sampled_from(LANES)
 AGES = st.sampled_from([0.0, 1.0, 5.0, 19.0, 25.0, 31.0, 45.0, 70.0, 400.0])
 TENANTS = st.sampled_from(["", "t", "u"])
+BOUNDS = st.sampled_from([None, None, NOW - 1.0, NOW + 5.0, NOW + 50.0, NOW + 500.0])
+WAKING = st.builds(
+    Waking,
+    boot_seconds=st.sampled_from([5.0, 60.0]),
+    woken=st.none() | AGES.map(lambda age: NOW - age),
+    not_before=st.sampled_from([0.0, NOW, NOW + 30.0]),
+    is_late=st.booleans(),
+)
 BYTES = st.sampled_from([0, 4, 6, 9])
 
 
@@ -58,12 +78,14 @@ def _views(draw: st.DrawFn, name: str) -> BoxView:
         name=name, slots=slots, reserve=draw(st.integers(0, slots)), memory_bytes=draw(st.sampled_from([0, 10, 20]))
     )
     down = draw(st.sampled_from([0.0, 0.0, 0.0, NOW + 5.0]))
+    waking = draw(st.none() | WAKING) if down else None
     return BoxView(
         box=box,
         residents=None if held is None else residents or (),
         loading=loads if draw(st.integers(0, 4)) == 0 else (),
         running=calls,
         down_until=down,
+        waking=waking,
     )
 
 
@@ -85,6 +107,8 @@ def _pictures(draw: st.DrawFn, names: str = "xyz") -> Picture:
                 tenant=draw(TENANTS),
                 key=draw(st.sampled_from(["", "k", "l"])),
                 turn=draw(st.none() | AGES.map(lambda age: NOW - age)),
+                begin_by=draw(BOUNDS),
+                end_by=draw(BOUNDS),
             )
         )
     return Picture(boxes=boxes, waiting=tuple(calls), sizes={"a": 4, "b": 6, "c": 9})
@@ -182,6 +206,28 @@ def test_nobody_is_passed_over_for_longer_than_max_wait(seen: Picture, rules: Ru
             if view.box.reserve == 0:
                 # what passes is of the same lane, on a model that may not be pushed out yet
                 assert not any(each.token in begun for each in later if each.lane != lane)
+
+
+@given(_pictures(), RULES)
+def test_boxes_are_woken_for_somebody_and_when_they_may_be(seen: Picture, rules: Rules) -> None:
+    """Each once, none that boots; and whoever waits for one may wait for its boot."""
+    plan = make_plan(seen, rules, NOW)
+    views = {view.box.name: view for view in seen.boxes}
+    wanted = {place.box for call in seen.waiting for place in call.candidates if call.token in plan.waits}
+    assert len(set(plan.wakes)) == len(plan.wakes)
+    for box in plan.wakes:
+        waking = views[box].waking
+        assert waking is not None
+        assert waking.woken is None
+        assert waking.not_before <= NOW
+        assert box in wanted
+    for call in seen.waiting:
+        wait = plan.waits.get(call.token)
+        waking = views[wait.box].waking if wait and wait.box else None
+        if wait and waking is not None and wait.seconds != float("inf"):
+            left = boot_left(waking, NOW)
+            assert call.begin_by is None or NOW + left <= call.begin_by
+            assert call.end_by is None or NOW + left <= call.end_by
 
 
 @given(_pictures(), RULES)

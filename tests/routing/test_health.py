@@ -378,3 +378,38 @@ def test_no_history_locks_a_deployment_away(seed: int, steps: int) -> None:
         assert state.cooldown_seconds <= 8.0 + 1e-9
         assert state.state is not State.PROBING
     assert calls.health.admit(BOX, calls.now + 8.0) is not None
+
+
+@pytest.mark.parametrize("code", [AttemptCode.CONNECT, AttemptCode.TRUNCATED, AttemptCode.TIMEOUT])
+def test_machine_that_is_up_again_is_asked_at_once(code: AttemptCode) -> None:
+    """By all, whatever it cooled down for; what began before it was off says nothing of it."""
+    health = Health(rng=random.Random(1))
+    old = [health.admit(BOX, 0.0, tenant) for tenant in ("t", "u", "v", "w")]
+    for number, permit in enumerate(old[:3]):
+        assert permit is not None
+        health.rejected(permit, rejection(code), 1.0, 0.5, likeness=number)
+    assert not health.available(BOX, 2.0, "t")
+    health.restarted(BOX)
+    health.restarted("nobody asked it yet")
+    assert health.states(2.0)[BOX].state is State.HEALTHY
+    assert all(health.available(BOX, 2.0, tenant) for tenant in ("t", "u", "x"))
+    late = old[3]
+    assert late is not None
+    health.rejected(late, rejection(code), 2.0, 0.5)
+    assert health.states(2.0)[BOX].failures == 0
+    for tenant in ("t", "u"):
+        permit = health.admit(BOX, 3.0, tenant)
+        assert permit is not None
+        health.rejected(permit, rejection(AttemptCode.CONNECT), 3.0, 0.5)
+    assert not health.available(BOX, 3.5, "t"), "it may go down again"
+
+
+def test_machine_that_is_up_again_keeps_what_its_server_asked_for() -> None:
+    """A Retry-After is a wish of its own, and no guess of ours."""
+    health = Health(rng=random.Random(1))
+    permit = health.admit(BOX, 0.0)
+    assert permit is not None
+    health.rejected(permit, rejection(AttemptCode.RATE_LIMITED, retry_after_seconds=30.0), 0.0, 0.5)
+    health.restarted(BOX)
+    assert not health.available(BOX, 29.0)
+    assert health.available(BOX, 31.0)

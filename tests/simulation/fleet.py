@@ -29,8 +29,9 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "warm first": lambda: Assigned("warm first"),
     "ours": lambda: Ours(Rules()),
     "ours, preempt": lambda: Ours(Rules(preempt=True)),
+    "ours, never woken": lambda: Ours(Rules(), wakes=False),
 }
-HEAD = ("who decides", "lane", "wait p50", "p99", "loads", "tokens read again", "cuts", "total")
+HEAD = ("who decides", "lane", "wait p50", "p99", "loads", "tokens read again", "cuts", "woken at", "total")
 
 
 def quantile(waits: Iterable[float], share: float) -> float:
@@ -52,16 +53,23 @@ def waits_of(trace: Trace, result: Result, lane: str) -> list[float]:
 def rows(trace: Trace) -> Iterator[tuple[str, ...]]:
     """One for each policy and lane."""
     lanes = [lane for lane in LANES if any(job.lane == lane for job in trace.jobs)]
-    results = {name: World(trace).run(made()) for name, made in POLICIES.items()}
+    sleeps = any(machine.boot_seconds for machine in trace.machines)
+    results = {name: World(trace).run(made()) for name, made in POLICIES.items() if sleeps or "woken" not in name}
     results["oracle"] = oracle(trace)
     for name, result in results.items():
         for lane in lanes:
             waits = waits_of(trace, result, lane)
             is_first = lane == lanes[0]
             of_all = (
-                (result.loads, result.tokens_read_again, result.cuts, f"{result.total_seconds:.0f}")
+                (
+                    result.loads,
+                    result.tokens_read_again,
+                    result.cuts,
+                    ", ".join(f"{at:.0f}" for at in result.woken),
+                    f"{result.total_seconds:.0f}",
+                )
                 if is_first
-                else ("",) * 4
+                else ("",) * 5
             )
             yield (
                 name if is_first else "",
@@ -70,10 +78,10 @@ def rows(trace: Trace) -> Iterator[tuple[str, ...]]:
                 f"{quantile(waits, 0.99):.1f}",
                 *map(str, of_all),
             )
-    yield ("nobody faster", *("",) * 6, f"{least_seconds(trace):.0f}")
+    yield ("nobody faster", *("",) * 7, f"{least_seconds(trace):.0f}")
     if "high" in lanes and len(lanes) > 1:
         waits = list(World(alone(trace, "high")).run(Ours(Rules())).waits.values())
-        yield ("high alone", "high", f"{quantile(waits, 0.5):.1f}", f"{quantile(waits, 0.99):.1f}", *("",) * 4)
+        yield ("high alone", "high", f"{quantile(waits, 0.5):.1f}", f"{quantile(waits, 0.99):.1f}", *("",) * 5)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace as replaced
 
 from llm_routerd.fleet.estimates import Estimates, observe
-from llm_routerd.fleet.picture import BoxView, Loading, Picture, Place, Resident, Rules, Running, Waiting
+from llm_routerd.fleet.picture import BoxView, Loading, Picture, Place, Resident, Rules, Running, Waiting, Waking
 from llm_routerd.fleet.plan import make_plan
 from tests.simulation.fleet_world import World
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.fleet_world import Job, Result, Site, Trace
 
 WORKERS = 3
+EXPECTED_BOOT_SECONDS = 90.0
 
 
 class _Deaf:
@@ -107,6 +108,7 @@ class Ours:
         look_seconds: each worker plans when something happens to a call of its own, and so often beside; 0: all plan
             whenever anything happens.
         estimates: of loading and answering, that they begin with.
+        wakes: boxes that sleep may be woken.
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class Ours:
         workers: int = WORKERS,
         look_seconds: float = 0.0,
         estimates: Estimates | None = None,
+        wakes: bool = True,
     ) -> None:
         self._rules = rules
+        self._wakes = wakes
         self._workers = workers
         self._look_seconds = look_seconds
         self._looks: dict[str, float] = {}  # by worker: when it plans next, whatever happens
@@ -179,6 +183,9 @@ class Ours:
                 for token, call in site.running.items()
             ),
             down_until=world.now + 5.0 if site.is_down else 0.0,
+            waking=Waking(boot_seconds=EXPECTED_BOOT_SECONDS, woken=site.woken)
+            if site.is_down and site.machine.boot_seconds and self._wakes
+            else None,
         )
 
     def step(self, world: World) -> None:
@@ -210,6 +217,8 @@ class Ours:
             if job.key:
                 self._served[job.key] = each.box
             world.begin(world.sites[each.box], job, each.push_out if each.loads else None, each.seconds)
+        for box in plan.wakes:
+            world.wake(world.sites[box])
         for cut in plan.cuts:
             world.cut(world.sites[cut.box], cut.token)
 

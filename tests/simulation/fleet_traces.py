@@ -1,4 +1,4 @@
-"""What comes: four days in the life of a few boxes, short ones."""
+"""What comes: five days in the life of a few boxes, short ones."""
 
 from __future__ import annotations
 
@@ -133,4 +133,25 @@ def faster(trace: Trace, times: float, *, tokens_in_one: int = 1) -> Trace:
     return replace(trace, machines=machines, jobs=jobs)
 
 
-TRACES = (two_models, chat_and_batch, three_boxes, ten_tenants)
+def quiet_hour(rng: random.Random, number: int = 40, model: str = "a") -> list[Job]:
+    """A call now and then, which the small box answers at its leisure."""
+    at, jobs = 0.0, []
+    for i in range(number):
+        at += 20 + rng.expovariate(1 / 20)
+        jobs.append(_job(rng, i, at, model, 100))
+    return jobs
+
+
+def one_asleep(rng: random.Random, number: int = 200) -> Trace:
+    """A small box that is always up, and a large one that sleeps until it is woken; quiet at first, then a batch."""
+    quiet = quiet_hour(rng)
+    at, jobs = quiet[-1].at, []
+    for i in range(number):
+        at += rng.expovariate(1 / 0.5)
+        jobs.append(_job(rng, len(quiet) + i, at, "a", 150))
+    small = _machine("small", slots=1, gib=16, speed=20, mb=500)
+    large = replace(_machine("large", slots=4, gib=24, speed=60), boot_seconds=100.0)
+    return Trace(name="one asleep", machines=(small, large), sizes={"a": 10 * GIB}, jobs=(*quiet, *jobs))
+
+
+TRACES = (two_models, chat_and_batch, three_boxes, ten_tenants, one_asleep)

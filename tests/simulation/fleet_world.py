@@ -48,6 +48,7 @@ class Machine:
     Attributes:
         load_seconds: of a load that do not depend on the model's size.
         downs: from when to when it is down; what runs is lost, and so is what is loaded.
+        boot_seconds: it is asleep at first, and up so long after it was woken; 0: it never sleeps.
     """
 
     box: Box
@@ -56,6 +57,7 @@ class Machine:
     prompt_tokens_per_second: float = 800.0
     load_seconds: float = 1.0
     downs: tuple[tuple[float, float], ...] = ()
+    boot_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ class Loaded:
 
 @dataclass(slots=True)
 class Site:
-    """A machine at this moment; `read` has the keys whose prompts it has read, by model."""
+    """A machine at this moment; `read` has the keys whose prompts it has read, by model; `woken`: when it was."""
 
     machine: Machine
     loaded: dict[str, Loaded] = field(default_factory=dict)
@@ -98,6 +100,7 @@ class Site:
     running: dict[str, Call] = field(default_factory=dict)
     read: dict[str, OrderedDict[str, None]] = field(default_factory=dict)
     is_down: bool = False
+    woken: float | None = None
 
     @property
     def has_slot(self) -> bool:
@@ -117,6 +120,7 @@ class Result:
         waits: for each job until its answer began, loading included.
         late: how long a call waited since others had first gone before it, of those that were passed over.
         loads_on: by box.
+        woken: when boxes were.
     """
 
     waits: dict[str, float] = field(default_factory=dict)
@@ -126,6 +130,7 @@ class Result:
     cuts: int = 0
     late: dict[str, float] = field(default_factory=dict)
     loads_on: Counter[str] = field(default_factory=Counter)
+    woken: list[float] = field(default_factory=list)
 
 
 class Policy(Protocol):
@@ -163,6 +168,7 @@ class World:
         for job in self.trace.jobs:
             self._at(job.at, "arrives", job.token)
         for machine in self.trace.machines:
+            self.sites[machine.box.name].is_down = machine.boot_seconds > 0
             for start, end in machine.downs:
                 self._at(start, "falls", machine.box.name)
                 self._at(end, "rises", machine.box.name)
@@ -220,6 +226,14 @@ class World:
         policy.answered(self, site, call.job, self.now - call.answers_at)
 
     # ------------------------------------------------------------------ what policies do
+
+    def wake(self, site: Site) -> None:
+        """Send a packet to a box that sleeps."""
+        if not site.is_down or site.woken is not None:
+            raise AssertionError(f"{site.machine.box.name} was woken already")
+        site.woken = self.now
+        self.result.woken.append(self.now)
+        self._at(self.now + site.machine.boot_seconds, "rises", site.machine.box.name)
 
     def load_seconds(self, site: Site, model: str) -> float:
         """Of loading it there."""

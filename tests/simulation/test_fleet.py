@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from llm_routerd.fleet.picture import Rules
 from tests.simulation.fleet import alone, quantile, waits_of
 from tests.simulation.fleet_policies import Assigned, FirstCome, Ours, least_seconds, oracle
-from tests.simulation.fleet_traces import TRACES, chat_and_batch, ten_tenants, three_boxes, two_models
+from tests.simulation.fleet_traces import (
+    TRACES,
+    chat_and_batch,
+    one_asleep,
+    quiet_hour,
+    ten_tenants,
+    three_boxes,
+    two_models,
+)
 from tests.simulation.fleet_world import World
 
 SEEDS = (1,)
@@ -79,6 +88,37 @@ def test_small_tenants_do_not_wait_behind_the_largest(seed: int) -> None:
         (theirs.waits[token] for token in small), 0.5
     )
     assert ours.tokens_read_again < 0.6 * theirs.tokens_read_again
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_box_that_sleeps_is_woken_for_a_batch_and_not_before(seed: int) -> None:
+    """Once, soon after it has begun; all is done in a fraction of the time that the box which is up takes alone."""
+    trace = one_asleep(random.Random(seed), 150)
+    batch = trace.jobs[len(quiet_hour(random.Random(seed)))].at
+    ours, alone = World(trace).run(Ours(RULES)), World(trace).run(Ours(RULES, wakes=False))
+    (woken,) = ours.woken
+    assert batch < woken < batch + 30
+    assert not alone.woken
+    assert quantile(ours.waits.values(), 0.99) < 0.25 * quantile(alone.waits.values(), 0.99)
+    assert quantile(ours.waits.values(), 0.99) < 1.5 * 100.0, "a boot, and some"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_quiet_hour_wakes_nobody(seed: int) -> None:
+    """What is up can do it, if somewhat later than the large one could."""
+    rng = random.Random(seed)
+    trace = replace(one_asleep(rng, 1), jobs=tuple(quiet_hour(rng, 120)))
+    assert World(trace).run(Ours(RULES)).woken == []
+
+
+def test_box_that_nobody_else_can_stand_in_for_is_woken_once() -> None:
+    """For the first call; the others find it booting, or awake."""
+    rng = random.Random(1)
+    trace = one_asleep(rng, 40)
+    trace = replace(trace, machines=trace.machines[1:], jobs=tuple(quiet_hour(rng, 20)))
+    result = World(trace).run(Ours(RULES))
+    assert result.woken == [trace.jobs[0].at]
+    assert max(result.waits.values()) < 100.0 + 10.0
 
 
 def test_same_seed_is_the_same_run() -> None:

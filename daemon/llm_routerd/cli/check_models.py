@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from llm_routerd.backends.factory import Backends
+from llm_routerd.cli.check_waking import check_waking, may_sleep
 from llm_routerd.cli.findings import Finding, fail, fine, warn
 from llm_routerd.protocol.call import ProbeReport
 from llm_routerd.routing.chains import deployments_of
@@ -14,6 +15,7 @@ from llm_routerd.service.limits import shortage_of_files
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from llm_routerd.config.fleet import Box
     from llm_routerd.config.tree import Chain, Config, Deployment
 
 _PROBE_SECONDS = 6.0
@@ -48,13 +50,14 @@ async def judge_models(config: Config, probe: Probe, unusable: Mapping[str, str]
             told = f"{deployment.model}: {unusable[deployment.name]}"
             return warn(f"deployment {deployment.name}", told, f"correct [deployments.{deployment.name}]"), False
         async with slots:
-            return await _check_deployment(deployment, probe)
+            return await _check_deployment(deployment, probe, config.boxes.get(deployment.box or ""))
 
     asked = await asyncio.gather(*map(ask, config.deployments.values()))
     findings = [finding for finding, _ in asked]
     if (shortage := shortage_of_files(config)) is not None:
         findings.append(warn("open files", shortage, "raise LimitNOFILE= (ulimit -n), or lower daemon.concurrency"))
     findings += _check_boxes(config)
+    findings += await check_waking(config)
     working = {name for name, (_, works) in zip(config.deployments, asked, strict=True) if works}
     return findings + [_check_chain(chain, config, working) for chain in config.chains.values()]
 
@@ -72,8 +75,8 @@ def _check_boxes(config: Config) -> list[Finding]:
     return findings
 
 
-async def _check_deployment(deployment: Deployment, probe: Probe) -> tuple[Finding, bool]:
-    """What there is to say about a deployment, and whether a chain can count on it."""
+async def _check_deployment(deployment: Deployment, probe: Probe, box: Box | None) -> tuple[Finding, bool]:
+    """What there is to say about a deployment, on its box if it has one, and whether a chain can count on it."""
     subject = f"deployment {deployment.name}"
     if deployment.key_missing:
         missing = f"disabled: its key is missing ({deployment.key_missing})"
@@ -82,7 +85,9 @@ async def _check_deployment(deployment: Deployment, probe: Probe) -> tuple[Findi
         async with asyncio.timeout(_PROBE_SECONDS):
             report = await probe(deployment.name)
     except TimeoutError:
-        report = ProbeReport(ok=False, detail=f"no answer within {_PROBE_SECONDS:g} s")
+        report = ProbeReport(ok=False, detail=f"no answer within {_PROBE_SECONDS:g} s", is_silent=True)
+    if report.is_silent and box is not None and box.wake:
+        return may_sleep(subject, f"{deployment.model}: {report.detail}"), True
     if not report.ok:
         place = f"[deployments.{deployment.name}]" if deployment.box is None else f"[boxes.{deployment.box}]"
         remedy = f"start it, or correct {place}"

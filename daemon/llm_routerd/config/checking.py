@@ -25,10 +25,12 @@ from llm_routerd.protocol.schema_files import load_schema
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from llm_routerd.config.fleet import Box
     from llm_routerd.config.mcp import McpServer
     from llm_routerd.config.tree import RedisConfig
 
 _MASK = "\0"
+_MOST_PORT = 65_535
 _NAME = re.compile(r"\^\[A-Za-z(0-9)?(.*)\]\[A-Za-z0-9(.*)\]\{0,([0-9]+)\}\$")
 _PLAIN_TYPES = {
     "array": "a list",
@@ -141,6 +143,7 @@ def _check_boxes(config: Config) -> None:
         if box.reserve >= box.slots:
             where = f"boxes.{box.name}.reserve"
             raise ConfigError(f"{where}: must be less than its slots, {box.slots}, or no other lane ever has one")
+        _check_sleep(box)
     for name, deployment in config.deployments.items():
         where = f"deployments.{name}.boxes"
         for each in deployment.boxes:
@@ -152,6 +155,19 @@ def _check_boxes(config: Config) -> None:
                 raise ConfigError(f"{where}: on {each}, whose kind is {box.kind}, a model is {spelt}")
         if deployment.boxes and deployment.api_base is not None:
             raise ConfigError(f"{where}: stands in the place of `api_base`, which is given too")
+
+
+def _check_sleep(box: Box) -> None:
+    where = f"boxes.{box.name}"
+    if not 0 < box.wake_at[1] <= _MOST_PORT:
+        raise ConfigError(f"{where}.wake_address: its port must be from 1 to {_MOST_PORT}")
+    if bool(box.sleep_after) != bool(box.sleep_command):
+        has, lacks = ("sleep_after", "sleep_command") if box.sleep_after else ("sleep_command", "sleep_after")
+        raise ConfigError(f"{where}.{has}: has a meaning beside `{lacks}` only")
+    if box.sleep_after and not box.wake:
+        raise ConfigError(f"{where}.sleep_after: needs `wake`, or nobody wakes it again")
+    if box.sleep_command and not box.sleep_command[0]:
+        raise ConfigError(f"{where}.sleep_command: its first word names the program")
 
 
 def _check_gateway(config: Config) -> None:

@@ -26,6 +26,7 @@ class Choice(Struct, frozen=True, kw_only=True):
 
     Attributes:
         options: those boxes left out that are down, or cannot serve it as things are.
+        asleep: boxes that would have to be woken, or are being.
         rows: the same, as a plan goes through them for each call: the option, its box's name, tokens/s of answer and
             prompt, `fixed_seconds`, `ready`, and `ends`, or None if a call may begin there at once.
         passable: where others may begin before them.
@@ -33,6 +34,7 @@ class Choice(Struct, frozen=True, kw_only=True):
     """
 
     options: list[Option]
+    asleep: list[Option]
     rows: list[Row]
     passable: list[Option]
     within_bound: frozenset[str]
@@ -84,9 +86,12 @@ class Choices:
         return known
 
     def ask(self, box: str, model: str, patience: float, *, heeds_plans: bool = True) -> Option | None:
-        """What the box is for a call that lets others go first for so many seconds more; None: it cannot serve it."""
+        """What the box is for a call that lets others go first for so many seconds more; None: it cannot serve it.
+
+        `heeds_plans`: what is only planned counts: a load, or that the box is woken.
+        """
         standing = self._boxes.get(box)
-        if standing is None or not standing.is_up:
+        if standing is None or not (standing.is_up or heeds_plans):
             return None
         asked = Asked(
             rank=self._rank,
@@ -111,11 +116,13 @@ class Choices:
 
     @staticmethod
     def _choice(found: list[Option | None]) -> Choice:
-        options = [each for each in found if each is not None]
-        options.sort(key=lambda each: (each.kind, each.standing.name, each.model))
+        every = [each for each in found if each is not None]
+        every.sort(key=lambda each: (each.kind, each.standing.name, each.model))
+        options = [each for each in every if each.kind is not Kind.ASLEEP]
         among = [each.standing for each in options]
         return Choice(
             options=options,
+            asleep=every[len(options) :],  # the last of the kinds
             rows=[_row(each) for each in options],
             passable=[each for each in options if each.kind not in (Kind.QUEUED, Kind.COMING)],
             within_bound=within_bound(among),

@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ class Kind(IntEnum):
     LOAD = 3  # a slot, and memory that nobody wants
     DRAIN = 4  # memory in which calls run, no slot, or another load first
     HELD = 5  # memory that others want soon
+    ASLEEP = 6  # nothing yet: it sleeps or boots
 
 
 class Option(Struct, frozen=True, kw_only=True):
@@ -76,15 +78,29 @@ class Asked(Struct, frozen=True, kw_only=True):
 
 
 def option(standing: Standing, model: str, asked: Asked) -> Option | None:
-    """What the box, which is up, is for a call of this model; None: it cannot serve it as things are."""
-    if not standing.serves(asked.rank):
+    """What the box is for a call of this model, if it is up or can be woken; None: it cannot serve it as things are."""
+    if not standing.serves(asked.rank) or not (standing.is_up or standing.waking):
         return None
+    if not standing.is_up:
+        return _asleep(standing, model, asked)
     if standing.has(model):
         return _made(standing, model, asked, Kind.OPEN if standing.takes(asked.rank) else Kind.QUEUED)
     ready = standing.ready.get(model)
     if ready is not None and (asked.heeds_plans or model in standing.loads):
         return _made(standing, model, asked, Kind.COMING, ready=max(0.0, ready - asked.now))
     return _loading(standing, model, asked)
+
+
+def _asleep(standing: Standing, model: str, asked: Asked) -> Option | None:
+    """Once it is up nothing is in its memory, unless it does not tell; what is planned for it then is loaded once."""
+    coming = standing.ready.get(model)
+    if coming is not None:
+        ready = max(standing.boot_left, coming - asked.now)
+        return _made(standing, model, asked, Kind.ASLEEP, ready=ready)
+    if standing.has(model):
+        return _made(standing, model, asked, Kind.ASLEEP, ready=standing.boot_left)
+    found = _loading(standing, model, asked)
+    return None if found is None else replace(found, kind=Kind.ASLEEP, ready=standing.boot_left)
 
 
 def _loading(standing: Standing, model: str, asked: Asked) -> Option | None:

@@ -85,12 +85,29 @@ class Running(Struct, frozen=True, kw_only=True):
     is_firm: bool = False
 
 
+class Waking(Struct, frozen=True, kw_only=True):
+    """What can be done about a box that does not answer: it sleeps, or boots.
+
+    Attributes:
+        boot_seconds: from the packet until it answers, as expected.
+        woken: when the packet was sent, if it is still expected to answer; None: it has not been, or in vain.
+        not_before: no packet is sent before: it is still going to sleep, or did not come when it was woken last.
+        is_late: it did not come.
+    """
+
+    boot_seconds: float
+    woken: float | None = None
+    not_before: float = 0.0
+    is_late: bool = False
+
+
 class BoxView(Struct, frozen=True, kw_only=True):
     """A box at this moment.
 
     Attributes:
         residents: None: it does not tell, and is taken to have whatever it may serve.
         down_until: no call begins on it before; 0: it is up.
+        waking: None: it is up, or nobody can wake it.
     """
 
     box: Box
@@ -98,6 +115,7 @@ class BoxView(Struct, frozen=True, kw_only=True):
     loading: tuple[Loading, ...] = ()
     running: tuple[Running, ...] = ()
     down_until: float = 0.0
+    waking: Waking | None = None
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
@@ -112,6 +130,8 @@ class Waiting(Struct, frozen=True, kw_only=True):
         prompt_tokens: what a box reads that has not read the beginning before.
         key: of the beginning of its messages; "": no box is better than another.
         turn: when it was first passed over for others whose model was resident (`Plan.turns`); None: it was not.
+        begin_by: when it is given up if it has no slot; None: never.  Asked of what waits for a boot alone.
+        end_by: likewise, if it has no answer.
     """
 
     token: str
@@ -125,6 +145,8 @@ class Waiting(Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     key: str = ""
     turn: float | None = None
+    begin_by: float | None = None
+    end_by: float | None = None
 
 
 class Picture(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,9 @@
 - `min_resident` is stronger than `max_wait`, a higher lane is stronger than both.
 - A call may leave a free slot to others where a faster box, or one that has read its prompt before, is worth waiting
   for; not once it is overdue.
+- A box that sleeps and can be woken is one whose models take a boot longer.  It is woken where that is clearly sooner
+  than what is up.  A call waits for it if it may wait that long; else it goes on to the next of its chain, and wakes
+  the box all the same if no other serves it: for those that come after it.
 
 One plan is not the end: when its calls have begun, the next one may name more.
 """
@@ -46,6 +49,7 @@ _WHY: Final = {
     Kind.COMING: Why.LOADING,
     Kind.DRAIN: Why.DRAINING,
     Kind.HELD: Why.OTHERS,
+    Kind.ASLEEP: Why.WAKING,
 }
 
 
@@ -75,12 +79,14 @@ class Plan(Struct, frozen=True, kw_only=True):
         waits: all others, by token.
         turns: tokens of calls that are passed over with this plan for the first time: it is their `Waiting.turn`.
         cuts: calls to break off for others, if the rules allow it.
+        wakes: names of boxes to wake, each once; whoever sees it first does so.
     """
 
     begin: tuple[Begin, ...]
     waits: dict[str, Wait]
     turns: tuple[str, ...] = ()
     cuts: tuple[Cut, ...] = ()
+    wakes: tuple[str, ...] = ()
 
     def of(self, worker: str) -> tuple[Begin, ...]:
         """What this worker begins; the rest is others' business."""
@@ -107,6 +113,7 @@ class _Walk:
         self._waits: dict[str, Wait] = {}
         self._turns: dict[str, None] = {}
         self._cuts: tuple[Cut, ...] = ()
+        self._wakes: dict[str, None] = {}
         self._passed: dict[str, Waiting] = {}  # by box the first of the lane that does not begin there
         self._choices = Choices(self._boxes, self._reckoning, rules, now)
 
@@ -124,16 +131,25 @@ class _Walk:
                 by_token = {call.token: call for call in calls}
                 ask = partial(self._choices.ask, patience=-math.inf, heeds_plans=False)
                 self._cuts = cuts_for(late, by_token, self._boxes, ask)
-        return Plan(begin=tuple(self._begin), waits=self._waits, turns=tuple(self._turns), cuts=self._cuts)
+        return Plan(
+            begin=tuple(self._begin),
+            waits=self._waits,
+            turns=tuple(self._turns),
+            cuts=self._cuts,
+            wakes=tuple(self._wakes),
+        )
 
     def _consider(self, call: Waiting) -> None:
         """Begin the call, or plan for it to wait."""
         patience = self._rules.max_wait if call.turn is None else call.turn + self._rules.max_wait - self._now
         choice = self._choices.look(call, patience)
-        if not choice.options:
-            self._waits[call.token] = self._no_place(call)
+        found = self._choose(call, choice, patience) if choice.options else None
+        if choice.asleep:
+            found = self._or_awake(call, choice.asleep, found, patience)
+        if found is None:
+            self._waits[call.token] = self._no_place(call, choice.asleep)
             return
-        chosen, cost, seconds = self._choose(call, choice, patience)
+        chosen, cost, seconds = found
         if chosen.kind in (Kind.OPEN, Kind.LOAD):
             self._begins(call, chosen, seconds)
             return
@@ -186,7 +202,35 @@ class _Walk:
         )
         return (best, least, best_seconds) if is_worth_waiting else _preferred(call, free)
 
+    def _or_awake(
+        self, call: Waiting, asleep: list[Option], up: tuple[Option, float, float] | None, patience: float
+    ) -> tuple[Option, float, float] | None:
+        """That, or a box that has to be woken, where it may be waited for and is clearly sooner; None: neither."""
+        best, least = up, math.inf if up is None else _WORTH_WAITING_SHARE * up[1]
+        is_free = up is not None and up[0].kind in (Kind.OPEN, Kind.LOAD)
+        for each in asleep:
+            seconds = self._seconds(call, each)
+            if call.tokens and call.prompt_tokens:
+                seconds += call.prompt_tokens / each.reading_speed
+            cost = each.fixed_seconds + seconds + max(each.ready, each.ends[0] - self._now)
+            if cost < least and self._may_wait(call, each, seconds) and not (is_free and cost - seconds > patience):
+                best, least = (each, cost, seconds), cost
+        return best
+
+    def _may_wait(self, call: Waiting, each: Option, seconds: float) -> bool:
+        """Whether the call may wait for the boot, and an answer then; for others before it, as on a box that is up."""
+        awake = self._now + each.standing.boot_left
+        return (call.begin_by is None or awake <= call.begin_by) and (
+            call.end_by is None or awake + each.load_seconds + seconds <= call.end_by
+        )
+
     # ------------------------------------------------------------------ what becomes of it
+
+    def _wake(self, standing: Standing) -> None:
+        """The box is to be woken, unless it is being, or may not be yet."""
+        waking = standing.waking
+        if waking is not None and waking.woken is None and self._now >= waking.not_before:
+            self._wakes[standing.name] = None
 
     def _begins(self, call: Waiting, chosen: Option, seconds: float) -> None:
         standing, model, rank = chosen.standing, chosen.model, RANKS[call.lane]
@@ -221,6 +265,13 @@ class _Walk:
             standing.close(rank if chosen.kind is Kind.DRAIN and patience <= 0 else rank + 1)
             standing.expect(model, start)
             self._choices.changed()
+        if chosen.kind is Kind.ASLEEP:
+            self._wake(standing)
+            if standing.waking is not None and standing.waking.is_late:
+                why = Why.DOWN
+            if model not in standing.ready:
+                standing.expect(model, start)
+                self._choices.changed()
         before = standing.wait(rank, start, seconds)
         self._waits[call.token] = Wait(
             token=call.token,
@@ -232,14 +283,31 @@ class _Walk:
             before=before,
         )
 
-    def _no_place(self, call: Waiting) -> Wait:
-        """No box that is up can serve it."""
+    def _no_place(self, call: Waiting, asleep: list[Option]) -> Wait:
+        """No box that is up can serve it, nor one of those that sleep in time."""
+        soonest = min(asleep, key=lambda each: (each.ready + each.fixed_seconds, each.standing.name), default=None)
+        if soonest is not None:
+            self._wake(soonest.standing)
         known = [(self._boxes[place.box], place.model) for place in call.candidates if place.box in self._boxes]
-        down = min(((each.down_until, each.name, model) for each, model in known if not each.is_up), default=None)
+        down = min(
+            ((each.down_until, each.name, model) for each, model in known if not (each.is_up or each.waking)),
+            default=None,
+        )
         if down is not None:
             until, box, model = down
             return Wait(
                 token=call.token, worker=call.worker, seconds=until - self._now, why=Why.DOWN, box=box, model=model
+            )
+        if soonest is not None:
+            standing = soonest.standing
+            is_late = standing.waking is not None and standing.waking.is_late
+            return Wait(
+                token=call.token,
+                worker=call.worker,
+                seconds=math.inf,
+                why=Why.DOWN if is_late else Why.LATE,
+                box=standing.name,
+                model=soonest.model,
             )
         model = known[0][1] if known else ""
         return Wait(token=call.token, worker=call.worker, seconds=math.inf, why=Why.NEVER, model=model)

@@ -11,7 +11,7 @@ from llm_routerd.fleet.picture import LANES, Resident, Running
 
 if TYPE_CHECKING:
     from llm_routerd.fleet.estimates import Reckoning
-    from llm_routerd.fleet.picture import BoxView, Loading
+    from llm_routerd.fleet.picture import BoxView, Loading, Waking
 
 RANKS: Final = {lane: rank for rank, lane in enumerate(LANES)}
 HIGH: Final = RANKS["high"]
@@ -22,6 +22,14 @@ _OVERDUE_SHARE: Final = 0.2
 def left(began: float, seconds: float, now: float) -> float:
     """How long something is expected to last yet, that was expected to last so many seconds when it began."""
     return max(began + seconds - now, _OVERDUE_SHARE * (now - began), 0.0)
+
+
+def boot_left(waking: Waking, now: float) -> float:
+    """How long until a box is up; what is overdue is taken to come soon, for it is given up before long."""
+    if waking.woken is None:
+        return max(0.0, waking.not_before - now) + waking.boot_seconds
+    due = waking.woken + waking.boot_seconds
+    return due - now if now < due else _OVERDUE_SHARE * (now - due)
 
 
 class Standing:
@@ -38,13 +46,17 @@ class Standing:
         closed_from: the rank of the lane from which on no call begins here: the box is kept for another.
         queue: how many calls are planned to wait for it.
         version: one more with each change, the queue's aside.
+        waking: of a box that does not answer, and can be woken.
+        boot_left: seconds until that is expected to be up, if it is woken as soon as it may be; 0 of others.
     """
 
     def __init__(self, view: BoxView, reckoning: Reckoning, now: float) -> None:
         self.box = view.box
         self.name = view.box.name
         self.down_until = view.down_until
-        self.is_up = view.down_until <= now
+        self.waking = view.waking
+        self.is_up = view.down_until <= now and view.waking is None
+        self.boot_left = 0.0 if view.waking is None else boot_left(view.waking, now)
         self.running = view.running
         self.tells = view.residents is not None
         self.residents = {each.model: each for each in view.residents or ()}
@@ -54,7 +66,7 @@ class Standing:
         self.ready = {each.model: now + self._loading_left(each) for each in view.loading}
         self.loading_bytes = {each.model: each.bytes or reckoning.sizes.get(each.model, 0) for each in view.loading}
         self.runs = Counter(call.model for call in view.running)
-        for call in view.running if self.tells else ():
+        for call in view.running if self.tells and self.is_up else ():
             # What runs is there, whatever was last heard; since when is not known, so that it is held for nobody.
             if call.model not in self.residents and call.model not in self.loads:
                 self.residents[call.model] = Resident(model=call.model, since=-math.inf, used=now)
@@ -72,8 +84,9 @@ class Standing:
 
     def _slots(self, calls: tuple[Running, ...] | list[Running], slots: int) -> list[float]:
         """For each slot when it is expected to be free."""
-        ends = sorted(self._now + self.left(call) for call in calls)
-        free = [self._now] * (slots - len(ends))
+        awake = self._now + self.boot_left
+        ends = sorted(max(self._now + self.left(call), awake) for call in calls)
+        free = [awake] * (slots - len(ends))
         return free + ends[-slots:] if slots > 0 else []
 
     def left(self, call: Running) -> float:

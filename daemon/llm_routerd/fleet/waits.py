@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
@@ -14,8 +15,20 @@ class Why(StrEnum):
     LOADING = "loading"  # its model
     OTHERS = "others"  # those whose model is resident
     DRAINING = "draining"  # calls that run where its model is to be loaded
+    WAKING = "waking"  # its box
+    LATE = "late"  # its box would be awake too late for it
     DOWN = "down"
     NEVER = "never"
+
+
+_REASONS: Final = {
+    Why.LOADING: "loading {model} on {box}",
+    Why.OTHERS: "{box} answers for what it has loaded before it loads {model}",
+    Why.DRAINING: "{box} finishes what runs before it loads {model}",
+    Why.WAKING: "waking {box}",
+    Why.LATE: "waking {box} takes longer than this may wait",
+    Why.DOWN: "{box} is down",
+}
 
 
 class Wait(Struct, frozen=True, kw_only=True):
@@ -38,16 +51,8 @@ class Wait(Struct, frozen=True, kw_only=True):
     @property
     def reason(self) -> str:
         """For people."""
-        match self.why:
-            case Why.QUEUED:
-                return f"{self.before} before you on {self.box}" if self.before else f"next on {self.box}"
-            case Why.LOADING:
-                return f"loading {self.model} on {self.box}"
-            case Why.OTHERS:
-                return f"{self.box} answers for what it has loaded before it loads {self.model}"
-            case Why.DRAINING:
-                return f"{self.box} finishes what runs before it loads {self.model}"
-            case Why.DOWN:
-                return f"{self.box} is down"
-            case Why.NEVER:
-                return f"no box has room for {self.model}" if self.model else "no box serves this"
+        if self.why is Why.QUEUED:
+            return f"{self.before} before you on {self.box}" if self.before else f"next on {self.box}"
+        if self.why is Why.NEVER:
+            return f"no box has room for {self.model}" if self.model else "no box serves this"
+        return _REASONS[self.why].format(box=self.box, model=self.model)

@@ -106,11 +106,13 @@ class ProbeReport(Struct, frozen=True, kw_only=True):
         ok: it answers and knows the model.
         detail: one line for a person.
         loaded: whether the model is in memory; None where the backend cannot tell.
+        is_silent: nobody is there.
     """
 
     ok: bool
     detail: str
     loaded: bool | None = None
+    is_silent: bool = False
 
 
 class Window(Struct, frozen=True, kw_only=True):

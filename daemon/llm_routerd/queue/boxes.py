@@ -35,6 +35,7 @@ from llm_routerd.queue.picture import (
     Picture,
     Resident,
     WaitingCall,
+    as_ms,
     bounded_call,
     bounded_report,
     bounded_waiting,
@@ -42,6 +43,7 @@ from llm_routerd.queue.picture import (
     oldest_first,
     seconds_within,
 )
+from llm_routerd.queue.power import Power
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,6 +62,7 @@ class _Kept(Struct, kw_only=True):
 
     fresh_until_ms: int
     down_until_ms: int
+    power: Power = Power()
     resident: dict[str, Resident] = field(default_factory=dict)
     loading: dict[str, int] = field(default_factory=dict)
     load_seconds: dict[str, float] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class _Kept(Struct, kw_only=True):
             load_seconds=self.load_seconds,
             tokens_per_second=self.tokens_per_second,
             down_until_ms=self.down_until_ms if self.down_until_ms > now_ms else None,
+            power=self.power,
         )
 
 
@@ -147,7 +151,14 @@ class SharedBoxes:
         )
 
     async def occupy(
-        self, token: str, details: CallDetails, *, slots: int, reserve: int = 0, quiet: Quiet = ""
+        self,
+        token: str,
+        details: CallDetails,
+        *,
+        slots: int,
+        reserve: int = 0,
+        quiet: Quiet = "",
+        sleeps: bool = False,
     ) -> Occupied:
         """Take a slot of a box, if one is free; see `picture.Boxes`.
 
@@ -156,8 +167,8 @@ class SharedBoxes:
         keys, kept = self._keys, bounded_call(details)
         call = scripts.boxes_occupy(
             boxes=keys.boxes, calls=keys.box_calls, waiting=keys.box_waiting, token=token[:MOST_NAME], box=kept.box,
-            model=kept.model, lane=kept.lane, slots=slots, reserve=reserve, quiet=quiet, lease_ms=self._lease_ms,
-            details=self._encoded(kept),
+            model=kept.model, lane=kept.lane, slots=slots, reserve=reserve, quiet=quiet, sleeps=sleeps,
+            lease_ms=self._lease_ms, details=self._encoded(kept),
         )  # fmt: skip
         try:
             reply = await self._run(call)
@@ -197,8 +208,36 @@ class SharedBoxes:
     async def report(self, box: str, report: BoxReport) -> None:
         """Tell what was seen of a box."""
         call = scripts.boxes_report(
-            boxes=self._keys.boxes, box=box[:MOST_NAME], fresh_ms=self._fresh_ms, keep_ms=round(SEEN_SECONDS * 1000),
+            boxes=self._keys.boxes, box=box[:MOST_NAME], fresh_ms=self._fresh_ms, keep_ms=as_ms(SEEN_SECONDS),
             most=MOST_MODELS, most_boxes=MOST_BOXES, details=msgspec.json.encode(bounded_report(report)),
+        )  # fmt: skip
+        await self._run(call)
+
+    async def wake(self, box: str, token: str, *, boot_seconds: float) -> bool:
+        """Whether this worker is to wake the box; see `picture.Boxes`."""
+        call = scripts.boxes_wake(
+            boxes=self._keys.boxes, box=box[:MOST_NAME], token=token[:MOST_NAME], worker=self._worker[:MOST_NAME],
+            boot_ms=as_ms(boot_seconds), keep_ms=as_ms(SEEN_SECONDS), most_boxes=MOST_BOXES,
+        )  # fmt: skip
+        return bool(await self._run(call) == 1)
+
+    async def rest(
+        self, box: str, token: str, *, idle_seconds: float, after_seconds: float, claim_seconds: float
+    ) -> bool:
+        """Whether this worker is to put the box to sleep; see `picture.Boxes`."""
+        keys = self._keys
+        call = scripts.boxes_rest(
+            boxes=keys.boxes, calls=keys.box_calls, waiting=keys.box_waiting, box=box[:MOST_NAME],
+            token=token[:MOST_NAME], idle_ms=as_ms(idle_seconds), after_ms=as_ms(after_seconds),
+            claim_ms=as_ms(claim_seconds), keep_ms=as_ms(SEEN_SECONDS), most_boxes=MOST_BOXES,
+        )  # fmt: skip
+        return bool(await self._run(call) == 1)
+
+    async def slept(self, box: str, token: str, *, is_asleep: bool, pause_seconds: float) -> None:
+        """What came of that."""
+        call = scripts.boxes_slept(
+            boxes=self._keys.boxes, box=box[:MOST_NAME], token=token[:MOST_NAME], is_asleep=is_asleep,
+            pause_ms=as_ms(pause_seconds), keep_ms=as_ms(SEEN_SECONDS),
         )  # fmt: skip
         await self._run(call)
 

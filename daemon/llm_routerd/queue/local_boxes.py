@@ -24,6 +24,7 @@ from llm_routerd.queue.picture import (
     Picture,
     Resident,
     WaitingCall,
+    as_ms,
     bounded_call,
     bounded_report,
     bounded_waiting,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from llm_routerd.queue.picture import BoxReport, CallDetails, Quiet, Waits
+    from llm_routerd.queue.power import Power
 
 
 class _Known(Struct, frozen=True, kw_only=True):
@@ -63,15 +65,17 @@ class _Known(Struct, frozen=True, kw_only=True):
             }
             loading = {model: before.loading.get(model, now_ms) for model in said.loading}
             fresh_until_ms = now_ms + fresh_ms
-        down_until_ms = before.down_until_ms
+        down_until_ms, power = before.down_until_ms, before.power
         if said.down_seconds is not None:
             down_until_ms = now_ms + round(said.down_seconds * 1000)
+            power = power.silent() if said.down_seconds > 0 else power.answered(now_ms)
         seen = BoxSeen(
             resident=resident,
             loading=loading,
             load_seconds=_latest(said.load_seconds, before.load_seconds),
             tokens_per_second=_latest(said.tokens_per_second, before.tokens_per_second),
             down_until_ms=down_until_ms,
+            power=power,
         )
         return _Known(until_ms=now_ms + round(SEEN_SECONDS * 1000), fresh_until_ms=fresh_until_ms, seen=seen)
 
@@ -93,6 +97,7 @@ class LocalBoxes:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare them; `clock` gives seconds."""
+        self.refusal: str | None = None
         self._worker = worker[:MOST_NAME]
         self._lease_ms = round(lease_seconds * 1000)
         self._fresh_ms = round(report_seconds * 1000)
@@ -139,7 +144,14 @@ class LocalBoxes:
         )
 
     async def occupy(
-        self, token: str, details: CallDetails, *, slots: int, reserve: int = 0, quiet: Quiet = ""
+        self,
+        token: str,
+        details: CallDetails,
+        *,
+        slots: int,
+        reserve: int = 0,
+        quiet: Quiet = "",
+        sleeps: bool = False,
     ) -> Occupied:
         """Take a slot of a box, if one is free; see `picture.Boxes`."""
         now_ms, kept, token = self._now_ms(), bounded_call(details), token[:MOST_NAME]
@@ -148,8 +160,13 @@ class LocalBoxes:
         if held is not None and held.box != kept.box:
             return Occupied(verdict="elsewhere", running=len(there))
         if held is None:
+            power = self._boxes.get(kept.box, _Known()).seen.power
             if quiet and self._is_contended(kept, there, quiet, now_ms):
                 return Occupied(verdict="contended", running=len(there))
+            if sleeps and quiet and not power.is_awake(now_ms):
+                return Occupied(verdict="contended", running=len(there))
+            if sleeps and power.asleep_ms:
+                return Occupied(verdict="asleep", running=len(there))
             unhurried = sum(call.lane != "high" for call in there)
             if len(there) >= slots or (kept.lane != "high" and unhurried >= slots - reserve):
                 return Occupied(verdict="full", running=len(there))
@@ -206,6 +223,44 @@ class LocalBoxes:
         known = self._boxes.pop(name, _Known())
         if len(self._boxes) < MOST_BOXES:
             self._boxes[name] = known.merged(bounded_report(report), now_ms, self._fresh_ms)
+
+    async def wake(self, box: str, token: str, *, boot_seconds: float) -> bool:
+        """Whether this worker is to wake the box; see `picture.Boxes`."""
+        now_ms, power = self._now_ms(), self._power(box)
+        return self._keep_power(box, power.woken(token[:MOST_NAME], self._worker, now_ms, as_ms(boot_seconds)))
+
+    async def rest(
+        self, box: str, token: str, *, idle_seconds: float, after_seconds: float, claim_seconds: float
+    ) -> bool:
+        """Whether this worker is to put the box to sleep; see `picture.Boxes`."""
+        now_ms, name, power = self._now_ms(), box[:MOST_NAME], self._power(box)
+        is_busy = any(call.box == name for call in self._calls.values()) or any(
+            place.box == name for call in self._waiting.values() for place in call.candidates
+        )
+        power = power.used(now_ms, as_ms(idle_seconds), is_busy=is_busy)
+        self._keep_power(box, power)
+        return self._keep_power(
+            box, power.rested(token[:MOST_NAME], now_ms, as_ms(after_seconds), as_ms(claim_seconds))
+        )
+
+    async def slept(self, box: str, token: str, *, is_asleep: bool, pause_seconds: float) -> None:
+        """What came of that."""
+        now_ms, power = self._now_ms(), self._power(box)
+        tell = power.slept if is_asleep else power.stayed
+        self._keep_power(box, tell(token[:MOST_NAME], now_ms, as_ms(pause_seconds)))
+
+    def _power(self, box: str) -> Power:
+        return self._boxes.get(box[:MOST_NAME], _Known()).seen.power
+
+    def _keep_power(self, box: str, power: Power | None) -> bool:
+        """Whether there is one, and room for it."""
+        name = box[:MOST_NAME]
+        if power is None or (name not in self._boxes and len(self._boxes) >= MOST_BOXES):
+            return False
+        known = self._boxes.get(name, _Known())
+        until_ms = self._now_ms() + as_ms(SEEN_SECONDS)
+        self._boxes[name] = replace(known, until_ms=until_ms, seen=replace(known.seen, power=power))
+        return True
 
     async def leave(self) -> None:
         """Give back all that this worker holds and waits for."""

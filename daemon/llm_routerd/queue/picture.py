@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from msgspec import Struct, field
 
 from llm_routerd.protocol.keys import LANES, Lane
+from llm_routerd.queue.power import Power
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ LEASE_SECONDS = 30.0  # renewed every ten
 MOST_LEASE_SECONDS = 300.0  # MOST_LEASED_MS in boxes.lua
 REPORT_SECONDS = 60.0  # how long is true what was seen to be resident
 SEEN_SECONDS = 86_400.0  # how long load times and tokens/s are remembered
+MOST_KEPT_SECONDS = 172_800.0  # MOST_KEPT_MS
 MOST_DOWN_SECONDS = 3_600.0
 MOST_SECONDS = 86_400.0  # of an estimate, or of having waited
 MOST_NAME = 256
@@ -42,7 +44,7 @@ MOST_TOLD = 1_000  # of those that wait, in one picture, and of those that hold 
 MOST_NUMBER = 10**14 - 1  # what a server's cjson writes without losing digits
 
 Quiet = Literal["", "any", "resident"]
-Verdict = Literal["granted", "full", "contended", "elsewhere", "unkept"]
+Verdict = Literal["granted", "full", "contended", "asleep", "elsewhere", "unkept"]
 
 
 class CallDetails(Struct, frozen=True, kw_only=True):
@@ -87,6 +89,8 @@ class WaitingDetails(Struct, frozen=True, kw_only=True):
         tokens: of its answer, as estimated; 0: nobody knows.
         prompt_tokens: likewise.
         affinity: what calls with the same beginning have in common, whose caches one box may have; None: nothing.
+        begin_within: seconds from `since_ms` on within which it has to have a slot; 0: it has all the time.
+        end_within: likewise, an answer.
     """
 
     lane: Lane
@@ -96,6 +100,8 @@ class WaitingDetails(Struct, frozen=True, kw_only=True):
     tokens: int = 0
     prompt_tokens: int = 0
     affinity: str | None = None
+    begin_within: float = 0.0
+    end_within: float = 0.0
 
 
 class WaitingCall(WaitingDetails, frozen=True, kw_only=True):
@@ -123,7 +129,7 @@ class BoxReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
         resident: bytes by model (0: unknown); None: it says nothing of that, nor of `loading`.
         loading: models that are being loaded.
         load_seconds, tokens_per_second: by model, of those that it has seen; smoothed, if at all, by who reports.
-        down_seconds: for how long nobody shall ask it; 0: it is not down; None: as before.
+        down_seconds: for how long nobody shall ask it; 0: it has answered, and is not down; None: as before.
     """
 
     resident: Mapping[str, int] | None = None
@@ -148,6 +154,7 @@ class BoxSeen(Struct, frozen=True, kw_only=True):
         loading: since when (ms), by model.
         load_seconds, tokens_per_second: by model, as they were last seen.
         down_until_ms: not to be asked before; None: it is not down.
+        power: whether it is awake, of one that sleeps at times.
     """
 
     resident: Mapping[str, Resident] | None = None
@@ -155,6 +162,7 @@ class BoxSeen(Struct, frozen=True, kw_only=True):
     load_seconds: Mapping[str, float] = field(default_factory=dict)
     tokens_per_second: Mapping[str, float] = field(default_factory=dict)
     down_until_ms: int | None = None
+    power: Power = Power()
 
 
 class Picture(Struct, frozen=True, kw_only=True):
@@ -179,8 +187,8 @@ class Occupied(Struct, frozen=True, kw_only=True):
 
     Attributes:
         verdict: "granted"; "full": none is free for this lane; "contended": whoever has not looked has to;
-            "elsewhere": the token holds one of another box; "unkept": the server refuses to keep any picture, so that
-            each worker has to count for itself.
+            "asleep": the box has been put to sleep; "elsewhere": the token holds one of another box; "unkept": the
+            server refuses to keep any picture, so that each worker has to count for itself.
         running: the calls that hold a slot of the box, this one included.
     """
 
@@ -189,7 +197,13 @@ class Occupied(Struct, frozen=True, kw_only=True):
 
 
 class Boxes(Protocol):
-    """The verbs, for one worker.  Each may be repeated: what has been done is not done twice."""
+    """The verbs, for one worker.  Each may be repeated: what has been done is not done twice.
+
+    Attributes:
+        refusal: why nobody has kept, or shown, what was asked last; None: it was.
+    """
+
+    refusal: str | None
 
     async def wait(self, calls: Sequence[Waits]) -> None:
         """Tell of calls that wait, or refresh them; what holds a slot does not wait."""
@@ -200,7 +214,14 @@ class Boxes(Protocol):
         ...
 
     async def occupy(
-        self, token: str, details: CallDetails, *, slots: int, reserve: int = 0, quiet: Quiet = ""
+        self,
+        token: str,
+        details: CallDetails,
+        *,
+        slots: int,
+        reserve: int = 0,
+        quiet: Quiet = "",
+        sleeps: bool = False,
     ) -> Occupied:
         """Take a slot of a box, if one is free; the call then waits no more.
 
@@ -212,6 +233,8 @@ class Boxes(Protocol):
             quiet: for whoever has not looked whose turn it is: only where no call waits for any box, none of another
                 model is on this one, and it is up ("any"); and, of one that tells, where its model is there
                 ("resident").
+            sleeps: the box sleeps at times: then none is given while it does, nor, without a look, unless it has just
+                answered.
         """
         ...
 
@@ -233,6 +256,34 @@ class Boxes(Protocol):
 
     async def report(self, box: str, report: BoxReport) -> None:
         """Tell what was seen of a box."""
+        ...
+
+    async def wake(self, box: str, token: str, *, boot_seconds: float) -> bool:
+        """Whether this worker is to wake the box: see `Power.woken`.
+
+        Args:
+            box: its name.
+            token: of the asking, used for no other one.
+            boot_seconds: that a boot takes, as expected.
+        """
+        ...
+
+    async def rest(
+        self, box: str, token: str, *, idle_seconds: float, after_seconds: float, claim_seconds: float
+    ) -> bool:
+        """Whether this worker is to put the box to sleep, on which then no call begins: see `Power.rested`.
+
+        Args:
+            box: its name.
+            token: of the asking, used for no other one.
+            idle_seconds: for which this worker has not used it.
+            after_seconds: for which no worker may have, and no call run there or wait for it.
+            claim_seconds: within which it will be done.
+        """
+        ...
+
+    async def slept(self, box: str, token: str, *, is_asleep: bool, pause_seconds: float) -> None:
+        """Whoever was to put the box to sleep has done so, and it is off in so long; or not: no sooner again."""
         ...
 
     async def leave(self) -> None:
@@ -274,6 +325,8 @@ def bounded_waiting(details: WaitingDetails) -> WaitingDetails:
         tokens=min(max(0, details.tokens), MOST_NUMBER),
         prompt_tokens=min(max(0, details.prompt_tokens), MOST_NUMBER),
         affinity=_cut(details.affinity),
+        begin_within=seconds_within(details.begin_within, MOST_SECONDS),
+        end_within=seconds_within(details.end_within, MOST_SECONDS),
     )
 
 
@@ -297,6 +350,11 @@ def bounded_report(report: BoxReport) -> BoxReport:
 def seconds_within(seconds: float, most: float) -> float:
     """From 0 to `most`; what is no number is 0."""
     return min(seconds, most) if seconds > 0 else 0.0  # NaN is not
+
+
+def as_ms(seconds: float) -> int:
+    """Of a time that somebody gives, bounded as such."""
+    return round(seconds_within(seconds, MOST_KEPT_SECONDS) * 1000)
 
 
 def _numbers(by_model: Mapping[str, float]) -> dict[str, float]:

@@ -9,7 +9,8 @@ The rules:
   cooldown, and needs no probe afterwards: it told us, we did not guess.
 - The verdict on a call that began before the last cooldown says nothing about the time after it.  Else the many calls
   that a dying server takes along would double its cooldown once each.
-- A probe of our own (`examinable`, `examined`) may end a cooldown, once in each.
+- A probe of our own (`examinable`, `examined`) may end a cooldown, once in each; that its machine was off and is up
+  again (`restarted`) ends any.
 """
 
 from __future__ import annotations
@@ -184,6 +185,13 @@ class Breaker:
             self._was_examined = True
         elif self.tripped:
             self._forget()
+            self._recover()
+
+    def restarted(self) -> None:
+        """Its machine is up again: no failure from before says anything of it, nor does a call that began before."""
+        self._forget()
+        self._trips += 1
+        if self.tripped:
             self._recover()
 
     def told_to_wait(self, passed: Pass, code: AttemptCode, seconds: float, now: float) -> None:

@@ -123,6 +123,11 @@ class DeploymentBreaker:
         for each in self._in_the_way_of(tenant):
             each.examined(answers=answers)
 
+    def restarted(self) -> None:
+        """Its machine is up again."""
+        for each in (self._everyones, *self._of_tenant.values()):
+            each.restarted()
+
     def worst(self, now: float, tenant: str) -> Breaker:
         """The one that keeps a tenant away, if any does."""
         return max(self._in_the_way_of(tenant), key=lambda each: (each.state_at(now) is not State.HEALTHY, each.until))

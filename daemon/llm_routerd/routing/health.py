@@ -157,6 +157,12 @@ class Health:
         if record is not None:
             record.breaker.examined(tenant, answers=answers)
 
+    def restarted(self, name: str) -> None:
+        """Its machine was off and is up again: how it did before is forgotten."""
+        record = self._records.get(name)
+        if record is not None:
+            record.breaker.restarted()
+
     def score(self, name: str) -> float:
         """How long a first token may take, weighed with the calls in flight; the smaller, the better."""
         record = self._records.get(name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llm_routerd.fleet.waits import Wait
     from llm_routerd.protocol.keys import Lane
 
+_LEAST_SECONDS = 0.001
 UNKNOWN_SECONDS = 10.0  # that a call is taken to last
 
 
@@ -32,6 +33,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
         since: loop time since which it waits, where it has waited or run before; None: from now on.
         is_firm: it is not cut any more for others.
         on_wait: told what each plan says of the wait, some times a second; it neither blocks nor raises.
+        begin_by: loop time at which it is given up without a slot; None: never.
+        end_by: likewise, without an answer.
     """
 
     members: Sequence[Deployment]
@@ -43,6 +46,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     since: float | None = None
     is_firm: bool = False
     on_wait: Callable[[Wait], None] = lambda _wait: None
+    begin_by: float | None = None
+    end_by: float | None = None
 
 
 class Slot:
@@ -116,7 +121,13 @@ class WaitingForSlot:
             tokens=self._tokens,
             prompt_tokens=wanted.prompt_tokens(),
             affinity=wanted.key or None,
+            begin_within=self._within(wanted.begin_by),
+            end_within=self._within(wanted.end_by),
         )
+
+    def _within(self, by: float | None) -> float:
+        """Seconds from when it began to wait; 0: there is no end."""
+        return 0.0 if by is None else max(_LEAST_SECONDS, by - self.since)
 
     def told(self, token: str, now: float) -> Waits:
         """How they are told."""

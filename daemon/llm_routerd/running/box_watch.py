@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llm_routerd.fleet.estimates import Seen, observe
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.queue.picture import BoxReport
-from llm_routerd.running.boxes import resident_name
+from llm_routerd.running.boxes import ASK_SECONDS, resident_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.backend import Backend
 
 WATCH_SECONDS = 5.0  # so often a box that is used is asked what it has loaded
-ASK_SECONDS = 2.0
 FIRST_LOOK_SECONDS = 0.5
+_SERVER_ERROR = 500
 SAMPLE_SECONDS = 0.05  # so far apart are the calls that count
+BOOT_LOOK_SECONDS = 1.0  # so often one that may be booting is asked whether it answers
 DOWN_SECONDS = 5.0  # so long a box that does not answer is not asked for calls
 
 
@@ -32,6 +33,7 @@ class BoxWatch:
         report: tells all workers what was seen of a box.
         later: does what nobody waits for.
         on_news: called when something has been seen.
+        is_used: whether calls run on a box, of any worker.
 
     Attributes:
         askable: by box the deployment by which it is asked what it has in memory; of others that is not known.
@@ -43,17 +45,21 @@ class BoxWatch:
         backend: Callable[[str], Backend],
         *,
         report: Callable[[str, BoxReport], Awaitable[None]],
-        later: Callable[[Callable[[], Awaitable[None]]], asyncio.Task[None]],
+        later: Callable[[Callable[[], Awaitable[object]]], asyncio.Task[None]],
         on_news: Callable[[], None],
+        is_used: Callable[[str], bool],
     ) -> None:
         members = [each for each in config.deployments.values() if each.box is not None]
         self.askable: Mapping[str, str] = {
             each.box or "": each.name for each in members if config.boxes[each.box or ""].kind == "ollama"
         }
+        # By box the deployment by which one that can be woken is asked whether it answers.
+        self._wakeable = {each.box or "": each.name for each in members if config.boxes[each.box or ""].wake}
         self._backend = backend
         self._report = report
         self._later = later
         self._on_news = on_news
+        self._is_used = is_used
         self._due: dict[str, float] = {}  # by box: loop time of the next look
         self._seen: dict[tuple[str, str, str], Seen] = {}
         self._untold: dict[str, set[str]] = {}  # by box: models whose speed has been seen since it was told
@@ -68,7 +74,7 @@ class BoxWatch:
         now = self._loop.time()
         due = [box for box in used if self._due.get(box, float("-inf")) <= now]
         new = [box for box in due if box not in self._due and box in self.askable]
-        looks = {box: self._later(lambda box=box: self._look_at(box)) for box in due}  # type: ignore[misc]
+        looks = {box: self._later(lambda box=box: self.look_at(box)) for box in due}  # type: ignore[misc]
         for box in due:
             self._due[box] = now + WATCH_SECONDS
         if new:
@@ -98,21 +104,41 @@ class BoxWatch:
             return 0
         return max(1, round(seen.value if max_tokens is None else min(seen.value, max_tokens)))
 
-    async def _look_at(self, box: str) -> None:
+    async def look_at(self, box: str) -> bool:
+        """Ask one box, and tell all workers; returns whether it answers, as far as that can be told."""
         speeds = {model: self._seen["speed", box, model].value for model in self._untold.pop(box, ())}
-        if box not in self.askable:
+        if box not in self.askable and box not in self._wakeable:
             if speeds:
                 await self._report(box, BoxReport(tokens_per_second=speeds))
-            return
+            return True
+        try:
+            answers, resident = await self._asked(box)
+        except TimeoutError:
+            if box in self._wakeable and self._is_used(box):
+                return True  # it works, and has no time for us: nobody is to take that for sleep
+            answers, resident = False, None
+        down_seconds = 0.0 if answers else DOWN_SECONDS
+        if not answers and box in self._wakeable:
+            self._due[box] = self._loop.time() + BOOT_LOOK_SECONDS
+        await self._report(box, BoxReport(resident=resident, down_seconds=down_seconds, tokens_per_second=speeds))
+        self._on_news()
+        return answers
+
+    async def _asked(self, box: str) -> tuple[bool, Mapping[str, int] | None]:
+        """Whether it answers, and what it has in memory, if it tells.
+
+        Raises:
+            TimeoutError: it does not say.
+        """
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                resident = await self._backend(self.askable[box]).resident()
-        except (BackendError, TimeoutError):
-            report = BoxReport(down_seconds=DOWN_SECONDS, tokens_per_second=speeds)
-        else:
-            report = BoxReport(resident=resident, down_seconds=0.0, tokens_per_second=speeds)
-        await self._report(box, report)
-        self._on_news()
+                if box in self.askable:
+                    return True, await self._backend(self.askable[box]).resident()
+                await self._backend(self._wakeable[box]).window()
+        except BackendError as error:
+            # A server that says no is there; one that cannot yet is loading.
+            return box not in self.askable and error.status is not None and error.status < _SERVER_ERROR, None
+        return True, None
 
     def _average(self, what: str, box: str, model: str, value: float) -> float:
         key = what, box, model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llm_routerd.fleet.estimates import Estimates, Seen
-from llm_routerd.fleet.picture import Box, BoxView, Loading, Picture, Place, Resident, Running, Waiting
+from llm_routerd.fleet.picture import Box, BoxView, Loading, Picture, Place, Resident, Running, Waiting, Waking
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llm_routerd.queue.picture import Picture as SharedPicture
 
 _GIGABYTE = 10**9
+ASK_SECONDS = 2.0  # so long whether a box answers is waited for
 
 
 def resident_name(deployment: Deployment) -> str:
@@ -58,6 +59,8 @@ def plannable(
             prompt_tokens=each.prompt_tokens,
             key=each.affinity or "",
             turn=turns.get(each.token) if each.turn_ms is None else each.turn_ms / 1000,
+            begin_by=(each.since_ms / 1000 + each.begin_within) if each.begin_within else None,
+            end_by=(each.since_ms / 1000 + each.end_within) if each.end_within else None,
         )
         for each in shared.waiting
     )
@@ -69,7 +72,10 @@ def _view(
 ) -> BoxView:
     seen = shared.boxes.get(box.name)
     running = [each for each in shared.calls if each.box == box.name]
+    waking = _waking(box, seen, shared.now_ms)
     residents = _residents(box.name, seen, pinned)
+    if waking is not None:  # what was in its memory is not there any more
+        residents = () if box.kind == "ollama" else None
     loading = () if residents is None else _loading(residents, running)
     memory = round(box.memory_gb * _GIGABYTE)
     if residents and loading:
@@ -93,7 +99,46 @@ def _view(
             )
             for each in running
         ),
-        down_until=0.0 if seen is None or seen.down_until_ms is None else seen.down_until_ms / 1000,
+        down_until=_down_until(box, seen, shared.now_ms) / 1000,
+        waking=waking,
+    )
+
+
+def boot_seconds(box: ConfiguredBox, seen: BoxSeen | None) -> float:
+    """From the packet until it answers, as was seen, or as the operator says."""
+    return (0.0 if seen is None else seen.power.boot_seconds) or box.wake_seconds
+
+
+def has_awoken(box: ConfiguredBox, before: SharedPicture, now: SharedPicture) -> bool:
+    """Whether a box that can be woken, and was, or was put to sleep, or silent, has answered since."""
+    earlier, later = before.boxes.get(box.name), now.boxes.get(box.name)
+    if not box.wake or earlier is None or later is None or not later.power.is_awake(now.now_ms):
+        return False
+    power = earlier.power
+    return bool(power.woken_ms or power.asleep_ms or earlier.down_until_ms is not None)
+
+
+def _down_until(box: ConfiguredBox, seen: BoxSeen | None, now_ms: int) -> int:
+    """No call begins there before (ms); where it may be asleep, not before somebody has looked whether it is."""
+    if seen is not None and seen.down_until_ms is not None:
+        return seen.down_until_ms
+    is_unsure = box.wake and (seen is None or not seen.power.is_awake(now_ms))
+    return now_ms + round(ASK_SECONDS * 1000) if is_unsure else 0
+
+
+def _waking(box: ConfiguredBox, seen: BoxSeen | None, now_ms: int) -> Waking | None:
+    """Of a box that does not answer and can be woken; None: it does, or nobody knows, or nobody can."""
+    if not box.wake or seen is None or seen.power.is_awake(now_ms):
+        return None
+    power = seen.power
+    if not (power.asleep_ms or power.woken_ms or seen.down_until_ms is not None):
+        return None
+    boots = bool(power.woken_ms) and now_ms < power.boots_until_ms
+    return Waking(
+        boot_seconds=boot_seconds(box, seen),
+        woken=power.woken_ms / 1000 if boots else None,
+        not_before=power.wake_after_ms / 1000,
+        is_late=bool(power.woken_ms) and not boots,
     )
 
 

@@ -175,7 +175,8 @@ class Caller:
         give_up = self._loop.time() + self._within(math.inf if ask.is_last else ask.deployment.queue_timeout)
         why = "none of its boxes may be asked any more"
         while members:
-            slot = await fleet.take(self._wanted(ask, members), seconds=max(0.0, give_up - self._loop.time()))
+            wanted = self._wanted(ask, members, give_up)
+            slot = await fleet.take(wanted, seconds=max(0.0, give_up - self._loop.time()))
             if isinstance(slot, str):
                 why = slot
                 break
@@ -187,7 +188,7 @@ class Caller:
             members.remove(slot.deployment)  # it has begun to cool down while we waited
         return Turn(Rejection(code=AttemptCode.BUSY, reason=why), called=False)
 
-    def _wanted(self, ask: Ask, members: list[Deployment]) -> Wanted:
+    def _wanted(self, ask: Ask, members: list[Deployment], give_up: float) -> Wanted:
         if self._waits_since is None:
             self._waits_since = self._loop.time()
         return Wanted(
@@ -200,6 +201,8 @@ class Caller:
             since=self._waits_since,
             is_firm=ask.is_firm,
             on_wait=self._notice.of_slot(members),
+            begin_by=None if math.isinf(give_up) else give_up,
+            end_by=self._deadline,
         )
 
     async def _turn_in_slot(self, ask: Ask, slot: Slot) -> Turn:

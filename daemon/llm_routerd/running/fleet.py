@@ -19,12 +19,15 @@ from msgspec.structs import replace
 from llm_routerd.fleet.picture import Rules
 from llm_routerd.fleet.plan import make_plan
 from llm_routerd.logs import get_logger
+from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.queue.local_boxes import LocalBoxes
-from llm_routerd.queue.picture import Picture
+from llm_routerd.queue.picture import BoxReport, Picture
 from llm_routerd.running.box_calls import UNKNOWN_SECONDS, Slot, WaitingForSlot, Wanted, call_details
-from llm_routerd.running.box_watch import WATCH_SECONDS, BoxWatch
-from llm_routerd.running.boxes import plannable, resident_name
+from llm_routerd.running.box_watch import DOWN_SECONDS, WATCH_SECONDS, BoxWatch
+from llm_routerd.running.boxes import boot_seconds, has_awoken, plannable, resident_name
 from llm_routerd.running.kept_slots import KeptSlots
+from llm_routerd.running.sleeping import Sleeping
+from llm_routerd.running.waking import Waking
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,6 +57,7 @@ class Fleet:
 
     Attributes:
         shared: the picture of all workers; None: there is that of this process alone.
+        on_awake: called with a deployment whose box was asleep, and is awake now.
         on_waiting: called when more or fewer calls wait than before.
     """
 
@@ -66,13 +70,17 @@ class Fleet:
         self._own = LocalBoxes(worker=self._worker)
         self.shared: Boxes | None = None
         self.on_waiting: Callable[[], None] = lambda: None
+        self.on_awake: Callable[[Deployment], None] = lambda _deployment: None
         self._watch = BoxWatch(
             config,
             backend,
-            report=lambda box, report: self._now().report(box, report),
+            report=self._report,
             later=self._later,
             on_news=self._wake,
+            is_used=lambda box: any(call.box == box for call in self._last.calls),
         )
+        self._waking = Waking(config.boxes, self._now, self._watch.look_at)
+        self._sleeping = Sleeping(config.boxes, lambda: self.shared, self._watch.look_at)
         self._waiting: dict[str, WaitingForSlot] = {}
         self._waiting_of: Counter[Lane] = Counter()
         self._told_count = 0  # of those, whom a look has found no slot for
@@ -81,6 +89,7 @@ class Fleet:
         self._turns: dict[str, float] = {}
         self._served: OrderedDict[str, str] = OrderedDict()
         members = [each for each in config.deployments.values() if each.box is not None]
+        self._members = members
         self._pinned = {(each.box or "", resident_name(each)) for each in members if each.pin}
         self._last = Picture(now_ms=0)
         self._looked = float("-inf")  # loop time of that
@@ -114,7 +123,9 @@ class Fleet:
         box = self._boxes[deployment.box or ""]
         quiet: Quiet = "resident" if box.name in self._watch.askable else "any"
         token, details = secrets.token_hex(8), call_details(wanted, deployment, UNKNOWN_SECONDS)
-        occupied = await self._now().occupy(token, details, slots=box.slots, reserve=box.reserve, quiet=quiet)
+        occupied = await self._now().occupy(
+            token, details, slots=box.slots, reserve=box.reserve, quiet=quiet, sleeps=bool(box.wake)
+        )
         if occupied.verdict != "granted":
             return None
         if self._loop.time() > self._looked + LOOK_SECONDS:  # the loop rests, for nothing was held
@@ -127,6 +138,7 @@ class Fleet:
 
     def _hold(self, slot: Slot) -> Slot:
         self._held[slot.token] = slot
+        self._sleeping.used(slot.deployment.box or "")
         self._drive()
         return slot
 
@@ -186,6 +198,7 @@ class Fleet:
         """The call is over."""
         if self._held.pop(slot.token, None) is None:
             return
+        self._sleeping.used(slot.deployment.box or "")
         if not (self._is_quiet() and self._kept.keep(slot)):
             self._now().drop(slot.token)
         if self._waiting:
@@ -199,6 +212,19 @@ class Fleet:
         """The call brought so many tokens in so many seconds."""
         self._watch.answered(slot.deployment, tokens, seconds)
 
+    def fell_silent(self, deployment: Deployment, code: AttemptCode) -> bool:
+        """Whether a call found nobody at a box that can be woken: that says nothing of the deployment's health."""
+        box = self._boxes.get(deployment.box or "")
+        if box is None or not box.wake or code is not AttemptCode.CONNECT:
+            return False
+        self._kept.give_back()
+        self._later(lambda: self._report(box.name, BoxReport(down_seconds=DOWN_SECONDS)))
+        return True
+
+    def start(self) -> None:
+        """Put boxes to sleep from now on, which have that in their configuration."""
+        self._sleeping.start()
+
     async def leave(self) -> None:
         """Give back at once all that this worker holds, for it ends; what is not heard in time, the leases tell."""
         if self._boxes:
@@ -209,6 +235,8 @@ class Fleet:
     async def aclose(self) -> None:
         """Stop."""
         self._kept.give_back()
+        await self._waking.aclose()
+        await self._sleeping.aclose()
         if self._driving is not None:
             self._driving.cancel()
             await asyncio.gather(self._driving, return_exceptions=True)
@@ -254,8 +282,11 @@ class Fleet:
         return self._rules.preempt and any(each.is_cuttable for each in self._held.values())
 
     async def _look(self) -> Picture:
-        self._last = await self._now().look()
+        before, self._last = self._last, await self._now().look()
         self._looked = self._loop.time()
+        for each in self._members:
+            if has_awoken(self._boxes[each.box or ""], before, self._last):
+                self.on_awake(each)
         return self._last
 
     async def _step(self) -> None:
@@ -290,6 +321,8 @@ class Fleet:
             slot = self._held.get(cut.token)
             if slot is not None:
                 slot.cut()
+        for box in plan.wakes:
+            self._waking.wake(box, boot_seconds(self._boxes[box], self._last.boxes.get(box)))
         return [each.token for each in picture.waiting if each.turn_ms is None and each.token in self._turns]
 
     def _with_ours(self, picture: Picture) -> Picture:
@@ -335,10 +368,9 @@ class Fleet:
             return False
         box, deployment = self._boxes[begin.box], call.members[begin.box]
         details = call_details(call.wanted, deployment, begin.seconds)
-        occupied = await boxes.occupy(begin.token, details, slots=box.slots, reserve=box.reserve)
+        occupied = await boxes.occupy(begin.token, details, slots=box.slots, reserve=box.reserve, sleeps=bool(box.wake))
         if occupied.verdict == "unkept" and boxes is self.shared:
-            log.warning("boxes_not_shared", why="the server keeps no picture of them: each worker counts for itself")
-            self.shared = None
+            self._count_alone()
             return True
         if occupied.verdict != "granted":
             return False
@@ -355,10 +387,22 @@ class Fleet:
         if len(self._served) > _MOST_SERVED:
             self._served.popitem(last=False)
 
+    async def _report(self, box: str, report: BoxReport) -> None:
+        """Tell all workers; where nobody keeps that, no box that may sleep would ever be known to be awake."""
+        boxes = self._now()
+        await boxes.report(box, report)
+        if boxes.refusal is not None and boxes is self.shared and self._boxes[box].wake:
+            self._count_alone()
+            await self._own.report(box, report)
+
+    def _count_alone(self) -> None:
+        log.warning("boxes_not_shared", why="the server keeps no picture of them: each worker counts for itself")
+        self.shared = None
+
     def _now(self) -> Boxes:
         return self._own if self.shared is None else self.shared
 
-    def _later(self, doing: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    def _later(self, doing: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
         """What nobody has to wait for."""
         task = asyncio.create_task(_ignoring(doing), name="fleet-tell")
         self._going.add(task)
@@ -366,7 +410,7 @@ class Fleet:
         return task
 
 
-async def _ignoring(doing: Callable[[], Awaitable[None]]) -> None:
+async def _ignoring(doing: Callable[[], Awaitable[object]]) -> None:
     try:
         await doing()
     except Exception:  # the lease tells what was not told

@@ -105,6 +105,7 @@ class Resources:
             if each.local
         }
         self.fleet = Fleet(config, backends.get, worker=consumer)
+        self.fleet.on_awake = lambda deployment: health.restarted(deployment.name)
         self.windows = Windows(config.deployments, backends.get)
         self.clocks = Clocks()
         self.validation = ValidationProcess()
@@ -116,6 +117,7 @@ class Resources:
 
         Of those on boxes the pinned ones alone: which others are loaded, and where, follows from what is asked for.
         """
+        self.fleet.start()
         chained = {name for chain in self.config.chains.values() for name in chain.deployments}
         for name, deployment in self.config.deployments.items():
             is_for_itself = deployment.box is None or deployment.pin  # else models push each other out

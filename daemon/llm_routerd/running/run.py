@@ -137,7 +137,8 @@ class Run:
             case Accepted():
                 self._chain_run.answered()
             case Rejection() as rejection:
-                self._chain_run.rejected(rejection, self._now(), turn.elapsed_seconds if turn.called else None)
+                says_nothing = self._resources.fleet.fell_silent(deployment, rejection.code) or not turn.called
+                self._chain_run.rejected(rejection, self._now(), None if says_nothing else turn.elapsed_seconds)
                 if turn.called:
                     self._tell_rejected(deployment, rejection, turn.elapsed_seconds)
         self._ledger.enter(deployment, turn)

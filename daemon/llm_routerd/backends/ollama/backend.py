@@ -128,7 +128,7 @@ class OllamaBackend:
         except BackendError as error:
             if error.code in {AttemptCode.NOT_FOUND, AttemptCode.UPSTREAM} and (found := await self._advice()):
                 return ProbeReport(ok=False, detail=f"is not Ollama{found}")
-            return ProbeReport(ok=False, detail=error.reason)
+            return ProbeReport(ok=False, detail=error.reason, is_silent=error.code is AttemptCode.CONNECT)
         return ProbeReport(
             ok=True,
             detail=("model in memory" if loaded else "model not in memory") + omitted,

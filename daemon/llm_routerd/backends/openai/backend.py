@@ -79,7 +79,8 @@ class OpenAIBackend:
             )
         except BackendError as error:
             if error.code is not AttemptCode.NOT_FOUND:
-                return ProbeReport(ok=False, detail=error.reason)
+                is_silent = error.code is AttemptCode.CONNECT
+                return ProbeReport(ok=False, detail=error.reason, is_silent=is_silent)
             found = await self._advice()
             ok, detail = not found, "answers, but not as OpenAI does" if found else "answers, but lists no models"
             detail += found

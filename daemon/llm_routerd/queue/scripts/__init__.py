@@ -296,6 +296,7 @@ def boxes_occupy(
     slots: int,
     reserve: int,
     quiet: str,
+    sleeps: bool,
     lease_ms: int,
     details: bytes,
 ) -> Any:
@@ -336,9 +337,37 @@ def boxes_report(
     """Merge what a worker has seen of a box with what is known."""
 
 
+@script
+def boxes_wake(*, boxes: Key, box: str, token: str, worker: str, boot_ms: int, keep_ms: int, most_boxes: int) -> Any:
+    """Ask whether this worker is to wake a box."""
+
+
+@script
+def boxes_rest(
+    *,
+    boxes: Key,
+    calls: Key,
+    waiting: Key,
+    box: str,
+    token: str,
+    idle_ms: int,
+    after_ms: int,
+    claim_ms: int,
+    keep_ms: int,
+    most_boxes: int,
+) -> Any:
+    """Tell for how long a box was not used, and ask whether this worker is to put it to sleep."""
+
+
+@script
+def boxes_slept(*, boxes: Key, box: str, token: str, is_asleep: bool, pause_ms: int, keep_ms: int) -> Any:
+    """Tell what came of putting a box to sleep."""
+
+
 # Those of a worker.  The others are the client's, and go to a server when it first asks for one.
 ALL = (
     take, claim, find_orphans, take_orphans, begin, queued, write, commit, sealed, renew, hand_back, pass_on, retire,
     mend, owned, dispatch, observe, hear, journal, news, withdraw, registry, boxes_wait, boxes_look, boxes_occupy,
-    boxes_release, boxes_renew, boxes_pass, boxes_leave, boxes_report,
+    boxes_release, boxes_renew, boxes_pass, boxes_leave, boxes_report, boxes_wake, boxes_rest,
+    boxes_slept,
 )  # fmt: skip

@@ -74,3 +74,61 @@ end
 local function keep(key, ms)
   if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
 end
+
+-- A number that can be one of ours; else 0.
+local function positive(value)
+  return type(value) == 'number' and value > 0 and value < 1e14 and value or 0
+end
+
+-- A table of what somebody says, whatever that is.
+local function table_of(value) return type(value) == 'table' and value or {} end
+
+-- A table that has something; cjson cannot tell what an empty one is of.
+local function some(found)
+  for _ in pairs(found) do return found end
+end
+
+-- What is known of a box.
+local function box_in(key, name, now)
+  local text = text_in(key, name)
+  return holds(text, now, MOST_KEPT_MS) and told_by(text) or {}
+end
+
+-- For so long a box that answered is known to be awake (power.AWAKE_SECONDS).
+local AWAKE_MS = 15000
+
+-- The longest pause between two wakings in vain (power.MOST_PAUSE_SECONDS).
+local MOST_PAUSE_MS = 900000
+
+-- Whether a box sleeps, was woken, is used (power.Power); what nobody has said, or cannot be, is 0 or ''.
+local function power_in(known, now)
+  local told, power = table_of(known.power), {}
+  for name in string.gmatch('awake woken boots_until wake_after asleep settled used rest_after', '%S+') do
+    local at = math.floor(positive(told[name .. '_ms']))
+    power[name .. '_ms'] = at <= now + MOST_KEPT_MS and at or 0
+  end
+  for _, name in ipairs({'wakings', 'boot_seconds'}) do power[name] = positive(told[name]) end
+  for _, name in ipairs({'woken_by', 'token'}) do power[name] = type(told[name]) == 'string' and told[name] or '' end
+  return power
+end
+
+-- Whether it answered a moment ago, and nobody has put it to sleep since.
+local function is_awake(power, now)
+  return power.awake_ms > now - AWAKE_MS and power.awake_ms <= now and power.asleep_ms == 0
+end
+
+-- Write what is known of a box, which counts until then.
+local function write_box(key, name, known, power, ends)
+  local kept = {}
+  for each, value in pairs(power) do
+    if value ~= 0 and value ~= '' then kept[each] = value end
+  end
+  local text = cjson.encode({
+    fresh_until_ms = math.floor(positive(known.fresh_until_ms)),
+    down_until_ms = math.floor(positive(known.down_until_ms)),
+    resident = some(table_of(known.resident)), loading = some(table_of(known.loading)),
+    load_seconds = some(table_of(known.load_seconds)),
+    tokens_per_second = some(table_of(known.tokens_per_second)), power = some(kept),
+  })
+  redis.call('HSET', key, name, '{"until_ms":' .. whole(ends) .. ',' .. string.sub(text, 2))
+end
