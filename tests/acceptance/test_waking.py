@@ -44,8 +44,8 @@ class Machine:
         await asyncio.sleep(BOOT_SECONDS)
         server = ChildProcess("-m", "tests.standin", "--port", str(self.port), *flags_of(BOX))
         self.server = await self._stack.enter_async_context(server)
-        await server.until(lambda line: (log_record(line) or {}).get("url"))
         self.pid.write_text(str(server.pid))
+        await server.until(lambda line: (log_record(line) or {}).get("url"))
 
 
 def boxes(machine: Machine, port: int, slept: Path) -> str:
