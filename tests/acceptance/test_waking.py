@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BOOT_SECONDS = 1.5
 BOX = Box(models={"qwen": Model(size=6 * GB, load_seconds=0.1)}, memory=8 * GB)
 KILL = (
-    "import os, signal, sys; os.kill(int(open(sys.argv[1]).read()), signal.SIGTERM); open(sys.argv[2], 'a').write('x')"
+    "import os, signal, sys; os.kill(int(open(sys.argv[1]).read()), signal.SIGKILL); open(sys.argv[2], 'a').write('x')"
 )
 
 
