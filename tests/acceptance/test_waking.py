@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BOOT_SECONDS = 1.5
 BOX = Box(models={"qwen": Model(size=6 * GB, load_seconds=0.1)}, memory=8 * GB)
 KILL = (
-    "import os, signal, sys; os.kill(int(open(sys.argv[1]).read()), signal.SIGTERM); open(sys.argv[2], 'a').write('x')"
+    "import os, signal, sys; os.kill(int(open(sys.argv[1]).read()), signal.SIGKILL); open(sys.argv[2], 'a').write('x')"
 )
 
 
@@ -44,8 +44,8 @@ class Machine:
         await asyncio.sleep(BOOT_SECONDS)
         server = ChildProcess("-m", "tests.standin", "--port", str(self.port), *flags_of(BOX))
         self.server = await self._stack.enter_async_context(server)
-        await server.until(lambda line: (log_record(line) or {}).get("url"))
         self.pid.write_text(str(server.pid))
+        await server.until(lambda line: (log_record(line) or {}).get("url"))
 
 
 def boxes(machine: Machine, port: int, slept: Path) -> str:

@@ -108,6 +108,22 @@ async def test_box_that_answers_is_not_woken(scene: Scene) -> None:
     assert await boxes.wake("attic", "k2", boot_seconds=BOOT)
 
 
+async def test_silence_from_before_it_answered_another_says_nothing(scene: Scene) -> None:
+    """Two workers look while it boots: the one that asked too early is the last to hear."""
+    boxes = await scene.boxes()
+    assert await boxes.wake("attic", "k1", boot_seconds=BOOT)
+    await scene.pass_time(30)
+    await boxes.report("attic", UP)
+    await scene.pass_time(1)
+    await boxes.report("attic", BoxReport(down_seconds=5.0, age_seconds=2.5))
+    picture = await boxes.look()
+    assert picture.boxes["attic"].power.is_awake(picture.now_ms)
+    assert picture.boxes["attic"].down_until_ms is None
+    assert not await boxes.wake("attic", "k2", boot_seconds=BOOT)
+    await boxes.report("attic", BoxReport(down_seconds=5.0, age_seconds=0.1))
+    assert await boxes.wake("attic", "k3", boot_seconds=BOOT)
+
+
 async def test_what_a_boot_takes_is_learnt(scene: Scene) -> None:
     """From the packet to the first answer, the newest counting half; not of one that came when it was given up."""
     boxes = await scene.boxes()

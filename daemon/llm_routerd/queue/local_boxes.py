@@ -66,7 +66,8 @@ class _Known(Struct, frozen=True, kw_only=True):
             loading = {model: before.loading.get(model, now_ms) for model in said.loading}
             fresh_until_ms = now_ms + fresh_ms
         down_until_ms, power = before.down_until_ms, before.power
-        if said.down_seconds is not None:
+        is_old = bool(said.down_seconds) and power.awake_ms > now_ms - said.age_seconds * 1000
+        if said.down_seconds is not None and not is_old:
             down_until_ms = now_ms + round(said.down_seconds * 1000)
             power = power.silent() if said.down_seconds > 0 else power.answered(now_ms)
         seen = BoxSeen(

@@ -130,6 +130,7 @@ class BoxReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
         loading: models that are being loaded.
         load_seconds, tokens_per_second: by model, of those that it has seen; smoothed, if at all, by who reports.
         down_seconds: for how long nobody shall ask it; 0: it has answered, and is not down; None: as before.
+        age_seconds: how long ago it was asked: if it has answered somebody since, it is not down.
     """
 
     resident: Mapping[str, int] | None = None
@@ -137,6 +138,7 @@ class BoxReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     load_seconds: Mapping[str, float] = field(default_factory=dict)
     tokens_per_second: Mapping[str, float] = field(default_factory=dict)
     down_seconds: float | None = None
+    age_seconds: float = 0.0
 
 
 class Resident(Struct, frozen=True, kw_only=True):
@@ -344,6 +346,7 @@ def bounded_report(report: BoxReport) -> BoxReport:
         load_seconds=_numbers(report.load_seconds),
         tokens_per_second=_numbers(report.tokens_per_second),
         down_seconds=None if down is None else seconds_within(down, MOST_DOWN_SECONDS),
+        age_seconds=seconds_within(report.age_seconds, MOST_DOWN_SECONDS),
     )
 
 

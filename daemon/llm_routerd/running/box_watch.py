@@ -111,6 +111,7 @@ class BoxWatch:
             if speeds:
                 await self._report(box, BoxReport(tokens_per_second=speeds))
             return True
+        began = self._loop.time()
         try:
             answers, resident = await self._asked(box)
         except TimeoutError:
@@ -120,7 +121,13 @@ class BoxWatch:
         down_seconds = 0.0 if answers else DOWN_SECONDS
         if not answers and box in self._wakeable:
             self._due[box] = self._loop.time() + BOOT_LOOK_SECONDS
-        await self._report(box, BoxReport(resident=resident, down_seconds=down_seconds, tokens_per_second=speeds))
+        report = BoxReport(
+            resident=resident,
+            down_seconds=down_seconds,
+            tokens_per_second=speeds,
+            age_seconds=self._loop.time() - began if box in self._wakeable else 0.0,
+        )
+        await self._report(box, report)
         self._on_news()
         return answers
 

@@ -3,7 +3,7 @@
 -- Arguments: box; fresh_ms, for which its resident and loading models count; keep_ms, for which all else does; most, of
 --   its models; most_boxes, of which something is told: a further one is not; details, JSON, with any of
 --   {"resident":{model: bytes…},"loading":[model…],"load_seconds":{model: s…},"tokens_per_second":{model: n…},
---   "down_seconds":s}.
+--   "down_seconds":s,"age_seconds":s}.
 -- Returns 1; 0: there are too many boxes.
 -- With `resident`, both are what is said; without it, both stay.  A model is resident, or loading, since it was first
 -- seen so, if it was seen so all the time.  Of seconds and tokens what is said last counts, model by model.  Without
@@ -62,7 +62,9 @@ local function answered(power)
 end
 
 local down_until, power = positive(known.down_until_ms), power_in(known, now)
-if type(said.down_seconds) == 'number' then
+-- Somebody asked it before it answered another: that it was silent then says nothing any more.
+local is_old = positive(said.down_seconds) > 0 and power.awake_ms > now - positive(said.age_seconds) * 1000
+if type(said.down_seconds) == 'number' and not is_old then
   down_until = now + said.down_seconds * 1000
   if said.down_seconds > 0 then power.awake_ms = 0 else power = answered(power) end
 end
