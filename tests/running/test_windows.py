@@ -11,7 +11,7 @@ from llm_routerd.protocol.call import ANY_FACTORS, BackendError, Finish, Window
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.outcome import Usage
 from llm_routerd.routing.prompt_size import size_of, tokens_of
-from llm_routerd.running import windows
+from llm_routerd.running import model_window, windows
 from tests.running.asking import codes, request, resources_of, run, with_local
 from tests.support.fakes import FakeBackend, says
 from tests.support.texts import TEXTS
@@ -76,7 +76,7 @@ async def test_prompt_of_some_pages_asks_whatever_the_operator_allows(context: i
 
 async def test_window_is_asked_for_in_steps_and_kept_while_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is loaded for it first, once; a short prompt does not have it loaded anew, until some time later."""
-    monkeypatch.setattr(windows, "LARGE_SECONDS", 0.3)
+    monkeypatch.setattr(model_window, "LARGE_SECONDS", 0.3)
     resources, local, _ = resources_of(says("hi"), config=with_local(backend="ollama"))
     local.has_window = OLLAMA
     for tokens in (3_500, 2_500, 8_000):
@@ -131,7 +131,7 @@ async def test_model_that_cannot_be_loaded_for_so_much_is_asked_for_less() -> No
 
     local.on_warm = load
     for code in ("upstream", "upstream", "context_window"):  # 32768, half of it; for less the prompt is too long
-        assert codes(await run(resources, long_request(12_500))) == [code, None]
+        assert codes(await run(resources, long_request(14_000))) == [code, None]
     assert codes(await run(resources, long_request(4_000))) == [None]
     assert codes(await run(resources, request())) == [None]
     assert windows_asked_for(local) == [8_192, 8_192]
@@ -170,20 +170,24 @@ async def test_server_that_does_not_answer_about_its_window_holds_nobody_up(monk
 
 
 async def test_what_the_server_counts_is_learnt() -> None:
-    """Then a prompt is passed over that the first guess would have let through, and none that fits."""
+    """Then a smaller window is asked for, and no prompt is passed over for it that the first guess let through."""
 
     async def counts(_backend: FakeBackend, call: Call) -> AsyncGenerator[Delta | Finish, None]:
         tokens = round(size_of(call.messages).whole.likely)
         yield Finish(finish_reason="stop", text="hi", usage=Usage(prompt_tokens=tokens, completion_tokens=1))
 
-    resources, local, _ = resources_of(counts, config=with_local(backend="openai"))
-    local.has_window = Window(most=8_192)
-    assert codes(await run(resources, long_request(9_500))) == [None]  # it may be fewer
-    for _ in range(8):
+    resources, local, _ = resources_of(counts, config=with_local(backend="ollama"))
+    local.has_window = OLLAMA
+    resources.windows._deployed["local"].model.needed = lambda *_: None  # type: ignore[method-assign]
+    for _ in range(9):
         await run(resources, long_request(4_000))
-    assert local.calls[-1].token_factors == ANY_FACTORS
-    assert codes(await run(resources, long_request(10_600))) == ["context_window", None]
-    assert codes(await run(resources, long_request(8_000))) == [None]
+    await run(resources, long_request(6_000))
+    assert windows_asked_for(local) == [8_192] * 9 + [16_384]
+    assert local.calls[-2].token_factors != ANY_FACTORS
+    assert local.calls[0].token_factors == ANY_FACTORS
+    local.has_window = Window(most=8_192, is_asked_for=True)
+    resources.windows._deployed["local"].model.until = 0.0
+    assert codes(await run(resources, long_request(9_500))) == [None]  # it may be fewer
 
 
 async def test_what_a_server_loads_by_itself_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +196,7 @@ async def test_what_a_server_loads_by_itself_is_remembered(monkeypatch: pytest.M
     resources, local, _ = resources_of(says("hi"), config=with_local(backend="ollama"))
     local.has_window = Window(most=131_072, now=32_768, is_asked_for=True)
     await run(resources, request(prompt="word " * 1_000))
-    resources.windows._known["local"].asked = None  # ten minutes later
+    resources.windows._deployed["local"].model._needs.clear()  # ten minutes later
     local.has_window = Window(most=131_072, is_asked_for=True)
     await run(resources, long_request(2_500))
     assert windows_asked_for(local) == [32_768, 32_768]

@@ -120,11 +120,13 @@ class Window(Struct, frozen=True, kw_only=True):
         most: that it takes at all; None: nobody tells.
         now: that it takes as it is loaded, or would be; None: nobody tells.
         is_asked_for: a call may ask for more than `now`, by `num_ctx`; the model is then loaded anew.
+        loaded: that it is loaded with; None: it is not loaded, or nobody tells.
     """
 
     most: int | None = None
     now: int | None = None
     is_asked_for: bool = False
+    loaded: int | None = None
 
 
 class BackendError(RouterdError):

@@ -119,6 +119,9 @@ class AnthropicBackend:
     async def window(self) -> None:
         """See `Backend.window`: the protocol does not tell, and its owner refuses what is too much."""
 
+    async def loaded_window(self) -> None:
+        """See `Backend.loaded_window`."""
+
     async def resident(self) -> None:
         """See `Backend.resident`: nobody tells."""
 

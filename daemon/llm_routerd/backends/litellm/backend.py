@@ -104,6 +104,9 @@ class LitellmBackend:
     async def window(self) -> None:
         """See `Backend.window`: nobody tells."""
 
+    async def loaded_window(self) -> None:
+        """See `Backend.loaded_window`."""
+
     async def resident(self) -> None:
         """See `Backend.resident`: nobody tells."""
 

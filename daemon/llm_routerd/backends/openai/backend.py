@@ -154,6 +154,9 @@ class OpenAIBackend:
                 raise
             return None
 
+    async def loaded_window(self) -> None:
+        """See `Backend.loaded_window`."""
+
     async def resident(self) -> None:
         """See `Backend.resident`: nobody tells."""
 

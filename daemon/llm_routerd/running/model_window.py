@@ -1,0 +1,144 @@
+"""What is known of one model's window at one server, and which window its calls ask for.  Pure: it takes `now`.
+
+Ollama loads a model anew for each call that asks for another window than it has.  Several workers, and several
+deployments, may share a server; each asks for the larger of what its own prompts need and what the model is loaded
+with, as was seen a moment ago.  So they come to the same window, the largest that somebody needs.
+
+A window that only few prompts needed is given up `LARGE_SECONDS` after the last of them: whoever has needed it asks
+for less, and the others, who see that, follow.  If one of them needs it still, it asks for it again, once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from llm_routerd.routing.prompt_size import Gauge
+from llm_routerd.routing.window import FITS, LEAST_WINDOW, Fit
+
+if TYPE_CHECKING:
+    from llm_routerd.protocol.call import Window
+
+LARGE_SECONDS: Final = 600.0
+"""How long a window is asked for after the last prompt that needed it."""
+_RENEWED_SECONDS: Final = 60.0  # so long a need counts as just told
+_SHRINK_SECONDS: Final = 120.0  # so long may it take until a smaller window, which was asked for, is seen
+_TIMES_UNHEEDED: Final = 2
+
+
+class ModelWindow:
+    """Of one model at one server.
+
+    Attributes:
+        gauge: what its tokenizer makes of prompts.
+        window: what its server tells; None: nothing.
+        loaded: the window that it was last seen loaded with; None: it is not, or nobody tells.
+        until: time at which the server is to be asked again what the model takes.
+        looked: time at which it was seen what it is loaded with.
+    """
+
+    def __init__(self) -> None:
+        self.gauge = Gauge()
+        self.window: Window | None = None
+        self.loaded: int | None = None
+        self.until = float("-inf")
+        self.looked = float("-inf")
+        self._usual: int | None = None  # that its server takes by itself, or others have asked for
+        self._needs: dict[int, float] = {}  # by window: until when it is asked for
+        self._most: int | None = None  # more it could not be loaded with, or is not given
+        self._most_until = float("-inf")
+        self._shrinks_until = float("-inf")
+        self._answered_with: int | None = None  # the window of a call that was answered since the last look
+        self._unheeded = 0
+
+    @property
+    def in_force(self) -> int | None:
+        """The window that calls ask for at least; None: as the server likes."""
+        return max((*self._needs, self.loaded or 0), default=0) or None
+
+    @property
+    def as_before(self) -> Fit:
+        """How a prompt fits that is short."""
+        return FITS if self.in_force is None else Fit(num_ctx=self.in_force)
+
+    def told(self, window: Window | None, now: float) -> None:
+        """What the server tells of the model; None: it does not."""
+        self.window = window
+        if window is not None:
+            self.seen(window.loaded, now)
+            if not self._needs and window.now:
+                self._usual = window.now
+            self._correct()
+
+    def untold(self, until: float) -> None:
+        """The server did not answer, and is not asked again before that."""
+        self.until, self.looked = max(self.until, until), max(self.looked, until)
+
+    def seen(self, loaded: int | None, now: float) -> None:
+        """What it is loaded with; None: it is not, or the server does not tell."""
+        self.looked = now
+        if loaded is not None and loaded < LEAST_WINDOW:
+            loaded = None  # no model has so little
+        if now < self._shrinks_until and loaded is not None and loaded > (self.in_force or self._usual or 0):
+            return  # the smaller one has not come yet
+        self.loaded = loaded
+        if loaded is not None:
+            self._usual = min(self._usual or loaded, loaded)
+            self._compare(loaded, now)
+        self._correct()
+
+    def needed(self, fit: Fit, now: float) -> None:
+        """A call is made that fits so."""
+        if fit.num_ctx is not None and fit.needs is not None:
+            self._needs[fit.needs] = now + LARGE_SECONDS
+
+    def is_just_needed(self, window: int, now: float) -> bool:
+        """Whether it has been told a moment ago that prompts need this window."""
+        return self._needs.get(window, float("-inf")) > now + LARGE_SECONDS - _RENEWED_SECONDS
+
+    def answered(self, num_ctx: int | None) -> None:
+        """A call was answered that has asked for this window."""
+        self._shrinks_until = float("-inf")
+        self._answered_with = num_ctx
+        if num_ctx is not None and self.loaded is not None and self.loaded != num_ctx:
+            self.looked = float("-inf")  # see whether it was heeded
+
+    def not_loaded(self, num_ctx: int, now: float) -> None:
+        """The model could not be loaded with this window: for a while it is asked for less."""
+        self._bound(num_ctx // 2, now)
+        self.loaded, self.looked = None, float("-inf")
+
+    def bound(self, context: int) -> int:
+        """The most that is asked for, where the operator has set so much; 0: nothing bounds it."""
+        return min((each for each in (context, self._most) if each), default=0)
+
+    def forget(self, now: float) -> None:
+        """What has had its time."""
+        if now >= self._most_until:
+            self._most = None
+        before = max(self._needs, default=0)
+        if before and min(self._needs.values()) <= now:
+            self._needs = {window: until for window, until in self._needs.items() if until > now}
+            if max(self._needs, default=0) < before:
+                self._shrinks_until = now + _SHRINK_SECONDS
+                self.loaded = None
+                self._correct()
+
+    def _compare(self, loaded: int, now: float) -> None:
+        """Whether what was asked for is what there is; a server, or what stands before it, may pass over it."""
+        asked, self._answered_with = self._answered_with, None
+        if asked is not None:
+            self._unheeded = self._unheeded + 1 if loaded < asked else 0
+            if self._unheeded >= _TIMES_UNHEEDED:
+                self._bound(loaded, now)
+
+    def _bound(self, most: int, now: float) -> None:
+        self._most, self._most_until = max(most, LEAST_WINDOW), now + LARGE_SECONDS
+        self._needs = {window: until for window, until in self._needs.items() if window <= self._most}
+
+    def _correct(self) -> None:
+        """Have `window` say what it has now; not loaded, what it had when nobody had asked for more."""
+        if self.window is not None:
+            now = self.loaded or (self.window.now if self.window.loaded is None else None) or self._usual
+            self.window = replace(self.window, loaded=self.loaded, now=now)
