@@ -115,9 +115,11 @@ def how_cut(call: Call, prompt_tokens: int, windows: Collection[int], *, in_halv
     if not possible:
         return "whole"
     size = size_of(call.messages, call.tools, schema=call.schema, may_call=call.may_call or not call.tools)
-    if size.whole.scaled(call.token_factors).high <= min(possible):
+    whole = size.whole
+    factors = call.token_factors(whole.kind)
+    if whole.scaled(factors).high <= min(possible):
         return "whole"
-    size = size.scaled(call.token_factors)
+    size = size.scaled(factors)
     found = {_how_cut(size, prompt_tokens, window, in_halves=in_halves) for window in possible}
     return "cut" if "cut" in found else "messages" if "messages" in found else "whole"
 

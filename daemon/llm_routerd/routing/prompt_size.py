@@ -35,7 +35,8 @@ _MOST_PARTS: Final = 64
 
 _REMEMBERED: Final = 64
 _FEWEST: Final = 8  # samples of a kind before they count
-_WORTH_MEASURING: Final = 2_000  # tokens; of less the template is too great a part
+WORTH_MEASURING: Final = 2_000
+"""Tokens; of less the template is too great a part."""
 # So far may the next prompt of a kind be beyond what was seen of it.
 _BEYOND: Final = 1.25
 _CREDIBLE: Final = 4.0  # a count beyond this many times the guess is none of this prompt
@@ -75,7 +76,7 @@ class Gauge:
 
         Fewer than it can have are none of the whole: some servers leave out what they had cached.
         """
-        if counted < max(_WORTH_MEASURING, guess.low) or counted > guess.likely * _CREDIBLE:
+        if counted < max(WORTH_MEASURING, guess.low) or counted > guess.likely * _CREDIBLE:
             return
         self._ratios.setdefault(guess.kind, deque(maxlen=_REMEMBERED)).append(counted / guess.likely)
 

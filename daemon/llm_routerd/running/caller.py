@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from llm_routerd.judging.calls import CallRules
 from llm_routerd.judging.judge import Accepted, Judge
-from llm_routerd.protocol.call import ANY_FACTORS, Call
+from llm_routerd.protocol.call import Call
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import AttemptStarted
 from llm_routerd.protocol.outcome import Outcome, Rejection, Usage
@@ -347,7 +347,7 @@ class Caller:
             params=params,
             connect_seconds=self._within(deployment.connect_timeout),
             traceparent=request.traceparent,
-            token_factors=factors or ANY_FACTORS,
+            token_factors=factors,
         )
 
     def _more(self, deployment: Deployment, repair: str | None) -> tuple[dict[str, Any], ...]:

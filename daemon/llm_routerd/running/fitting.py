@@ -64,7 +64,8 @@ class Fitting:
 
     def begins(self, deployment: Deployment, warmth: Warmth) -> None:
         """The turn has its place."""
-        warmth.ask_for(self.fit.num_ctx, loaded=self._windows.begins(deployment, self.fit))
+        self.fit, loaded = self._windows.begins(deployment, self.fit)
+        warmth.ask_for(self.fit.num_ctx, loaded=loaded)
 
     def not_loaded(self, deployment: Deployment, cold: Rejection | None, warmth: Warmth) -> None:
         """The model was waited for, and this is why it is not there; where the window may be why, it is noted."""
@@ -93,9 +94,8 @@ class Fitting:
         self.fit = larger or self.fit
         return larger is not None
 
-    def asks_for(self, deployment: Deployment, params: dict[str, Any]) -> TokenFactors | None:
-        """Put the window into the parameters of a call; what is known of the model's tokens, where one is put there."""
-        if self.fit.num_ctx is None:
-            return None
-        params["num_ctx"] = self.fit.num_ctx
-        return self._windows.factors(deployment, self.prompt)
+    def asks_for(self, deployment: Deployment, params: dict[str, Any]) -> Callable[[int], TokenFactors]:
+        """Put the window into the parameters of a call; returns what is known of the model's tokens."""
+        if self.fit.num_ctx is not None:
+            params["num_ctx"] = self.fit.num_ctx
+        return self._windows.factors(deployment)

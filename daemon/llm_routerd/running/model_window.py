@@ -24,6 +24,7 @@ LARGE_SECONDS: Final = 600.0
 """How long a window is asked for after the last prompt that needed it."""
 _RENEWED_SECONDS: Final = 60.0  # so long a need counts as just told
 _SHRINK_SECONDS: Final = 120.0  # so long may it take until a smaller window, which was asked for, is seen
+_LEARN_SECONDS: Final = 1.0
 _TIMES_UNHEEDED: Final = 2
 
 
@@ -51,6 +52,7 @@ class ModelWindow:
         self._shrinks_until = float("-inf")
         self._answered_with: int | None = None  # the window of a call that was answered since the last look
         self._unheeded = 0
+        self._learnt = float("-inf")
 
     @property
     def in_force(self) -> int | None:
@@ -96,6 +98,13 @@ class ModelWindow:
     def is_just_needed(self, window: int, now: float) -> bool:
         """Whether it has been told a moment ago that prompts need this window."""
         return self._needs.get(window, float("-inf")) > now + LARGE_SECONDS - _RENEWED_SECONDS
+
+    def may_learn(self, now: float) -> bool:
+        """Whether a prompt may be measured for no other reason than to learn from it: one a second."""
+        if now < self._learnt + _LEARN_SECONDS:
+            return False
+        self._learnt = now
+        return True
 
     def answered(self, num_ctx: int | None) -> None:
         """A call was answered that has asked for this window."""

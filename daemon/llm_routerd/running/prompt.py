@@ -46,6 +46,11 @@ class Prompt:
         first = self.messages[: min(2, len(self.messages) - 1)]
         return blake2b(orjson.dumps(first), digest_size=12).hexdigest() if first else ""
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether its size is known already."""
+        return "size" in self.__dict__
+
     @cached_property
     def size(self) -> PromptSize:
         """In tokens."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.call import BackendError
+from llm_routerd.routing.prompt_size import WORTH_MEASURING
 from llm_routerd.routing.window import FITS, LEAST_WINDOW, Fit, Limits, fit, num_ctx_of, room_for, step_for
 from llm_routerd.running.model_window import ModelWindow
 
@@ -30,8 +33,8 @@ log = get_logger()
 KNOWN_SECONDS: Final = 60.0  # how long what a server tells is taken for true
 UNKNOWN_SECONDS: Final = 10.0  # how long one that tells nothing is not asked again
 ASK_SECONDS: Final = 2.0
-LOOK_SECONDS: Final = 2.0
-"""How old what a model is loaded with may be known, for a call that would not change it; for others a half."""
+LOOK_SECONDS: Final = 1.0
+"""How old may be what is known of a model's window, for a call that would not change it; for others a half."""
 
 
 class _Deployed:
@@ -85,11 +88,7 @@ class Windows:
             return FITS
         model, now = known.model, self._loop.time()
         model.forget(now)
-        if now >= model.looked + LOOK_SECONDS:
-            if model.looked < 0:
-                return None
-            self._ask(known, self._look)  # for those that come after
-        return model.as_before
+        return model.as_before if now < model.looked + LOOK_SECONDS else None
 
     async def fit(self, deployment: Deployment, prompt: Prompt, *, seconds_left: float | None = None) -> Fit:
         """How a prompt fits; where nobody tells, it does.
@@ -102,14 +101,13 @@ class Windows:
         known = self._deployed[deployment.name]
         model, now = known.model, self._loop.time()
         model.forget(now)
-        if known.holds(prompt):
-            if known.is_asked_for:
-                await self._wait(known, self._look, seconds_left)
-            return model.as_before if known.is_asked_for else FITS
-        if now >= model.until:
+        is_short = known.holds(prompt)
+        if now >= model.until and not is_short:
             await self._wait(known, self._learn, seconds_left)
         elif known.is_asked_for and now >= model.looked + LOOK_SECONDS:
             await self._wait(known, self._look, seconds_left)
+        if is_short:
+            return model.as_before
         fits = self._fit(known, prompt)
         if fits.num_ctx not in {None, model.loaded} and self._loop.time() >= model.looked + LOOK_SECONDS / 2:
             await self._wait(known, self._look, seconds_left)  # before it is loaded anew
@@ -139,8 +137,9 @@ class Windows:
         if not now or most > min(now, limits.most or now):
             return None
         step = step_for(most)
-        is_measured = step is None or step < now or model.is_just_needed(step, self._loop.time())
-        return Fit(num_ctx=now, needs=step) if is_measured else None
+        if step is None or step < now:
+            return Fit(num_ctx=now, needs=step)
+        return Fit(num_ctx=now) if model.is_just_needed(step, self._loop.time()) else None
 
     async def in_force(self, deployment: Deployment) -> int | None:
         """The window that a call of our own asks for, so that the model need not be loaded anew."""
@@ -165,26 +164,33 @@ class Windows:
             return None
         return Fit(num_ctx=limits.largest, needs=limits.largest)
 
-    def begins(self, deployment: Deployment, fits: Fit) -> int | None:
-        """A call has its place that fits so; returns what its model is loaded with, None where that is not known."""
-        model = self._deployed[deployment.name].model
+    def begins(self, deployment: Deployment, fits: Fit) -> tuple[Fit, int | None]:
+        """A call has its place that fits so; it may have waited for that.
+
+        Returns:
+            With no less than is in force by now; and what its model is loaded with, None where that is not known.
+        """
+        known = self._deployed[deployment.name]
+        model = known.model
         model.needed(fits, self._loop.time())
-        return model.loaded
+        if known.is_asked_for and (in_force := model.in_force) is not None and in_force > (fits.num_ctx or 0):
+            fits = replace(fits, num_ctx=in_force)
+        return fits, model.loaded
 
     def answered(self, deployment: Deployment, fits: Fit) -> None:
         """A call that fitted so was answered."""
         self._deployed[deployment.name].model.answered(fits.num_ctx)
 
-    def factors(self, deployment: Deployment, prompt: Prompt) -> TokenFactors:
-        """What the model counts of such prompts, against what is guessed of them."""
-        return self._deployed[deployment.name].model.gauge.factors(prompt.size.whole.kind)
+    def factors(self, deployment: Deployment) -> Callable[[int], TokenFactors]:
+        """Tells by a kind of text what the model counts of it, against what is guessed."""
+        return self._deployed[deployment.name].model.gauge.factors
 
     def counted(self, deployment: Deployment, prompt: Prompt, usage: Usage) -> None:
         """Its server has read the whole prompt, and tells how many tokens it has."""
         known = self._deployed[deployment.name]
-        if usage.estimated or known.model.window is None or known.holds(prompt):
+        if usage.estimated or usage.prompt_tokens < WORTH_MEASURING or known.model.window is None:
             return
-        if prompt.size.is_plain:
+        if (prompt.is_measured or known.model.may_learn(self._loop.time())) and prompt.size.is_plain:
             known.model.gauge.sample(prompt.size.whole, usage.prompt_tokens)
 
     def not_loaded(self, deployment: Deployment, num_ctx: int) -> None:
