@@ -55,17 +55,26 @@ def test_window_that_is_given_up_is_not_taken_up_again_before_the_smaller_one_ha
     known.forget(LARGE_SECONDS)
     known.seen(16_384, LARGE_SECONDS + 1)
     assert known.in_force is None
-    known.answered(None)
-    known.seen(16_384, LARGE_SECONDS + 2)  # somebody else needs it
+    known.answered(None, LARGE_SECONDS + 30)
+    known.seen(16_384, LARGE_SECONDS + 31)  # of somebody who has not seen it
+    assert known.in_force is None
+    known.seen(16_384, LARGE_SECONDS + 50)  # somebody else needs it
     assert known.in_force == 16_384
 
 
 def test_whoever_needed_nothing_follows_in_both_directions() -> None:
     """So a window that one gives up is given up by all."""
     known = model()
-    for loaded in (16_384, 65_536, 4_096):
+    for loaded in (16_384, 65_536):
         known.seen(loaded, 1.0)
         assert known.in_force == loaded
+    known.seen(4_096, 2.0)
+    assert known.in_force == 65_536  # it was not given up, but somebody had not looked
+    known.seen(65_536, 3.0)
+    known.forget(LARGE_SECONDS)
+    assert known.in_force == 65_536  # as it is loaded
+    known.seen(4_096, LARGE_SECONDS)
+    assert known.in_force == 4_096
 
 
 @pytest.mark.parametrize("told", [None, 7, 2_047])
@@ -81,7 +90,7 @@ def test_window_that_is_passed_over_is_not_the_one_there_is() -> None:
     known = model()
     known.needed(LARGE, 0.0)
     for at, bound in ((1.0, 0), (2.0, 4_096)):
-        known.answered(16_384)
+        known.answered(16_384, at)
         assert known.looked < 0  # to be looked at again
         known.seen(4_096, at)
         assert known.bound(0) == bound
@@ -94,7 +103,7 @@ def test_window_that_is_heeded_now_and_then_is_there() -> None:
     """One that was given up for a moment is no server that passes over it."""
     known = model()
     for at, loaded in enumerate((4_096, 16_384) * 4):
-        known.answered(16_384)
+        known.answered(16_384, float(at))
         known.seen(loaded, float(at))
     assert known.bound(0) == 0
 
@@ -117,21 +126,60 @@ def test_model_that_is_gone_has_what_it_had_when_nobody_had_asked_for_more() -> 
     assert known.window == Window(most=131_072, now=4_096, is_asked_for=True)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_workers_at_one_server_come_to_one_window(seed: int) -> None:
-    """Each asks for what its prompts need, a moment after it has looked: a load for each step, and one when it goes."""
-    rng = random.Random(seed)
-    workers, loaded, loads = [model() for _ in range(4)], 4_096, 0
-    needs = [None, 4_096, 8_192, 32_768]
-    for second in range(int(LARGE_SECONDS) - 1):
-        for worker, step in rng.sample([*zip(workers, needs, strict=True)], 4):
-            now = second + rng.random()
-            worker.forget(now)
-            worker.seen(loaded, now)
-            asked = max(worker.in_force or 0, step or 0) or None
-            worker.needed(Fit(num_ctx=asked, needs=step), now)
-            loads += loaded != (asked or 4_096)
-            loaded = asked or 4_096
-            worker.answered(asked)
-    assert loaded == 32_768
-    assert loads <= 2
+class Server:
+    """An Ollama that answers call after call, each in its turn, and loads its model anew where one asks for it."""
+
+    def __init__(self, load_seconds: float) -> None:
+        self.loads: list[tuple[float, int]] = [(0.0, 4_096)]
+        self._load_seconds = load_seconds
+        self._free = 0.0  # when it has answered all that it was asked
+
+    def answer(self, asked: int | None, now: float) -> float:
+        """When a call is answered."""
+        began = max(now, self._free)
+        if (asked or 4_096) != self.loads[-1][1]:
+            self.loads.append((began, asked or 4_096))
+            began += self._load_seconds
+        self._free = began + 0.05
+        return self._free
+
+    def tells(self, now: float) -> int:
+        """The window of the load that was begun last."""
+        return next(window for since, window in reversed(self.loads) if since <= now)
+
+
+class Worker:
+    """One that asks call after call, as it has seen a second ago at most."""
+
+    def __init__(self, needs: list[int | None]) -> None:
+        self.known = model()
+        self.needs = needs
+        self.asked: int | None = None
+        self.next_at = 0.0
+
+    def ask(self, server: Server, rng: random.Random, *, is_early: bool) -> None:
+        """The next call; a larger need is that of the beginning alone."""
+        known, now = self.known, self.next_at
+        known.answered(self.asked, now)
+        known.forget(now)
+        if now >= known.looked + 1:
+            known.seen(server.tells(now), now)
+        step = rng.choice(self.needs) if is_early else self.needs[0]
+        self.asked = max(known.in_force or 0, step or 0) or None
+        known.needed(Fit(num_ctx=self.asked, needs=step), now)
+        self.next_at = server.answer(self.asked, now) + rng.expovariate(2.0)
+
+
+@pytest.mark.parametrize("load_seconds", [0.5, 5.0, 20.0])
+@pytest.mark.parametrize("seed", range(6))
+def test_workers_at_one_server_come_to_one_window_and_give_it_up(seed: int, load_seconds: float) -> None:
+    """Some need much, in the first minutes: few loads until all have it, few until none has, and none between."""
+    rng, server = random.Random(seed), Server(load_seconds)
+    workers = [Worker([None]), Worker([None, 4_096]), Worker([None, 8_192]), Worker([None, 8_192, 32_768])]
+    while (worker := min(workers, key=lambda each: each.next_at)).next_at < 1_500:
+        worker.ask(server, rng, is_early=worker.next_at < 300)
+    assert len([since for since, _ in server.loads if since < 180]) <= 20
+    assert [window for since, window in server.loads if 180 < since < 600] == []
+    assert server.tells(600.0) == 32_768
+    assert len([since for since, _ in server.loads if since > 600]) <= 16
+    assert load_seconds > 5 or server.tells(1_500.0) == 4_096  # of slow loads some do not see the end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
@@ -324,12 +325,12 @@ async def test_prompt_is_not_measured_that_surely_fits(monkeypatch: pytest.Monke
     """Its bytes tell; what it needs of a larger window is looked into once a minute at most."""
     resources, local, _ = resources_of(says("hi"), config=with_local(backend="ollama"))
     local.has_window = Window(most=131_072, now=32_768, is_asked_for=True)
-    measured = []
-    monkeypatch.setattr(prompt, "size_of", lambda *a, **k: measured.append(1) or size_of(*a, **k))
+    measured = Mock(side_effect=size_of)
+    monkeypatch.setattr(prompt, "size_of", measured)
     for _ in range(3):
         await run(resources, request(prompt="word " * 2_500))  # answered with a count of 10
     assert windows_asked_for(local) == [32_768] * 3
-    assert measured == []
+    measured.assert_not_called()
 
 
 @pytest.mark.parametrize("tokens", [30, 50_000], ids=["short", "long"])

@@ -30,7 +30,7 @@ class FakeBackend:
         self.has_window: Window | None = None
         self.has_resident: Mapping[str, int] | None = None
         self.asked_for_window = 0
-        self.has_loaded: int | None = None
+        self.has_loaded: int | None = 0
         self.looked_at = 0
         self.warmed_for: list[int | None] = []
         self.on_warm: Callable[[], Awaitable[None]] | None = None

@@ -40,7 +40,7 @@ class Backend(Protocol):
         ...
 
     async def loaded_window(self) -> int | None:
-        """How many tokens its model is loaded with, where calls decide it; None: it is not loaded, or nobody tells.
+        """How many tokens its model is loaded with, where calls decide it; 0: nobody tells; None: it is not loaded.
 
         Raises:
             BackendError: it does not answer.

@@ -5,7 +5,8 @@ deployments, may share a server; each asks for the larger of what its own prompt
 with, as was seen a moment ago.  So they come to the same window, the largest that somebody needs.
 
 A window that only few prompts needed is given up `LARGE_SECONDS` after the last of them: whoever has needed it asks
-for less, and the others, who see that, follow.  If one of them needs it still, it asks for it again, once.
+for less, and the others, who see that, follow.  If one of them needs it still, it asks for it again, once.  Nobody
+follows sooner: a smaller window that comes before that time is one that somebody asked for who had not looked yet.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 LARGE_SECONDS: Final = 600.0
 """How long a window is asked for after the last prompt that needed it."""
 _RENEWED_SECONDS: Final = 60.0  # so long a need counts as just told
-_SHRINK_SECONDS: Final = 120.0  # so long may it take until a smaller window, which was asked for, is seen
+_SHRINK_SECONDS: Final = 120.0  # so long may it take until a smaller window, which was asked for, is there
+_LATE_SECONDS: Final = 10.0  # so long after that may others ask for the larger one who have not seen it
+_FOLLOWED_SECONDS: Final = LARGE_SECONDS - 60.0  # so long nobody gives up a window that has been asked for
+_RELOAD_SECONDS: Final = 5.0
 _LEARN_SECONDS: Final = 1.0
 _TIMES_UNHEEDED: Final = 2
 
@@ -47,6 +51,9 @@ class ModelWindow:
         self.looked = float("-inf")
         self._usual: int | None = None  # that its server takes by itself, or others have asked for
         self._needs: dict[int, float] = {}  # by window: until when it is asked for
+        self._followed: dict[int, float] = {}  # likewise, of what others need
+        self._seen_at = float("-inf")  # when it was loaded, as was last seen
+        self._goes_until = float("-inf")  # until when it is not waited for where it is not loaded
         self._most: int | None = None  # more it could not be loaded with, or is not given
         self._most_until = float("-inf")
         self._shrinks_until = float("-inf")
@@ -57,7 +64,7 @@ class ModelWindow:
     @property
     def in_force(self) -> int | None:
         """The window that calls ask for at least; None: as the server likes."""
-        return max((*self._needs, self.loaded or 0), default=0) or None
+        return max((*self._needs, *self._followed, self.loaded or 0), default=0) or None
 
     @property
     def as_before(self) -> Fit:
@@ -78,17 +85,38 @@ class ModelWindow:
         self.until, self.looked = max(self.until, until), max(self.looked, until)
 
     def seen(self, loaded: int | None, now: float) -> None:
-        """What it is loaded with; None: it is not, or the server does not tell."""
+        """What it is loaded with; 0: the server does not tell; None: it is not."""
         self.looked = now
+        if loaded is not None:
+            self._seen_at = now
         if loaded is not None and loaded < LEAST_WINDOW:
             loaded = None  # no model has so little
-        if now < self._shrinks_until and loaded is not None and loaded > (self.in_force or self._usual or 0):
-            return  # the smaller one has not come yet
-        self.loaded = loaded
         if loaded is not None:
+            if now < self._shrinks_until and loaded > (self.in_force or self._usual or 0):
+                return  # the smaller one has not come yet
+            if (
+                self.loaded is not None
+                and loaded < self.loaded
+                and loaded == max((loaded, *self._needs, *self._followed))
+            ):
+                self._shrinks_until = now + _LATE_SECONDS  # given up by others
+            if loaded > (self.in_force or loaded):
+                self._followed = {loaded: now + _FOLLOWED_SECONDS}
             self._usual = min(self._usual or loaded, loaded)
             self._compare(loaded, now)
+        self.loaded = loaded
         self._correct()
+
+    def may_be_loading(self, now: float) -> bool:
+        """Whether a model that is not loaded may be on its way there, with a window that will be told.
+
+        It was loaded a moment ago, and nothing was said of it that its server lets models go at once.
+        """
+        return self._seen_at + _RELOAD_SECONDS > now >= self._goes_until
+
+    def is_gone(self, now: float) -> None:
+        """It was not loaded anew after all, though it was waited for."""
+        self._goes_until = now + LARGE_SECONDS
 
     def needed(self, fit: Fit, now: float) -> None:
         """A call is made that fits so."""
@@ -106,10 +134,10 @@ class ModelWindow:
         self._learnt = now
         return True
 
-    def answered(self, num_ctx: int | None) -> None:
+    def answered(self, num_ctx: int | None, now: float) -> None:
         """A call was answered that has asked for this window."""
-        self._shrinks_until = float("-inf")
-        self._answered_with = num_ctx
+        self._shrinks_until = min(self._shrinks_until, now + _LATE_SECONDS)
+        self._answered_with, self._seen_at = num_ctx, now
         if num_ctx is not None and self.loaded is not None and self.loaded != num_ctx:
             self.looked = float("-inf")  # see whether it was heeded
 
@@ -126,10 +154,13 @@ class ModelWindow:
         """What has had its time."""
         if now >= self._most_until:
             self._most = None
+        if self._followed and min(self._followed.values()) <= now:
+            self._followed = {}
         before = max(self._needs, default=0)
         if before and min(self._needs.values()) <= now:
             self._needs = {window: until for window, until in self._needs.items() if until > now}
-            if max(self._needs, default=0) < before:
+            if (self.in_force or 0) <= before and max(self._needs, default=0) < before:
+                self._followed = {}
                 self._shrinks_until = now + _SHRINK_SECONDS
                 self.loaded = None
                 self._correct()
@@ -145,6 +176,7 @@ class ModelWindow:
     def _bound(self, most: int, now: float) -> None:
         self._most, self._most_until = max(most, LEAST_WINDOW), now + LARGE_SECONDS
         self._needs = {window: until for window, until in self._needs.items() if window <= self._most}
+        self._followed = {}
 
     def _correct(self) -> None:
         """Have `window` say what it has now; not loaded, what it had when nobody had asked for more."""

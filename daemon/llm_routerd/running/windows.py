@@ -33,6 +33,9 @@ log = get_logger()
 KNOWN_SECONDS: Final = 60.0  # how long what a server tells is taken for true
 UNKNOWN_SECONDS: Final = 10.0  # how long one that tells nothing is not asked again
 ASK_SECONDS: Final = 2.0
+_POLL_SECONDS: Final = 0.1
+_LOADING_SECONDS: Final = 5.0  # so long it is looked whether a model that has just answered is being loaded anew
+_LOOKING_SECONDS: Final = _LOADING_SECONDS + ASK_SECONDS
 LOOK_SECONDS: Final = 1.0
 """How old may be what is known of a model's window, for a call that would not change it; for others a half."""
 
@@ -179,7 +182,7 @@ class Windows:
 
     def answered(self, deployment: Deployment, fits: Fit) -> None:
         """A call that fitted so was answered."""
-        self._deployed[deployment.name].model.answered(fits.num_ctx)
+        self._deployed[deployment.name].model.answered(fits.num_ctx, self._loop.time())
 
     def factors(self, deployment: Deployment) -> Callable[[int], TokenFactors]:
         """Tells by a kind of text what the model counts of it, against what is guessed."""
@@ -199,7 +202,8 @@ class Windows:
 
     async def _wait(self, known: _Deployed, ask: _Question, seconds_left: float | None) -> None:
         """Ask the server, and wait for it as long as there is time; what goes wrong in it is not told."""
-        seconds = ASK_SECONDS if seconds_left is None else min(ASK_SECONDS, seconds_left)
+        longest = _LOOKING_SECONDS if known.model.may_be_loading(self._loop.time()) else ASK_SECONDS
+        seconds = longest if seconds_left is None else min(longest, seconds_left)
         await asyncio.wait([self._ask(known, ask)], timeout=seconds)
 
     def _ask(self, known: _Deployed, ask: _Question) -> asyncio.Task[None]:
@@ -213,7 +217,7 @@ class Windows:
     async def _told(self, known: _Deployed, ask: _Question) -> None:
         model = known.model
         try:
-            async with asyncio.timeout(ASK_SECONDS):
+            async with asyncio.timeout(_LOOKING_SECONDS if ask == self._look else ASK_SECONDS):
                 await ask(known)
         except (BackendError, TimeoutError):
             model.untold(self._loop.time() + UNKNOWN_SECONDS)  # the call itself will tell what is wrong
@@ -228,8 +232,16 @@ class Windows:
         known.model.until = now + (UNKNOWN_SECONDS if window is None else KNOWN_SECONDS)
 
     async def _look(self, known: _Deployed) -> None:
-        loaded = await self._backend(known.name).loaded_window()
-        known.model.seen(loaded, self._loop.time())
+        backend, model = self._backend(known.name), known.model
+        loaded = await backend.loaded_window()
+        began = self._loop.time()
+        if loaded is None and model.may_be_loading(began):
+            while loaded is None and self._loop.time() < began + _LOADING_SECONDS:
+                await asyncio.sleep(_POLL_SECONDS)
+                loaded = await backend.loaded_window()
+            if loaded is None:
+                model.is_gone(self._loop.time())
+        model.seen(loaded, self._loop.time())
 
     async def aclose(self) -> None:
         """Stop asking."""

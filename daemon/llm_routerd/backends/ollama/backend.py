@@ -199,7 +199,7 @@ class OllamaBackend:
         window = num_ctx or num_ctx_of(self._deployment.params)
         if window is None:
             with suppress(BackendError):
-                window = await self.loaded_window()
+                window = await self.loaded_window() or None
         if window is not None:
             body["options"] = {"num_ctx": window}
         response = await self._transport.post(

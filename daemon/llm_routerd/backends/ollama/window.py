@@ -34,7 +34,7 @@ def window_told(shown: Any, loaded: Any, names: Collection[str]) -> Window:
     )  # fmt: skip
     told = mapping(shown).get("parameters")
     set_by_model = _NUM_CTX.search(told) if isinstance(told, str) else None
-    allocated = allocated_to(loaded, names)
+    allocated = allocated_to(loaded, names) or None
     now = allocated or (int(set_by_model[1]) if set_by_model else None)
     return Window(most=trained, now=now, is_asked_for=True, loaded=allocated)
 
@@ -54,11 +54,11 @@ def windows_of(params: Mapping[str, Any], told: Window) -> tuple[int, ...]:
 
 
 def allocated_to(loaded: Any, names: Collection[str]) -> int | None:
-    """The window that a model is loaded with, of an answer of `/api/ps`; None: it does not tell, or it is not."""
+    """What a model is loaded with, of an answer of `/api/ps`; 0: it does not tell; None: it is not loaded."""
     models = mapping(loaded).get("models")
     for model in models if isinstance(models, list) else ():
         if mapping(model).get("name") in names:
-            return count(mapping(model).get("context_length")) or None
+            return count(mapping(model).get("context_length")) or 0
     return None
 
 

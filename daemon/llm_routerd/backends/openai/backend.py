@@ -154,8 +154,9 @@ class OpenAIBackend:
                 raise
             return None
 
-    async def loaded_window(self) -> None:
+    async def loaded_window(self) -> int:
         """See `Backend.loaded_window`."""
+        return 0
 
     async def resident(self) -> None:
         """See `Backend.resident`: nobody tells."""
