@@ -334,3 +334,9 @@ def test_prompt_is_looked_at_that_is_longer_than_its_letters(call: Call) -> None
     """Whatever of it takes up the window."""
     assert may_exceed(call, 2_048)
     assert not may_exceed(call, 8_192)
+
+
+def test_few_words_that_are_left_say_nothing_of_what_was_left_out() -> None:
+    """A template may be as long as they are."""
+    call = Call(messages=(_said("今天天气很好。" * 160), _said("今天天气很好。" * 500), _said("Go on.")))
+    assert may_be_cut(call, 7, [4_096])

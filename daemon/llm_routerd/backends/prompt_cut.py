@@ -47,6 +47,8 @@ _CUTS_TO_THE_WINDOW = (0, 4)
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 # Of one prompt the parts are alike: so far apart may their tokens for the same guess be.
 _OFF = 1.5
+# Of fewer tokens nothing follows for the rest: a template is too great a part of them.
+_TELLING = 1_000
 # As many tokens below the window as Ollama may leave free where it cuts.
 _NEAR = 16
 
@@ -157,7 +159,9 @@ def _how_cut(size: PromptSize, counted: int, window: int, *, in_halves: bool) ->
     low, likely, high = whole.low, whole.likely, whole.high  # of what is left
     for dropped in size.messages[:-1]:
         low, likely, high = low - dropped.low, likely - dropped.likely, high - dropped.high
-        of_dropped = min(counted * _OFF * dropped.likely / max(likely, 1.0), dropped.high)
+        of_dropped = dropped.high
+        if likely > _TELLING:
+            of_dropped = min(counted * _OFF * dropped.likely / likely, of_dropped)
         if low / _OFF <= counted <= high and counted + of_dropped > window:
             return "messages"
     return "whole"
