@@ -218,7 +218,13 @@ class Caller:
         turn = await self._attempt_in_place(deployment, repair, slot)
         if turn.called and await self._fitting.is_larger(deployment, turn.verdict):
             self._on_again(deployment, turn)
-            turn = await self._attempt_in_place(deployment, repair, slot)
+            told = self._on_first_token
+            if turn.ttft_seconds is not None:  # it is told once in a turn
+                self._on_first_token = lambda _seconds: None
+            try:
+                turn = await self._attempt_in_place(deployment, repair, slot)
+            finally:
+                self._on_first_token = told
         return turn
 
     async def _attempt_in_place(self, deployment: Deployment, repair: str | None, slot: Slot | None) -> Turn:
