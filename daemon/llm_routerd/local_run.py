@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llm_routerd.agents.words import Consent, Heard
     from llm_routerd.config.tree import Chain
     from llm_routerd.local_tools import LocalTools
-    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted, RunEvent
+    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted, Queued, RunEvent
     from llm_routerd.protocol.request import Request
     from llm_routerd.protocol.tool import ToolRequest
     from llm_routerd.running.resources import Resources
@@ -52,6 +52,10 @@ class RunSink(Protocol):
 
     def emit(self, event: AttemptEvent | RunEvent) -> None:
         """An event of the run.  Never blocks."""
+        ...
+
+    def queued(self, event: Queued) -> bool:
+        """The run waits for a model, as `running` has it."""
         ...
 
     @property
@@ -309,6 +313,10 @@ class _TurnSink:
         if isinstance(event, AttemptRejected):
             self.rejected.append(event)
         self._sink.emit(event)
+
+    def queued(self, event: Queued) -> bool:
+        """As the run's."""
+        return self._sink.queued(event)
 
     async def room(self) -> None:
         """As the run's."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Chain, Config
     from llm_routerd.local_run import Confirm, LocalRun
     from llm_routerd.local_tools import AnyTool, LocalTools
-    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted, RunEvent
+    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted, Queued, RunEvent
     from llm_routerd.running.resources import Resources
 
 _PROPERTIES = tuple(RequestFields.__annotations__)
@@ -306,6 +306,11 @@ class _Silent:
     def emit(self, event: AttemptEvent | RunEvent) -> None:
         """Nothing is shown."""
 
+    def queued(self, event: Queued) -> bool:
+        """Nothing is shown."""
+        del event
+        return True
+
     async def room(self) -> None:
         """There always is."""
 
@@ -343,6 +348,12 @@ class _Events(_Silent):
     def emit(self, event: AttemptEvent | RunEvent) -> None:
         """Show it."""
         self.put(event)
+
+    def queued(self, event: Queued) -> bool:
+        """Show it, unless there is enough to read."""
+        if has_room := self.has_room:
+            self.put(event)
+        return has_room
 
     @property
     def has_room(self) -> bool:

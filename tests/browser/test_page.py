@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from llm_routerd.gateway.overview import Today, WorkerView
 from llm_routerd.gateway.tally import Sums
+from llm_routerd.protocol.events import Queued
 from tests.browser.gateway import confirmation, deployment, lane, overview, running
 from tests.support.eventually import eventually
 
@@ -259,7 +260,18 @@ async def test_events_that_others_have_written_badly_do_no_harm(visit: Visits, g
     """The rest is shown."""
     seen = await visit(gateway.url)
     await ask(seen, "x")
-    kinds = ("attempt", "token", "reasoning", "rejected", "tool_call", "tool_result", "confirmed", "turn", "unknown")
+    kinds = (
+        "attempt",
+        "token",
+        "reasoning",
+        "rejected",
+        "tool_call",
+        "tool_result",
+        "confirmed",
+        "turn",
+        "queued",
+        "unknown",
+    )
     await gateway.tell("tried", *((f"1-{k}", kind, data) for k, kind in enumerate(kinds)))
     await gateway.tell("tried", attempt(2, "cloud"), token(2, 1, "all is well"))
     await seen.until("#answer .text", "all is well")
@@ -495,3 +507,48 @@ async def test_a_gateway_that_lets_nobody_in_says_why(visit: Visits, gateway: Fa
     seen = await visit(gateway.url)
     await seen.until("#link.bad", "this name is none of the gateway's")
     assert not await seen.page.locator("#door").is_visible()
+
+
+def queued(k: int, reason: str, estimated_wait_ms: int | None = None, number: int = 0) -> tuple[str, str, Any]:
+    """What it waits for."""
+    more = {} if estimated_wait_ms is None else {"estimated_wait_ms": estimated_wait_ms, "at_ms": 1_700_000_000_000}
+    return f"{number}-{k}", "queued", {"position": 2, "reason": reason, **more}
+
+
+async def test_who_waits_is_told_why_until_he_is_answered(visit: Visits, gateway: FakeGateway) -> None:
+    """It is no attempt, and what it says is text."""
+    seen = await visit(gateway.url)
+    await ask(seen, "hi")
+    await gateway.tell("tried", queued(1, "2 before you on attic", 20_000))
+    await seen.until("#answer .waits", "2 before you on attic, about 20 s")
+    await gateway.tell("tried", queued(2, HOSTILE))
+    await seen.until("#answer .waits", HOSTILE)
+    assert await seen.page.locator("#answer .attempt").count() == 0
+    await gateway.tell("tried", attempt(1, "local"), token(1, 1, "Hello"))
+    await seen.until("#answer .attempt .text", "Hello")
+    waits = seen.page.locator("#answer .waits")
+    assert not await waits.is_visible()
+    await gateway.tell("tried", rejected(1, 2, "truncated", "cut"), queued(3, "next on attic", number=1))
+    await seen.until("#answer .waits", "next on attic")
+    assert await waits.is_visible()
+    await gateway.end("tried", "error", code="busy", message="nobody")
+    await seen.until("#answer .end", "nobody")
+    assert not await waits.is_visible()
+    assert await seen.page.locator("#answer .attempt").count() == 1
+
+
+async def test_what_a_running_request_waits_for_is_seen_and_counts_down(visit: Visits, gateway: FakeGateway) -> None:
+    """By the server's clock; where it takes longer than was told nobody knows."""
+    at_ms = int(time.time() * 1000)
+    told: dict[str, Any] = {"position": 2, "reason": "2 before you on attic", "at_ms": at_ms - 10_000}
+    gateway.seen = overview(
+        running=(
+            running("a", last="queued", deployment="", queued=Queued(**told, estimated_wait_ms=600_000)),
+            running("b", last="queued", deployment="", queued=Queued(**told, estimated_wait_ms=5_000)),
+            running("c", last="queued", deployment=""),
+        )
+    )
+    seen = await visit(gateway.url)
+    await seen.until("#running li:nth-child(1) .facts", "2 before you on attic, about 9 min")
+    assert (await seen.text("#running li:nth-child(2) .facts")).startswith("2 before you on attic · ")
+    assert (await seen.text("#running li:nth-child(3) .facts")).startswith("waits for a box · ")

@@ -242,3 +242,26 @@ def test_view_suits_stdout(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(choose_view(as_json=False, every_event=True), LiveView)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert isinstance(choose_view(as_json=False, every_event=True), PlainView)
+
+
+WAITS = event("0-1", "queued", position=2, reason="2 before you on \x1b[2Jattic\n", estimated_wait_ms=20_000)
+
+
+def test_who_follows_sees_what_the_request_waits_for(terminal: Terminal, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a line, which no name of a model leaves; in a pipe on stderr."""
+    view = LiveView(terminal)
+    for shown in (WAITS, event("0-2", "queued", position=0, reason="next on attic", estimated_wait_ms=200_000)):
+        view.show(shown)
+    lines = terminal.getvalue().splitlines()
+    assert lines[1:] == ["— waiting: next on attic, about 3 min"]
+    assert lines[0].startswith("— waiting: 2 before you on ")
+    assert lines[0].endswith("attic , about 20 s")
+    assert "\x1b" not in lines[0]
+    view.show(ATTEMPT_1)
+    view.show(event("1-1", "token", text="blue"))
+    view.show(result("blue"))
+    assert "discarded" not in terminal.getvalue()
+    PlainView().show(WAITS)
+    told = capsys.readouterr()
+    assert (told.out, told.err.startswith("waiting: 2 before you on ")) == ("", True)
+    LiveView(terminal).show(event("0-1", "queued", position="none"))

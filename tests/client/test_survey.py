@@ -240,3 +240,25 @@ async def test_entries_of_a_stream_are_read_from_either_end(broker_url: str, red
         assert await shard.newest("metrics", f"({ids[3]}", 9) == [(ids[2], b"2"), (ids[1], b"1"), (ids[0], b"0")]
         assert await shard.since("metrics", ids[1], 2) == [(ids[2], b"2"), (ids[3], b"3")]
         assert await shard.since("nothing", "0-0", 2) == []
+
+
+async def test_what_a_request_waits_for_is_seen_until_it_begins(broker_url: str, redis: Any, broker: Broker) -> None:
+    """What is too long, or no such event, is not."""
+    await add(redis, id="r1", prompt="hello")
+    delivery = await take_one(broker_url, broker)
+    await write(redis, "0-1", "queued", {"position": 2, "reason": "2 before you on attic", "estimated_wait_ms": 9000})
+    running = await the_one(broker_url)
+    assert running.queued is not None
+    assert (running.last, running.deployment, running.queued.summary) == (
+        "queued",
+        "",
+        "2 before you on attic, about 9 s",
+    )
+    await write(redis, "0-2", "queued", {"position": 2, "reason": "x" * 5000})
+    assert (await the_one(broker_url)).queued is None
+    await write(redis, "0-3", "queued", {"position": "two"})
+    assert (await the_one(broker_url)).queued is None
+    await write(redis, "0-4", "queued", {"position": 0, "reason": "next on attic"})
+    assert (await the_one(broker_url)).queued is not None
+    await begin(broker, delivery)
+    assert ((await the_one(broker_url)).last, (await the_one(broker_url)).queued) == ("attempt", None)

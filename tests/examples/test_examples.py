@@ -142,7 +142,9 @@ async def test_text_of_another_attempt_than_the_results_is_given_up(language: st
     answer = {"id": "late", "raw_text": 'the "right"\nanswer: ä', "attempt": 1}
     async with open_client(valkey.url) as redis:
         for event_id, kind, data in (
+            ("0-1", "queued", {"position": 1, "reason": "1 before you on attic"}),
             ("1-0", "attempt", {"deployment": "local"}),
+            ("1-1", "queued", {"position": 0, "reason": "next on attic"}),
             ("2-0", "attempt", {"deployment": "local"}),
             ("2-1", "token", {"text": "the wrong"}),
             (FINAL_ID, "result", answer),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from llm_routerd.fleet.picture import Box, BoxView, Picture, Place, Resident, Running, Waiting
+from llm_routerd.fleet.plan import make_plan
 
 if TYPE_CHECKING:
-    from llm_routerd.fleet.picture import Lane
+    from llm_routerd.fleet.picture import Lane, Rules
+    from llm_routerd.fleet.plan import Begin
+    from llm_routerd.fleet.waits import Wait
 
 NOW = 1000.0
 GIB = 1 << 30
@@ -41,3 +46,10 @@ def waiting(token: str, model: str, boxes: str = "x", *, ago: float = 1.0, **mor
 def picture(*boxes: BoxView, calls: tuple[Waiting, ...] | list[Waiting] = (), **more: Any) -> Picture:
     """All of it."""
     return Picture(boxes=boxes, waiting=tuple(calls), sizes=SIZES, **more)
+
+
+def place(call: Waiting, seen: Picture, rules: Rules, now: float) -> Begin | Wait:
+    """What becomes of one call, among all others that wait."""
+    others = tuple(each for each in seen.waiting if each.token != call.token)
+    plan = make_plan(replace(seen, waiting=(*others, call)), rules, now)
+    return plan.waits.get(call.token) or next(each for each in plan.begin if each.token == call.token)

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from llm_routerd.fleet.estimates import Estimates, Seen
 from llm_routerd.fleet.picture import Loading, Picture, Place, Rules
-from llm_routerd.fleet.plan import Begin, make_plan, place
+from llm_routerd.fleet.plan import Begin, make_plan
 from llm_routerd.fleet.waits import Wait, Why
-from tests.fleet.scene import NOW, picture, resident, running, view, waiting
+from tests.fleet.scene import NOW, picture, place, resident, running, view, waiting
 
 RULES = Rules()
 

@@ -325,3 +325,54 @@ async def test_nobody_is_told_so_where_somebody_works(valkey_url: str, monkeypat
         await door.attempt(request_id, 1, "One")
         assert (await asking).status == 200
         await door.result(request_id, "One")
+
+
+WAIT = EVENTS["queued"][0]
+
+
+async def test_who_waits_is_told_in_a_comment_once_his_stream_has_begun(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no first token: until something must be said, a failure still has a status of its own."""
+    monkeypatch.setattr("llm_routerd.gateway.http.answering.HEAD_SECONDS", 0.5)
+    async with open_door(valkey_url) as door:
+        asking = asyncio.create_task(door.ask().__aenter__())
+        request_id = await door.request_id()
+        await door.write(request_id, "0-1", "queued", **WAIT)
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        response = await asking
+        assert await response.content.readany() == b"["
+        hostile = "3 before you\r\ndata: forged\u2028"
+        await door.write(request_id, "0-2", "queued", **WAIT | {"reason": hostile})
+        assert await response.content.readany() == b": 3 before you??data: forged?, about 20 s\n\n"
+        await door.write(request_id, "0-3", "queued", position="none")
+        await door.attempt(request_id, 1, "One")
+        assert await response.content.readany() == b"One"
+        await door.result(request_id, "One")
+        assert (await response.read()).endswith(b"]stop")
+
+
+async def test_wait_before_anything_was_told_leaves_a_failure_its_status(valkey_url: str) -> None:
+    """The head has not gone out for it."""
+    async with open_door(valkey_url) as door:
+        asking = asyncio.create_task(door.ask().__aenter__())
+        request_id = await door.request_id()
+        await door.write(request_id, "0-1", "queued", **WAIT)
+        await door.write(request_id, "9007199254740991-0", "error", **EVENTS["error"][1] | {"id": request_id})
+        assert (await asking).status == 503
+
+
+async def test_nothing_is_told_of_a_wait_where_each_line_is_json(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients would take a comment for an answer."""
+    monkeypatch.setattr("llm_routerd.gateway.http.answering.HEAD_SECONDS", 0.2)
+    async with open_door(valkey_url) as door:
+        asking = asyncio.create_task(door.ask(media_type="application/x-ndjson").__aenter__())
+        request_id = await door.request_id()
+        response = await asking
+        await door.write(request_id, "0-1", "queued", **WAIT)
+        await door.attempt(request_id, 1, "One")
+        await door.result(request_id, "One")
+        assert await response.read() == b"[One]stop"

@@ -20,7 +20,7 @@ from tests.support.workers import CLOUD, LOCAL, make_config, make_test_resources
 
 if TYPE_CHECKING:
     from llm_routerd.config.tree import Config
-    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted
+    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted, Queued
     from llm_routerd.running.attempt import EventSink
     from llm_routerd.running.resources import Resources
 
@@ -38,6 +38,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, Any]] = []
+        self.waits: list[Queued] = []
         self.open = asyncio.Event()
         self.open.set()
         self.is_ours = True
@@ -51,6 +52,11 @@ class Sink:
         """Keep it."""
         told = event.code.value if isinstance(event, AttemptRejected) else event.text
         self.seen.append((event.type, told))
+
+    def queued(self, event: Queued) -> bool:
+        """Keep it."""
+        self.waits.append(event)
+        return True
 
     @property
     def shown(self) -> str:

@@ -18,4 +18,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     engines.leave_out(config, items)
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: hashlib.sha256(str(item.path.relative_to(config.rootpath)).encode()).digest())
+        items.sort(key=lambda item: _place(item, config))
+
+
+def _place(item: pytest.Item, config: pytest.Config) -> bytes:
+    """Mixed, but that what imports litellm is begun by one process: in each of them that takes some four seconds."""
+    if "litellm" in item.nodeid:
+        return b""
+    return hashlib.sha256(str(item.path.relative_to(config.rootpath)).encode()).digest()

@@ -27,8 +27,9 @@ ROOT = Path(__file__).parents[2]
 _START_SECONDS = 20.0
 _STOP_SECONDS = 15.0
 _LONGEST_LINE = 2**20
-# A child gets these and nothing else: no key, no service manager's socket, no setting of somebody's daemon.
-_PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
+# A child gets these and nothing else: no key, no service manager's socket, no setting of somebody's daemon; but it runs
+# the code that we do, also where another one is installed.
+_PASSED_ON = ("PATH", "PYTHONPATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
 
 
 class ChildProcess:
@@ -57,6 +58,11 @@ class ChildProcess:
     def pid(self) -> int:
         """Its process id."""
         return self._running.pid
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it runs, or has run."""
+        return self._process is not None
 
     @property
     def exit_status(self) -> int | None:
@@ -203,11 +209,21 @@ class StandInProcess(ChildProcess):
     Args:
         models: each model's name with its directives.
         box: the machine that it is, in place of them.
+        port: where it listens; 0: anywhere.
+        log: gets a line for each call.
     """
 
-    def __init__(self, models: Mapping[str, str] | None = None, *, box: Box | None = None) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, str] | None = None,
+        *,
+        box: Box | None = None,
+        port: int = 0,
+        log: Path | None = None,
+    ) -> None:
         words = [word for name, told in (models or {}).items() for word in ("--model", f"{name}={told}")]
-        super().__init__("-m", "tests.standin", *(words if box is None else flags_of(box)))
+        where = ["--port", str(port), *(() if log is None else ("--log", str(log)))]
+        super().__init__("-m", "tests.standin", *where, *(words if box is None else flags_of(box)))
         self.url = ""
 
     async def __aenter__(self) -> Self:

@@ -16,6 +16,7 @@ from llm_routerd.client import (
     Cancelled,
     Client,
     Failed,
+    Queued,
     Reasoning,
     RequestFields,
     Result,
@@ -64,6 +65,9 @@ async def events_of_a_stream_are_typed(client: Client) -> None:  # noqa: C901 - 
                 assert_type(text, str)
             case AttemptRejected():
                 assert_type(event.code, AttemptCode)
+            case Queued():
+                assert_type(event.estimated_wait_ms, int | None)
+                assert_type(event.summary, str)
             case Result():
                 assert_type(event.answer.raw_text, str)
                 assert_type(event.attempts[0].code, AttemptCode | None)
@@ -97,7 +101,7 @@ async def events_of_the_library_are_the_same(router: Router) -> None:
             match event:
                 case Token(text=text) | Reasoning(text=text):
                     assert_type(text, str)
-                case AttemptStarted() | AttemptRejected() | Failed():
+                case AttemptStarted() | AttemptRejected() | Queued() | Failed():
                     pass
                 case Result():
                     assert_type(event.answer.raw_text, str)
@@ -134,7 +138,7 @@ async def runs_take_functions(router: Router) -> None:
             match event:
                 case Token(text=text) | Reasoning(text=text):
                     assert_type(text, str)
-                case AttemptStarted() | AttemptRejected() | Failed():
+                case AttemptStarted() | AttemptRejected() | Queued() | Failed():
                     pass
                 case ToolCalled() | ToolReturned() | CallConfirmed() | CallDenied() | TurnEnded():
                     pass

@@ -1,4 +1,4 @@
-"""What a person is told of a run with tools: a line for each turn, call, word and result."""
+"""What a person is told beside the answer: a line for each turn, call, word and result of a run, and for each wait."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from llm_routerd.cli.terminal import json_line, one_line
-from llm_routerd.client import CallConfirmed, CallDenied, ToolCalled, ToolReturned, TurnEnded
+from llm_routerd.client import CallConfirmed, CallDenied, Queued, ToolCalled, ToolReturned, TurnEnded
 
 if TYPE_CHECKING:
     from llm_routerd.client import ClientEvent
@@ -29,19 +29,20 @@ class RunLines:
             case ToolCalled():
                 self._names[event.call_id] = event.name
                 return f"calls {event.name} {brief(event.arguments)}"
-            case CallConfirmed():
-                return f"{self._said(event, 'confirmed')}{changes_of(event)}{_because(event.reason)}"
-            case CallDenied():
-                return f"{self._said(event, 'denied')}{_because(event.reason)}"
+            case CallConfirmed() | CallDenied():
+                return f"{self._said(event)}{changes_of(event)}{_because(event.reason)}"
             case ToolReturned():
                 answered = f"answered {brief(event.result)}" if event.error is None else f"failed: {brief(event.error)}"
                 return f"{event.name} {answered}" + (f" ({_span(event.latency_ms)})" if event.latency_ms else "")
             case TurnEnded():
                 return f"turn {event.turn} is done: {event.deployment}, {_span(event.latency_ms)}"
+            case Queued():
+                return f"waiting: {event.summary}"
             case _:
                 return ""
 
-    def _said(self, event: CallConfirmed | CallDenied, what: str) -> str:
+    def _said(self, event: CallConfirmed | CallDenied) -> str:
+        what = "confirmed" if isinstance(event, CallConfirmed) else "denied"
         return f"{self._names.get(event.call_id, event.call_id)} {what} by {event.by or 'somebody'}"
 
 

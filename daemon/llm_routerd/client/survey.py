@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from msgspec import Struct
 
 from llm_routerd.client.events import as_bytes, as_text
+from llm_routerd.protocol.events import Queued
 from llm_routerd.protocol.keys import LANES, Lane
+from llm_routerd.protocol.reading import read_event
 from llm_routerd.queue import scripts
 from llm_routerd.queue.connection.pooled import run_script
 
@@ -35,6 +37,7 @@ class Running(Struct, frozen=True, kw_only=True):
         deployment, model: which is asked now; "": none yet.
         last: type of its last event; "": there is none yet.
         calls: tool calls that wait for a person's word: the JSON of their events, as it stands.
+        queued: what it waits for, if that is its last event; None: it does not, or nothing is told of that.
     """
 
     request_id: str
@@ -47,6 +50,7 @@ class Running(Struct, frozen=True, kw_only=True):
     model: str
     last: str
     calls: tuple[bytes, ...]
+    queued: Queued | None = None
 
 
 class Survey(Struct, frozen=True, kw_only=True):
@@ -95,7 +99,8 @@ async def look_around(redis: Redis, keys: Keys) -> Survey:
 
 
 def _running(lane: Lane, told: Sequence[Any]) -> Running:
-    request_id, entry, worker, idle_ms, deliveries, deployment, model, last, calls = told
+    request_id, entry, worker, idle_ms, deliveries, deployment, model, last, calls, waits = told
+    queued = read_event("0-1", Queued.type, as_bytes(waits)) if waits else None
     return Running(
         request_id=as_text(request_id),
         entry=as_text(entry),
@@ -107,4 +112,5 @@ def _running(lane: Lane, told: Sequence[Any]) -> Running:
         model=as_text(model),
         last=as_text(last),
         calls=tuple(as_bytes(call) for call in calls),
+        queued=queued if isinstance(queued, Queued) else None,
     )

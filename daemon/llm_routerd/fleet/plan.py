@@ -92,25 +92,17 @@ def make_plan(picture: Picture, rules: Rules, now: float) -> Plan:
     return _Walk(picture, rules, now).plan()
 
 
-def place(call: Waiting, picture: Picture, rules: Rules, now: float) -> Begin | Wait:
-    """What becomes of one call, among all others that wait."""
-    others = tuple(each for each in picture.waiting if each.token != call.token)
-    plan = _Walk(picture, rules, now, waiting=(*others, call)).plan()
-    wait = plan.waits.get(call.token)
-    return wait or next(each for each in plan.begin if each.token == call.token)
-
-
 class _Walk:
     """Through all waiting calls, once."""
 
-    def __init__(self, picture: Picture, rules: Rules, now: float, waiting: tuple[Waiting, ...] | None = None) -> None:
+    def __init__(self, picture: Picture, rules: Rules, now: float) -> None:
         self._picture = picture
         self._rules = rules
         self._now = now
         self._reckoning = Reckoning(picture.estimates, picture.sizes)
         views = sorted(picture.boxes, key=lambda view: view.box.name)
         self._boxes = {view.box.name: Standing(view, self._reckoning, now) for view in views}
-        self._waiting = picture.waiting if waiting is None else waiting
+        self._waiting = picture.waiting
         self._begin: list[Begin] = []
         self._waits: dict[str, Wait] = {}
         self._turns: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""JSON that is one line, whoever splits it."""
+"""JSON that is one line, and comments that are, whoever splits them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import Any, Final
 
 import msgspec
 
+from llm_routerd.jsonschema.path import printable
 from llm_routerd.protocol.wire import encode
 
 # What is no control character, and ends a line for Python's `str.splitlines`, by which clients on httpx read a stream.
 _LINE_ENDS: Final = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029")
+
+_LONGEST_COMMENT: Final = 300  # characters
 
 
 def json_line(value: Any) -> bytes:
@@ -23,6 +26,12 @@ def one_line(data: bytes) -> bytes:
         for end, escaped in _LINE_ENDS:
             data = data.replace(end, escaped)
     return data
+
+
+def comment(text: str) -> bytes:
+    """A comment among server-sent events, which clients pass over: whatever the text is, it ends in its line."""
+    told = printable(text[:_LONGEST_COMMENT])
+    return f": {told}\n\n".encode()
 
 
 def within_line(text: str) -> msgspec.Raw:

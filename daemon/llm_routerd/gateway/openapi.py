@@ -27,6 +27,7 @@ _NOT_ENDED: Schema = {
     "properties": {
         "id": {"type": "string", "pattern": ID_PATTERN},
         "status": {"enum": ["queued", "running"]},
+        "queued": {"$ref": "#/components/schemas/event.queued"},
         "attempt": {"type": "integer", "minimum": 1, "description": "The attempt that is at it."},
         "deployment": {"type": "string", "description": "Whom it asks."},
         "model": {"type": "string", "description": "That deployment's model."},

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llm_routerd.config.tree import Config
     from llm_routerd.gateway.admission import Caller
     from llm_routerd.gateway.tally import Tally
+    from llm_routerd.protocol.events import Queued
     from llm_routerd.protocol.keys import Lane
 
 
@@ -43,6 +44,7 @@ class RunningView(Struct, frozen=True, kw_only=True):
         age_ms: since it was added.
         last: type of its last event.
         calls_waiting: how many of its tool calls wait for a person.
+        queued: what it waits for, as told last; null: it does not, or nothing is told of that.
     """
 
     id: str
@@ -54,6 +56,7 @@ class RunningView(Struct, frozen=True, kw_only=True):
     model: str
     last: str
     calls_waiting: int = 0
+    queued: Queued | None = None
 
 
 class Confirmation(Struct, frozen=True, kw_only=True):
@@ -205,6 +208,7 @@ def _running(each: Running, now_ms: int) -> RunningView:
         model=each.model,
         last=each.last,
         calls_waiting=sum(1 for _ in _confirmations(each)),
+        queued=each.queued,
     )
 
 

@@ -85,7 +85,7 @@ class StreamEvent(Struct, frozen=True, dict=True):
 
     @property
     def attempt(self) -> int:
-        """The attempt that it belongs to; 0: untold.  Of an end without an answer the protocol's largest number."""
+        """The attempt that it belongs to; 0: untold, or none yet.  Of an end without an answer the largest number."""
         return int(self.stream_id.partition("-")[0] or 0)
 
     @property
@@ -116,6 +116,41 @@ class AttemptStarted(StreamEvent, frozen=True, kw_only=True, omit_defaults=True)
         ),
     ] = None
     lane: Annotated[Lane | None, said("Where `entry` is given: the requests stream that it came from.")] = None
+
+
+class Queued(StreamEvent, frozen=True, kw_only=True, omit_defaults=True):
+    """The request waits for a slot of a local box, or for its model there: until another event follows.
+
+    Only where the request streams, at most once a second, and only when something has changed: in between the estimate
+    counts down by itself.  ID `n-k`, behind attempt `n`; `0-k` before the first.
+    """
+
+    type: ClassVar[Literal["queued"]] = "queued"
+
+    position: Annotated[int, said("How many calls go before it there; 0: it is next.", minimum=0)]
+    reason: Annotated[str, said("One line, for people: `loading qwen3:32b on attic`.", minLength=1)]
+    estimated_wait_ms: Annotated[
+        int | None, said("From `at_ms` until it begins, as estimated; absent: nobody knows.", minimum=0)
+    ] = None
+    box: Annotated[str | None, said("Where it will begin, as things are.", minLength=1)] = None
+    deployment: Annotated[str | None, said("Which will be asked there.", minLength=1)] = None
+    model: Annotated[str | None, said("The deployment's model, `provider/model`.", minLength=1)] = None
+    at_ms: Annotated[
+        int | None,
+        said("When that was so; Unix time in milliseconds by the Redis server's clock.", minimum=0),
+    ] = None  # added by `queued.lua`
+
+    @property
+    def summary(self) -> str:
+        """For people: `2 before you on attic, about 20 s`."""
+        if self.estimated_wait_ms is None:
+            return self.reason
+        seconds = max(1, round(self.estimated_wait_ms / 1000))
+        about = f"{seconds} s" if seconds < _LONG_SECONDS else f"{round(seconds / 60)} min"
+        return f"{self.reason}, about {about}"
+
+
+_LONG_SECONDS = 100  # from which on minutes are told
 
 
 class Token(StreamEvent, frozen=True):
@@ -372,5 +407,5 @@ AttemptEvent = Token | Reasoning | AttemptRejected  # what a sink is given while
 ProgressEvent = AttemptStarted | AttemptEvent
 RunEvent = ToolCalled | CallConfirmed | CallDenied | ToolReturned | TurnEnded  # what a run with tools is replayed from
 FinalEvent = Result | Failed
-Event = ProgressEvent | FinalEvent
+Event = ProgressEvent | Queued | FinalEvent
 StandingEvent = Event | RunEvent | Cancelled  # what may stand in an events stream

@@ -105,6 +105,11 @@ class Transcript:
         return f"{self.attempt}-{self._seq}"
 
     @property
+    def has_pending(self) -> bool:
+        """Whether there are events that are not under way yet."""
+        return bool(self._pending)
+
+    @property
     def under_way(self) -> str:
         """The ID of the last event that was sent and has no answer yet; else ""."""
         return self._under_way

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from llm_routerd.protocol.audit import AuditEntry
     from llm_routerd.protocol.cut import Fields
-    from llm_routerd.protocol.events import AttemptStarted
+    from llm_routerd.protocol.events import AttemptStarted, Queued
     from llm_routerd.queue.deliveries import BeginVerdict, Commitment, Committed, Delivery
     from llm_routerd.queue.scripts.binding import Call
 
@@ -62,6 +62,33 @@ class Settlement(Member):
         if verdict == "begun":
             transcript.begun(int(reply[1]))
         return verdict
+
+    def tell_queued(
+        self, delivery: Delivery, transcript: Transcript, event: Queued, *, publish: bool, is_begun: bool
+    ) -> asyncio.Future[Any]:
+        """Write that a request waits, if it is ours and open; returns at once.  What is returned may have a refusal.
+
+        Args:
+            delivery: the entry.
+            transcript: of which nothing is pending: that would be written behind this.
+            event: what is told.
+            publish: PUBLISH it as well.
+            is_begun: an attempt of this worker stands there.
+        """
+        call = scripts.queued(
+            events=transcript.events_key,
+            lanes=self.keys.lanes,
+            consumer=self.consumer,
+            entry=delivery.entry,
+            lane=delivery.lane,
+            is_new=not delivery.claimed,
+            deliveries=delivery.deliveries,
+            ttl_ms=self.limits.result_ttl_ms,
+            data=encode(event),
+            publishes=publish,
+            makes=not is_begun,
+        )
+        return self.pipe.run_script(call)
 
     async def commit(self, commitment: Commitment) -> Committed:
         """Write the final event to its streams, acknowledge, delete, account: in one step."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llm_routerd.jsonschema.compiled import AnswerSchema
     from llm_routerd.protocol.backend import Backend
     from llm_routerd.protocol.call import Call
-    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted
+    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted, Queued
     from llm_routerd.protocol.outcome import Usage
     from llm_routerd.running.clock import AttemptClock
 
@@ -38,6 +38,10 @@ class EventSink(Protocol):
 
     def emit(self, event: AttemptEvent) -> None:
         """An event of the running attempt.  Never blocks."""
+        ...
+
+    def queued(self, event: Queued) -> bool:
+        """The request waits, and no attempt runs.  Never blocks; False: it was not taken, now there is no place."""
         ...
 
     @property

@@ -31,6 +31,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
         max_tokens: more its answer cannot have; None: nobody says.
         since: loop time since which it waits, where it has waited or run before; None: from now on.
         is_firm: it is not cut any more for others.
+        on_wait: told what each plan says of the wait, some times a second; it neither blocks nor raises.
     """
 
     members: Sequence[Deployment]
@@ -41,6 +42,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     since: float | None = None
     is_firm: bool = False
+    on_wait: Callable[[Wait], None] = lambda _wait: None
 
 
 class Slot:

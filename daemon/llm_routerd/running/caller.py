@@ -20,6 +20,7 @@ from llm_routerd.running.clock import Bounds
 from llm_routerd.running.faults import fault
 from llm_routerd.running.fitting import Fitting
 from llm_routerd.running.prompt import repair_messages
+from llm_routerd.running.queued import WaitNotice
 from llm_routerd.running.shortage import LONGEST_PAUSE_SECONDS
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Caller:
         self._box: Deployment | None = None  # that has taken the turn, of several
         self._slot: Slot | None = None  # of the turn under way
         self._waits_since: float | None = None  # loop time at which a slot was first asked for
+        self._notice = WaitNotice(sink.queued, self._loop, is_wanted=request.stream is not StreamMode.OFF)
 
     def seconds_left(self) -> float | None:
         """Until the deadline; None: there is none."""
@@ -197,6 +199,7 @@ class Caller:
             max_tokens=self._fitting.prompt.max_tokens,
             since=self._waits_since,
             is_firm=ask.is_firm,
+            on_wait=self._notice.of_slot(members),
         )
 
     async def _turn_in_slot(self, ask: Ask, slot: Slot) -> Turn:
@@ -236,7 +239,8 @@ class Caller:
             warmth.gone()
         if not warmth.is_ready:
             began = self._loop.time()
-            cold = await self._when_able(deployment, lambda: self._load(deployment))
+            with self._notice.of_loading(deployment, resources.fleet.load_seconds(deployment)):
+                cold = await self._when_able(deployment, lambda: self._load(deployment))
             if cold.verdict is not None:
                 return self._on_its_box(cold)
             if slot is not None and slot.loads:

@@ -168,6 +168,11 @@ class Fleet:
         seen = self._last.boxes.get(deployment.box or "")
         return seen is not None and seen.resident is not None and resident_name(deployment) in seen.resident
 
+    def load_seconds(self, deployment: Deployment) -> float | None:
+        """What loading its model on its box has taken, as was told last; None: nobody knows."""
+        seen = self._last.boxes.get(deployment.box or "")
+        return None if seen is None else seen.load_seconds.get(resident_name(deployment))
+
     @property
     def held(self) -> int:
         """How many slots this worker has now."""
@@ -312,8 +317,12 @@ class Fleet:
         if call is None:
             return
         call.wait = wait
-        if math.isinf(wait.seconds) and not call.granted.done():
+        if call.granted.done():
+            return
+        if math.isinf(wait.seconds):
             call.granted.set_result(wait.reason)
+        else:
+            call.wanted.on_wait(wait)
 
     async def _begin(self, begin: Begin, boxes: Boxes) -> bool:
         call = self._waiting.get(begin.token)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llm_routerd.protocol.events import Reasoning, Token
 
 if TYPE_CHECKING:
-    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted
+    import asyncio
+
+    from llm_routerd.protocol.events import AttemptEvent, AttemptStarted, Queued
     from llm_routerd.queue.deliveries import BeginVerdict, Delivery
     from llm_routerd.queue.outbox import Transcript
 
@@ -21,6 +23,12 @@ class Begins(Protocol):
         """Write the first attempt's event if the request is ours and open."""
         ...
 
+    def tell_queued(
+        self, delivery: Delivery, transcript: Transcript, event: Queued, *, publish: bool, is_begun: bool
+    ) -> asyncio.Future[Any]:
+        """Write that the request waits if it is ours and open."""
+        ...
+
 
 class QueueSink:
     """An `EventSink` over a transcript.  The first attempt begins the request in Redis, or finds that it may not."""
@@ -31,6 +39,7 @@ class QueueSink:
         self._transcript = transcript
         self._publish = publish
         self.verdict: BeginVerdict | None = None  # None: no attempt yet
+        self._telling: asyncio.Future[Any] | None = None  # that the request waits
 
     @property
     def begun(self) -> bool:
@@ -52,6 +61,16 @@ class QueueSink:
         else:
             self._transcript.event(event)
 
+    def queued(self, event: Queued) -> bool:
+        """Tell that the request waits: one such event at a time is under way, and only behind all others."""
+        if self._transcript.has_pending or (self._telling is not None and not self._telling.done()):
+            return False
+        self._telling = self._broker.tell_queued(
+            self._delivery, self._transcript, event, publish=self._publish, is_begun=self.begun
+        )
+        self._telling.add_done_callback(_hear)
+        return True
+
     @property
     def has_room(self) -> bool:
         """Whether more text may be taken from the model now."""
@@ -60,3 +79,9 @@ class QueueSink:
     async def room(self) -> None:
         """Wait until it may."""
         await self._transcript.room()
+
+
+def _hear(reply: asyncio.Future[Any]) -> None:
+    """A refusal has been heard: nothing depends on it."""
+    if not reply.cancelled():
+        reply.exception()

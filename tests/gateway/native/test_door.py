@@ -407,3 +407,41 @@ async def test_health_says_whether_redis_answers(site: Site) -> None:
     """And nothing that is anybody's."""
     status, _, told = await site.get("/health")
     assert (status, told) == (200, {"status": "ok", "redis": "ok", "has_workers": False})
+
+
+async def test_what_a_request_waits_for_is_known_while_it_waits_and_not_after(site: Site) -> None:
+    """The newest event says so; one that others wrote, and that is none, is no wait."""
+    first, second = EVENTS["queued"]
+    await site.queue("a")
+    await site.write("a", "0-1", "queued", second)
+    await site.write("a", "0-2", "queued", first)
+    status, _, told = await site.get("/v1/requests/a")
+    assert (status, told["status"], told["queued"]) == (202, "queued", first)
+    assert "attempt" not in told
+    await site.begin("a")
+    _, _, told = await site.get("/v1/requests/a")
+    assert (told["status"], told["attempt"], told["deployment"], told.get("queued")) == ("running", 1, "small", None)
+    await site.write("a", "1-5", "rejected", EVENTS["rejected"][0])
+    await site.write("a", "1-6", "queued", second)
+    _, _, told = await site.get("/v1/requests/a")
+    assert (told["status"], told["attempt"], told["queued"]) == ("queued", 1, second)
+    await site.write("a", "1-7", "queued", "no JSON")
+    _, _, told = await site.get("/v1/requests/a")
+    assert (told["status"], told.get("queued")) == ("running", None)
+    await site.end("a")
+    status, _, told = await site.get("/v1/requests/a")
+    assert (status, told["type"]) == (200, "cancelled")
+
+
+async def test_wait_is_an_event_like_all_others_to_who_follows_and_resumes(site: Site) -> None:
+    """Its ID goes before that of the first attempt; whoever has seen it is not told again."""
+    await site.write("a", "0-1", "queued", EVENTS["queued"][0])
+    await site.begin("a")
+    await site.end("a")
+    async with site.http.get("/v1/requests/a/events") as reply:
+        (wait, *_) = [frame for frame in await frames(reply) if "id" in frame]
+    assert (wait["id"], wait["event"], json.loads(wait["data"])) == ("0-1", "queued", EVENTS["queued"][0])
+    assert await ids(site, "/v1/requests/a/events", Last_Event_ID="0-1") == ["1-0", FINAL_ID]
+    status, headers, events = await site.get("/v1/requests/a/stream?offset=-1")
+    assert (status, [each["type"] for each in events]) == (200, ["queued", "attempt", "cancelled"])
+    assert headers["Stream-Closed"] == "true"

@@ -8,7 +8,7 @@ import pytest
 from llm_routerd.gateway.doors.native import telling
 from llm_routerd.gateway.event_json import event_json
 from llm_routerd.gateway.fault import Fault
-from llm_routerd.protocol.events import FINAL_ID
+from llm_routerd.protocol.events import FINAL_ID, Queued
 from llm_routerd.protocol.reading import read_event
 
 
@@ -66,3 +66,15 @@ def test_fault_names_what_there_is() -> None:
         "error": {"code": "c", "message": "m", "param": "p"},
         "request_id": "r",
     }
+
+
+def test_what_a_request_waits_for_is_told_in_its_place() -> None:
+    """As the event has it; after an attempt that came to nothing it waits all the same."""
+    event = read_event("0-3", "queued", b'{"position":2,"reason":"2 before you on attic","estimated_wait_ms":20000}')
+    assert isinstance(event, Queued)
+    waits = {"position": 2, "reason": "2 before you on attic", "estimated_wait_ms": 20000}
+    told = orjson.loads(telling.standing("abc", None, event))
+    assert told == {"id": "abc", "status": "queued", "queued": waits, "links": telling.links("abc")}
+    begun = read_event("2-0", "attempt", b'{"deployment":"d","model":"m/x","delivery":3}')
+    again = orjson.loads(telling.standing("abc", begun, event))
+    assert (again["status"], again["attempt"], again["queued"]) == ("queued", 2, waits)

@@ -15,12 +15,13 @@ from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 from msgspec.structs import replace
 
-from llm_routerd.gateway.door import JSON, Told
+from llm_routerd.gateway.door import JSON, SSE, Told
 from llm_routerd.gateway.fault import BUSY_RETRY_SECONDS, Fault, RefusedError, fault_of
 from llm_routerd.gateway.http.counting import REQUEST_ID
+from llm_routerd.gateway.line import comment
 from llm_routerd.gateway.shown import Ended, More, Shown, Superseded, unfenced
 from llm_routerd.protocol.codes import AttemptCode
-from llm_routerd.protocol.events import AttemptRejected, Result
+from llm_routerd.protocol.events import AttemptRejected, Queued, Result
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -166,6 +167,8 @@ class Answering:
                     return await self._break(self._fault(503, "superseded", told))
                 case Ended(end, rest):
                     return await self._end(pieces, end, rest)
+            if isinstance(event, Queued) and self._response is not None and self._ask.media_type == SSE:
+                pieces.append(comment(event.summary))
             if isinstance(event, AttemptRejected) and self._is_refused(event):
                 self._exchange.give_up(self._id, "the model's provider refused it")
                 return await self._break(self._fault(403, "refusal", "the model's provider refuses to answer"))

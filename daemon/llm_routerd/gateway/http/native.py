@@ -19,7 +19,7 @@ from llm_routerd.gateway.event_json import event_json
 from llm_routerd.gateway.fault import refused
 from llm_routerd.gateway.http.requests import Requests, unknown
 from llm_routerd.protocol.consent import Calls
-from llm_routerd.protocol.events import BEFORE_FINAL_ID
+from llm_routerd.protocol.events import BEFORE_FINAL_ID, Queued
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -99,8 +99,11 @@ class _Native:
             last = await self._final_within(known.request_id, seconds) or last
         if last is not None and last.is_final:
             return _json(known.request_id, event_json(last))
-        attempt = None if last is None else await self._attempt_of(known.request_id, last)
-        return _json(known.request_id, telling.standing(known.request_id, attempt), status=202)
+        queued = last if isinstance(last, Queued) else None
+        attempt = None
+        if last is not None and (last.attempt or queued is None):
+            attempt = await self._attempt_of(known.request_id, last)
+        return _json(known.request_id, telling.standing(known.request_id, attempt, queued), status=202)
 
     async def _attempt_of(self, request_id: str, event: SeenEvent) -> SeenEvent:
         """The event with which the attempt began that an event belongs to; the event, where it has none."""

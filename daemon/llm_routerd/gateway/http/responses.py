@@ -123,8 +123,9 @@ class Responses:
         entry = None
         if known.last is not None:
             async with self._exchange.followed(known.request_id) as following:
-                first = (await following.next(0))[:1]
-            entry = first[0].entry if first and isinstance(first[0], AttemptStarted) else None
+                events = await following.next(0)
+            first = next((each for each in events if isinstance(each, AttemptStarted)), None)
+            entry = None if first is None else first.entry
         created = int(entry.partition("-")[0]) // 1000 if entry else int(time.time())
         return Found(
             told=Told(known.request_id, created),

@@ -1,7 +1,7 @@
 // The page: looks at the gateway every two seconds, and follows what runs.
 
 import { ask, follow, key, Refusal, requestPath } from "./events.js";
-import { button, count, el, keyed, plural, say, span, usd } from "./shown.js";
+import { button, count, el, keyed, plural, say, span, usd, waiting } from "./shown.js";
 import { Transcript, twice } from "./transcript.js";
 
 const LOOK_MS = 2000;
@@ -111,7 +111,7 @@ function laneRow({ lane }) {
   };
 }
 
-const DOINGS = { "": "not begun", attempt: "asked", token: "answering", reasoning: "thinking", rejected: "discarded", tool_call: "calls a tool", tool_result: "has a tool's answer", turn: "waits for its tools", confirmed: "waits for its tools", denied: "waits for its tools" };
+const DOINGS = { "": "not begun", queued: "waits for a box", attempt: "asked", token: "answering", reasoning: "thinking", rejected: "discarded", tool_call: "calls a tool", tool_result: "has a tool's answer", turn: "waits for its tools", confirmed: "waits for its tools", denied: "waits for its tools" };
 const STATES = { none: "no calls yet", answering: "answers", rejected: "last answer not accepted", failing: "fails", cooling: "left alone" };
 
 function deploymentRow({ name }) {
@@ -202,7 +202,7 @@ function runningRow({ id }) {
     stop: null,
     update(each) {
       const doing = each.calls_waiting ? "waits for a person" : DOINGS[each.last] ?? each.last;
-      const where = each.deployment ? `${each.deployment}, ${doing}` : doing;
+      const where = each.queued ? waiting(each.queued, Date.now() + skew) : each.deployment ? `${each.deployment}, ${doing}` : doing;
       const again = each.deliveries > 1 ? ` · delivery ${each.deliveries}` : "";
       say(facts, `${where} · ${span(each.age_ms)} · lane ${each.lane} · ${each.worker}${again}${isOwn ? " · asked here" : ""}`);
     },

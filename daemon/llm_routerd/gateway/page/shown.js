@@ -56,6 +56,15 @@ export function span(ms) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
+/** What an event `queued` says, by the server's time `now` in ms: "2 before you on attic, about 20 s". */
+export function waiting({ reason, estimated_wait_ms: estimate, at_ms: at }, now) {
+  const told = String(reason ?? "waiting");
+  if (typeof estimate !== "number") return told;
+  const left = estimate - (typeof at === "number" ? Math.max(0, now - at) : 0);
+  if (!(left > 0)) return told; // it has taken longer: nobody knows
+  return `${told}, about ${left < 60000 ? `${Math.ceil(left / 1000)} s` : span(left)}`;
+}
+
 export function usd(value) {
   if (value === 0) return "$0";
   if (value < 0.00005) return "< $0.0001";

@@ -1,7 +1,7 @@
 // What happens to one request, attempt by attempt: text as it comes, and what is discarded, with the reason.
 
 import { attemptOf } from "./events.js";
-import { button, count, el, say, span, usd } from "./shown.js";
+import { button, count, el, say, span, usd, waiting } from "./shown.js";
 
 const LONGEST_KEPT = 20000; // characters of one attempt
 
@@ -85,13 +85,20 @@ export class Transcript {
     this.tools = new Map(); // by the id of a call
     this.end = el("p.end");
     if (announces) this.end.setAttribute("role", "status");
-    this.node = el("div.transcript", this.end);
+    this.waits = el("p.waits");
+    this.waits.hidden = true;
+    this.node = el("div.transcript", this.waits, this.end);
     this.hasEnded = false;
   }
 
   take(event) {
     const { type, data } = event;
     const number = attemptOf(event);
+    this.waits.hidden = type !== "queued"; // until another event follows
+    if (type === "queued" && number !== Infinity) {
+      say(this.waits, waiting(data, data.at_ms)); // which has just come
+      return;
+    }
     if (number === Infinity) {
       this.finish(type, data);
       return;
@@ -143,7 +150,7 @@ export class Transcript {
       }
       attempt = new Attempt(number);
       this.attempts.set(number, attempt);
-      this.node.insertBefore(attempt.node, this.end);
+      this.node.insertBefore(attempt.node, this.waits);
     }
     return attempt;
   }

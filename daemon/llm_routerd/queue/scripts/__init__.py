@@ -73,6 +73,24 @@ def begin(
 
 
 @script
+def queued(
+    *,
+    events: Key,
+    lanes: Lanes,
+    consumer: str,
+    entry: str,
+    lane: str,
+    is_new: bool,
+    deliveries: int,
+    ttl_ms: IntText,
+    data: str | bytes,
+    publishes: bool,
+    makes: bool,
+) -> Any:
+    """Tell that one request waits on this worker."""
+
+
+@script
 def write(*, events: Key, publishes: bool, words: ArgumentList) -> Any:
     """Write several events of one request, in order."""
 
@@ -315,7 +333,7 @@ def boxes_report(
 
 # Those of a worker.  The others are the client's, and go to a server when it first asks for one.
 ALL = (
-    take, claim, find_orphans, take_orphans, begin, write, commit, sealed, renew, hand_back, pass_on, retire, mend,
-    owned, dispatch, observe, hear, journal, news, withdraw, registry, boxes_wait, boxes_look, boxes_occupy,
+    take, claim, find_orphans, take_orphans, begin, queued, write, commit, sealed, renew, hand_back, pass_on, retire,
+    mend, owned, dispatch, observe, hear, journal, news, withdraw, registry, boxes_wait, boxes_look, boxes_occupy,
     boxes_release, boxes_renew, boxes_leave, boxes_report,
 )  # fmt: skip

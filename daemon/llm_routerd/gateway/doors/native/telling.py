@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from msgspec import to_builtins
 
 from llm_routerd.gateway.event_json import data_of, word_of
 from llm_routerd.protocol.events import AttemptStarted
 
 if TYPE_CHECKING:
     from llm_routerd.gateway.fault import Fault
+    from llm_routerd.protocol.events import Queued
     from llm_routerd.protocol.reading import SeenEvent
 
 RETRY_MS: Final = 1_000
@@ -35,14 +37,18 @@ def links(request_id: str) -> dict[str, str]:
     return {"self": path, "events": f"{path}/events", "stream": f"{path}/stream"}
 
 
-def standing(request_id: str, attempt: SeenEvent | None) -> bytes:
+def standing(request_id: str, attempt: SeenEvent | None, queued: Queued | None = None) -> bytes:
     """What is known of a request that has not ended.
 
     Args:
         request_id: its id.
         attempt: the event with which its last attempt began; None: it is queued.
+        queued: what it waits for; None: nothing is told of that.
     """
-    known: dict[str, Any] = {"id": request_id, "status": "queued" if attempt is None else "running"}
+    is_queued = attempt is None or queued is not None
+    known: dict[str, Any] = {"id": request_id, "status": "queued" if is_queued else "running"}
+    if queued is not None:
+        known["queued"] = to_builtins(queued)
     if attempt is not None:
         known["attempt"] = attempt.attempt
     if isinstance(attempt, AttemptStarted):

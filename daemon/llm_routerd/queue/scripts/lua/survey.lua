@@ -5,9 +5,9 @@
 -- Returns {ms, letters, {worker, what it has registered...}, {lane...}}; of each lane, the most urgent first,
 --   {the ID of the entry that has waited longest; "": none waits, {running...}}; and of each running request
 --   {id, entry, worker, ms since its last sign of life, deliveries, deployment, model, type of its last event,
---   {data of the tool calls that wait for a person's word...}}.
+--   {data of the tool calls that wait for a person's word...}, data of that event if it is `queued`, else ""}.
 -- May be repeated.
-local LONGEST_CALL, EVENTS_PER_PAGE, MOST_PAGES = 16384, 8, 32
+local LONGEST_CALL, LONGEST_WAIT, EVENTS_PER_PAGE, MOST_PAGES = 16384, 4096, 8, 32
 local OF_RUNS = {tool_call = true, confirmed = true, denied = true, tool_result = true, turn = true}
 local left = most_bytes
 
@@ -44,15 +44,17 @@ local function unanswered(events)
   return found
 end
 
--- What the events of a request tell of it: deployment, model, type of the last event, tool calls.
+-- What the events of a request tell of it: deployment, model, type of the last event, tool calls, what it waits for.
 local function progress_of(events)
   local last = redis.pcall('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]  -- pcall: the key may be no stream
-  if not last then return '', '', '', {} end
+  if not last then return '', '', '', {}, '' end
   left = left - size_of(last)
   local kind = type_of(last)
   local attempt = not is_at_end(last[1]) and attempt_of(events, string.match(last[1], '^%d+')) or {}
   local calls = OF_RUNS[kind] and unanswered(events) or {}
-  return tostring(attempt.deployment or ''), tostring(attempt.model or ''), kind, calls
+  local waits = kind == 'queued' and field(last, 'data') or ''
+  if #waits > LONGEST_WAIT then waits = '' end
+  return tostring(attempt.deployment or ''), tostring(attempt.model or ''), kind, calls, waits
 end
 
 -- What stands in a lane.
@@ -71,8 +73,8 @@ local function look(requests)
       local item = redis.call('XRANGE', requests, owned[1], owned[1])[1]
       left = left - (item and size_of(item) or 0)
       local id = item and name_of(item) or owned[1]
-      local deployment, model, kind, calls = progress_of(events_prefix .. id)
-      running[#running + 1] = {id, owned[1], owned[2], owned[3], owned[4], deployment, model, kind, calls}
+      local deployment, model, kind, calls, waits = progress_of(events_prefix .. id)
+      running[#running + 1] = {id, owned[1], owned[2], owned[3], owned[4], deployment, model, kind, calls, waits}
     end
   end
   return {oldest, running}
