@@ -65,16 +65,28 @@ def test_window_that_is_given_up_is_not_taken_up_again_before_the_smaller_one_ha
 def test_whoever_needed_nothing_follows_in_both_directions() -> None:
     """So a window that one gives up is given up by all."""
     known = model()
-    for loaded in (16_384, 65_536):
+    for loaded in (8_192, 32_768):
         known.seen(loaded, 1.0)
         assert known.in_force == loaded
     known.seen(4_096, 2.0)
-    assert known.in_force == 65_536  # it was not given up, but somebody had not looked
-    known.seen(65_536, 3.0)
+    assert known.in_force == 32_768  # it was not given up, but somebody had not looked
+    known.seen(32_768, 3.0)
     known.forget(LARGE_SECONDS)
-    assert known.in_force == 65_536  # as it is loaded
+    assert known.in_force == 32_768  # as it is loaded
     known.seen(4_096, LARGE_SECONDS)
     assert known.in_force == 4_096
+
+
+def test_window_that_nobody_may_have_asked_for_is_not_asked_for() -> None:
+    """A server's own is had without a word; and one that tells all its slots together would be asked for ever more."""
+    known = model(131_072)
+    assert known.as_before == FITS
+    known.needed(SMALL, 1.0)
+    known.seen(65_536, 2.0)
+    assert known.in_force == 8_192
+    more = ModelWindow(most_followed=65_536)  # that the operator has set for one that shares it
+    more.seen(65_536, 2.0)
+    assert more.in_force == 65_536
 
 
 @pytest.mark.parametrize("told", [None, 7, 2_047])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from llm_routerd.routing.prompt_size import Gauge
-from llm_routerd.routing.window import FITS, LEAST_WINDOW, Fit
+from llm_routerd.routing.window import FITS, LEAST_WINDOW, MOST_UNASKED, Fit
 
 if TYPE_CHECKING:
     from llm_routerd.protocol.call import Window
@@ -35,6 +35,10 @@ _TIMES_UNHEEDED: Final = 2
 class ModelWindow:
     """Of one model at one server.
 
+    Args:
+        most_followed: a larger window that others have had it loaded with is not asked for in their wake: it may be
+            what the server loads by itself, or a count of all its slots together.
+
     Attributes:
         gauge: what its tokenizer makes of prompts.
         window: what its server tells; None: nothing.
@@ -43,7 +47,8 @@ class ModelWindow:
         looked: time at which it was seen what it is loaded with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_followed: int = MOST_UNASKED) -> None:
+        self._most_followed = most_followed
         self.gauge = Gauge()
         self.window: Window | None = None
         self.loaded: int | None = None
@@ -64,7 +69,8 @@ class ModelWindow:
     @property
     def in_force(self) -> int | None:
         """The window that calls ask for at least; None: as the server likes."""
-        return max((*self._needs, *self._followed, self.loaded or 0), default=0) or None
+        loaded = self.loaded if self.loaded is not None and self.loaded <= self._most_followed else 0
+        return max((*self._needs, *self._followed, loaded), default=0) or None
 
     @property
     def as_before(self) -> Fit:
@@ -100,7 +106,7 @@ class ModelWindow:
                 and loaded == max((loaded, *self._needs, *self._followed))
             ):
                 self._shrinks_until = now + _LATE_SECONDS  # given up by others
-            if loaded > (self.in_force or loaded):
+            if self._most_followed >= loaded > (self.in_force or loaded):
                 self._followed = {loaded: now + _FOLLOWED_SECONDS}
             self._usual = min(self._usual or loaded, loaded)
             self._compare(loaded, now)

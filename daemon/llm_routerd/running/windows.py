@@ -13,7 +13,17 @@ from msgspec.structs import replace
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.routing.prompt_size import WORTH_MEASURING
-from llm_routerd.routing.window import FITS, LEAST_WINDOW, Fit, Limits, fit, num_ctx_of, room_for, step_for
+from llm_routerd.routing.window import (
+    FITS,
+    LEAST_WINDOW,
+    MOST_UNASKED,
+    Fit,
+    Limits,
+    fit,
+    num_ctx_of,
+    room_for,
+    step_for,
+)
 from llm_routerd.running.model_window import ModelWindow
 
 if TYPE_CHECKING:
@@ -72,13 +82,13 @@ class Windows:
 
     def __init__(self, deployments: Mapping[str, Deployment], backend: Callable[[str], Backend]) -> None:
         self._backend = backend
-        models: dict[tuple[str | None, ...], ModelWindow] = {}
-        self._deployed = {
-            name: _Deployed(
-                each, models.setdefault((each.backend_kind, each.api_base or name, each.model_name), ModelWindow())
-            )
-            for name, each in deployments.items()
-        }
+        of_model: dict[tuple[str, str, str], list[Deployment]] = {}
+        for name, each in deployments.items():
+            of_model.setdefault((each.backend_kind, each.api_base or name, each.model_name), []).append(each)
+        self._deployed: dict[str, _Deployed] = {}
+        for sharing in of_model.values():
+            model = ModelWindow(most_followed=max(MOST_UNASKED, *(each.context for each in sharing)))
+            self._deployed |= {each.name: _Deployed(each, model) for each in sharing}
         self._asking: dict[tuple[int, str], asyncio.Task[None]] = {}  # by the model, and what is asked of it
         self._loop = asyncio.get_running_loop()
 

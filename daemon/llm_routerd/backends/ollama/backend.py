@@ -109,13 +109,17 @@ class OllamaBackend:
         rest = without_first(call)
         if rest is None:
             return False
-        rest = replace(rest, params={**rest.params, "max_tokens": 1})
+        body = chat_body(self._deployment, replace(rest, params={**rest.params, "max_tokens": 1}))
         try:
-            answer = await self._transport.post_json(
-                self._chat_url,
-                {**chat_body(self._deployment, rest), "stream": False},
-                headers=self._headers,
-                connect_seconds=call.connect_seconds,
+            answer = await self._omissions.ask(
+                partial(without, {**body, "stream": False}),
+                partial(
+                    self._transport.post_json,
+                    self._chat_url,
+                    headers=self._headers,
+                    connect_seconds=call.connect_seconds,
+                    answer_seconds=self._deployment.timeout,  # it reads a prompt
+                ),
             )
         except BackendError:
             return False

@@ -182,7 +182,13 @@ class Transport:
         return _parsed(body)
 
     async def post_json(
-        self, url: URL, body: Mapping[str, Any], *, headers: Mapping[str, str], connect_seconds: float
+        self,
+        url: URL,
+        body: Mapping[str, Any],
+        *,
+        headers: Mapping[str, str],
+        connect_seconds: float,
+        answer_seconds: float = _QUESTION_SECONDS,
     ) -> Any:
         """The JSON that a POST answers with, at most a megabyte; for questions about a server.
 
@@ -190,7 +196,7 @@ class Transport:
             BackendError: as `post`; and where the answer is no JSON, or does not come.
         """
         try:
-            async with asyncio.timeout(connect_seconds + _QUESTION_SECONDS):
+            async with asyncio.timeout(connect_seconds + answer_seconds):
                 response = await self.post(url, body, headers=headers, connect_seconds=connect_seconds)
                 try:
                     return _parsed(await read_bounded(response, limit=_MEGABYTE))
