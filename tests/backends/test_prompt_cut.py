@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
@@ -11,8 +12,15 @@ from hypothesis import strategies as st
 
 from llm_routerd.backends.ollama.request import chat_body
 from llm_routerd.backends.ollama.window import window_told, windows_of
-from llm_routerd.backends.prompt_cut import looks_cut, may_be_cut, takes_truncate
-from llm_routerd.protocol.call import BackendError, Call
+from llm_routerd.backends.prompt_cut import (
+    looks_cut,
+    may_be_cut,
+    may_exceed,
+    takes_truncate,
+    was_whole,
+    without_first,
+)
+from llm_routerd.protocol.call import BackendError, Call, Window
 from llm_routerd.routing.prompt_size import size_of
 from tests.backends.recordings import ReplayServer
 from tests.standin.server import StandIn
@@ -268,3 +276,67 @@ def test_ordinary_counts_are_never_held_against_a_prompt(text: str, more: int) -
 def test_version_tells_who_can_be_asked(version: Any, knows: bool) -> None:
     """What is no version is none of them."""
     assert takes_truncate(version) is knows
+
+
+def test_very_many_messages_are_looked_at_in_bounded_time() -> None:
+    """Each is one that may have been left out; what is left of them is not added up anew for each."""
+    messages = tuple(_said("every word counts here ") for _ in range(8_000))
+    began = time.process_time()
+    assert may_be_cut(Call(messages=messages), 30_000, [32_768])
+    assert time.process_time() - began < 0.5
+
+
+_CONVERSATION = Call(
+    messages=(
+        {"role": "system", "content": "Be brief."}, _said("word " * 500), _said("word " * 900), _said("Go on."),
+    )
+)  # fmt: skip
+
+
+def test_message_that_was_left_out_is_not_missed_when_it_is_left_out() -> None:
+    """The same count again: it had not been read.  Fewer tokens: it had; and a server that counts few has cached."""
+    rest = without_first(_CONVERSATION)
+    assert rest is not None
+    assert [message["content"][:5] for message in rest.messages] == ["Be br", "word ", "Go on"]
+    assert without_first(Call(messages=_CONVERSATION.messages[:2])) is None
+    assert was_whole(1_500, rest, 950)
+    for again in (1_500, 1_501, 0, 1, 300):
+        assert not was_whole(1_500, rest, again)
+
+
+@pytest.mark.parametrize(
+    ("params", "told", "windows"),
+    [
+        ({"num_ctx": 16_384}, Window(most=131_072, loaded=4_096, now=4_096), {4_096, 16_384}),
+        ({"num_ctx": 16_384}, Window(most=131_072, loaded=32_768, now=32_768), {16_384}),
+        ({}, Window(most=131_072, loaded=4_096, now=4_096), {4_096}),
+    ],
+    ids=["passed over", "another's", "none asked for"],
+)
+def test_window_that_the_model_is_loaded_with_goes_before_a_larger_one_that_was_asked_for(
+    params: dict[str, Any], told: Window, windows: set[int]
+) -> None:
+    """Not before a smaller one: somebody else has had it loaded since."""
+    assert set(windows_of(params, told)) == windows
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call(messages=(_said("語" * 1_000),)),
+        Call(messages=({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}] * 2},)),
+        Call(messages=(_said("x"),), schema={"description": "x" * 3_000}),
+        Call(messages=(_said("x"),), tools=({"function": {"description": "x" * 3_000}},)),
+    ],
+    ids=["a rare script", "images", "a schema", "tools"],
+)
+def test_prompt_is_looked_at_that_is_longer_than_its_letters(call: Call) -> None:
+    """Whatever of it takes up the window."""
+    assert may_exceed(call, 2_048)
+    assert not may_exceed(call, 8_192)
+
+
+def test_few_words_that_are_left_say_nothing_of_what_was_left_out() -> None:
+    """A template may be as long as they are."""
+    call = Call(messages=(_said("今天天气很好。" * 160), _said("今天天气很好。" * 500), _said("Go on.")))
+    assert may_be_cut(call, 7, [4_096])

@@ -44,7 +44,7 @@ async def test_backend_has_a_module_that_makes_it(name: str) -> None:
         made = room_of(name).make_backends({"x": deployment_of(name, "http://127.0.0.1:9")}, transport)
         assert made.keys() == {"x"}
         promised = {method for method, _ in inspect.getmembers(Backend, inspect.isfunction) if method[0] != "_"}
-        assert promised == {"stream", "probe", "window", "resident", "warm"}
+        assert promised == {"stream", "probe", "window", "loaded_window", "resident", "warm"}
         assert all(callable(getattr(made["x"], method)) for method in promised)
     finally:
         await transport.aclose()

@@ -92,10 +92,13 @@ async def test_path_before_the_protocols_own_is_not_that_of_the_servers() -> Non
     [
         (
             {"/api/show": recording(OLLAMA, "api-show").body, "/api/ps": recording(OLLAMA, "api-ps").body},
-            Window(most=8_192, now=4_096, is_asked_for=True),
+            Window(most=8_192, now=4_096, is_asked_for=True, loaded=4_096),
         ),
         ({"/api/show": {"model_info": {"a.context_length": 8_192}}}, Window(most=8_192, is_asked_for=True)),
-        ({"/api/ps": {"models": [{"name": "tiny:latest", "context_length": 7}]}}, Window(now=7, is_asked_for=True)),
+        (
+            {"/api/ps": {"models": [{"name": "tiny:latest", "context_length": 7}]}},
+            Window(now=7, is_asked_for=True, loaded=7),
+        ),
         ({"/api/show": [], "/api/ps": {"models": 7}}, Window(is_asked_for=True)),
         ({}, Window(is_asked_for=True)),
     ],
@@ -141,4 +144,22 @@ async def test_model_is_loaded_for_the_window_of_its_calls(
     answers = {"/api/generate": {"done": True}}
     async with serving(answers) as (url, asked), backend_for("ollama", url, params=params) as backend:
         await backend.warm(num_ctx=num_ctx)
-        assert [orjson.loads(body).get("options") for _, body in asked] == [options]
+        assert [orjson.loads(body).get("options") for path, body in asked if path == "/api/generate"] == [options]
+
+
+@pytest.mark.parametrize(("num_ctx", "sent"), [(None, 16_384), (8_192, 8_192)])
+async def test_model_that_is_loaded_is_not_loaded_anew_for_less(num_ctx: int | None, sent: int) -> None:
+    """Another worker may have had it loaded with a larger window; what is asked for by name goes before that."""
+    loaded = {"models": [{"name": "tiny:latest", "context_length": 16_384}]}
+    answers = {"/api/generate": {"done": True}, "/api/ps": loaded}
+    async with serving(answers) as (url, asked), backend_for("ollama", url, model="ollama/tiny") as backend:
+        assert await backend.loaded_window() == 16_384
+        await backend.warm(num_ctx=num_ctx)
+        assert orjson.loads(asked[-1][1])["options"] == {"num_ctx": sent}
+
+
+@pytest.mark.parametrize("protocol", ["openai", "anthropic", "litellm"])
+async def test_others_do_not_tell_what_a_model_is_loaded_with(protocol: str) -> None:
+    """Nor can they be asked for another window."""
+    async with StandIn() as server, backend_for(protocol, server.url) as backend:
+        assert await backend.loaded_window() == 0

@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_routerd.protocol.call import Window
-from llm_routerd.routing.prompt_size import Tokens
-from llm_routerd.routing.window import FITS, STEPS, Fit, fit, num_ctx_of
+from llm_routerd.routing.text_tokens import Tokens
+from llm_routerd.routing.window import FITS, LEAST_WINDOW, STEPS, Fit, Limits, fit, num_ctx_of
 
 OLLAMA = Window(most=131_072, now=4_096, is_asked_for=True)
 
 
 def asked(tokens: float, window: Window | None = OLLAMA, **more: Any) -> Fit:
     """Of a prompt whose tokens are known exactly."""
-    given: dict[str, Any] = {"bound": 0, "fixed": None, "max_tokens": None, "asked": None, **more}
-    return fit(Tokens(tokens, tokens, tokens), window, **given)
+    given: dict[str, Any] = {"max_tokens": None, "asked": None, **more}
+    limits = Limits(window=window, **{name: given.pop(name) for name in ("bound", "fixed", "cuts") if name in given})
+    return fit(Tokens(tokens, tokens, tokens), limits, **given)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,17 @@ def asked(tokens: float, window: Window | None = OLLAMA, **more: Any) -> Fit:
         (7_900, {"window": Window(most=8_192), "max_tokens": 64_000}, "too long"),
         (7_000, {"window": Window(most=8_192), "max_tokens": 64_000}, None),  # sent by rote
         (20_000, {"window": Window(most=8_192, now=4_096), "bound": 100_000}, "too long"),
+        (90_000, {"window": Window(is_asked_for=True)}, 32_768),  # nothing is known of the model: no reason to refuse
+        (90_000, {"window": Window(now=4_096, is_asked_for=True)}, 32_768),
+        (90_000, {"window": Window(is_asked_for=True), "bound": 65_536}, "too long"),  # but the operator says it
+        (90_000, {"window": Window(most=8_192), "cuts": True}, None),  # he wants it cut
+        (90_000, {"cuts": True}, 32_768),
+        (5_000, {"window": Window(most=512)}, None),  # no model has so little
+        (5_000, {"window": Window(most=512, now=100, is_asked_for=True)}, 8_192),
+        (5_000, {"window": Window(most=131_072, now=500_000, is_asked_for=True)}, 131_072),  # nor more than it can
+        (5_000, {"window": Window(now=500_000, is_asked_for=True)}, 262_144),
+        (500, {"window": OLLAMA, "asked": 8_192}, 8_192),
+        (3_000, {"window": Window(most=131_072, now=32_768, is_asked_for=True), "asked": 8_192}, 32_768),
     ],
 )
 def test_window_is_the_smallest_step_that_holds_prompt_and_answer(
@@ -62,7 +74,7 @@ def test_window_is_the_smallest_step_that_holds_prompt_and_answer(
         assert found.too_long is not None
         assert found.num_ctx is None
     else:
-        assert found == Fit(num_ctx=num_ctx if num_ctx is None else int(num_ctx))
+        assert (found.num_ctx, found.too_long) == (num_ctx, None)
 
 
 def test_line_says_how_long_the_prompt_is_and_what_there_is() -> None:
@@ -85,26 +97,38 @@ windows = st.builds(
     high=st.floats(1, 2),
     window=st.none() | windows,
     bound=st.just(0) | st.integers(512, 300_000),
+    cuts=st.booleans(),
     fixed=st.none() | st.integers(512, 300_000),
     max_tokens=st.none() | st.integers(1, 100_000),
     asked=st.none() | st.sampled_from(STEPS),
 )
 def test_no_prompt_that_fits_is_passed_over_and_no_window_is_beyond_its_bounds(
-    low: float, likely: float, high: float, window: Window | None, **more: Any
+    low: float,
+    likely: float,
+    high: float,
+    window: Window | None,
+    bound: int,
+    fixed: int | None,
+    cuts: bool,
+    **more: Any,
 ) -> None:
     """And what is asked for holds the prompt, or is the most that there is."""
     tokens = Tokens(low, low * likely, low * likely * high)
-    found = fit(tokens, window, **more)
-    most = min((each for each in (window and window.most, more["bound"], more["fixed"]) if each), default=None)
+    found = fit(tokens, Limits(window=window, bound=bound, fixed=fixed, cuts=cuts), **more)
+    told = window.most if window is not None and window.most and window.most >= LEAST_WINDOW else None
+    most = min((each for each in (told, bound, fixed) if each), default=None)
     if most is None and (window is None or not window.is_asked_for):
         assert found == FITS
     if found.too_long is None:
-        assert most is None or tokens.low <= most
+        assert most is None or cuts or tokens.low <= most
+    if most is None:
+        assert found.too_long is None
     if found.num_ctx is not None:
         assert found.too_long is None
         assert window is not None
         assert window.is_asked_for
-        assert more["fixed"] is None
+        assert fixed is None
+        assert found.needs is None or found.num_ctx >= found.needs
 
 
 @pytest.mark.parametrize(

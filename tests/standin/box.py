@@ -71,6 +71,7 @@ class Box:
         slots: calls at once of one model (`OLLAMA_NUM_PARALLEL`, `--parallel`, `--max-num-seqs`).
         most_waiting: calls for a model that is not ready yet; one more is refused with 503 (`OLLAMA_MAX_QUEUE`).
         num_ctx: the window of a slot, where neither call nor model say another.
+        heeds_num_ctx: whether a call's own window is the one it gets, which a proxy may prevent.
         keep_alive: seconds that an Ollama keeps a model after its last call, where the call says none.
         seconds_per_token: to read a token of a prompt that is not in the slot's cache.
         image_tokens: that an image counts for.
@@ -86,6 +87,7 @@ class Box:
     slots: int = 1
     most_waiting: int = 512
     num_ctx: int = 4096
+    heeds_num_ctx: bool = True
     keep_alive: float = 300.0
     seconds_per_token: float = 0.0
     image_tokens: int = 256
@@ -110,6 +112,7 @@ class Box:
     def window_of(self, name: str, asked: int | None = None) -> int:
         """The window that a model is loaded with for a call that asks for `asked`."""
         model = self.models[name]
+        asked = asked if self.heeds_num_ctx else None
         wanted = (asked or model.num_ctx or self.num_ctx) if self.kind == "ollama" else self.num_ctx
         return min(wanted, model.trained)
 

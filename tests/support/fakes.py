@@ -30,6 +30,8 @@ class FakeBackend:
         self.has_window: Window | None = None
         self.has_resident: Mapping[str, int] | None = None
         self.asked_for_window = 0
+        self.has_loaded: int | None = 0
+        self.looked_at = 0
         self.warmed_for: list[int | None] = []
         self.on_warm: Callable[[], Awaitable[None]] | None = None
 
@@ -53,6 +55,11 @@ class FakeBackend:
         """As told."""
         self.asked_for_window += 1
         return self.has_window
+
+    async def loaded_window(self) -> int | None:
+        """As told."""
+        self.looked_at += 1
+        return self.has_loaded
 
     async def resident(self) -> Mapping[str, int] | None:
         """As told."""

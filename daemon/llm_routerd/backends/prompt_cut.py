@@ -19,17 +19,23 @@ either.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from msgspec.structs import replace
 
 from llm_routerd.protocol.call import BackendError
 from llm_routerd.protocol.codes import AttemptCode
-from llm_routerd.routing.prompt_size import chars_of, most_tokens, size_of, texts_of, total, without_runs
+from llm_routerd.routing.prompt_size import most_tokens, size_of, texts_of
+from llm_routerd.routing.text_tokens import without_runs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from llm_routerd.protocol.call import Call, Finish
     from llm_routerd.routing.prompt_size import PromptSize
+
+HowCut: TypeAlias = Literal["whole", "messages", "cut"]
+"""Nothing was left out; messages may have been, from the front; the prompt was cut, or that cannot be told apart."""
 
 # No text of any length is that short in tokens: 3 to 5 characters make one, in most languages fewer.
 _MOST_CHARS_PER_TOKEN = 6
@@ -41,6 +47,8 @@ _CUTS_TO_THE_WINDOW = (0, 4)
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 # Of one prompt the parts are alike: so far apart may their tokens for the same guess be.
 _OFF = 1.5
+# Of fewer tokens nothing follows for the rest: a template is too great a part of them.
+_TELLING = 1_000
 # As many tokens below the window as Ollama may leave free where it cuts.
 _NEAR = 16
 
@@ -86,7 +94,7 @@ def takes_truncate(version: Any) -> bool:
 
 def may_exceed(call: Call, window: int) -> bool:
     """Whether the prompt may be longer than a window of so many tokens; cheap, and for longer texts often True."""
-    return bool(call.tools) or most_tokens(chars_of(call.messages)) > window
+    return most_tokens(call.messages, call.tools, schema=call.schema) > window
 
 
 def cuts_in_halves(version: Any) -> bool:
@@ -96,28 +104,64 @@ def cuts_in_halves(version: Any) -> bool:
 
 
 def may_be_cut(call: Call, prompt_tokens: int, windows: Collection[int], *, in_halves: bool = True) -> bool:
-    """Whether an Ollama that counted so many tokens may have left out some, where its window is one of these.
+    """Whether an Ollama may have left out some of the prompt; see `how_cut`."""
+    return how_cut(call, prompt_tokens, windows, in_halves=in_halves) != "whole"
+
+
+def how_cut(call: Call, prompt_tokens: int, windows: Collection[int], *, in_halves: bool = True) -> HowCut:
+    """What an Ollama that counted so many tokens may have left out, where its window is one of these.
 
     Without a count (0) only the prompt's length tells.  `in_halves`: see `cuts_in_halves`.
     """
     possible = [window for window in windows if prompt_tokens <= window]
     if not possible:
-        return False
-    size = size_of(call.messages, call.tools).scaled(call.token_factors)
-    return any(_may_be_cut(size, prompt_tokens, window, in_halves=in_halves) for window in possible)
+        return "whole"
+    size = size_of(call.messages, call.tools, schema=call.schema, may_call=call.may_call or not call.tools)
+    whole = size.whole
+    factors = call.token_factors(whole.kind)
+    if whole.scaled(factors).high <= min(possible):
+        return "whole"
+    size = size.scaled(factors)
+    found = {_how_cut(size, prompt_tokens, window, in_halves=in_halves) for window in possible}
+    return "cut" if "cut" in found else "messages" if "messages" in found else "whole"
 
 
-def _may_be_cut(size: PromptSize, counted: int, window: int, *, in_halves: bool) -> bool:
+def without_first(call: Call) -> Call | None:
+    """The call without the message that is left out first; None: none is, since it has no other but the last.
+
+    What has lost that message already has as many tokens without it, and what has not, fewer.
+    """
+    messages = call.messages
+    at = next((at for at, each in enumerate(messages[:-1]) if each.get("role") not in {"system", "developer"}), None)
+    return None if at is None else replace(call, messages=messages[:at] + messages[at + 1 :])
+
+
+def was_whole(counted: int, rest: Call, counted_of_rest: int) -> bool:
+    """Whether a prompt of so many tokens was read with its first message.
+
+    Args:
+        counted: tokens of the prompt.
+        rest: the call without its first message, which was sent after it.
+        counted_of_rest: its tokens.  Fewer than it can have are none of it: what was cached is not counted by some.
+    """
+    least = size_of(rest.messages, rest.tools, schema=rest.schema, may_call=rest.may_call or not rest.tools).whole.low
+    return least <= counted_of_rest < counted
+
+
+def _how_cut(size: PromptSize, counted: int, window: int, *, in_halves: bool) -> HowCut:
     whole = size.whole
     if whole.high <= window:
-        return False
+        return "whole"
     if counted >= window - _NEAR or whole.low > window:
-        return True
+        return "cut"
     if in_halves and counted >= window // 2 and counted + window // 2 <= whole.high:
-        return True
-    for number, dropped in enumerate(size.messages[:-1], start=1):
-        left = total((size.kept, *size.messages[number:]))
-        likely = counted * _OFF * dropped.likely / left.likely
-        if left.low / _OFF <= counted <= left.high and counted + min(likely, dropped.high) > window:
-            return True
-    return False
+        return "cut"
+    low, likely, high = whole.low, whole.likely, whole.high  # of what is left
+    for dropped in size.messages[:-1]:
+        low, likely, high = low - dropped.low, likely - dropped.likely, high - dropped.high
+        of_dropped = dropped.high
+        if likely > _TELLING:
+            of_dropped = min(counted * _OFF * dropped.likely / likely, of_dropped)
+        if low / _OFF <= counted <= high and counted + of_dropped > window:
+            return "messages"
+    return "whole"

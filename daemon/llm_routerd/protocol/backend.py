@@ -39,6 +39,14 @@ class Backend(Protocol):
         """
         ...
 
+    async def loaded_window(self) -> int | None:
+        """How many tokens its model is loaded with, where calls decide it; 0: nobody tells; None: it is not loaded.
+
+        Raises:
+            BackendError: it does not answer.
+        """
+        ...
+
     async def resident(self) -> Mapping[str, int] | None:
         """Bytes in memory by the names of all models that its server has loaded; None: it does not tell.
 
@@ -53,7 +61,8 @@ class Backend(Protocol):
         Returns once the model is loaded; the caller bounds the time.
 
         Args:
-            num_ctx: for so many tokens of prompt and answer, as the calls will be; None: as the server likes.
+            num_ctx: for so many tokens of prompt and answer, as the calls will be; None: as it is loaded, or as the
+                server likes.
 
         Raises:
             BackendError: it could not be loaded.

@@ -10,6 +10,8 @@ from msgspec import Struct, field
 from llm_routerd.errors import RouterdError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llm_routerd.protocol.codes import AttemptCode, Lack
     from llm_routerd.protocol.outcome import ToolCall, Usage
 
@@ -37,6 +39,11 @@ ANY_FACTORS: Final = TokenFactors(0.0, math.inf)
 """Nothing is known."""
 
 
+def any_factors(_kind: int) -> TokenFactors:
+    """Nothing is known of text of this kind."""
+    return ANY_FACTORS
+
+
 class Call(Struct, frozen=True, kw_only=True):
     """One question to one deployment.
 
@@ -50,7 +57,8 @@ class Call(Struct, frozen=True, kw_only=True):
         connect_seconds: longest time until the connection stands.
         traceparent: W3C trace context to send along, where the request had one.
         sending: how far it has come.
-        token_factors: what the model's server has counted of prompts, against what was guessed of them.
+        token_factors: tells by the kind of a text what the model's server has counted of prompts, against what was
+            guessed of them.
     """
 
     messages: tuple[dict[str, Any], ...]
@@ -61,7 +69,7 @@ class Call(Struct, frozen=True, kw_only=True):
     connect_seconds: float = 5.0
     traceparent: str | None = None
     sending: Sending = field(default_factory=Sending)
-    token_factors: TokenFactors = ANY_FACTORS
+    token_factors: Callable[[int], TokenFactors] = any_factors
 
     @property
     def may_call(self) -> bool:
@@ -122,11 +130,13 @@ class Window(Struct, frozen=True, kw_only=True):
         most: that it takes at all; None: nobody tells.
         now: that it takes as it is loaded, or would be; None: nobody tells.
         is_asked_for: a call may ask for more than `now`, by `num_ctx`; the model is then loaded anew.
+        loaded: that it is loaded with; None: it is not loaded, or nobody tells.
     """
 
     most: int | None = None
     now: int | None = None
     is_asked_for: bool = False
+    loaded: int | None = None
 
 
 class BackendError(RouterdError):

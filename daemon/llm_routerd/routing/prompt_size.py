@@ -1,16 +1,15 @@
 """How many tokens a prompt has, guessed from its text: at least, likely, at most.
 
-No tokenizer is asked: each model has its own, and a server tells a prompt's count only when it has read it.  Letters,
-words and signs are counted by kinds; how many tokens make one of a kind lies between bounds that hold for the
-tokenizers of today (cl100k, o200k, Claude's, Gemma's; `tests/routing/test_prompt_size.py`).  What a model has counted
-of prompts of the same kind narrows the bounds: `Gauge`.
+No tokenizer is asked: each model has its own, and a server tells a prompt's count only when it has read it.  What a
+text may have is guessed in `text_tokens`; here the parts of a conversation are put together, and what a model has
+counted of prompts of the same kind narrows the guess: `Gauge`.
 
-Of a long text samples are counted, so that a prompt of a megabyte costs no more than one of a few pages.
+What a server may leave out (a schema that it takes as it is, thinking of earlier turns, tools that may not be called)
+is none of `low`; what it may add (its template, images) is all in `high`.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,74 +17,43 @@ import orjson
 from msgspec import Struct
 
 from llm_routerd.protocol.call import ANY_FACTORS, TokenFactors
+from llm_routerd.routing.text_tokens import MOST_CHARS, Tokens, bytes_in, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-# What is counted, and the tokens that one of it makes: at least, likely, at most.
-_KINDS: Final = tuple(
-    (re.compile(pattern), low, likely, high)
-    for pattern, low, likely, high in (
-        (r"[A-Za-z]+", 0.8, 1.0, 1.5),  # words
-        (r"(?<=[A-Za-z]{6})[A-Za-z]{3}", 0.0, 0.4, 1.3),  # what they are longer
-        (r"\d{1,3}", 0.5, 1.2, 3.0),
-        (r"[!-/:-@\[-`{-~]", 0.3, 0.8, 1.2),  # signs
-        (r"\n", 0.0, 0.3, 1.0),
-        ("[\u00a1-\u036f]", 0.2, 0.8, 1.8),  # Latin letters beyond ASCII
-        ("[\u0370-\u058f]", 0.2, 0.5, 0.9),  # Greek, Cyrillic
-        ("[\u0590-\u08ff]", 0.2, 0.6, 1.2),  # Hebrew, Arabic
-        ("[\u0900-\u1fff]", 0.2, 0.6, 1.8),  # scripts of India and South East Asia
-        ("[\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\uff00-\uffef]", 0.4, 0.8, 1.6),  # Chinese, Japanese, Korean
-        ("[\u2000-\u2e7f\ua4d0-\uabff\ue000-\uf8ff\ufb00-\ufeff\U00010000-\U0010ffff]", 0.3, 1.2, 4.0),  # the rest
-    )
-)
-_PER_MESSAGE: Final = (2.0, 4.0, 12.0)  # what a template adds
+_PER_PROMPT: Final = (0.0, 10.0, 100.0)  # what a template adds
+_WITH_TOOLS: Final = (0.0, 50.0, 200.0)  # and where there are any
+_PER_MESSAGE: Final = (2.0, 4.0, 12.0)
+_PER_CALL: Final = (2.0, 10.0, 20.0)  # of a tool, beside its name and arguments
 _PER_IMAGE: Final = (0.0, 600.0, 2_000.0)
-# Blanks, rulers and dots are many characters to a token.
-_RUN: Final = re.compile(r"([\W_])\1+")
-# As many characters of a text are counted, in samples from all of it.
-_MOST_CHARS: Final = 32_768
-_SAMPLES: Final = 16
-# A sample's share of what is rare is off by as much.
-_SAMPLED_OFF: Final = 1.15
+_SCHEMA_WORDS: Final = 40  # that tell of a schema which is sent in words
+_BEYOND_ALL: Final = 1_000_000  # tokens that no window has
+_THOUGHT: Final = "</think>"
+# Of more messages than these the text of several is looked at together.
+_MOST_PARTS: Final = 64
 
 _REMEMBERED: Final = 64
 _FEWEST: Final = 8  # samples of a kind before they count
-_WORTH_MEASURING: Final = 200  # tokens; of less the template is too great a part
+WORTH_MEASURING: Final = 2_000
+"""Tokens; of less the template is too great a part."""
 # So far may the next prompt of a kind be beyond what was seen of it.
 _BEYOND: Final = 1.25
-_CREDIBLE: Final = 4.0  # a count beyond this many times the guess, or below its inverse, is none of the whole prompt
-
-
-class Tokens(Struct, frozen=True):
-    """How many there are: at least, likely, at most.
-
-    Attributes:
-        low, likely, high: counts; fractions, for they are guesses.
-        kind: what most of the text is, as `Gauge` tells apart.
-    """
-
-    low: float
-    likely: float
-    high: float
-    kind: int = 0
-
-    def scaled(self, by: TokenFactors) -> Tokens:
-        """Within narrower bounds, where they are."""
-        low, high = max(self.low, self.likely * by.low), min(self.high, self.likely * by.high)
-        return Tokens(min(low, high), min(max(self.likely, low), high), high, self.kind)
+_CREDIBLE: Final = 4.0  # a count beyond this many times the guess is none of this prompt
 
 
 class PromptSize(Struct, frozen=True):
     """Of a conversation.
 
     Attributes:
-        kept: what is never left out: tools, system prompts.
+        kept: what is never left out: tools, system prompts, a schema in words, the template's own.
         messages: each of the others.
+        is_plain: it is text that every server reads all of, so that a count of it tells of the tokenizer.
     """
 
     kept: Tokens
     messages: tuple[Tokens, ...]
+    is_plain: bool = True
 
     @property
     def whole(self) -> Tokens:
@@ -94,7 +62,7 @@ class PromptSize(Struct, frozen=True):
 
     def scaled(self, by: TokenFactors) -> PromptSize:
         """See `Tokens.scaled`."""
-        return PromptSize(self.kept.scaled(by), tuple(each.scaled(by) for each in self.messages))
+        return PromptSize(self.kept.scaled(by), tuple(each.scaled(by) for each in self.messages), self.is_plain)
 
 
 class Gauge:
@@ -104,8 +72,11 @@ class Gauge:
         self._ratios: dict[int, deque[float]] = {}
 
     def sample(self, guess: Tokens, counted: int) -> None:
-        """A whole prompt of that guess was so many tokens."""
-        if guess.likely < _WORTH_MEASURING or not 1 / _CREDIBLE < counted / guess.likely < _CREDIBLE:
+        """A whole prompt of that guess was so many tokens.
+
+        Fewer than it can have are none of the whole: some servers leave out what they had cached.
+        """
+        if counted < max(WORTH_MEASURING, guess.low) or counted > guess.likely * _CREDIBLE:
             return
         self._ratios.setdefault(guess.kind, deque(maxlen=_REMEMBERED)).append(counted / guess.likely)
 
@@ -117,51 +88,82 @@ class Gauge:
         return TokenFactors(min(ratios) / _BEYOND, max(ratios) * _BEYOND)
 
 
-def size_of(messages: Iterable[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> PromptSize:
-    """Of the messages and tools of a call."""
-    kept = [tokens_of(orjson.dumps(tools).decode())] if tools else []
-    others: list[Tokens] = []
+class _Part(Struct, gc=False):
+    """A message as it is counted.
+
+    Attributes:
+        text: all of it.
+        added: tokens of what is no text.
+        share: of the text, what no server leaves out.
+        is_kept: it is no message that a server leaves out where room lacks.
+        tokens: once they have been counted.
+    """
+
+    text: str
+    added: tuple[float, float, float]
+    share: float
+    is_kept: bool
+    tokens: Tokens = Tokens(0.0, 0.0, 0.0)
+
+
+def size_of(
+    messages: Iterable[dict[str, Any]],
+    tools: Sequence[dict[str, Any]] = (),
+    *,
+    schema: dict[str, Any] | bool | None = None,
+    may_call: bool = True,
+) -> PromptSize:
+    """Of a call.
+
+    Args:
+        messages: OpenAI chat messages.
+        tools: that go along.
+        schema: of the answer, which may go along in words.
+        may_call: the tools may be called.
+    """
+    parts = [_part_of(message) for message in messages]
+    is_plain = not any(part.share < 1 or part.added[2] >= _PER_IMAGE[2] for part in parts)
+    if tools:
+        parts.append(_Part(orjson.dumps(tools).decode(), _WITH_TOOLS, float(may_call), is_kept=True))
+    if schema is not None:
+        parts.append(_Part(orjson.dumps(schema).decode(), (0.0, _SCHEMA_WORDS, _SCHEMA_WORDS), 0.0, is_kept=True))
+    _count(parts)
+    kept = [Tokens(*_PER_PROMPT, 0, _PER_PROMPT[2]), *(part.tokens for part in parts if part.is_kept)]
+    others = tuple(part.tokens for part in parts if not part.is_kept)
+    return PromptSize(total(kept), others, is_plain and may_call and schema is None)
+
+
+def most_tokens(
+    messages: Iterable[dict[str, Any]],
+    tools: Sequence[dict[str, Any]] = (),
+    *,
+    schema: dict[str, Any] | bool | None = None,
+) -> float:
+    """No prompt of this has more, by whatever encoding of bytes; cheap."""
+    most = _PER_PROMPT[2]
     for message in messages:
-        texts = total([*map(tokens_of, texts_of(message)), _times(_PER_IMAGE, images_in(message))])
-        into = kept if message.get("role") in {"system", "developer"} else others
-        into.append(total([texts, Tokens(*_PER_MESSAGE)]))
-    return PromptSize(total(kept), tuple(others))
+        content = message.get("content")
+        if isinstance(content, str) and "tool_calls" not in message:
+            most += (bytes_in(content) if most < _BEYOND_ALL else 4 * len(content)) + _PER_MESSAGE[2]
+        else:
+            most += sum(map(bytes_in, texts_of(message))) + _added_to(message)[2]
+        most += len(message.get("tool_call_id") or "") + len(message.get("name") or "")
+    if tools:
+        most += len(orjson.dumps(tools)) + _WITH_TOOLS[2]
+    if schema is not None:
+        most += len(orjson.dumps(schema)) + _SCHEMA_WORDS
+    return most
 
 
-def tokens_of(text: str) -> Tokens:
-    """Of one text."""
-    counted, times, off = text, 1.0, 1.0
-    if len(text) > _MOST_CHARS:
-        step, length = len(text) / _SAMPLES, _MOST_CHARS // _SAMPLES
-        counted = "".join(text[int(number * step) : int(number * step) + length] for number in range(_SAMPLES))
-        times, off = len(text) / len(counted), _SAMPLED_OFF
-    counted = without_runs(counted)
-    numbers = [(len(each.findall(counted)), low, likely, high) for each, low, likely, high in _KINDS]
-    shares = [number * likely for number, _, likely, _ in numbers]
-    return Tokens(
-        sum(number * low for number, low, _, _ in numbers) * times / off,
-        sum(shares) * times,
-        sum(number * high for number, _, _, high in numbers) * times * off,
-        shares.index(max(shares)),
-    )
-
-
-def without_runs(text: str) -> str:
-    """With one sign in the place of many that are the same."""
-    return _RUN.sub(r"\1", text)
-
-
-def most_tokens(chars: int) -> float:
-    """No text of so many characters has more; for what is to be cheap."""
-    return 1.6 * chars + _PER_MESSAGE[2]
-
-
-def total(parts: Sequence[Tokens]) -> Tokens:
+def total(parts: Iterable[Tokens]) -> Tokens:
     """All together; of the kind of the longest."""
-    kind = max(parts, key=lambda each: each.likely).kind if parts else 0
-    return Tokens(
-        sum(each.low for each in parts), sum(each.likely for each in parts), sum(each.high for each in parts), kind
-    )
+    low = likely = high = unread = most = 0.0
+    kind = 0
+    for each in parts:
+        low, likely, high, unread = low + each.low, likely + each.likely, high + each.high, unread + each.unread
+        if each.likely > most:
+            most, kind = each.likely, each.kind
+    return Tokens(low, likely, high, kind, unread)
 
 
 def chars_of(messages: Iterable[dict[str, Any]]) -> int:
@@ -170,13 +172,14 @@ def chars_of(messages: Iterable[dict[str, Any]]) -> int:
 
 
 def texts_of(message: dict[str, Any]) -> Iterator[str]:
-    """All text of a message, arguments of calls included."""
+    """All text of a message, names and arguments of calls included."""
     content = message.get("content")
     if isinstance(content, str):
         yield content
     else:
         yield from (part["text"] for part in content or () if isinstance(part.get("text"), str))
-    yield from (call["function"]["arguments"] for call in message.get("tool_calls") or ())
+    for call in message.get("tool_calls") or ():
+        yield from (each for each in (call["function"]["name"], call["function"].get("arguments")) if each)
 
 
 def images_in(message: dict[str, Any]) -> int:
@@ -185,6 +188,47 @@ def images_in(message: dict[str, Any]) -> int:
     return 0 if isinstance(content, str) else sum("text" not in part for part in content or ())
 
 
-def _times(each: tuple[float, float, float], number: int) -> Tokens:
-    low, likely, high = each
-    return Tokens(low * number, likely * number, high * number)
+def _added_to(message: dict[str, Any]) -> tuple[float, float, float]:
+    """Tokens of a message beside its text."""
+    calls = message.get("tool_calls") or ()
+    images = images_in(message)
+    if not calls and not images:
+        return _PER_MESSAGE
+    low, likely, high = (
+        per_message + len(calls) * per_call + images * per_image
+        for per_message, per_call, per_image in zip(_PER_MESSAGE, _PER_CALL, _PER_IMAGE, strict=True)
+    )
+    return low, likely, high + sum(len(call.get("id") or "") for call in calls)
+
+
+def _part_of(message: dict[str, Any]) -> _Part:
+    content, role = message.get("content"), message.get("role")
+    if isinstance(content, str) and "tool_calls" not in message:
+        text, added = content, _PER_MESSAGE
+    else:
+        text, added = " ".join(texts_of(message)), _added_to(message)
+    share = 1.0
+    if role == "assistant" and (at := text.rfind(_THOUGHT)) >= 0:  # templates leave thinking out
+        share = (len(text) - at - len(_THOUGHT)) / len(text)
+    return _Part(text, added, share, is_kept=role in {"system", "developer"})
+
+
+def _count(parts: list[_Part]) -> None:
+    """Count the tokens of all parts: of long ones by samples, of very many together, each by its share of the text."""
+    chars = sum(len(part.text) for part in parts)
+    each = -(-len(parts) // _MOST_PARTS)
+    for start in range(0, len(parts), max(1, each)):
+        group = parts[start : start + each]
+        text = group[0].text if each == 1 else " ".join([part.text for part in group])
+        budget = len(text) if chars <= MOST_CHARS else max(256, MOST_CHARS * len(text) // chars)
+        counted = tokens_of(text, most_chars=budget)
+        for part in group:
+            by = len(part.text) / len(text) if text else 0.0
+            low, likely, high = part.added
+            part.tokens = Tokens(
+                counted.low * by * part.share + low,
+                counted.likely * by + likely,
+                counted.high * by + high,
+                counted.kind,
+                high,
+            )

@@ -9,19 +9,19 @@ from msgspec import Struct
 
 from llm_routerd.judging.calls import CallRules
 from llm_routerd.judging.judge import Accepted, Judge
-from llm_routerd.protocol.call import ANY_FACTORS, Call
+from llm_routerd.protocol.call import Call
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.protocol.events import AttemptStarted
 from llm_routerd.protocol.outcome import Outcome, Rejection, Usage
 from llm_routerd.protocol.request import StreamMode
-from llm_routerd.routing.window import FITS
 from llm_routerd.running.attempt import PREEMPTED, Attempt
 from llm_routerd.running.box_calls import Wanted
 from llm_routerd.running.clock import Bounds
 from llm_routerd.running.faults import fault
+from llm_routerd.running.fitting import Fitting
+from llm_routerd.running.prompt import repair_messages
 from llm_routerd.running.queued import WaitNotice
 from llm_routerd.running.shortage import LONGEST_PAUSE_SECONDS
-from llm_routerd.running.windows import Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.keys import Lane
     from llm_routerd.protocol.request import Request
     from llm_routerd.routing.decisions import Ask
-    from llm_routerd.routing.window import Fit
     from llm_routerd.running.attempt import EventSink
     from llm_routerd.running.box_calls import Slot
     from llm_routerd.running.resources import Resources
@@ -98,6 +97,7 @@ class Caller:
         deadline: loop time at which an answer is no longer wanted; None: whenever it comes.
         arrival: how the request has come.
         on_first_token: told the time to each attempt's first token, in seconds.
+        on_again: told of a turn whose call is made once more, for a larger window, as another attempt.
         rules: see `Run`.
     """
 
@@ -110,6 +110,7 @@ class Caller:
         deadline: float | None,
         arrival: Arrival,
         on_first_token: Callable[[float], None],
+        on_again: Callable[[Deployment, Turn], None],
         rules: TurnRules | None = None,
     ) -> None:
         self._resources = resources
@@ -118,14 +119,14 @@ class Caller:
         self._deadline = deadline
         self._arrival = arrival
         self._on_first_token = on_first_token
+        self._on_again = on_again
         self._rules = rules
         self._loop = resources.loop
         self._invalid: dict[str, str] = {}  # by deployment: the last answer that was not the JSON asked for
         self._attempt: Attempt | None = None  # the call under way
         self._number = 0  # of the attempt that was begun last
         self._prompt_sha256: str | None = None  # of what it was sent
-        self._prompt = Prompt(request)
-        self._fit = FITS  # of the turn under way
+        self._fitting = Fitting(resources.windows, request, self.seconds_left)
         self._box: Deployment | None = None  # that has taken the turn, of several
         self._slot: Slot | None = None  # of the turn under way
         self._waits_since: float | None = None  # loop time at which a slot was first asked for
@@ -155,9 +156,8 @@ class Caller:
         """
         deployment, repair = ask.deployment, ask.repair
         self._box = self._slot = None
-        self._fit = await self._fits(deployment)
-        if self._fit.too_long is not None:
-            return Turn(Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long), called=False)
+        if (too_long := await self._fitting.too_long(deployment, self._more(deployment, repair))) is not None:
+            return Turn(too_long, called=False)
         if deployment.box is not None:
             return await self._turn_on_a_box(ask, placed)
         slots = self._resources.slots[deployment.name]
@@ -195,9 +195,9 @@ class Caller:
             members=members,
             lane=self._arrival.lane,
             tenant=self._request.tenant_id,
-            key=self._prompt.key if len(members) > 1 else "",
-            prompt_tokens=self._prompt.about_tokens,
-            max_tokens=self._prompt.max_tokens,
+            key=self._fitting.prompt.key if len(members) > 1 else "",
+            prompt_tokens=self._fitting.prompt.about_tokens,
+            max_tokens=self._fitting.prompt.max_tokens,
             since=self._waits_since,
             is_firm=ask.is_firm,
             on_wait=self._notice.of_slot(members),
@@ -208,11 +208,8 @@ class Caller:
     async def _turn_in_slot(self, ask: Ask, slot: Slot) -> Turn:
         self._box, self._slot = slot.deployment, slot
         deployment = slot.deployment
-        if deployment is not ask.deployment:
-            self._fit = await self._fits(deployment)
-        if self._fit.too_long is not None:  # on this box, which holds less
-            too_long = Rejection(code=AttemptCode.CONTEXT_WINDOW, reason=self._fit.too_long)
-            return self._on_its_box(Turn(too_long, called=False))
+        if deployment is not ask.deployment and (too_long := await self._fitting.too_long(deployment)) is not None:
+            return self._on_its_box(Turn(too_long, called=False))  # on this box, which holds less
         turn = await self._turn_in_place(deployment, ask.repair, slot)
         if turn.usage is not None and isinstance(turn.verdict, Accepted):
             writing = turn.elapsed_seconds - (
@@ -223,10 +220,24 @@ class Caller:
         return turn
 
     async def _turn_in_place(self, deployment: Deployment, repair: str | None, slot: Slot | None = None) -> Turn:
-        """It has a place: load the model, begin the attempt, call."""
+        """It has a place: call, and once more where a larger window may hold the prompt."""
+        turn = await self._attempt_in_place(deployment, repair, slot)
+        if turn.called and await self._fitting.is_larger(deployment, turn.verdict):
+            self._on_again(deployment, turn)
+            told = self._on_first_token
+            if turn.ttft_seconds is not None:  # it is told once in a turn
+                self._on_first_token = lambda _seconds: None
+            try:
+                turn = await self._attempt_in_place(deployment, repair, slot)
+            finally:
+                self._on_first_token = told
+        return turn
+
+    async def _attempt_in_place(self, deployment: Deployment, repair: str | None, slot: Slot | None) -> Turn:
+        """Load the model, begin the attempt, call."""
         resources, name = self._resources, deployment.name
         warmth = resources.warmth[name]
-        warmth.ask_for(self._fit.num_ctx)
+        self._fitting.begins(deployment, warmth)
         if slot is not None and slot.loads:
             warmth.gone()
         if not warmth.is_ready:
@@ -245,22 +256,13 @@ class Caller:
             return Turn(None, called=False)
         turn = self._numbered(await self._when_able(deployment, lambda: self._call(deployment, repair)))
         if turn.ttft_seconds is not None:
-            warmth.answered()
+            self._fitting.answered(deployment, warmth)
         return turn
 
     def _on_its_box(self, turn: Turn) -> Turn:
         """With the deployment that took it, where that was one of several."""
         turn.deployment = self._box
         return turn
-
-    async def _fits(self, deployment: Deployment) -> Fit:
-        """Whether the prompt fits, and how; what goes wrong in finding out is no reason not to ask."""
-        windows = self._resources.windows
-        try:
-            return windows.fits_any(deployment, self._prompt) or await windows.fit(deployment, self._prompt)
-        except Exception as error:  # noqa: BLE001 - see `fault`
-            fault(self._request.id, deployment, error)
-            return FITS
 
     async def _got_place(self, slots: Slots, deployment: Deployment) -> bool:
         """Whether a place among the calls came free in time; a shortage of ours says nothing of the calls' length."""
@@ -271,10 +273,10 @@ class Caller:
 
     async def _load(self, deployment: Deployment) -> Turn:
         """Wait for the model; verdict None: it is loaded, as far as that can be told."""
+        warmth = self._resources.warmth[deployment.name]
         try:
-            cold = await self._resources.warmth[deployment.name].ready(wait_seconds=self.seconds_left())
-            if cold is not None and cold.code is AttemptCode.UPSTREAM and self._fit.num_ctx is not None:
-                self._resources.windows.not_loaded(deployment, self._fit.num_ctx)
+            cold = await warmth.ready(wait_seconds=self.seconds_left())
+            self._fitting.not_loaded(deployment, cold, warmth)
         except Exception as error:  # noqa: BLE001 - see `fault`
             cold = fault(self._request.id, deployment, error)
         return Turn(cold, called=False)
@@ -300,8 +302,8 @@ class Caller:
             return Turn(verdict, called=True, elapsed_seconds=self._loop.time() - began)
         if isinstance(verdict, Rejection) and verdict.outcome is Outcome.INVALID:
             self._invalid[deployment.name] = attempt.text
-        elif isinstance(verdict, Accepted) and repair is None and (usage := attempt.usage(None)) is not None:
-            self._resources.windows.counted(deployment, self._prompt, usage)
+        elif isinstance(verdict, Accepted):
+            self._fitting.counted(deployment, attempt.usage(None))
         return _turn_of(attempt, verdict)
 
     async def _run_attempt(self, attempt: Attempt) -> Accepted | Rejection:
@@ -346,14 +348,10 @@ class Caller:
 
     def _make_call(self, deployment: Deployment, repair: str | None) -> Call:
         request = self._request
-        is_json = request.schema is not None and not request.offered_tools
-        more = () if repair is None else _repair_messages(self._invalid[deployment.name], repair, is_json=is_json)
-        messages = request.messages + more
+        messages = request.messages + self._more(deployment, repair)
         self._prompt_sha256 = self._resources.prompt_hash(messages)
-        params, factors = deployment.params_for(request.params), ANY_FACTORS
-        if (num_ctx := self._fit.num_ctx) is not None:
-            params["num_ctx"] = num_ctx
-            factors = self._resources.windows.factors(deployment, self._prompt)
+        params = deployment.params_for(request.params)
+        factors = self._fitting.asks_for(deployment, params)
         return Call(
             messages=messages,
             schema=None if request.schema is None else request.schema.raw,
@@ -364,6 +362,13 @@ class Caller:
             traceparent=request.traceparent,
             token_factors=factors,
         )
+
+    def _more(self, deployment: Deployment, repair: str | None) -> tuple[dict[str, Any], ...]:
+        """What goes along with the request's own messages."""
+        if repair is None:
+            return ()
+        is_json = self._request.schema is not None and not self._request.offered_tools
+        return repair_messages(self._invalid[deployment.name], repair, is_json=is_json)
 
     def _within(self, seconds: float) -> float:
         left = self.seconds_left()
@@ -379,13 +384,3 @@ def _turn_of(attempt: Attempt, verdict: Accepted | Rejection) -> Turn:
         ttft_seconds=attempt.ttft_seconds,
         usage=attempt.usage(verdict if isinstance(verdict, Rejection) else None),
     )
-
-
-def _repair_messages(text: str, reason: str, *, is_json: bool) -> tuple[dict[str, Any], ...]:
-    """What is added to the conversation to have an invalid answer mended, which is to be JSON and nothing else or not.
-
-    An answer of calls alone has no text, and a message without any is one that some servers refuse.
-    """
-    form = ", with JSON that satisfies the schema, and nothing else" if is_json else ""
-    demand = {"role": "user", "content": f"That answer was not accepted: {reason}. Answer again{form}."}
-    return ({"role": "assistant", "content": text}, demand) if text.strip() else (demand,)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llm_routerd.protocol.backend import Backend
     from llm_routerd.running.slots import Slots
     from llm_routerd.running.warmth import Warmth
+    from llm_routerd.running.windows import Windows
 
 log = get_logger()
 
@@ -28,11 +29,14 @@ _MESSAGES = ({"role": "user", "content": "Hello"},)
 class Examination:
     """The probe of one deployment.  Several requests that want to know at once share one."""
 
-    def __init__(self, deployment: Deployment, backend: Backend, slots: Slots, warmth: Warmth) -> None:
+    def __init__(
+        self, deployment: Deployment, backend: Backend, slots: Slots, warmth: Warmth, windows: Windows
+    ) -> None:
         self._deployment = deployment
         self._backend = backend
         self._slots = slots
         self._warmth = warmth
+        self._windows = windows
         self._running: asyncio.Task[bool | None] | None = None
 
     async def answers(self, *, wait_seconds: float | None) -> bool | None:
@@ -64,7 +68,9 @@ class Examination:
             return None
         try:
             async with asyncio.timeout(seconds):
-                return await self._warmth.ready(wait_seconds=seconds) is None and await self._says_something()
+                num_ctx = await self._windows.in_force(self._deployment)
+                self._warmth.ask_for(num_ctx, loaded=num_ctx)
+                return await self._warmth.ready(wait_seconds=seconds) is None and await self._says_something(num_ctx)
         except TimeoutError:
             return False
         except Exception:  # a bug of ours costs the probe, and not the requests that wait for it
@@ -73,10 +79,13 @@ class Examination:
         finally:
             self._slots.release()
 
-    async def _says_something(self) -> bool:
+    async def _says_something(self, num_ctx: int | None) -> bool:
+        params = self._deployment.params_for({"max_tokens": 1})
+        if num_ctx is not None:  # another one would have the model loaded anew
+            params["num_ctx"] = num_ctx
         call = Call(
             messages=_MESSAGES,
-            params=self._deployment.params_for({"max_tokens": 1}),
+            params=params,
             connect_seconds=self._deployment.connect_timeout,
         )
         try:

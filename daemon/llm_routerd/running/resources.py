@@ -99,14 +99,14 @@ class Resources:
         self.shortage = Shortage() if shortage is None else shortage
         self.slots = {name: Slots(each.concurrency) for name, each in config.deployments.items()}
         self.warmth = {name: Warmth(each, backends.get(name)) for name, each in config.deployments.items()}
+        self.windows = Windows(config.deployments, backends.get)
         self.examinations = {
-            name: Examination(each, backends.get(name), self.slots[name], self.warmth[name])
+            name: Examination(each, backends.get(name), self.slots[name], self.warmth[name], self.windows)
             for name, each in config.deployments.items()
             if each.local
         }
         self.fleet = Fleet(config, backends.get, worker=consumer)
         self.fleet.on_awake = lambda deployment: health.restarted(deployment.name)
-        self.windows = Windows(config.deployments, backends.get)
         self.clocks = Clocks()
         self.validation = ValidationProcess()
         self._deployments_of: dict[str, tuple[Deployment, ...]] = {}

@@ -73,6 +73,7 @@ class Run:
             deadline=deadline,
             arrival=arrival,
             on_first_token=self._chain_run.first_token,
+            on_again=self._rejected,
             rules=rules,
         )
 
@@ -143,6 +144,12 @@ class Run:
                     self._tell_rejected(deployment, rejection, turn.elapsed_seconds)
         self._ledger.enter(deployment, turn)
         return turn
+
+    def _rejected(self, deployment: Deployment, turn: Turn) -> None:
+        """An attempt came to nothing, and the same deployment makes another one in the same turn."""
+        if isinstance(turn.verdict, Rejection):
+            self._tell_rejected(deployment, turn.verdict, turn.elapsed_seconds)
+        self._ledger.enter(deployment, turn)
 
     def _tell_rejected(self, deployment: Deployment, rejection: Rejection, elapsed_seconds: float) -> None:
         self._sink.emit(

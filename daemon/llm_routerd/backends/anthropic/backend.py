@@ -119,6 +119,10 @@ class AnthropicBackend:
     async def window(self) -> None:
         """See `Backend.window`: the protocol does not tell, and its owner refuses what is too much."""
 
+    async def loaded_window(self) -> int:
+        """See `Backend.loaded_window`."""
+        return 0
+
     async def resident(self) -> None:
         """See `Backend.resident`: nobody tells."""
 

@@ -104,6 +104,10 @@ class LitellmBackend:
     async def window(self) -> None:
         """See `Backend.window`: nobody tells."""
 
+    async def loaded_window(self) -> int:
+        """See `Backend.loaded_window`."""
+        return 0
+
     async def resident(self) -> None:
         """See `Backend.resident`: nobody tells."""
 

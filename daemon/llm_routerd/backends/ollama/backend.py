@@ -6,13 +6,25 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from llm_routerd.backends import faults
 from llm_routerd.backends.ollama.answer import OllamaAnswer
 from llm_routerd.backends.ollama.request import chat_body
-from llm_routerd.backends.ollama.window import least_window, resident_in, window_told, windows_of
+from llm_routerd.backends.ollama.window import LEAST, allocated_to, resident_in, window_told, windows_of
 from llm_routerd.backends.optional_fields import Omissions, left_out, without
-from llm_routerd.backends.prompt_cut import cut, cuts_in_halves, looks_cut, may_be_cut, may_exceed, takes_truncate
+from llm_routerd.backends.prompt_cut import (
+    cut,
+    cuts_in_halves,
+    how_cut,
+    looks_cut,
+    may_exceed,
+    takes_truncate,
+    was_whole,
+    without_first,
+)
 from llm_routerd.backends.server_kind import advice
+from llm_routerd.backends.usage import count, mapping
 from llm_routerd.backends.wire.endpoint import Endpoint, converted
 from llm_routerd.backends.wire.exchange import exchange
 from llm_routerd.backends.wire.transport import next_chunk
@@ -73,7 +85,7 @@ class OllamaBackend:
             return
         counted = 0 if finish.usage is None else finish.usage.prompt_tokens
         is_far_below = looks_cut(call.messages, counted)
-        if not is_far_below and not may_exceed(call, least_window(params)):
+        if not is_far_below and not may_exceed(call, LEAST):
             return
         try:
             is_asked_in_vain = await self._passes_over_truncate(call)
@@ -81,14 +93,37 @@ class OllamaBackend:
             if is_far_below:
                 raise
             return
-        if is_asked_in_vain and (
-            is_far_below
-            or (
-                self._is_ollama
-                and may_be_cut(call, counted, windows_of(params, await self.window()), in_halves=self._cuts_in_halves)
-            )
-        ):
+        if is_asked_in_vain and (is_far_below or await self._may_be_cut(call, counted)):
             raise cut()
+
+    async def _may_be_cut(self, call: Call, counted: int) -> bool:
+        told = await self.window()
+        windows = windows_of(call.params, told)
+        if not self._is_ollama:  # what cuts like one tells its window like one
+            windows = tuple(window for window in windows if window == told.loaded)
+        found = how_cut(call, counted, windows, in_halves=self._cuts_in_halves)
+        return found == "cut" or (found == "messages" and not await self._was_whole(call, counted))
+
+    async def _was_whole(self, call: Call, counted: int) -> bool:
+        """Whether the prompt was read with its first message: it is sent again without, for no answer."""
+        rest = without_first(call)
+        if rest is None:
+            return False
+        body = chat_body(self._deployment, replace(rest, params={**rest.params, "max_tokens": 1}))
+        try:
+            answer = await self._omissions.ask(
+                partial(without, {**body, "stream": False}),
+                partial(
+                    self._transport.post_json,
+                    self._chat_url,
+                    headers=self._headers,
+                    connect_seconds=call.connect_seconds,
+                    answer_seconds=self._deployment.timeout,  # it reads a prompt
+                ),
+            )
+        except BackendError:
+            return False
+        return was_whole(counted, rest, count(mapping(answer).get("prompt_eval_count")) or 0)
 
     async def _passes_over_truncate(self, call: Call) -> bool:
         """Whether the server cuts although it is asked not to, or may; it is asked for its version, once."""
@@ -113,6 +148,12 @@ class OllamaBackend:
         with suppress(BackendError):
             loaded = await self._question("/api/ps", self._deployment.connect_timeout)
         return window_told(shown, loaded, {name, _with_tag(name)})
+
+    async def loaded_window(self) -> int | None:
+        """See `Backend.loaded_window`.  Older versions do not tell."""
+        name = self._deployment.model_name
+        loaded = await self._question("/api/ps", self._deployment.connect_timeout)
+        return allocated_to(loaded, {name, _with_tag(name)})
 
     async def probe(self) -> ProbeReport:
         """See `Backend.probe`.  Asks `/api/tags` and `/api/ps`, which a busy server answers too."""
@@ -152,11 +193,18 @@ class OllamaBackend:
         return resident_in(await self._question("/api/ps", self._deployment.connect_timeout))
 
     async def warm(self, *, num_ctx: int | None = None) -> None:
-        """See `Backend.warm`.  A generation without a prompt loads the model and does nothing else."""
+        """See `Backend.warm`.  A generation without a prompt loads the model and does nothing else.
+
+        Without a window it would load a model anew that another worker has had loaded with a larger one.
+        """
         body: dict[str, Any] = {"model": self._deployment.model_name, "stream": False}
         if self._deployment.keep_alive is not None:
             body["keep_alive"] = self._deployment.keep_alive
-        if (window := num_ctx or num_ctx_of(self._deployment.params)) is not None:
+        window = num_ctx or num_ctx_of(self._deployment.params)
+        if window is None:
+            with suppress(BackendError):
+                window = await self.loaded_window() or None
+        if window is not None:
             body["options"] = {"num_ctx": window}
         response = await self._transport.post(
             self._endpoint.url("/api/generate"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DEFAULT_WINDOWS = (2048, 4096)
 """What those versions take by themselves, an older one and a newer."""
+LEAST = min(DEFAULT_WINDOWS)
 
 _NUM_CTX = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 
@@ -33,29 +34,31 @@ def window_told(shown: Any, loaded: Any, names: Collection[str]) -> Window:
     )  # fmt: skip
     told = mapping(shown).get("parameters")
     set_by_model = _NUM_CTX.search(told) if isinstance(told, str) else None
-    now = _allocated(loaded, names) or (int(set_by_model[1]) if set_by_model else None)
-    return Window(most=trained, now=now, is_asked_for=True)
+    allocated = allocated_to(loaded, names) or None
+    now = allocated or (int(set_by_model[1]) if set_by_model else None)
+    return Window(most=trained, now=now, is_asked_for=True, loaded=allocated)
 
 
 def windows_of(params: Mapping[str, Any], told: Window) -> tuple[int, ...]:
-    """The windows that a call may be read with, that was sent with `params`: its `num_ctx` goes before all else."""
+    """The windows that a call may have been read with, that was sent with `params`.
+
+    Args:
+        params: of the call; its `num_ctx` goes before what the model would have, unless the server passes over it.
+        told: after the call; a smaller window that the model is loaded with may be the one that it was read with.
+    """
     asked = num_ctx_of(params) or told.now
-    windows = (asked,) if asked else DEFAULT_WINDOWS
+    windows = {asked} if asked else {*DEFAULT_WINDOWS}
+    if told.loaded and asked and told.loaded < asked:
+        windows.add(told.loaded)
     return tuple({min(window, told.most or window) for window in windows})
 
 
-def least_window(params: Mapping[str, Any]) -> int:
-    """The smallest that a model may have, as far as that is known without asking; cheap, for it is of every answer."""
-    if "num_ctx" in params or "options" in params:
-        return min(windows_of(params, Window()))
-    return min(DEFAULT_WINDOWS)
-
-
-def _allocated(loaded: Any, names: Collection[str]) -> int | None:
+def allocated_to(loaded: Any, names: Collection[str]) -> int | None:
+    """What a model is loaded with, of an answer of `/api/ps`; 0: it does not tell; None: it is not loaded."""
     models = mapping(loaded).get("models")
     for model in models if isinstance(models, list) else ():
         if mapping(model).get("name") in names:
-            return count(mapping(model).get("context_length")) or None
+            return count(mapping(model).get("context_length")) or 0
     return None
 
 

@@ -155,6 +155,10 @@ class OpenAIBackend:
                 raise
             return None
 
+    async def loaded_window(self) -> int:
+        """See `Backend.loaded_window`."""
+        return 0
+
     async def resident(self) -> None:
         """See `Backend.resident`: nobody tells."""
 

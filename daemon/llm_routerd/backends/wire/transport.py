@@ -164,6 +164,13 @@ class Transport:
     async def get_json(self, url: URL, *, headers: Mapping[str, str], connect_seconds: float) -> Any:
         """The JSON that a GET answers with, at most a megabyte; for questions about a server.
 
+        Args:
+            url: whom.
+            body: what.
+            headers: of the request.
+            connect_seconds: longest time until the connection stands.
+            answer_seconds: until the answer is there; None: as a question about a server takes.
+
         Raises:
             BackendError: as `post`; and where the answer is no JSON.
         """
@@ -182,7 +189,13 @@ class Transport:
         return _parsed(body)
 
     async def post_json(
-        self, url: URL, body: Mapping[str, Any], *, headers: Mapping[str, str], connect_seconds: float
+        self,
+        url: URL,
+        body: Mapping[str, Any],
+        *,
+        headers: Mapping[str, str],
+        connect_seconds: float,
+        answer_seconds: float | None = None,
     ) -> Any:
         """The JSON that a POST answers with, at most a megabyte; for questions about a server.
 
@@ -190,7 +203,7 @@ class Transport:
             BackendError: as `post`; and where the answer is no JSON, or does not come.
         """
         try:
-            async with asyncio.timeout(connect_seconds + _QUESTION_SECONDS):
+            async with asyncio.timeout(connect_seconds + (answer_seconds or _QUESTION_SECONDS)):
                 response = await self.post(url, body, headers=headers, connect_seconds=connect_seconds)
                 try:
                     return _parsed(await read_bounded(response, limit=_MEGABYTE))
