@@ -11,7 +11,7 @@ NODE_CLIENT := examples/node/node_modules/.package-lock.json
 NODE_CLIENTS := tests/clients/node/node_modules/.package-lock.json
 NODE_MCP_SERVERS := tests/mcp_servers/node/node_modules/.package-lock.json
 
-.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-mcp test-browser lint lint-ruff lint-types lint-imports docs schemas chaos chaos-http chaos-runs storm bench fleet release lock install uninstall clean
+.PHONY: help demo test test-chaos test-topology test-engines test-examples test-clients test-mcp test-browser lint lint-ruff lint-types lint-imports docs schemas chaos chaos-http chaos-runs chaos-fleet storm bench fleet release lock install uninstall clean
 
 help:
 	@echo "make demo       see it run: embedded Valkey, the daemon, a model (stand-in where no Ollama answers)"
@@ -31,6 +31,7 @@ help:
 	@echo "make chaos-runs the long one over runs with tools: tool workers are killed too (RUNS=n, SEED=n, SECONDS_=n)"
 	@echo "make storm      a long storm of failovers (SITE=sentinel or cluster, SERVER=valkey or redis, SHARDS=n, SEED=n)"
 	@echo "make bench      the benchmark against the floor, a task queue and (BENCH='--peers litellm-proxy portkey') other gateways"
+	@echo "make chaos-fleet the long one on local boxes, which die and come back (SEED=n, SECONDS_=n)"
 	@echo "make fleet      the rule of the local fleet against others, simulated (SEED=n)"
 	@echo "make release    build what is committed into dist/, twice and the same, and run the demo from the wheel"
 	@echo "make install    put the service where systemd finds it (as root; DESTDIR and PREFIX are honoured)"
@@ -150,6 +151,9 @@ RUNS ?= 300
 chaos-runs: $(STAMP)
 	$(BIN)/python -m tests.chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_))
 	WAITING_RUNS=5000 $(BIN)/python -m pytest tests/chaos/test_waiting_runs.py
+
+chaos-fleet: $(STAMP)
+	$(BIN)/python -m tests.chaos --fleet $(if $(SEED),--seed $(SEED)) $(if $(SECONDS_),--seconds $(SECONDS_))
 
 SITE ?= sentinel
 storm: $(STAMP)
