@@ -7,56 +7,24 @@ import random
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from llm_routerd.config.load import load_config
 from llm_routerd.router import Router
 from llm_routerd.running.kept_slots import KEEP_SECONDS
 from tests.standin.box import GB, Box, Model
 from tests.standin.flapping import Flap
 from tests.standin.server import StandIn
+from tests.support.boxes import ask_by_turns, config_for
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llm_routerd.config.tree import Config
-
 BOX = Box(models={name: Model(size=6 * GB, load_seconds=0.1, says="delay_ms=2") for name in ("a", "b")}, memory=8 * GB)
-
-
-def config_for(directory: Path, *urls: str, slots: int = 1) -> Config:
-    """Models a and b on boxes at these addresses, which tell their memory themselves."""
-    names = [f"box{number}" for number in range(len(urls))]
-    boxes = "\n".join(
-        f'[boxes.{name}]\napi_base = "{url}"\nslots = {slots}\nmemory_gb = 8.0'
-        for name, url in zip(names, urls, strict=True)
-    )
-    models = "\n".join(
-        f"""
-        [deployments.{model}]
-        model = "ollama/{model}"
-        boxes = {names}
-        local = true
-        timeout = 60.0
-        [chains.{model}]
-        deployments = ["{model}"]
-        """
-        for model in "ab"
-    )
-    path = directory / "config.toml"
-    path.write_text(boxes + models)
-    return load_config(str(path), {})
-
-
-async def ask(router: Router, count: int) -> list[str]:
-    """So many requests at once, by turns for one model and the other; the deployments that answered."""
-    asked = (router.route(prompt=f"hello {number}", model="ab"[number % 2]) for number in range(count))
-    return [result.deployment for result in await asyncio.gather(*asked)]
 
 
 async def test_requests_for_two_models_by_turns_load_each_once(tmp_path: Path) -> None:
     """First come, first served would load one for each request."""
     async with StandIn(box=BOX) as server, Router(config_for(tmp_path, server.url)) as router:
-        answered = await ask(router, 30)
+        answered = await ask_by_turns(router, 30)
         loads = sum(server.state()["loads"].values())
         assert server.state()["most_running"] == 1
     assert sorted(answered) == ["a@box0"] * 15 + ["b@box0"] * 15
@@ -68,7 +36,7 @@ async def test_two_boxes_share_the_work_and_keep_a_model_each(tmp_path: Path) ->
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(StandIn(box=BOX)) for _ in range(2)]
         router = await stack.enter_async_context(Router(config_for(tmp_path, *(each.url for each in servers))))
-        await ask(router, 30)
+        await ask_by_turns(router, 30)
         loads = [sum(each.state()["loads"].values()) for each in servers]
         calls = [len(each.state()["calls"]) for each in servers]
     assert sum(loads) <= 6
@@ -86,7 +54,7 @@ async def test_box_that_comes_and_goes_costs_no_answer(tmp_path: Path) -> None:
             Flap(ps="never"),
         ):
             servers[0].flap(flap)
-            answered = await ask(router, 8)
+            answered = await ask_by_turns(router, 8)
             assert [each[0] for each in answered] == ["a", "b"] * 4
             servers[0].flap(Flap())
 
@@ -106,7 +74,7 @@ async def test_boxes_that_die_and_come_back_lose_no_answer_and_no_slot(tmp_path:
 
         async with asyncio.TaskGroup() as group:
             troubling = group.create_task(trouble())
-            answered = await ask(router, 60)
+            answered = await ask_by_turns(router, 60)
             troubling.cancel()
         assert len(answered) == 60
         assert max(each.state()["most_running"] for each in servers) <= 2

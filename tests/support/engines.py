@@ -40,7 +40,11 @@ def write_gemma(path: Path) -> None:
 
 @contextmanager
 def llama_server(model: Path, *options: str) -> Iterator[str]:
-    """Its address, once it has loaded the model; it works on the CPU, unless it was compiled for another: then skipped."""
+    """Its address, once it has loaded the model; it works on the CPU, unless it was compiled for another: then skipped.
+
+    Where `model` is a folder it has loaded none yet, and loads those in there as they are called for.  What it says is
+    in a file beside it, with the suffix `.log`.
+    """
     engine: Any = import_module(_SERVER)
     url = f"http://127.0.0.1:{free_port()}"
     log = model.with_suffix(".log")
@@ -48,7 +52,15 @@ def llama_server(model: Path, *options: str) -> Iterator[str]:
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [str(engine.binary_path()), "--model", str(model), *where, "--threads", "2", *options],
+            [
+                str(engine.binary_path()),
+                "--models-dir" if model.is_dir() else "--model",
+                str(model),
+                *where,
+                "--threads",
+                "2",
+                *options,
+            ],
             env=engine.launch_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
