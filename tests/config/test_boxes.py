@@ -120,6 +120,8 @@ def test_box_that_sleeps_says_how_it_is_woken_and_put_to_sleep() -> None:
         ("aa:bb:cc:dd:ee:ff", "aa:bb:cc:dd:ee", "boxes.attic.wake: expected a MAC address like aa:bb:cc:dd:ee:ff"),
         ("aa:bb:cc:dd:ee:ff", "aa:bb:cc-dd:ee:ff", "boxes.attic.wake: expected a MAC address"),
         ("aa:bb:cc:dd:ee:ff", "aa:bb:cc:dd:ee:fg", "boxes.attic.wake: expected a MAC address"),
+        ("aa:bb:cc:dd:ee:ff", "01:bb:cc:dd:ee:ff", "boxes.attic.wake: no machine has this address"),
+        ("aa:bb:cc:dd:ee:ff", "00:00:00:00:00:00", "boxes.attic.wake: no machine has this address"),
         ("70.0", "0.0", "boxes.attic.wake_seconds: "),
         ("192.168.2.255:7", "http://attic.lan", "boxes.attic.wake_address: expected an address like"),
         ("192.168.2.255:7", "192.168.2.255:70000", "boxes.attic.wake_address: its port must be from 1 to 65535"),

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from llm_routerd.protocol.call import BackendError
-from llm_routerd.protocol.codes import AttemptCode
+from llm_routerd.protocol.codes import AttemptCode, Lack
 from llm_routerd.running.caller import Arrival
 from llm_routerd.running.run import Run
 from tests.running.asking import Sink, codes, request
@@ -222,4 +222,29 @@ async def test_chain_that_goes_by_memory_asks_the_first_that_is_loaded() -> None
     resources, models = resources_on(config)
     assert await ask(resources) == [None]
     assert (len(models["a@attic"].calls), len(models["b@attic"].calls)) == (1, 0)
+    await resources.aclose()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_asked"),
+    [
+        (BackendError(AttemptCode.CONNECT, "nobody listens"), False),
+        (BackendError(AttemptCode.UPSTREAM, "a proxy has nobody behind it", status=502), False),
+        (BackendError(AttemptCode.UPSTREAM, "it fails", status=500), True),
+        (BackendError(AttemptCode.AUTH, "it does not tell us", status=401), True),
+        (BackendError(AttemptCode.INTERNAL, "no file is left", lack=Lack.RESOURCES), True),
+    ],
+    ids=["nobody", "proxy", "fails", "refuses", "our lack"],
+)
+async def test_only_a_box_that_is_silent_is_down(error: BackendError, *, is_asked: bool) -> None:
+    """One that says no is there; and what we lack ourselves says nothing of it."""
+    resources, models = resources_on(config_of(ATTIC))
+
+    async def tells() -> Any:
+        raise error
+
+    models["big@attic"].resident = tells  # type: ignore[method-assign]
+    await resources.fleet._watch.look_at("attic")
+    seen = (await resources.fleet._look()).boxes["attic"]
+    assert (seen.down_until_ms is None) == is_asked
     await resources.aclose()

@@ -216,6 +216,7 @@ async def test_failures_from_before_are_forgotten_when_the_box_is_awake(card: Ca
     now = asyncio.get_running_loop().time
     assert resources.health.states(now())["big@attic"].cooldown_seconds > 0
     machine.is_up = False
+    await asyncio.sleep(0.02)  # silence of the millisecond in which it has answered says nothing
     await resources.fleet._watch.look_at("attic")
     await resources.fleet._look()
     machine.is_up = True

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _MASK = "\0"
 _MOST_PORT = 65_535
+_GROUP_BIT = 1  # of the first byte of a MAC address
 _NAME = re.compile(r"\^\[A-Za-z(0-9)?(.*)\]\[A-Za-z0-9(.*)\]\{0,([0-9]+)\}\$")
 _PLAIN_TYPES = {
     "array": "a list",
@@ -159,6 +160,9 @@ def _check_boxes(config: Config) -> None:
 
 def _check_sleep(box: Box) -> None:
     where = f"boxes.{box.name}"
+    mac = bytes.fromhex(box.wake.replace(":", "").replace("-", ""))
+    if mac and (mac[0] & _GROUP_BIT or not any(mac)):
+        raise ConfigError(f"{where}.wake: no machine has this address: it is that of a group, or none")
     if not 0 < box.wake_at[1] <= _MOST_PORT:
         raise ConfigError(f"{where}.wake_address: its port must be from 1 to {_MOST_PORT}")
     if bool(box.sleep_after) != bool(box.sleep_command):

@@ -143,8 +143,9 @@ class BoxWatch:
                     return True, await self._backend(self.askable[box]).resident()
                 await self._backend(self._wakeable[box]).window()
         except BackendError as error:
-            # A server that says no is there; one that cannot yet is loading.
-            return box not in self.askable and error.status is not None and error.status < _SERVER_ERROR, None
+            # It may be we that lack something; and a server that says no is there, unless a proxy says it for one.
+            is_there = error.lack is not None or (error.status is not None and error.status <= _SERVER_ERROR)
+            return is_there, None
         return True, None
 
     def _average(self, what: str, box: str, model: str, value: float) -> float:
