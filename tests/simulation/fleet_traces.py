@@ -133,6 +133,11 @@ def faster(trace: Trace, times: float, *, tokens_in_one: int = 1) -> Trace:
     return replace(trace, machines=machines, jobs=jobs)
 
 
+def shaken(trace: Trace, rng: random.Random, seconds: float) -> Trace:
+    """The same with each call up to so many seconds later: what differs then hangs on less than that."""
+    return replace(trace, jobs=tuple(replace(job, at=job.at + rng.uniform(0.0, seconds)) for job in trace.jobs))
+
+
 def quiet_hour(rng: random.Random, number: int = 40, model: str = "a") -> list[Job]:
     """A call now and then, which the small box answers at its leisure."""
     at, jobs = 0.0, []
