@@ -65,8 +65,9 @@ async def test_box_that_cannot_load_a_model_is_left_for_the_other(tmp_path: Path
     """As an Ollama whose memory others have taken: it says 500. What is there goes on being used."""
     async with routed(tmp_path, box_with(b=Model(size=60 * GB)), box_with()) as (router, servers):
         answered = await ask_by_turns(router, COUNT)
-        failed = {each["model"] for each in servers[0].state()["history"] if each["what"] == "failed"}
-    assert failed == {"b"}
+        failed = [each["model"] for each in servers[0].state()["history"] if each["what"] == "failed"]
+    assert set(failed) <= {"b"}
+    assert len(failed) <= SLOTS + 1, "each has tried it"
     assert {each for each in answered if each[0] == "b"} == {"b@box1"}
     assert [each[0] for each in answered] == ["a", "b"] * (COUNT // 2)
 

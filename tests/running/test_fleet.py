@@ -248,3 +248,40 @@ async def test_only_a_box_that_is_silent_is_down(error: BackendError, *, is_aske
     seen = (await resources.fleet._look()).boxes["attic"]
     assert (seen.down_until_ms is None) == is_asked
     await resources.aclose()
+
+
+async def test_box_that_could_not_load_the_model_is_tried_by_one_and_not_by_each() -> None:
+    """Its memory is used by others: the next requests go where the model can be loaded, and come back after a while."""
+    resources, models = resources_on(config_of(ATTIC, DESK))
+    tried = 0
+
+    async def fails_to_load() -> None:
+        nonlocal tried
+        tried += 1
+        raise BackendError(AttemptCode.UPSTREAM, "out of memory", status=500)
+
+    for name in ("big@attic", "big@desk"):
+        models[name].has_resident, models[name].loaded = {}, False
+    models["big@attic"].on_warm = fails_to_load
+    assert [(await ask(resources))[-1] for _ in range(12)] == [None] * 12
+    assert tried <= 1
+    assert models["cloud"].calls == []
+    resources.fleet._not_loaded = dict.fromkeys(resources.fleet._not_loaded, 0.0)
+    assert (await ask(resources))[-1] is None
+    await resources.aclose()
+
+
+async def test_only_box_that_could_not_load_the_model_is_tried_again() -> None:
+    """There is no other, and its memory may be free by now."""
+    resources, models = resources_on(config_of(ATTIC))
+    models["big@attic"].has_resident, models["big@attic"].loaded = {}, False
+
+    async def fails_once() -> None:
+        models["big@attic"].on_warm = None
+        raise BackendError(AttemptCode.UPSTREAM, "out of memory", status=500)
+
+    models["big@attic"].on_warm = fails_once
+    assert (await ask(resources))[-1] is None
+    assert (await ask(resources))[-1] is None
+    assert len(models["big@attic"].calls) >= 1
+    await resources.aclose()

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from llm_routerd.queue.picture import CallDetails, Candidate, WaitingCall, WaitingDetails, Waits
 from llm_routerd.running.boxes import resident_name
@@ -108,6 +108,14 @@ class WaitingForSlot:
         self.wait: Wait | None = None
         self.is_told = self.is_counted = False
         self._tokens = tokens
+
+    def leave(self, deployment: Deployment) -> None:
+        """Wait for that box no more, if there is another."""
+        others = tuple(each for each in self.wanted.members if each.name != deployment.name)
+        if 0 < len(others) < len(self.wanted.members):
+            self.wanted = replace(self.wanted, members=others)
+            del self.members[deployment.box or ""]
+            self.is_told = False
 
     @property
     def details(self) -> WaitingDetails:

@@ -245,6 +245,8 @@ class Caller:
             with self._notice.of_loading(deployment, resources.fleet.load_seconds(deployment)):
                 cold = await self._when_able(deployment, lambda: self._load(deployment))
             if cold.verdict is not None:
+                if slot is not None and isinstance(cold.verdict, Rejection):
+                    resources.fleet.not_loaded(slot, cold.verdict.code)
                 return self._on_its_box(cold)
             if slot is not None and slot.loads:
                 resources.fleet.loaded(slot, self._loop.time() - began)

@@ -44,6 +44,7 @@ log = get_logger()
 LOOK_SECONDS = 0.25  # so often whoever waits looks at the picture again
 RENEW_SECONDS = 10.0
 LEAVE_SECONDS = 0.5
+NOT_LOADED_SECONDS = 30.0  # so long a box that could not load a model is left, if there are others
 _MOST_SERVED = 10_000  # beginnings of prompts of which it is known which box has read them
 
 
@@ -91,6 +92,7 @@ class Fleet:
         members = [each for each in config.deployments.values() if each.box is not None]
         self._members = members
         self._pinned = {(each.box or "", resident_name(each)) for each in members if each.pin}
+        self._not_loaded: dict[str, float] = {}  # by deployment: loop time until which its box is left to others
         self._last = Picture(now_ms=0)
         self._looked = float("-inf")  # loop time of that
         self._changed = asyncio.Event()
@@ -105,10 +107,17 @@ class Fleet:
             wanted: the call.
             seconds: longest wait; infinite: as long as it takes.
         """
+        wanted = self._where_it_loads(wanted)
         slot = await self._take_at_once(wanted) or await self._wait_for(wanted, seconds)
         if isinstance(slot, Slot) and wanted.key:
             self._remember(wanted.key, slot)
         return slot
+
+    def _where_it_loads(self, wanted: Wanted) -> Wanted:
+        """Without boxes that could not load its model a moment ago, if there are others."""
+        now = self._loop.time()
+        able = tuple(each for each in wanted.members if self._not_loaded.get(each.name, now) <= now)
+        return replace(wanted, members=able) if 0 < len(able) < len(wanted.members) else wanted
 
     async def _take_at_once(self, wanted: Wanted) -> Slot | None:
         """A slot of the only box there is for it, where nothing has to be waited for or weighed.
@@ -207,6 +216,13 @@ class Fleet:
     def loaded(self, slot: Slot, seconds: float) -> None:
         """The model of the slot was loaded in so many seconds."""
         self._watch.loaded(slot.deployment, seconds)
+
+    def not_loaded(self, slot: Slot, code: AttemptCode) -> None:
+        """The model of the slot could not be loaded; where that was its server's failure, others need not try it."""
+        if code is AttemptCode.UPSTREAM:
+            self._not_loaded[slot.deployment.name] = self._loop.time() + NOT_LOADED_SECONDS
+            for call in self._waiting.values():
+                call.leave(slot.deployment)
 
     def answered(self, slot: Slot, tokens: int, seconds: float) -> None:
         """The call brought so many tokens in so many seconds."""
@@ -364,7 +380,7 @@ class Fleet:
 
     async def _begin(self, begin: Begin, boxes: Boxes) -> bool:
         call = self._waiting.get(begin.token)
-        if call is None or call.granted.done():
+        if call is None or call.granted.done() or begin.box not in call.members:  # that was planned before it left it
             return False
         box, deployment = self._boxes[begin.box], call.members[begin.box]
         details = call_details(call.wanted, deployment, begin.seconds)
