@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from llm_routerd.config.fleet import FleetConfig
-from llm_routerd.protocol.keys import Keys
+from llm_routerd.protocol.keys import GROUP, Keys
 from llm_routerd.queue.boxes import SharedBoxes
 from llm_routerd.queue.connection import ConnectionFactory, Pipe
 from llm_routerd.queue.picture import CallDetails
@@ -200,3 +200,52 @@ async def test_slot_that_is_kept_for_the_next_call_starves_nobody_elsewhere(brok
         finally:
             calling.cancel()
             await asyncio.gather(calling, return_exceptions=True)
+
+
+async def test_slot_that_the_picture_has_lost_is_told_again(valkey_url: str) -> None:
+    """Redis was emptied under a running call: nobody else gets its slot, and the box is not taken to be idle."""
+    box = Box(delay=3)
+    async with open_client(valkey_url) as client, run_worker(valkey_url, box.backends(), config=config_of(ATTIC)):
+        await add(client, id="r1", prompt="hello")
+        await eventually(lambda: box.running == 1)
+        await client.delete(KEYS.box_calls, KEYS.boxes, KEYS.box_waiting)
+        await eventually_told(client, KEYS.box_calls, 1)
+        await add(client, id="r2", prompt="hello")
+        for each in ("r1", "r2"):
+            assert (await final_of(client, each))[0] == "result"
+    assert box.most == 1
+
+
+async def eventually_told(client: Any, key: str, number: int) -> None:
+    """So many fields stand in the hash, soon."""
+    async with asyncio.timeout(5):
+        while await client.hlen(key) != number:  # noqa: ASYNC110 - somebody else writes it
+            await asyncio.sleep(0.02)
+
+
+async def test_taken_over_requests_that_wait_take_places_beyond_what_may_wait(valkey_url: str) -> None:
+    """What a dead worker has left is not taken on without bound, though none of it has a place."""
+    box = Box(delay=60)
+    config = replace(config_of(ATTIC), daemon=replace(DAEMON, concurrency=2))
+    async with open_client(valkey_url) as client:
+        for number in range(40):
+            await add(client, lane="low", id=f"r{number}", prompt="hello")
+        await client.xgroup_create(KEYS.requests("low"), GROUP, "0")
+        await client.xreadgroup(GROUP, "dead", {KEYS.requests("low"): ">"}, count=40)
+        async with run_worker(valkey_url, box.backends(), config=config) as worker:
+            await eventually(lambda: worker.in_flight >= 4)
+            await asyncio.sleep(3)
+            assert worker.in_flight <= 2 + 2 + 3
+
+
+async def test_reload_changes_the_slots_of_what_waits(valkey_url: str) -> None:
+    """The fleet of before plans by the numbers of now: else it and its successor would starve each other."""
+    box = Box(delay=0.2)
+    async with open_client(valkey_url) as client, run_worker(valkey_url, box.backends(), config=config_of(ATTIC)) as it:
+        for number in range(6):
+            await add(client, id=f"r{number}", prompt="hello")
+        await eventually(lambda: it.resources.fleet.waiting("normal") > 3)
+        it.resources.fleet.follow({"attic": replace(ATTIC, slots=3)})
+        for number in range(6):
+            assert (await final_of(client, f"r{number}"))[0] == "result"
+    assert box.most == 3

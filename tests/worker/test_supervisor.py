@@ -130,6 +130,8 @@ _OWN: dict[str, str] = {
     "client/tool_worker.py": "a tool worker has no daemon; all of its tasks are one to whoever runs it",
     "client/tool_serving.py": "a tool worker has no daemon; a fault in one ends the worker, one of a tool is told",
     "running/warmth.py": "shared by the requests that wait for it; its faults are logged by it",
+    "running/sleeping.py": "one a box, whoever uses it; its faults are logged by it",
+    "running/waking.py": "goes on behind whoever wanted the box; its faults are logged by it",
     "running/fleet.py": "shared by the calls that wait for a slot; its faults are logged by it",
     "running/windows.py": "shared by the requests that wait for the answer; what a server tells is no fault of ours",
     "running/examination.py": "shared by the requests that wait for it; its faults are logged by it",

@@ -97,6 +97,7 @@ class WaitingForSlot:
         wait: what the last plan said.
         is_told: all workers know of it.
         is_counted: it is among those that wait here.
+        down_since: loop time since which no box that may serve it has answered; None: one has.
     """
 
     def __init__(self, wanted: Wanted, tokens: int) -> None:
@@ -107,6 +108,7 @@ class WaitingForSlot:
         self.granted: asyncio.Future[Slot | str] = loop.create_future()
         self.wait: Wait | None = None
         self.is_told = self.is_counted = False
+        self.down_since: float | None = None
         self._tokens = tokens
 
     def leave(self, deployment: Deployment) -> None:

@@ -52,13 +52,13 @@ def plannable(
             worker=each.worker,
             lane=each.lane,
             candidates=tuple(Place(place.box, place.model) for place in each.candidates if place.box in boxes),
-            since=each.since_ms / 1000,
+            since=min(each.since_ms, shared.now_ms) / 1000,
             seconds=each.expected_seconds,
             tenant=each.tenant or "",
             tokens=each.tokens,
             prompt_tokens=each.prompt_tokens,
             key=each.affinity or "",
-            turn=turns.get(each.token) if each.turn_ms is None else each.turn_ms / 1000,
+            turn=_turn(each.turn_ms, turns.get(each.token), shared.now_ms),
             begin_by=(each.since_ms / 1000 + each.begin_within) if each.begin_within else None,
             end_by=(each.since_ms / 1000 + each.end_within) if each.end_within else None,
         )
@@ -92,7 +92,7 @@ def _view(
                 worker=each.worker,
                 model=each.model,
                 lane=each.lane,
-                began=each.began_ms / 1000,
+                began=min(each.began_ms, shared.now_ms) / 1000,
                 seconds=each.expected_seconds,
                 tenant=each.tenant or "",
                 is_firm=each.is_firm,
@@ -124,6 +124,12 @@ def _down_until(box: ConfiguredBox, seen: BoxSeen | None, now_ms: int) -> int:
         return seen.down_until_ms
     is_unsure = box.wake and (seen is None or not seen.power.is_awake(now_ms))
     return now_ms + round(ASK_SECONDS * 1000) if is_unsure else 0
+
+
+def _turn(told_ms: int | None, noted: float | None, now_ms: int) -> float | None:
+    """Since when a call is passed over; a clock that was set back makes it no longer."""
+    turn = noted if told_ms is None else told_ms / 1000
+    return None if turn is None else min(turn, now_ms / 1000)
 
 
 def _waking(box: ConfiguredBox, seen: BoxSeen | None, now_ms: int) -> Waking | None:

@@ -18,10 +18,11 @@ from msgspec.structs import replace
 
 from llm_routerd.fleet.picture import Rules
 from llm_routerd.fleet.plan import make_plan
+from llm_routerd.fleet.waits import Why
 from llm_routerd.logs import get_logger
 from llm_routerd.protocol.codes import AttemptCode
 from llm_routerd.queue.local_boxes import LocalBoxes
-from llm_routerd.queue.picture import BoxReport, Picture
+from llm_routerd.queue.picture import MOST_TOLD, BoxReport, Picture
 from llm_routerd.running.box_calls import UNKNOWN_SECONDS, Slot, WaitingForSlot, Wanted, call_details
 from llm_routerd.running.box_watch import DOWN_SECONDS, WATCH_SECONDS, BoxWatch
 from llm_routerd.running.boxes import boot_seconds, has_awoken, plannable, resident_name
@@ -30,8 +31,9 @@ from llm_routerd.running.sleeping import Sleeping
 from llm_routerd.running.waking import Waking
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from llm_routerd.config.fleet import Box
     from llm_routerd.config.tree import Config, Deployment
     from llm_routerd.fleet.plan import Begin, Plan
     from llm_routerd.fleet.waits import Wait
@@ -44,7 +46,9 @@ log = get_logger()
 LOOK_SECONDS = 0.25  # so often whoever waits looks at the picture again
 RENEW_SECONDS = 10.0
 LEAVE_SECONDS = 0.5
+DOWN_SECONDS_AT_MOST = 60.0  # so long a box that does not answer is waited for, whoever else might be asked
 NOT_LOADED_SECONDS = 30.0  # so long a box that could not load a model is left, if there are others
+_ANY_NUMBER = 1_000_000
 _MOST_SERVED = 10_000  # beginnings of prompts of which it is known which box has read them
 
 
@@ -237,6 +241,11 @@ class Fleet:
         self._later(lambda: self._report(box.name, BoxReport(down_seconds=DOWN_SECONDS)))
         return True
 
+    def follow(self, boxes: Mapping[str, Box]) -> None:
+        """Count by what is in force now: calls of ours go on that began before a reload."""
+        self._boxes = {name: boxes.get(name, box) for name, box in self._boxes.items()}
+        self._later(self._sleeping.aclose)
+
     def start(self) -> None:
         """Put boxes to sleep from now on, which have that in their configuration."""
         self._sleeping.start()
@@ -276,13 +285,10 @@ class Fleet:
         while self._waiting or self._held or not was_idle:
             was_idle = not (self._waiting or self._held)
             self._changed.clear()
-            try:
-                await self._step()
-                if self._loop.time() >= renewed + RENEW_SECONDS:
-                    renewed = self._loop.time()
-                    await self._renew()
-            except Exception:  # a bug of ours costs a look, and not those that wait
-                log.exception("fleet_failed")
+            if self._loop.time() >= renewed + RENEW_SECONDS:
+                renewed = self._loop.time()
+                await _ignoring(self._renew)
+            await _ignoring(self._step)  # a bug of ours costs a look, and not those that wait
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS if self._waiting or self._held else WATCH_SECONDS):
                     await self._changed.wait()
@@ -305,22 +311,51 @@ class Fleet:
                 self.on_awake(each)
         return self._last
 
+    async def _restore(self, held: dict[str, Slot], picture: Picture) -> None:
+        """Tell again of slots that the picture has lost: it was emptied, or its server stood still for a lease.
+
+        Their calls run, whatever was granted since: that there are more than slots is to be seen by all.
+
+        Args:
+            held: by this worker, before the picture was asked for.
+            picture: as it came.
+        """
+        if len(picture.calls) >= MOST_TOLD or not picture.now_ms:
+            return
+        there = {call.token for call in picture.calls}
+        for token, slot in held.items():
+            if token not in there and token in self._held:
+                details = call_details(slot.wanted, slot.deployment, UNKNOWN_SECONDS)
+                await self._now().occupy(token, details, slots=_ANY_NUMBER)
+                if token not in self._held:
+                    self._now().drop(token)
+
     async def _step(self) -> None:
         used = {box for call in self._waiting.values() for box in call.members}
         await self._watch.look(used | {slot.deployment.box or "" for slot in self._held.values()})
+        for slot in self._held.values():
+            self._sleeping.used(slot.deployment.box or "")
         if not self._waiting and not self._may_cut():
-            await self._look()
+            held = dict(self._held)
+            await self._restore(held, await self._look())
+        until = self._loop.time() + LOOK_SECONDS
         while self._waiting or self._may_cut():
             boxes = self._now()
-            picture = self._with_ours(await self._look())
+            held = dict(self._held)
+            picture = await self._look()
+            await self._restore(held, picture)
+            picture = self._with_ours(picture)
             seen = plannable(picture, self._boxes, pinned=self._pinned, turns=self._turns, served=dict(self._served))
             if not seen.waiting:
                 return
             plan = make_plan(seen, self._rules, picture.now_ms / 1000)
             await boxes.pass_over(self._note(plan, picture))
             began = [await self._begin(each, boxes) for each in plan.of(self._worker)]
+            await self._tell_waiting(boxes)
             if not any(began):
-                await self._tell_waiting(boxes)
+                return
+            if self._loop.time() > until:
+                self._wake()  # there is more to begin, and other things to be done before
                 return
 
     def _note(self, plan: Plan, picture: Picture) -> list[str]:
@@ -373,6 +408,13 @@ class Fleet:
         call.wait = wait
         if call.granted.done():
             return
+        if wait.why is Why.DOWN and not self._boxes[wait.box].wake:
+            call.down_since = self._loop.time() if call.down_since is None else call.down_since
+            if self._loop.time() > call.down_since + DOWN_SECONDS_AT_MOST:
+                call.granted.set_result(wait.reason)
+                return
+        else:
+            call.down_since = None
         if math.isinf(wait.seconds):
             call.granted.set_result(wait.reason)
         else:

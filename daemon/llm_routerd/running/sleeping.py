@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = get_logger()
 
 COMMAND_SECONDS = 60.0
+TELL_SECONDS = 0.5
 SETTLE_SECONDS = 20.0  # from the command's end until the machine is off, and a packet wakes it
 RETRY_SECONDS = 300.0  # at least so long after a command that failed it is not run again
 LONGEST_TICK_SECONDS = 5.0  # between two looks whether it is time
@@ -97,7 +98,12 @@ class Sleeping:
             log.info("box_asleep", box=name, why="it does not answer")
             await picture.slept(name, token, is_asleep=True, pause_seconds=0.0)
             return
-        why = await run_command(box)
+        try:
+            why = await run_command(box)
+        except asyncio.CancelledError:  # we stop: it was not put to sleep, and the others are to know that
+            telling = asyncio.ensure_future(picture.slept(name, token, is_asleep=False, pause_seconds=0.0))
+            await asyncio.wait([telling], timeout=TELL_SECONDS)
+            raise
         if why is None:
             log.info("box_asleep", box=name, idle_seconds=round(box.sleep_after))
         else:

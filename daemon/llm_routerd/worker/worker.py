@@ -103,7 +103,7 @@ class Worker:
         self._hurry = asyncio.Event()
         self._capacity = Capacity(
             concurrency=config.daemon.concurrency,
-            taken=lambda: self.in_flight - sum(map(self._waiting, LANES)),
+            taken=lambda: self.in_flight - self._placeless(),
             waiting=self._waiting,
             shortage=lambda: self.resources.shortage.why,
         )
@@ -143,6 +143,11 @@ class Worker:
     def _waiting(self, lane: Lane) -> int:
         """How many requests of a lane wait for a slot of a box."""
         return sum(each.fleet.waiting(lane) for each in self._opened)
+
+    def _placeless(self) -> int:
+        """How many requests take no place; of a lane no more than may wait, for others may hand over any number."""
+        most = self._capacity.concurrency
+        return sum(min(most, self._waiting(lane)) for lane in LANES)
 
     @property
     def resources(self) -> Resources:
@@ -205,6 +210,7 @@ class Worker:
     def reload(self, config: Config, admission: Admission) -> None:
         """Use another configuration for requests that come from now on."""
         old = self.resources
+        old.fleet.follow(config.boxes)
         self._use(config, admission)
         self._capacity.changed()
         running = {item.task for shard in self.shards for item in shard.in_flight if item.task is not None}
