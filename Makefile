@@ -80,7 +80,7 @@ test: $(STAMP)
 
 # What waits more than it works, and takes as long as all the rest: a stage of its own.
 test-chaos: $(STAMP)
-	$(BIN)/python -m pytest -n 4 --dist worksteal tests/chaos $(SLOW)
+	$(BIN)/python -m pytest -n 5 --dist worksteal tests/chaos $(SLOW)
 
 # TOPOLOGY_REQUIRED names servers that must not be left out: valkey,redis.
 test-topology: $(STAMP)

@@ -51,15 +51,19 @@ def _views(draw: st.DrawFn, name: str) -> BoxView:
     """A box; what it runs may be more than it has slots, or of models that it does not have."""
     slots = draw(st.integers(1, 4))
     held = draw(st.none() | st.lists(MODELS, unique=True, max_size=3))
-    residents = held and tuple(
-        Resident(
-            model=model,
-            bytes=draw(BYTES),
-            since=NOW - draw(AGES),
-            used=NOW - draw(AGES),
-            pinned=draw(st.integers(0, 5)) == 0,
+    residents = (
+        None
+        if held is None
+        else tuple(
+            Resident(
+                model=model,
+                bytes=draw(BYTES),
+                since=NOW - draw(AGES),
+                used=NOW - draw(AGES),
+                pinned=draw(st.integers(0, 5)) == 0,
+            )
+            for model in held
         )
-        for model in held
     )
     loads = tuple(Loading(model=model, began=NOW - draw(AGES), bytes=4) for model in draw(st.lists(MODELS, max_size=1)))
     calls = tuple(
@@ -81,12 +85,20 @@ def _views(draw: st.DrawFn, name: str) -> BoxView:
     waking = draw(st.none() | WAKING) if down else None
     return BoxView(
         box=box,
-        residents=None if held is None else residents or (),
-        loading=loads if draw(st.integers(0, 4)) == 0 else (),
+        residents=residents,
+        loading=_for_calls(loads, calls, residents) if held is not None and draw(st.integers(0, 4)) == 0 else (),
         running=calls,
         down_until=down,
         waking=waking,
     )
+
+
+def _for_calls(
+    loads: tuple[Loading, ...], calls: tuple[Running, ...], residents: tuple[Resident, ...] | None
+) -> tuple[Loading, ...]:
+    """A model that is on its way is so for a call, and is not there yet."""
+    there, wanted = {each.model for each in residents or ()}, {each.model for each in calls}
+    return tuple(each for each in loads if each.model in wanted - there)
 
 
 @st.composite

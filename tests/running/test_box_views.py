@@ -77,3 +77,14 @@ def test_turn_that_all_have_been_told_of_counts_before_ones_own() -> None:
         Picture(now_ms=NOW_MS, waiting=waiting), {}, pinned=(), turns={"told": 9.0, "seen": 9.0}, served={}
     )
     assert {each.token: each.turn for each in found.waiting} == {"told": 5.0, "seen": 9.0, "neither": None}
+
+
+def test_clock_that_was_set_back_makes_nothing_longer() -> None:
+    """Times that lie ahead are taken to be now: a turn is over after `max_wait`, and a call has just begun."""
+    ahead = NOW_MS + 240_000
+    call = BoxCall(lane="normal", box="attic", model="old", token="t", began_ms=ahead, until_ms=ahead)
+    waits = WaitingCall(lane="normal", token="w", since_ms=ahead, until_ms=ahead, turn_ms=ahead)
+    shared = Picture(now_ms=NOW_MS, calls=(call,), waiting=(waits,))
+    found = plannable(shared, {"attic": box()}, pinned=set(), turns={}, served={})
+    assert found.boxes[0].running[0].began == NOW_MS / 1000
+    assert (found.waiting[0].since, found.waiting[0].turn) == (NOW_MS / 1000, NOW_MS / 1000)

@@ -285,3 +285,17 @@ async def test_only_box_that_could_not_load_the_model_is_tried_again() -> None:
     assert (await ask(resources))[-1] is None
     assert len(models["big@attic"].calls) >= 1
     await resources.aclose()
+
+
+async def test_box_that_hangs_ends_a_wait_that_nobody_else_could(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing, so no call begins there that might fail; whoever has nobody else to ask is told so."""
+    monkeypatch.setattr("llm_routerd.running.fleet.DOWN_SECONDS_AT_MOST", 0.5)
+    monkeypatch.setattr("llm_routerd.running.box_watch.ASK_SECONDS", 0.2)
+    config = config_of(ATTIC)
+    chain = replace(config.chains["big"], deployments=("big@attic",))
+    resources, models = resources_on(replace(config, chains={**config.chains, "own": chain}))
+    models["big@attic"].resident = asyncio.Event().wait  # type: ignore[assignment]
+    async with asyncio.timeout(5):
+        assert await ask(resources, "own") == ["busy"]
+    assert models["big@attic"].calls == []
+    await resources.aclose()

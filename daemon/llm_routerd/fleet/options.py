@@ -114,7 +114,7 @@ def _loading(standing: Standing, model: str, asked: Asked) -> Option | None:
         ready = max(ready, *(standing.ready[each] - asked.now for each in standing.loads))
     if kind is Kind.HELD:
         ready = max(ready, *(_held_seconds(standing.residents[each], asked) for each in victims))
-    elif standing.loads or not standing.takes(asked.rank):
+    elif standing.loads or not standing.takes(asked.rank) or asked.rank >= standing.loads_closed_from:
         kind = Kind.DRAIN
     load_seconds = asked.reckoning.load_seconds(standing.name, model)
     lost = sum(asked.reckoning.load_seconds(standing.name, each) for each in victims)

@@ -263,6 +263,8 @@ class _Walk:
         if chosen.kind in (Kind.DRAIN, Kind.HELD):
             # What is lower makes room at once, what is of this lane once others have gone first for long enough.
             standing.close(rank if chosen.kind is Kind.DRAIN and patience <= 0 else rank + 1)
+            if patience <= 0:  # held by what was just loaded: others go on with that, and load nothing beside it
+                standing.close_to_loads(rank)
             standing.expect(model, start)
             self._choices.changed()
         if chosen.kind is Kind.ASLEEP:

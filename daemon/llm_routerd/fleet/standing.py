@@ -44,6 +44,7 @@ class Standing:
         taken: slots.
         shared: slots that calls of other lanes than the high one may take yet.
         closed_from: the rank of the lane from which on no call begins here: the box is kept for another.
+        loads_closed_from: likewise, from which on nothing is loaded here.
         queue: how many calls are planned to wait for it.
         version: one more with each change, the queue's aside.
         waking: of a box that does not answer, and can be woken.
@@ -70,7 +71,7 @@ class Standing:
             # What runs is there, whatever was last heard; since when is not known, so that it is held for nobody.
             if call.model not in self.residents and call.model not in self.loads:
                 self.residents[call.model] = Resident(model=call.model, since=-math.inf, used=now)
-        self.closed_from = len(LANES)
+        self.closed_from = self.loads_closed_from = len(LANES)
         self.queue = 0
         self.version = 0
         self.taken = len(view.running)
@@ -154,6 +155,12 @@ class Standing:
         if rank < self.closed_from:
             self.version += 1
             self.closed_from = rank
+
+    def close_to_loads(self, rank: int) -> None:
+        """Nothing is loaded here any more for a call of this lane or a lower one."""
+        if rank < self.loads_closed_from:
+            self.version += 1
+            self.loads_closed_from = rank
 
     def expect(self, model: str, seconds: float) -> None:
         """The model will be resident so many seconds from now: that is planned."""
