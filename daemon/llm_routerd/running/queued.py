@@ -115,6 +115,8 @@ class WaitNotice:
 
     def of_slot(self, members: Sequence[Deployment]) -> Callable[[Wait], None]:
         """A wait for a slot of one of these begins: what each plan says of it is to be handed in."""
+        if not self._is_wanted:
+            return _untold
         by_box = {each.box or "": each for each in members}
         self._pace.begins(self._loop.time())
         return lambda wait: self._tell(wait, by_box.get(wait.box))
@@ -155,6 +157,10 @@ class WaitNotice:
                 self._pace.told(wait, now)
         except Exception:  # a bug of ours costs an event, and neither this request nor the others that wait
             log.exception("queued_not_told")
+
+
+def _untold(_wait: Wait) -> None:
+    """Nobody reads it."""
 
 
 def _loading(deployment: Deployment, seconds: float) -> Wait:
