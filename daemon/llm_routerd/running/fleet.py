@@ -87,8 +87,7 @@ class Fleet:
         self._waking = Waking(config.boxes, self._now, self._watch.look_at)
         self._sleeping = Sleeping(config.boxes, lambda: self.shared, self._watch.look_at)
         self._waiting: dict[str, WaitingForSlot] = {}
-        self._waiting_of: Counter[Lane] = Counter()
-        self._told_count = 0  # of those, whom a look has found no slot for
+        self._waiting_of: Counter[Lane] = Counter()  # those whom a look has found no slot for
         self._held: dict[str, Slot] = {}
         self._kept = KeptSlots(lambda *tokens: self._now().drop(*tokens))
         self._turns: dict[str, float] = {}
@@ -128,7 +127,7 @@ class Fleet:
 
         That saves the look whose turn it is: a third of what a box costs a request.
         """
-        if len(wanted.members) != 1 or self._told_count:
+        if len(wanted.members) != 1 or self._waiting_of.total():
             return None
         if self._is_quiet() and (kept := self._kept.take(wanted)) is not None:
             return self._hold(kept)
@@ -147,7 +146,9 @@ class Fleet:
 
     def _is_quiet(self) -> bool:
         """Whether nobody waits for any box, as was seen a moment ago."""
-        return not (self._told_count or self._last.waiting) and self._loop.time() < self._looked + 2 * LOOK_SECONDS
+        return (
+            not (self._waiting_of.total() or self._last.waiting) and self._loop.time() < self._looked + 2 * LOOK_SECONDS
+        )
 
     def _hold(self, slot: Slot) -> Slot:
         self._held[slot.token] = slot
@@ -174,7 +175,6 @@ class Fleet:
             self._turns.pop(token, None)
             if call.is_counted:
                 self._waiting_of[wanted.lane] -= 1
-                self._told_count -= 1
                 self.on_waiting()
             if not isinstance(slot, Slot):  # it may have been granted in this very moment
                 self._held.pop(token, None)
@@ -311,17 +311,15 @@ class Fleet:
                 self.on_awake(each)
         return self._last
 
-    async def _restore(self, held: dict[str, Slot], picture: Picture) -> None:
-        """Tell again of slots that the picture has lost: it was emptied, or its server stood still for a lease.
+    async def _look_and_restore(self) -> Picture:
+        """Look, and tell again of slots that the picture has lost: it was emptied, or stood still for a lease.
 
         Their calls run, whatever was granted since: that there are more than slots is to be seen by all.
-
-        Args:
-            held: by this worker, before the picture was asked for.
-            picture: as it came.
         """
+        held = dict(self._held)
+        picture = await self._look()
         if len(picture.calls) >= MOST_TOLD or not picture.now_ms:
-            return
+            return picture
         there = {call.token for call in picture.calls}
         for token, slot in held.items():
             if token not in there and token in self._held:
@@ -329,6 +327,7 @@ class Fleet:
                 await self._now().occupy(token, details, slots=_ANY_NUMBER)
                 if token not in self._held:
                     self._now().drop(token)
+        return picture
 
     async def _step(self) -> None:
         used = {box for call in self._waiting.values() for box in call.members}
@@ -336,15 +335,11 @@ class Fleet:
         for slot in self._held.values():
             self._sleeping.used(slot.deployment.box or "")
         if not self._waiting and not self._may_cut():
-            held = dict(self._held)
-            await self._restore(held, await self._look())
+            await self._look_and_restore()
         until = self._loop.time() + LOOK_SECONDS
         while self._waiting or self._may_cut():
             boxes = self._now()
-            held = dict(self._held)
-            picture = await self._look()
-            await self._restore(held, picture)
-            picture = self._with_ours(picture)
+            picture = self._with_ours(await self._look_and_restore())
             seen = plannable(picture, self._boxes, pinned=self._pinned, turns=self._turns, served=dict(self._served))
             if not seen.waiting:
                 return
@@ -396,7 +391,6 @@ class Fleet:
             if not call.is_counted:
                 call.is_counted = True
                 self._waiting_of[call.wanted.lane] += 1
-                self._told_count += 1
         if new:
             self.on_waiting()
         await boxes.wait([call.told(token, now) for token, call in new.items()])
